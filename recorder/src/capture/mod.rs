@@ -1,0 +1,78 @@
+//! Sources of accesses: who sees what the workload reads.
+//!
+//! A capture serves or watches the image's root file system and gives out [`RawAccess`]es in the order it saw them. It
+//! knows paths, not layers: [`crate::resolve`] finds those. An access is handed out no later than the workload gets
+//! the bytes, so that a capture drained after the workload's end is complete.
+
+mod fuse_log;
+mod passthrough;
+mod process_names;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use soci_core::trace::{AccessKind, Process};
+
+pub use fuse_log::FuseLog;
+
+/// One observed use of bytes, as the engine saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawAccess {
+    /// When it was asked for.
+    pub at: Instant,
+    /// How it was asked for.
+    pub kind: AccessKind,
+    /// Path in the merged root file system, without a leading slash.
+    pub path: Arc<[u8]>,
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes that were there; never 0.
+    pub len: u64,
+    /// Who asked.
+    pub process: Arc<Process>,
+    /// How long it took to answer.
+    pub wait: Duration,
+}
+
+/// A source of accesses.
+pub trait Capture: std::fmt::Debug {
+    /// The engine's name in the trace.
+    fn engine(&self) -> &'static str;
+
+    /// The directory on which the workload's root file system is to be built.
+    fn lower(&self) -> &Path;
+
+    /// The next access, if one comes within `patience`.
+    fn next(&mut self, patience: Duration) -> Option<RawAccess>;
+
+    /// Accesses that were seen but could not be handed out.
+    fn dropped(&self) -> u64;
+}
+
+/// Why a capture could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The FUSE device could not be opened.
+    #[error("open /dev/fuse")]
+    Device(#[source] io::Error),
+    /// The file system could not be mounted.
+    #[error("mount the recording file system on {path}")]
+    Mount {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The root file system to be served could not be opened.
+    #[error("open the root file system {path}")]
+    Backing {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}

@@ -1,0 +1,19 @@
+//! Observe and decide: what a workload needs from its image, and in which order.
+//!
+//! * [`rootfs`] unpacks an image's layers once each and mounts overlays of them.
+//! * [`workload`] runs a command on a root file system as an OCI runtime would.
+//! * [`capture`] sees what it reads; [`resolve`] finds the layer of each path.
+//! * [`until`] knows when a recording is over; [`session`] is one recording, from start to sealed trace.
+//! * [`plan`] turns a trace into what to fetch first; [`report`] says what was seen.
+//!
+//! A library without terminal and environment: it prints nothing, installs no signal handlers and reads no variables.
+//! Whatever it mounts or starts is gone when the owning value is dropped.
+
+pub mod capture;
+pub mod plan;
+pub mod report;
+pub mod resolve;
+pub mod rootfs;
+pub mod session;
+pub mod until;
+pub mod workload;

@@ -1,0 +1,112 @@
+//! What to fetch ahead, and in which order: a trace turned into needed file ranges by the time of their first need.
+//!
+//! Accesses are whole pages, one after the other; a plan holds longer ranges. Two accesses become one range when the
+//! second starts where the first ended and comes at most [`SAME_NEED_NS`] later, so that a file that is read slowly
+//! stays in as many pieces as it has deadlines. Every byte is in one range only: that of its first need.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use soci_core::prefetch::{Plan, PlanItem};
+use soci_core::trace::Access;
+use soci_core::units::ByteRange;
+
+/// Accesses that follow each other within this time are one need.
+pub const SAME_NEED_NS: u64 = 10_000_000;
+
+/// The needed ranges of a recording's accesses, first need first. Accesses may come in any order.
+pub fn plan<'a>(accesses: impl IntoIterator<Item = &'a Access>) -> Plan {
+    let mut accesses: Vec<&Access> = accesses.into_iter().collect();
+    accesses.sort_by_key(|access| access.t_ns);
+    let mut items: Vec<PlanItem> = Vec::new();
+    let mut files: HashMap<Arc<[u8]>, Planned> = HashMap::new();
+    for access in accesses {
+        let file = files.entry(Arc::clone(&access.path)).or_default();
+        for range in file.covered.add(ByteRange::new(access.offset, access.offset.saturating_add(access.len)))
+        {
+            let open = file.open.filter(|open| {
+                items[open.item].range.end == range.start && access.t_ns - open.last_ns <= SAME_NEED_NS
+            });
+            let item = if let Some(open) = open {
+                items[open.item].range.end = range.end;
+                open.item
+            } else {
+                items.push(PlanItem { path: Arc::clone(&access.path), range, first_need_ns: access.t_ns });
+                items.len() - 1
+            };
+            file.open = Some(Open { item, last_ns: access.t_ns });
+        }
+    }
+    Plan { items }
+}
+
+/// Paths in the order of their first use, each once, without leading slashes.
+pub fn first_use<'a>(accesses: impl IntoIterator<Item = &'a Access>) -> Vec<Arc<[u8]>> {
+    let mut accesses: Vec<&Access> = accesses.into_iter().collect();
+    accesses.sort_by_key(|access| access.t_ns);
+    let mut seen = HashSet::new();
+    let paths = accesses.into_iter().map(|access| &access.path);
+    paths.filter(|path| seen.insert(Arc::clone(path))).cloned().collect()
+}
+
+#[derive(Debug, Default)]
+struct Planned {
+    covered: Coverage,
+    open: Option<Open>,
+}
+
+/// The range of a file that the next access may still extend.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    item: usize,
+    last_ns: u64,
+}
+
+/// A set of bytes of one file, as disjoint ranges that do not touch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Coverage {
+    ends: BTreeMap<u64, u64>,
+}
+
+impl Coverage {
+    /// Adds a range; gives the parts of it that were not in the set.
+    pub fn add(&mut self, range: ByteRange) -> Vec<ByteRange> {
+        if range.is_empty() {
+            return Vec::new();
+        }
+        let (mut start, mut end) = (range.start, range.end);
+        let before = self.ends.range(..range.start).next_back().filter(|&(_, &end)| end >= range.start);
+        let first = before.map_or(range.start, |(&start, _)| start);
+        let touching: Vec<(u64, u64)> =
+            self.ends.range(first..=range.end).map(|(&start, &end)| (start, end)).collect();
+        let mut missing = Vec::new();
+        let mut at = range.start;
+        for (known_start, known_end) in touching {
+            if known_start > at {
+                missing.push(ByteRange::new(at, known_start.min(range.end)));
+            }
+            at = at.max(known_end);
+            start = start.min(known_start);
+            end = end.max(known_end);
+            self.ends.remove(&known_start);
+        }
+        if at < range.end {
+            missing.push(ByteRange::new(at, range.end));
+        }
+        self.ends.insert(start, end);
+        missing
+    }
+
+    /// Number of bytes in the set.
+    pub fn len(&self) -> u64 {
+        self.ends.iter().map(|(start, end)| end - start).sum()
+    }
+
+    /// True when no byte is in the set.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+//! Plans against hand-made traces, and the coverage against a bitmap.
+
+use proptest::prelude::*;
+use soci_core::trace::{AccessKind, Phase, Process};
+
+use super::*;
+
+fn access(t_ms: u64, path: &str, offset: u64, len: u64) -> Access {
+    Access {
+        t_ns: t_ms * 1_000_000,
+        phase: Phase::Start,
+        kind: AccessKind::Read,
+        path: Arc::from(path.as_bytes()),
+        layer: Some(0),
+        offset,
+        len,
+        process: Arc::new(Process { pid: 1, comm: Arc::from(&b"x"[..]) }),
+        wait_ns: 0,
+    }
+}
+
+fn planned(accesses: &[Access]) -> Vec<(String, u64, u64, u64)> {
+    let text = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
+    let items = plan(accesses).items.into_iter();
+    items.map(|i| (text(&i.path), i.range.start, i.range.end, i.first_need_ns / 1_000_000)).collect()
+}
+
+#[test]
+fn pages_of_one_need_become_one_range_in_order_of_first_need() {
+    let trace = [
+        access(5, "b", 0, 4096),
+        access(1, "a", 4096, 4096),
+        access(2, "a", 8192, 4096),
+        access(3, "a", 4096, 4096),
+        access(4, "a", 0, 4096),
+        access(40, "a", 12288, 100),
+    ];
+    let expected = [("a", 4096, 12288, 1), ("a", 0, 4096, 4), ("b", 0, 4096, 5), ("a", 12288, 12388, 40)];
+    let expected: Vec<_> =
+        expected.iter().map(|&(path, start, end, t)| (path.to_owned(), start, end, t)).collect();
+    assert_eq!(planned(&trace), expected);
+    let order: Vec<_> = first_use(&trace).iter().map(|path| path.to_vec()).collect();
+    assert_eq!(order, [b"a".to_vec(), b"b".to_vec()]);
+}
+
+#[test]
+fn only_bytes_not_seen_before_are_planned() {
+    let trace = [access(1, "a", 100, 100), access(50, "a", 0, 300)];
+    let expected = [("a", 100, 200, 1), ("a", 0, 100, 50), ("a", 200, 300, 50)];
+    let expected: Vec<_> =
+        expected.iter().map(|&(path, start, end, t)| (path.to_owned(), start, end, t)).collect();
+    assert_eq!(planned(&trace), expected);
+    assert!(plan(&[]).items.is_empty());
+}
+
+proptest! {
+    #[test]
+    fn coverage_is_a_set_of_bytes(ranges in prop::collection::vec((0u64..64, 0u64..20), 0..30)) {
+        let mut coverage = Coverage::default();
+        let mut bitmap = [false; 96];
+        for (start, len) in ranges {
+            let missing = coverage.add(ByteRange::new(start, start + len));
+            let mut expected = Vec::new();
+            for at in start..start + len {
+                if !std::mem::replace(&mut bitmap[at as usize], true) {
+                    expected.push(at);
+                }
+            }
+            let got: Vec<u64> = missing.iter().flat_map(|range| range.start..range.end).collect();
+            prop_assert_eq!(got, expected);
+            prop_assert!(missing.windows(2).all(|pair| pair[0].end < pair[1].start));
+            prop_assert_eq!(coverage.len(), bitmap.iter().filter(|&&set| set).count() as u64);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The trace being written: accesses in time order, each with its layer and phase.
+//!
+//! Owns the trace file and the accesses that are not settled yet. An access is written only when no event can come any
+//! more that would put it into another phase; those after the end are left out.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use soci_core::trace::{Access, End, Phase, TraceError, TraceWriter};
+
+use super::{Recorded, SessionError, Verdict};
+use crate::capture::{Capture, RawAccess};
+use crate::resolve::Resolver;
+
+/// How far a recording is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Time since the start.
+    pub elapsed: Duration,
+    /// Is the workload ready?
+    pub ready: bool,
+    /// Accesses so far.
+    pub accesses: u64,
+    /// Image files touched so far.
+    pub files: u64,
+    /// Bytes read so far.
+    pub bytes: u64,
+}
+
+pub(super) struct Log {
+    started: Instant,
+    ready: Option<Instant>,
+    writer: TraceWriter,
+    pending: VecDeque<RawAccess>,
+    files: HashSet<Arc<[u8]>>,
+    bytes: u64,
+    outside: u64,
+}
+
+impl Log {
+    pub(super) fn new(started: Instant, writer: TraceWriter) -> Self {
+        let (pending, files) = (VecDeque::new(), HashSet::new());
+        Self { started, ready: None, writer, pending, files, bytes: 0, outside: 0 }
+    }
+
+    pub(super) fn set_ready(&mut self, ready: Option<Instant>) {
+        self.ready = ready;
+    }
+
+    /// Takes what the capture has, waiting `patience` for the first.
+    pub(super) fn take(&mut self, capture: &mut dyn Capture, patience: Duration) {
+        let mut next = capture.next(patience);
+        while let Some(access) = next {
+            self.pending.push_back(access);
+            next = capture.next(Duration::ZERO);
+        }
+    }
+
+    /// Writes what was asked for no later than `limit`.
+    pub(super) fn write_until(&mut self, limit: Instant, resolver: &mut Resolver) -> Result<(), TraceError> {
+        // Several threads serve: neighbours in the queue may have changed places.
+        self.pending.make_contiguous().sort_by_key(|access| access.at);
+        while self.pending.front().is_some_and(|access| access.at <= limit) {
+            let Some(raw) = self.pending.pop_front() else { break };
+            let Some(layer) = resolver.layer(&raw.path) else {
+                self.outside += 1;
+                continue;
+            };
+            let phase = if raw.at < self.started {
+                Phase::Setup
+            } else if self.ready.is_some_and(|ready| raw.at > ready) {
+                Phase::Tail
+            } else {
+                Phase::Start
+            };
+            self.files.insert(Arc::clone(&raw.path));
+            self.bytes += raw.len;
+            self.writer.access(&Access {
+                t_ns: nanoseconds(self.started, raw.at),
+                phase,
+                kind: raw.kind,
+                path: raw.path,
+                layer: Some(layer),
+                offset: raw.offset,
+                len: raw.len,
+                process: raw.process,
+                wait_ns: raw.wait.as_nanos() as u64,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Ends the trace.
+    pub(super) fn seal(self, verdict: &Verdict, dropped: u64) -> Result<Recorded, SessionError> {
+        let end = End {
+            dropped,
+            outcome: verdict.outcome,
+            ready_ns: self.ready.map(|ready| nanoseconds(self.started, ready)),
+            ended_ns: nanoseconds(self.started, verdict.ended),
+            exit_code: verdict.exit.map(|exit| i32::from(exit.code)),
+        };
+        let accesses = self.writer.accesses();
+        self.writer.finish(&end)?;
+        Ok(Recorded { end, accesses, outside: self.outside, signal: verdict.signal })
+    }
+
+    pub(super) fn progress(&self, now: Instant) -> Progress {
+        Progress {
+            elapsed: now.saturating_duration_since(self.started),
+            ready: self.ready.is_some(),
+            accesses: self.writer.accesses(),
+            files: self.files.len() as u64,
+            bytes: self.bytes,
+        }
+    }
+}
+
+fn nanoseconds(from: Instant, to: Instant) -> u64 {
+    to.saturating_duration_since(from).as_nanos() as u64
+}

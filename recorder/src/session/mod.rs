@@ -1,0 +1,134 @@
+//! One recording, from the start of the workload to a sealed trace; and workloads under watch in general.
+//!
+//! [`record`] owns the trace file and, through [`Supervisor`], the workload; when it returns, all of it is over. The
+//! trace is sealed in every case in which the workload has run, also when it never became ready, failed, or the user
+//! stopped it: [`Recorded`] says which.
+
+mod log;
+mod output;
+mod supervise;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use soci_core::digest::Digest;
+use soci_core::trace::{End, Header, LayerRef, TraceError, TraceWriter};
+
+use crate::capture::Capture;
+use crate::resolve::Resolver;
+use crate::until::Rule;
+use crate::workload::{InitCommand, Spec, WorkloadError};
+
+use log::Log;
+pub use log::Progress;
+pub use supervise::{Output, Rules, Supervisor, Verdict};
+
+/// Accesses are kept back this long, so that one is never written before an event that came ahead of it.
+const SETTLE: Duration = Duration::from_millis(100);
+/// How long one look for accesses waits.
+const TICK: Duration = Duration::from_millis(20);
+/// How long a workload that handles SIGTERM may take to end.
+pub const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// What to record and for how long.
+pub struct Options {
+    /// Where the trace goes.
+    pub trace: PathBuf,
+    /// The image as the user named it.
+    pub image: String,
+    /// Digest of its manifest.
+    pub manifest: Digest,
+    /// Its layers, lowest first.
+    pub layers: Vec<LayerRef>,
+    /// When the recording is over.
+    pub rules: Rules,
+    /// Where the workload's output goes.
+    pub output: Output,
+    /// Signals that came to the recorder.
+    pub signals: Receiver<Signal>,
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("trace", &self.trace)
+            .field("rules", &self.rules)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A recording that is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// How it ended; also in the trace.
+    pub end: End,
+    /// Accesses in the trace.
+    pub accesses: u64,
+    /// Accesses to files that are not the image's: left out.
+    pub outside: u64,
+    /// The signal that stopped it.
+    pub signal: Option<Signal>,
+}
+
+/// Why a workload was not watched to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// A port or URL rule is true before the workload has been started.
+    #[error("end rule {0} is true before the start: something else on this host answers")]
+    AlreadyTrue(Rule),
+    /// The workload could not be run.
+    #[error("run the workload")]
+    Workload(#[from] WorkloadError),
+    /// The trace could not be written.
+    #[error("write the trace")]
+    Trace(#[from] TraceError),
+    /// A thread could not be started.
+    #[error("watch the workload")]
+    Watch(#[source] io::Error),
+}
+
+/// Runs the workload on `spec.rootfs`, which must be an overlay over the capture's tree, and records what it reads.
+pub fn record(
+    capture: &mut dyn Capture,
+    resolver: &mut Resolver,
+    spec: &Spec,
+    init: &InitCommand,
+    options: Options,
+    progress: &mut dyn FnMut(&Progress),
+) -> Result<Recorded, SessionError> {
+    let mut supervisor = Supervisor::start(spec, init, Some(options.output), options.rules)?;
+    let started = supervisor.started();
+    let header = Header {
+        image: options.image,
+        manifest: options.manifest,
+        layers: options.layers,
+        engine: capture.engine().into(),
+        argv: spec.process.args.clone(),
+        started_at: wall_clock(started),
+    };
+    let mut log = Log::new(started, TraceWriter::create(&options.trace, &header)?);
+    let verdict = loop {
+        log.take(capture, TICK);
+        let verdict = supervisor.poll(&options.signals);
+        log.set_ready(supervisor.ready());
+        if let Some(verdict) = verdict {
+            break verdict;
+        }
+        let now = Instant::now();
+        log.write_until(now.checked_sub(SETTLE).unwrap_or(started), resolver)?;
+        progress(&log.progress(now));
+    };
+    supervisor.finish();
+    log.take(capture, Duration::ZERO);
+    log.write_until(verdict.ended, resolver)?;
+    log.seal(&verdict, capture.dropped())
+}
+
+/// A moment of the recent past as RFC 3339 UTC.
+fn wall_clock(at: Instant) -> String {
+    let ago = jiff::SignedDuration::try_from(at.elapsed()).unwrap_or_default();
+    (jiff::Timestamp::now() - ago).to_string()
+}

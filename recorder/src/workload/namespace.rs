@@ -1,0 +1,61 @@
+//! Namespaces of the calling thread. The only file of this crate with `unsafe`.
+//!
+//! [`with_private_mounts`] gives one thread, and all threads and processes it starts, a mount table of their own. What
+//! is mounted there can never be left behind: the kernel takes it away with the last of them, even after SIGKILL.
+
+#![allow(
+    unsafe_code,
+    reason = "unshare(2) is unsafe in rustix for the sake of CLONE_FILES, which is never passed here"
+)]
+
+use std::io;
+use std::thread;
+
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+/// The namespaces that can be left by [`leave`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Namespace {
+    /// Mount table; the thread's root, working directory and umask become its own, too.
+    Mount,
+    /// Process ids of children made from now on.
+    PidOfChildren,
+    /// Host name.
+    Uts,
+    /// System V IPC and POSIX message queues.
+    Ipc,
+    /// Network.
+    Net,
+}
+
+/// Moves the calling thread to new namespaces.
+pub fn leave(namespaces: &[Namespace]) -> io::Result<()> {
+    let mut flags = UnshareFlags::empty();
+    for namespace in namespaces {
+        flags |= match namespace {
+            Namespace::Mount => UnshareFlags::NEWNS,
+            Namespace::PidOfChildren => UnshareFlags::NEWPID,
+            Namespace::Uts => UnshareFlags::NEWUTS,
+            Namespace::Ipc => UnshareFlags::NEWIPC,
+            Namespace::Net => UnshareFlags::NEWNET,
+        };
+    }
+    // SAFETY: `flags` is built above and never holds FILES, the one flag that changes what file descriptors mean.
+    unsafe { unshare_unsafe(flags) }.map_err(Into::into)
+}
+
+/// Runs `work` on a thread whose mounts nobody else sees, and waits for it.
+///
+/// Mounts of the host still appear inside; nothing inside appears outside. Needs CAP_SYS_ADMIN.
+pub fn with_private_mounts<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let body = || {
+            leave(&[Namespace::Mount])?;
+            mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::DOWNSTREAM)?;
+            Ok(work())
+        };
+        let handle = thread::Builder::new().name("private-mounts".into()).spawn_scoped(scope, body)?;
+        handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}

@@ -1,0 +1,212 @@
+//! The configuration file: upstream's keys with upstream's meaning, and our additions in tables of their own.
+//!
+//! One table per file; each `Default` is the one place of its defaults, with the reason where it is not upstream's. As
+//! in upstream, 0 stands for "the default" where a key has one that is not 0. Unknown keys are reported, not fatal: a
+//! file written for upstream has keys that this daemon has no use for. A wrong type or a value out of range is fatal.
+//!
+//! Nothing here reads the environment; plain data after [`load`].
+
+mod blob;
+mod cache;
+mod content_store;
+mod fuse;
+mod http;
+mod prefetch;
+mod pull_modes;
+mod registry;
+mod resolver;
+mod snapshotter;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{fs, io};
+
+use serde::{Deserialize, Serialize};
+
+pub use blob::Blob;
+pub use cache::Cache;
+pub use content_store::{ContentStore, StoreType};
+pub use fuse::Fuse;
+pub use http::Http;
+pub use prefetch::{BackgroundFetch, Prefetch};
+pub use pull_modes::{ParallelPull, PullModes, SociV1, SociV2};
+pub use registry::Registry;
+pub use resolver::{Host, Mirror, Resolver};
+pub use snapshotter::Snapshotter;
+
+/// Where the file is looked for unless told.
+pub const DEFAULT_PATH: &str = "/etc/soci-snapshotter-grpc/config.toml";
+
+/// The whole configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// How many seconds a Prepare waits until a layer can be served lazily; after that the layer is pulled as a whole.
+    pub mount_timeout_sec: i64,
+    /// Address for the metrics endpoint: `host:port`, or a path when [`Config::metrics_network`] is `unix`. Empty: none.
+    pub metrics_address: String,
+    /// `tcp` or `unix`.
+    pub metrics_network: String,
+    /// No metrics endpoint, whatever the address says.
+    pub no_prometheus: bool,
+    /// Registry client.
+    pub http: Http,
+    /// Reads of layer bytes.
+    pub blob: Blob,
+    /// The file system of lazy layers.
+    pub fuse: Fuse,
+    /// The rest of an image, after what its workload needs.
+    pub background_fetch: BackgroundFetch,
+    /// Where indexes and zTOCs are kept.
+    pub content_store: ContentStore,
+    /// Recorded prefetch artifacts.
+    pub prefetch: Prefetch,
+    /// Which ways of getting a layer may be used.
+    pub pull_modes: PullModes,
+    /// Registry hosts.
+    pub resolver: Resolver,
+    /// Snapshots.
+    pub snapshotter: Snapshotter,
+    /// Ours: the cache of layer bytes.
+    pub cache: Cache,
+    /// Ours: registries without TLS.
+    pub registry: Registry,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mount_timeout_sec: 30,
+            metrics_address: String::new(),
+            metrics_network: "tcp".to_owned(),
+            no_prometheus: false,
+            http: Http::default(),
+            blob: Blob::default(),
+            fuse: Fuse::default(),
+            background_fetch: BackgroundFetch::default(),
+            content_store: ContentStore::default(),
+            prefetch: Prefetch::default(),
+            pull_modes: PullModes::default(),
+            resolver: Resolver::default(),
+            snapshotter: Snapshotter::default(),
+            cache: Cache::default(),
+            registry: Registry::default(),
+        }
+    }
+}
+
+/// A configuration file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("failed to load config file {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not TOML, or a key has a wrong type.
+    #[error("config file at {}: failed to parse config", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The parser's words, with line and column.
+        #[source]
+        source: toml::de::Error,
+    },
+    /// A key has a value that it cannot have.
+    #[error("config key {key}: {reason}")]
+    Value {
+        /// The key, with its table.
+        key: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl ConfigError {
+    fn value(key: &'static str, reason: impl Into<String>) -> Self {
+        Self::Value { key, reason: reason.into() }
+    }
+}
+
+/// A configuration and what there is to say about its file.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The effective configuration.
+    pub config: Config,
+    /// Keys of the file that are not known here, as `table.key`.
+    pub unknown_keys: Vec<String>,
+}
+
+/// Reads the file at `path`. Without a path, the default file, which may be absent.
+pub fn load(path: Option<&Path>) -> Result<Loaded, ConfigError> {
+    let explicit = path.is_some();
+    let path = path.unwrap_or(Path::new(DEFAULT_PATH));
+    match fs::read_to_string(path) {
+        Ok(text) => parse(&text, path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !explicit => parse("", path),
+        Err(source) => Err(ConfigError::Read { path: path.to_path_buf(), source }),
+    }
+}
+
+/// Reads the text of a configuration file; `path` is for error messages.
+pub fn parse(text: &str, path: &Path) -> Result<Loaded, ConfigError> {
+    let parse_error = |source| ConfigError::Parse { path: path.to_path_buf(), source };
+    let mut unknown_keys = Vec::new();
+    let deserializer = toml::Deserializer::parse(text).map_err(parse_error)?;
+    let mut config: Config =
+        serde_ignored::deserialize(deserializer, |key| unknown_keys.push(key.to_string()))
+            .map_err(parse_error)?;
+    config.fill()?;
+    Ok(Loaded { config, unknown_keys })
+}
+
+impl Config {
+    /// Puts defaults where the file has 0, and refuses what cannot be.
+    fn fill(&mut self) -> Result<(), ConfigError> {
+        default_if_zero(&mut self.mount_timeout_sec, Self::default().mount_timeout_sec);
+        if self.mount_timeout_sec < 0 {
+            return Err(ConfigError::value("mount_timeout_sec", "must not be negative"));
+        }
+        if self.metrics_network.is_empty() {
+            self.metrics_network = Self::default().metrics_network;
+        }
+        if !matches!(self.metrics_network.as_str(), "tcp" | "unix") {
+            return Err(ConfigError::value("metrics_network", "must be \"tcp\" or \"unix\""));
+        }
+        self.http.fill();
+        self.blob.fill();
+        self.fuse.fill()?;
+        self.background_fetch.fill()?;
+        self.prefetch.fill();
+        self.pull_modes.check()?;
+        self.resolver.fill();
+        self.cache.fill()
+    }
+
+    /// How long a Prepare waits for a lazy layer.
+    pub fn mount_timeout(&self) -> Duration {
+        Duration::from_secs(self.mount_timeout_sec.unsigned_abs())
+    }
+
+    /// The file that says the same.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string(self)
+    }
+}
+
+fn default_if_zero(value: &mut i64, default: i64) {
+    if *value == 0 {
+        *value = default;
+    }
+}
+
+/// Milliseconds that cannot be negative once the table was filled.
+fn milliseconds(value: i64) -> Duration {
+    Duration::from_millis(u64::try_from(value).unwrap_or(0))
+}

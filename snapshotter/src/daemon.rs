@@ -1,0 +1,255 @@
+//! The process put together: every room made once, from the configuration, and taken down in the right order.
+
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use soci_core::containerd::snapshots::snapshots_server::SnapshotsServer;
+use soci_core::registry::{Keychain, Registry, RegistryError, RegistryOptions, RetryPolicy, Timeouts};
+use soci_core::store::{LayoutStore, StoreError};
+use tokio::net::UnixListener;
+use tokio::runtime::Handle;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+use tracing::{info, warn};
+
+use crate::config::{Config, StoreType};
+use crate::fuse::FuseOptions;
+use crate::grpc::Service;
+use crate::layer::{Discovery, LayerError, Node, NodeOptions};
+use crate::metrics::defs::Sources;
+use crate::metrics::{Listener, MetricsError, serve};
+use crate::prefetch::{BackgroundOptions, EngineOptions};
+use crate::snapshot::{self, Counters, Policy, Snapshotter, needs_userxattr};
+use crate::span::SpanOptions;
+use crate::stats::Stats;
+use crate::unpack::{UnpackOptions, Unpacker};
+
+/// How long requests that are in work may take to end when the process stops.
+const LAST_REQUESTS: Duration = Duration::from_secs(5);
+/// One ranged request of a whole layer, unless the configuration says otherwise: large enough that requests cost
+/// nothing beside their bytes, small enough that a few of them are always in flight.
+const CHUNK: u64 = 4 << 20;
+
+/// The daemon cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The root directory.
+    #[error("cannot use the root directory {}", path.display())]
+    Root {
+        /// Where.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The registry client.
+    #[error("cannot set up the registry client")]
+    Registry(#[source] RegistryError),
+    /// The content store.
+    #[error("cannot open the content store")]
+    Store(#[source] StoreError),
+    /// The data plane.
+    #[error("cannot set up lazy layers")]
+    Layers(#[source] LayerError),
+    /// The snapshots.
+    #[error("cannot open the snapshots")]
+    Snapshots(#[source] snapshot::Error),
+    /// The metrics endpoint.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    /// The gRPC server.
+    #[error("gRPC server")]
+    Grpc(#[source] tonic::transport::Error),
+}
+
+/// The rooms of a running daemon.
+#[derive(Debug)]
+pub struct Daemon {
+    snapshotter: Arc<Snapshotter>,
+    node: Arc<Node>,
+}
+
+impl Daemon {
+    /// Makes every room below `root` and brings lazy layers of earlier pulls back. Warnings about the configuration go
+    /// to the log.
+    pub async fn start(
+        config: &Config,
+        root: &Path,
+        keychain: Arc<dyn Keychain>,
+    ) -> Result<Self, DaemonError> {
+        let no_root = |source| DaemonError::Root { path: root.to_path_buf(), source };
+        std::fs::create_dir_all(root).map_err(no_root)?;
+        // Mounts are made from these paths by others, with other working directories.
+        let root = std::fs::canonicalize(root).map_err(no_root)?;
+        warn_of_unused(config);
+
+        let registry = Registry::new(registry_options(config, keychain)).map_err(DaemonError::Registry)?;
+        let stats = Arc::new(Stats::default());
+        let counters = Arc::new(Counters::default());
+        if !config.metrics_address.is_empty() && !config.no_prometheus {
+            let listener = Listener::bind(&config.metrics_network, &config.metrics_address).await?;
+            let address =
+                listener.tcp_address().map_or_else(|| config.metrics_address.clone(), |tcp| tcp.to_string());
+            info!(address, "metrics are served");
+            let sources = Sources {
+                traffic: registry.traffic(),
+                stats: Arc::clone(&stats),
+                counters: Arc::clone(&counters),
+            };
+            tokio::spawn(serve(listener, sources));
+        }
+        let content = LayoutStore::open(&root.join("content")).map_err(DaemonError::Store)?;
+        let node = Node::new(node_options(config, &root, registry.clone(), content, stats));
+        let node = node.map_err(DaemonError::Layers)?;
+        let unpack = unpack_options(config)?;
+        let unpacker = Unpacker::new(root.join("unpack"), unpack, needs_userxattr(), Handle::current());
+        let unpacker = unpacker.map_err(no_root)?;
+        let snapshots = root.join("snapshotter");
+        let opened =
+            Snapshotter::open(snapshots, policy(config), registry, Arc::clone(&node), unpacker, counters);
+        let snapshotter = Arc::new(opened.map_err(DaemonError::Snapshots)?);
+        snapshotter.restore().await.map_err(DaemonError::Snapshots)?;
+        Ok(Self { snapshotter, node })
+    }
+
+    /// Answers on `listener` until `stop`; gives requests in work a moment to end.
+    pub async fn serve(
+        &self,
+        listener: UnixListener,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), DaemonError> {
+        let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+        let service = SnapshotsServer::new(Service::new(Arc::clone(&self.snapshotter)));
+        let server = Server::builder().add_service(service);
+        let server = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+            // Told, or nobody is left to tell.
+            let _ = stopped.await;
+        });
+        let mut server = std::pin::pin!(server);
+        tokio::select! {
+            ended = &mut server => return ended.map_err(DaemonError::Grpc),
+            () = stop => drop(stopping),
+        }
+        if let Ok(ended) = tokio::time::timeout(LAST_REQUESTS, server).await {
+            return ended.map_err(DaemonError::Grpc);
+        }
+        warn!("requests in work are cut off");
+        Ok(())
+    }
+
+    /// Unmounts every lazy layer and brings the caches to disk, so that the next start trusts all of them.
+    pub async fn close(self) {
+        let closed = tokio::task::spawn_blocking(move || {
+            self.snapshotter.close();
+            self.node.close();
+        });
+        if closed.await.is_err() {
+            warn!("the end was not clean");
+        }
+    }
+}
+
+fn warn_of_unused(config: &Config) {
+    if config.content_store.kind == StoreType::Containerd {
+        warn!(
+            "content_store.type = \"containerd\" has no effect: indexes and zTOCs are kept in the daemon's own store"
+        );
+    }
+    if config.resolver.host.values().any(|host| !host.mirrors.is_empty()) {
+        warn!(
+            "resolver.host mirrors have no effect yet beyond plain HTTP: layers come from the registry itself"
+        );
+    }
+}
+
+fn registry_options(config: &Config, keychain: Arc<dyn Keychain>) -> RegistryOptions {
+    let http = &config.http;
+    // As upstream: an insecure mirror makes its registry one without TLS.
+    let insecure =
+        config.resolver.host.iter().filter(|(_, host)| host.mirrors.iter().any(|mirror| mirror.insecure));
+    let plain_http = insecure.map(|(name, _)| name).chain(&config.registry.plain_http).cloned().collect();
+    RegistryOptions {
+        user_agent: concat!("soci-snapshotter/", env!("CARGO_PKG_VERSION")).to_owned(),
+        timeouts: Timeouts {
+            connect: http.dial_timeout(),
+            header: http.response_header_timeout(),
+            whole: http.request_timeout(),
+            ..Timeouts::default()
+        },
+        retry: RetryPolicy {
+            max_retries: http.retries(),
+            min_wait: http.min_wait(),
+            max_wait: http.max_wait(),
+        },
+        plain_http,
+        keychain,
+        ..RegistryOptions::default()
+    }
+}
+
+fn node_options(
+    config: &Config,
+    root: &Path,
+    registry: Registry,
+    content: LayoutStore,
+    stats: Arc<Stats>,
+) -> NodeOptions {
+    let background = &config.background_fetch;
+    // Where nothing is lazy, nothing is to be found out or fetched ahead.
+    let lazy = !config.pull_modes.parallel_pull_unpack.enable;
+    let (v1, v2) = (config.pull_modes.soci_v1.enable, config.pull_modes.soci_v2.enable);
+    NodeOptions {
+        root: root.to_path_buf(),
+        registry,
+        content,
+        runtime: Handle::current(),
+        stats,
+        discovery: Discovery { v1: lazy && v1, v2: lazy && v2 },
+        prefetch: lazy && config.prefetch.enable,
+        cache_limit: config.cache.limit(),
+        engine: EngineOptions {
+            prefetch_layers: config.prefetch.layers(),
+            background: (!background.disable).then(|| BackgroundOptions {
+                silence: background.silence_period(),
+                period: background.fetch_period(),
+            }),
+            ..EngineOptions::default()
+        },
+        spans: SpanOptions {
+            read_timeout: config.blob.fetching_timeout(),
+            verification_retries: config.blob.span_verification_retries(),
+            ..SpanOptions::default()
+        },
+        fuse: FuseOptions {
+            attr_timeout: config.fuse.attr_ttl(),
+            entry_timeout: config.fuse.entry_ttl(),
+            negative_timeout: config.fuse.negative_ttl(),
+            ..FuseOptions::default()
+        },
+    }
+}
+
+fn unpack_options(config: &Config) -> Result<UnpackOptions, DaemonError> {
+    let pull = &config.pull_modes.parallel_pull_unpack;
+    Ok(UnpackOptions {
+        layers_at_once: pull.layers_at_once(),
+        chunk_size: pull.chunk_size()?.unwrap_or(CHUNK),
+        requests_per_layer: pull.requests_per_layer(),
+    })
+}
+
+fn policy(config: &Config) -> Policy {
+    let pull = &config.pull_modes.parallel_pull_unpack;
+    Policy {
+        mount_timeout: config.mount_timeout(),
+        always_whole: pull.enable,
+        whole_without_index: pull.experimental_parallel_pull_as_fallback,
+        min_layer_size: config.snapshotter.min_layer_size(),
+    }
+}

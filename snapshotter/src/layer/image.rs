@@ -1,0 +1,270 @@
+//! One image on its way to being served: found once, shared by all who prepare its layers.
+//!
+//! State: results that succeeded, each in its own cell (single flight; a failure leaves the cell empty, so the next
+//! caller tries again). The context keeps its layers alive until the [`super::Node`] drops it for being idle; mounts keep
+//! them longer.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use parking_lot::Mutex;
+use soci_core::digest::Digest;
+use soci_core::image::{Descriptor, Manifest};
+use soci_core::registry::Reference;
+use soci_core::units::SpanId;
+use tokio::sync::OnceCell;
+use tokio::task::JoinHandle;
+
+use super::node::Services;
+use super::resolver::{Indexed, ManifestAndConfig, Source, parse_artifact};
+use super::{Layer, LayerError};
+use crate::prefetch::{Hold, Order};
+use crate::span::chain;
+
+/// zTOCs of one image that are fetched at once.
+const AT_ONCE: usize = 8;
+/// How long an image's zTOCs and artifacts go before all prefetch of the node. A registry that hangs must not stop other images.
+const SMALL_THINGS_FIRST: Duration = Duration::from_secs(10);
+
+/// Places of one artifact that are queued: an artifact may name a span again and again.
+const MAX_PLACES: usize = 1 << 20;
+
+/// Which image is asked for.
+#[derive(Clone, Debug)]
+pub struct ImageRequest {
+    /// Its name, as containerd says it: the registry and repository to ask.
+    pub reference: Reference,
+    /// Digest of its platform's manifest.
+    pub manifest_digest: Digest,
+    /// Digest of the index to use, if the request names one.
+    pub index_digest: Option<Digest>,
+}
+
+/// A prefetch artifact on its way. Until it is queued all prefetch waits, so that the queue is in order from its start.
+type FetchedArtifact = (Digest, JoinHandle<Result<Bytes, LayerError>>, Hold);
+
+/// What can be done with a layer.
+#[derive(Clone, Debug)]
+pub enum LayerState {
+    /// It can be mounted now.
+    Lazy(Arc<Layer>),
+    /// The image has an index, but the layer is not in it.
+    NoZtoc,
+    /// The image has no index that may be used.
+    NoIndex,
+}
+
+/// One image.
+#[derive(Debug)]
+pub struct ImageContext {
+    request: ImageRequest,
+    number: u64,
+    services: Arc<Services>,
+    source: Source,
+    manifest: OnceCell<Manifest>,
+    config: OnceCell<Arc<ManifestAndConfig>>,
+    index: OnceCell<Option<Index>>,
+    used: Mutex<Instant>,
+}
+
+#[derive(Debug)]
+struct Index {
+    digest: Digest,
+    layers: Vec<(Indexed, OnceCell<Arc<Layer>>)>,
+}
+
+impl ImageContext {
+    pub(super) fn new(request: ImageRequest, number: u64, services: Arc<Services>, source: Source) -> Self {
+        Self {
+            request,
+            number,
+            services,
+            source,
+            manifest: OnceCell::new(),
+            config: OnceCell::new(),
+            index: OnceCell::new(),
+            used: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// What was asked for.
+    pub const fn request(&self) -> &ImageRequest {
+        &self.request
+    }
+
+    /// Remembers that somebody uses the image.
+    pub(super) fn touch(&self) {
+        *self.used.lock() = Instant::now();
+    }
+
+    /// How long nobody has used it.
+    pub(super) fn idle(&self) -> Duration {
+        self.used.lock().elapsed()
+    }
+
+    /// Whether it was found that the image has no index.
+    pub(super) fn without_index(&self) -> bool {
+        matches!(self.index.get(), Some(None))
+    }
+
+    /// The image's manifest and configuration, fetched at most once.
+    pub async fn manifest(&self) -> Result<Arc<ManifestAndConfig>, LayerError> {
+        self.touch();
+        let config = self.config.get_or_try_init(|| async {
+            let manifest = self.image_manifest().await?.clone();
+            let config = self.source.config(&manifest).await?;
+            Ok::<_, LayerError>(Arc::new(ManifestAndConfig { manifest, config }))
+        });
+        config.await.cloned()
+    }
+
+    /// Digest of the image's index, if it has one.
+    pub async fn index_digest(&self) -> Result<Option<Digest>, LayerError> {
+        Ok(self.index().await?.map(|index| index.digest))
+    }
+
+    /// The image's layers, from the bottom up.
+    pub async fn layers(&self) -> Result<Vec<Descriptor>, LayerError> {
+        self.image_manifest().await.map(|manifest| manifest.layers.clone())
+    }
+
+    /// The layers that the image's index has, without waiting for their zTOCs. `None`: the image has no index.
+    pub async fn indexed_layers(&self) -> Result<Option<Vec<Digest>>, LayerError> {
+        let index = self.index().await?;
+        Ok(index.map(|index| index.layers.iter().map(|(indexed, _)| indexed.layer).collect()))
+    }
+
+    /// A layer of the image, as soon as its own zTOC is here.
+    pub async fn layer(&self, layer: &Digest) -> Result<LayerState, LayerError> {
+        self.touch();
+        let Some(index) = self.index().await? else { return Ok(LayerState::NoIndex) };
+        match index.layers.iter().find(|(indexed, _)| indexed.layer == *layer) {
+            Some((indexed, cell)) => Ok(LayerState::Lazy(self.ready(indexed, cell).await?)),
+            None => Ok(LayerState::NoZtoc),
+        }
+    }
+
+    /// Finds everything and makes all layers ready. Failures are logged here and met again by whoever asks for the layer.
+    pub(super) async fn start(&self) {
+        let before_prefetch = self.services.engine.hold();
+        let mut all = pin!(self.make_ready());
+        if tokio::time::timeout(SMALL_THINGS_FIRST, &mut all).await.is_err() {
+            drop(before_prefetch);
+            all.await;
+        }
+    }
+
+    async fn make_ready(&self) {
+        let index = match self.index().await {
+            Ok(Some(index)) => index,
+            Ok(None) => {
+                return tracing::info!(image = %self.request.reference, "image has no usable soci index");
+            }
+            Err(error) => {
+                return tracing::warn!(image = %self.request.reference, error = %chain(&error), "soci index not found");
+            }
+        };
+        let all = futures_util::stream::iter(0..index.layers.len());
+        all.for_each_concurrent(AT_ONCE, |at| async move {
+            let (indexed, cell) = &index.layers[at];
+            if let Err(error) = self.ready(indexed, cell).await {
+                tracing::warn!(layer = %indexed.layer, error = %chain(&error), "layer cannot be lazy");
+            }
+        })
+        .await;
+    }
+
+    async fn image_manifest(&self) -> Result<&Manifest, LayerError> {
+        self.manifest.get_or_try_init(|| self.source.manifest(self.request.manifest_digest)).await
+    }
+
+    async fn index(&self) -> Result<Option<&Index>, LayerError> {
+        let found = self.index.get_or_try_init(|| async {
+            let manifest = self.image_manifest().await?;
+            let allowed = self.services.discovery;
+            let Some(digest) = self.source.discover(manifest, self.request.index_digest, allowed).await?
+            else {
+                return Ok(None);
+            };
+            let layers = self.source.index(manifest, digest).await?;
+            Ok::<_, LayerError>(layers.map(|layers| Index {
+                digest,
+                layers: layers.into_iter().map(|indexed| (indexed, OnceCell::new())).collect(),
+            }))
+        });
+        Ok(found.await?.as_ref())
+    }
+
+    async fn ready(&self, indexed: &Indexed, cell: &OnceCell<Arc<Layer>>) -> Result<Arc<Layer>, LayerError> {
+        let layer = cell.get_or_try_init(|| async {
+            // Artifacts are small: they are asked for first, and waited for by nobody.
+            let artifacts = self.artifacts(indexed);
+            let ztoc = self.source.ztoc(indexed).await?;
+            let name = format!("{}/{}", self.source.repository.host(), self.source.repository.name());
+            let fetcher = self.source.repository.range_fetcher(indexed.layer, indexed.size);
+            let layer = Arc::clone(&self.services).layer(indexed.layer, ztoc).await?;
+            layer.spans().add_source(&name, fetcher);
+            self.queue(&layer, indexed.position, artifacts);
+            self.services.engine.background(layer.spans());
+            Ok::<_, LayerError>(layer)
+        });
+        layer.await.cloned()
+    }
+
+    /// Starts to fetch the layer's artifacts.
+    fn artifacts(&self, indexed: &Indexed) -> Vec<FetchedArtifact> {
+        if !self.services.prefetch {
+            return Vec::new();
+        }
+        let fetch = |descriptor: &Descriptor| {
+            let (source, descriptor) = (self.source.clone(), descriptor.clone());
+            let digest = descriptor.digest;
+            tracing::info!(%digest, "loading prefetch artifact");
+            let fetched =
+                self.services.engine.runtime().spawn(async move { source.artifact(&descriptor).await });
+            (digest, fetched, self.services.engine.hold())
+        };
+        indexed.artifacts.iter().map(fetch).collect()
+    }
+
+    /// Puts the layer's artifacts into the queue as they come. Whatever goes wrong, the layer stays as it is.
+    fn queue(&self, layer: &Arc<Layer>, position: u32, artifacts: Vec<FetchedArtifact>) {
+        for (digest, mut fetched, hold) in artifacts {
+            let spans = Arc::downgrade(layer);
+            let (services, image) = (Arc::clone(&self.services), self.number);
+            self.services.engine.runtime().spawn(async move {
+                let mut hold = Some(hold);
+                let raw = if let Ok(raw) = tokio::time::timeout(SMALL_THINGS_FIRST, &mut fetched).await {
+                    raw
+                } else {
+                    drop(hold.take());
+                    fetched.await
+                };
+                let raw = raw.map_err(|_| LayerError::CutOff).and_then(|raw| raw);
+                let Some(layer) = spans.upgrade() else { return };
+                match raw.and_then(|raw| parse_artifact(digest, &raw, layer.spans().ztoc())) {
+                    Ok(artifact) => {
+                        services.stats.prefetch_artifacts.inc();
+                        let ranges = artifact.prefetch_spans.len();
+                        tracing::info!(%digest, ranges, "successfully loaded prefetch artifact");
+                        let places = artifact.prefetch_spans.iter().flat_map(|range| {
+                            (range.start_span..=range.end_span).map(|span| (range.priority, SpanId(span)))
+                        });
+                        let spans = places.take(MAX_PLACES).enumerate().map(|(at, (priority, span))| {
+                            (Order { priority, image, layer: position, position: at as u32 }, span)
+                        });
+                        services.engine.prefetch(layer.spans(), spans);
+                    }
+                    Err(error) => {
+                        services.stats.prefetch_artifact_failures.inc();
+                        tracing::warn!(%digest, error = %chain(&error), "failed to execute prefetch, continuing without prefetch");
+                    }
+                }
+                drop(hold);
+            });
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Remote layers: from an image's name to layers that can be mounted before they are here.
+//!
+//! [`Node`] owns what the process has once: registry client, store of small blobs, cache directory, fetch engine, and
+//! the tables of live images and layers. [`ImageContext`] is one image's way from its manifest to its layers.
+//! [`Layer`] is one layer that is ready: zTOC, tree, spans.
+//!
+//! What must always hold: everything that is needed to make a layer again is in the store before the layer is handed
+//! out, so a restart needs no registry. A failure is not remembered. Prefetch never delays a layer.
+
+mod image;
+mod node;
+mod resolver;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use soci_core::digest::{Digest, DigestError};
+use soci_core::image::{ConfigError, ManifestError};
+use soci_core::prefetch::ArtifactError;
+use soci_core::registry::RegistryError;
+use soci_core::store::StoreError;
+use soci_core::ztoc::ZtocError;
+
+use crate::fs::xattr::OpaqueMark;
+use crate::fs::{LayerFs, Tree};
+use crate::fuse::{Adapter, FuseOptions};
+use crate::span::{Interest, SpanManager};
+use crate::stats::Stats;
+
+pub use crate::fuse::mount::{FuseMount, MountError};
+pub use image::{ImageContext, ImageRequest, LayerState};
+pub use node::{Node, NodeOptions};
+pub use resolver::{Discovery, ManifestAndConfig};
+
+/// Why an image or layer cannot be served lazily now.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// The registry did not give a manifest or blob.
+    #[error("{what} {digest} could not be fetched")]
+    Registry {
+        /// What was asked for.
+        what: &'static str,
+        /// Its digest.
+        digest: Digest,
+        /// The registry client's error.
+        #[source]
+        source: Box<RegistryError>,
+    },
+    /// The store of small blobs failed.
+    #[error("content store failed")]
+    Store(#[from] StoreError),
+    /// A manifest cannot be used.
+    #[error("manifest {digest} is not valid")]
+    Manifest {
+        /// The manifest.
+        digest: Digest,
+        /// What is wrong.
+        #[source]
+        source: ManifestError,
+    },
+    /// The image's configuration cannot be used.
+    #[error("image configuration is not valid")]
+    Config(#[source] ConfigError),
+    /// A manifest is no SOCI index.
+    #[error("manifest {digest} with config type {config:?} is not a SOCI index")]
+    NotAnIndex {
+        /// The manifest.
+        digest: Digest,
+        /// Its config's media type.
+        config: String,
+    },
+    /// An annotation that should hold a digest does not.
+    #[error("annotation {key} holds no digest")]
+    Annotation {
+        /// The annotation.
+        key: &'static str,
+        /// What is wrong.
+        #[source]
+        source: DigestError,
+    },
+    /// A zTOC cannot be used.
+    #[error("zTOC {digest} is not valid")]
+    Ztoc {
+        /// The zTOC.
+        digest: Digest,
+        /// What is wrong.
+        #[source]
+        source: ZtocError,
+    },
+    /// A zTOC speaks of another layer.
+    #[error("zTOC is for a layer of {found} bytes, the image's layer has {wanted}")]
+    Size {
+        /// The size in the zTOC.
+        found: u64,
+        /// The size in the manifest.
+        wanted: u64,
+    },
+    /// A prefetch artifact cannot be used.
+    #[error("prefetch artifact {digest} is not valid")]
+    Artifact {
+        /// The artifact.
+        digest: Digest,
+        /// What is wrong.
+        #[source]
+        source: ArtifactError,
+    },
+    /// The cache directory failed.
+    #[error("span cache could not be opened")]
+    Cache(#[source] std::io::Error),
+    /// A blob is larger than its descriptor or than what is sane.
+    #[error("{what} {digest} has {size} bytes, the limit is {limit}")]
+    TooLarge {
+        /// What it is.
+        what: &'static str,
+        /// Its digest.
+        digest: Digest,
+        /// Its size.
+        size: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The process is ending.
+    #[error("the work was cut off")]
+    CutOff,
+}
+
+impl LayerError {
+    fn registry(what: &'static str, digest: Digest, source: RegistryError) -> Self {
+        Self::Registry { what, digest, source: Box::new(source) }
+    }
+}
+
+/// A layer that can be mounted: its metadata is in memory, its bytes come as they are needed.
+#[derive(Debug)]
+pub struct Layer {
+    digest: Digest,
+    spans: Arc<SpanManager>,
+    tree: Arc<Tree>,
+    fuse: FuseOptions,
+    stats: Arc<Stats>,
+    runtime: tokio::runtime::Handle,
+    _interest: Interest,
+}
+
+/// How one mount of a layer differs from another.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MountOptions {
+    /// The attribute by which the overlay above knows opaque directories.
+    pub opaque: OpaqueMark,
+}
+
+impl Layer {
+    /// Digest of the compressed layer.
+    pub const fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Size of the compressed layer in bytes.
+    pub fn size(&self) -> u64 {
+        self.spans.ztoc().compressed_size()
+    }
+
+    /// Size of the plain tar in bytes.
+    pub fn uncompressed_size(&self) -> u64 {
+        self.spans.ztoc().uncompressed_size()
+    }
+
+    /// Bytes of the plain tar that are in the cache, in whole pages.
+    pub fn cached_size(&self) -> u64 {
+        self.spans.cache().bytes_present()
+    }
+
+    /// The spans.
+    pub const fn spans(&self) -> &Arc<SpanManager> {
+        &self.spans
+    }
+
+    /// The file system, as a mount with these options shows it.
+    pub fn fs(&self, options: MountOptions) -> LayerFs {
+        LayerFs::new(Arc::clone(&self.tree), Arc::clone(&self.spans), options.opaque)
+    }
+
+    /// Mounts the layer read-only on an existing directory. Blocking, for the time of one mount(2) and the kernel's
+    /// greeting; needs CAP_SYS_ADMIN. The mount keeps the layer alive.
+    pub fn mount(
+        self: &Arc<Self>,
+        mountpoint: &Path,
+        options: MountOptions,
+    ) -> Result<FuseMount, MountError> {
+        let fs = Arc::new(self.fs(options));
+        let adapter =
+            Adapter::new(fs, self.fuse, self.runtime.clone(), Arc::clone(&self.stats), Arc::clone(self));
+        let mounted = FuseMount::new(adapter, mountpoint);
+        match &mounted {
+            Ok(_) => self.stats.fuse_mounts.inc(),
+            Err(_) => self.stats.fuse_mount_failures.inc(),
+        }
+        mounted
+    }
+}

@@ -1,0 +1,263 @@
+//! What a process has once, and the tables of what is alive in it.
+//!
+//! State: images by request (kept while used, and for a while after), layers by layer and zTOC digest (kept by whoever
+//! uses them). Two images that share a layer and its zTOC share its cache, its fetches and its tree.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use soci_core::digest::Digest;
+use soci_core::registry::Registry;
+use soci_core::store::LayoutStore;
+use soci_core::ztoc::Ztoc;
+use tokio::runtime::Handle;
+
+use super::image::{ImageContext, ImageRequest};
+use super::resolver::{Discovery, Source};
+use super::{Layer, LayerError};
+use crate::fs::Tree;
+use crate::fuse::FuseOptions;
+use crate::prefetch::{Engine, EngineOptions};
+use crate::span::bitmap::BootId;
+use crate::span::cache::SpanCache;
+use crate::span::{SpanManager, SpanOptions, eviction};
+use crate::stats::Stats;
+
+/// An image that nobody asked about for so long gives up its layers, unless they are mounted.
+const IDLE: Duration = Duration::from_mins(2);
+/// How long "this image has no index" is believed: long enough for all layers of one pull.
+const NO_INDEX: Duration = Duration::from_secs(10);
+
+/// What a [`Node`] is made of.
+#[derive(Debug)]
+pub struct NodeOptions {
+    /// The daemon's directory; span caches go to `cache/` below it.
+    pub root: PathBuf,
+    /// The registry client.
+    pub registry: Registry,
+    /// Store of manifests, indexes, zTOCs and artifacts.
+    pub content: LayoutStore,
+    /// Runtime for everything asynchronous.
+    pub runtime: Handle,
+    /// The process's counters.
+    pub stats: Arc<Stats>,
+    /// Which ways of finding an index are allowed.
+    pub discovery: Discovery,
+    /// Whether prefetch artifacts are used.
+    pub prefetch: bool,
+    /// Bytes on disk above which caches of unused layers are evicted, the longest unused first. 0: no limit.
+    pub cache_limit: u64,
+    /// The fetch engine.
+    pub engine: EngineOptions,
+    /// Reads.
+    pub spans: SpanOptions,
+    /// Mounts.
+    pub fuse: FuseOptions,
+}
+
+/// The data plane of one process.
+#[derive(Debug)]
+pub struct Node {
+    services: Arc<Services>,
+    registry: Registry,
+    content: LayoutStore,
+    images: Mutex<Images>,
+}
+
+#[derive(Debug, Default)]
+struct Images {
+    live: HashMap<(String, Digest, Option<Digest>), Arc<ImageContext>>,
+    made: u64,
+}
+
+/// What images and layers use.
+#[derive(Debug)]
+pub(super) struct Services {
+    pub(super) engine: Engine,
+    pub(super) stats: Arc<Stats>,
+    pub(super) discovery: Discovery,
+    pub(super) prefetch: bool,
+    cache: PathBuf,
+    cache_limit: u64,
+    boot: BootId,
+    spans: SpanOptions,
+    fuse: FuseOptions,
+    layers: Mutex<HashMap<LayerKey, Arc<Mutex<Live>>>>,
+}
+
+/// Digests of a layer and of its zTOC.
+type LayerKey = (Digest, Digest);
+
+/// A layer that is in use, or whose fetches still end.
+#[derive(Debug, Default)]
+struct Live {
+    layer: Weak<Layer>,
+    spans: Weak<SpanManager>,
+}
+
+impl Node {
+    /// Makes the cache directory and starts the engine.
+    pub fn new(options: NodeOptions) -> Result<Arc<Self>, LayerError> {
+        let cache = options.root.join("cache");
+        std::fs::create_dir_all(&cache).map_err(LayerError::Cache)?;
+        let engine = Engine::new(options.runtime.clone(), options.engine, Arc::clone(&options.stats));
+        let node = Arc::new(Self {
+            services: Arc::new(Services {
+                engine,
+                stats: options.stats,
+                discovery: options.discovery,
+                prefetch: options.prefetch,
+                cache,
+                cache_limit: options.cache_limit,
+                boot: BootId::current(),
+                spans: options.spans,
+                fuse: options.fuse,
+                layers: Mutex::default(),
+            }),
+            registry: options.registry,
+            content: options.content,
+            images: Mutex::default(),
+        });
+        let weak = Arc::downgrade(&node);
+        options.runtime.spawn(async move {
+            loop {
+                tokio::time::sleep(IDLE / 4).await;
+                let Some(node) = weak.upgrade() else { return };
+                let gone = node.images.lock().sweep();
+                drop(gone);
+                let services = Arc::clone(&node.services);
+                drop(node);
+                // A panic in there was logged by its thread.
+                let _ = tokio::task::spawn_blocking(move || services.evict()).await;
+            }
+        });
+        Ok(node)
+    }
+
+    /// The image of a request. The first call for it starts everything: index discovery, all zTOCs and artifacts, then
+    /// prefetch. Never blocks; errors are met by [`ImageContext::layer`].
+    pub fn image(&self, request: &ImageRequest) -> Arc<ImageContext> {
+        let key = (request.reference.whole(), request.manifest_digest, request.index_digest);
+        let mut images = self.images.lock();
+        let gone = images.sweep();
+        if let Some(known) = images.live.get(&key) {
+            known.touch();
+            return Arc::clone(known);
+        }
+        images.made += 1;
+        let source =
+            Source { store: self.content.clone(), repository: self.registry.repository(&request.reference) };
+        let image =
+            Arc::new(ImageContext::new(request.clone(), images.made, Arc::clone(&self.services), source));
+        images.live.insert(key, Arc::clone(&image));
+        drop(images);
+        drop(gone);
+        self.services.engine.quiet();
+        let starting = Arc::clone(&image);
+        self.services.engine.runtime().spawn(async move { starting.start().await });
+        image
+    }
+
+    /// Brings the caches of all layers in use to disk and marks them as closed cleanly. For the end of the process, after
+    /// the last mount is gone or when mounts stay behind.
+    pub fn close(&self) {
+        let live: Vec<_> = self.services.layers.lock().values().cloned().collect();
+        for layer in live {
+            let Some(spans) = layer.lock().spans.upgrade() else { continue };
+            if let Err(error) = spans.cache().close() {
+                tracing::warn!(%error, "span cache was not closed cleanly");
+            }
+        }
+    }
+}
+
+impl Images {
+    /// Takes out what is idle. The result is dropped outside the lock.
+    #[must_use]
+    fn sweep(&mut self) -> Vec<Arc<ImageContext>> {
+        let idle =
+            |image: &ImageContext| image.idle() > IDLE || image.without_index() && image.idle() > NO_INDEX;
+        self.live.extract_if(|_, image| idle(image)).map(|(_, image)| image).collect()
+    }
+}
+
+impl Services {
+    /// Takes away the longest unused caches until the rest fits the limit.
+    fn evict(&self) {
+        if self.cache_limit == 0 {
+            return;
+        }
+        let stored = match eviction::stored(&self.cache) {
+            Ok(stored) => stored,
+            Err(error) => return tracing::warn!(%error, "span caches cannot be listed"),
+        };
+        let mut total: u64 = stored.iter().map(|cache| cache.bytes).sum();
+        for cache in stored {
+            if total <= self.cache_limit {
+                return;
+            }
+            let slot = self.slot((cache.layer, cache.ztoc));
+            let live = slot.lock();
+            if live.spans.strong_count() > 0 {
+                continue;
+            }
+            match cache.remove() {
+                Ok(true) => {
+                    total -= cache.bytes;
+                    self.stats.caches_evicted.inc();
+                    tracing::info!(layer = %cache.layer, bytes = cache.bytes, "unused span cache evicted");
+                }
+                Ok(false) => {}
+                Err(error) => tracing::warn!(layer = %cache.layer, %error, "span cache could not be evicted"),
+            }
+        }
+    }
+
+    /// The slot of a layer; who holds its lock is the only one to open or remove the layer's cache.
+    fn slot(&self, key: LayerKey) -> Arc<Mutex<Live>> {
+        let mut layers = self.layers.lock();
+        layers.retain(|_, live| Arc::strong_count(live) > 1 || live.lock().spans.strong_count() > 0);
+        Arc::clone(layers.entry(key).or_default())
+    }
+
+    /// The layer with this zTOC: the live one, or a new one over its cache.
+    pub(super) async fn layer(self: Arc<Self>, digest: Digest, ztoc: Ztoc) -> Result<Arc<Layer>, LayerError> {
+        let made = tokio::task::spawn_blocking(move || self.layer_blocking(digest, ztoc));
+        made.await.map_err(|_| LayerError::CutOff)?
+    }
+
+    fn layer_blocking(&self, digest: Digest, ztoc: Ztoc) -> Result<Arc<Layer>, LayerError> {
+        self.evict();
+        let slot = self.slot((digest, ztoc.digest()));
+        let mut live = slot.lock();
+        if let Some(layer) = live.layer.upgrade() {
+            return Ok(layer);
+        }
+        let spans = if let Some(spans) = live.spans.upgrade() {
+            spans
+        } else {
+            let identity = SpanManager::identity(digest, &ztoc);
+            let cache = SpanCache::open(&self.cache, identity, self.boot).map_err(LayerError::Cache)?;
+            SpanManager::new(ztoc, cache, self.engine.clone(), Arc::clone(&self.stats), self.spans)
+        };
+        let tree = Tree::build(spans.ztoc().files());
+        if tree.skipped() > 0 {
+            tracing::warn!(layer = %digest, entries = tree.skipped(), "entries of the layer were left out");
+        }
+        let layer = Arc::new(Layer {
+            digest,
+            tree: Arc::new(tree),
+            fuse: self.fuse,
+            stats: Arc::clone(&self.stats),
+            runtime: self.engine.runtime().clone(),
+            _interest: spans.attach(),
+            spans,
+        });
+        *live = Live { layer: Arc::downgrade(&layer), spans: Arc::downgrade(layer.spans()) };
+        self.stats.layers_resolved.inc();
+        Ok(layer)
+    }
+}

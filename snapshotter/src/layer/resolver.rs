@@ -1,0 +1,239 @@
+//! Finding and fetching what describes an image: manifest, configuration, SOCI index, zTOCs, prefetch artifacts.
+//!
+//! Stateless: every blob is taken from the local store if it is there, else from the registry, checked and stored.
+//! All of it comes from a registry, so sizes are limited before anything is fetched and every parser checks.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use soci_core::digest::Digest;
+use soci_core::image::{Descriptor, ImageConfig, MAX_CONFIG, MAX_MANIFEST, Manifest};
+use soci_core::media_type;
+use soci_core::prefetch::PrefetchArtifact;
+use soci_core::prefetch::artifact::MAX_BYTES as MAX_ARTIFACT;
+use soci_core::registry::{RegistryError, Repository};
+use soci_core::store::{LayoutStore, StoreError};
+use soci_core::units::SpanId;
+use soci_core::ztoc::Ztoc;
+
+use super::LayerError;
+
+/// Bytes of a zTOC at most: 16 000 spans' windows and half a million files.
+const MAX_ZTOC: u64 = 1 << 30;
+
+/// Ways of finding an image's index that are allowed when the request does not name it.
+#[derive(Clone, Copy, Debug)]
+pub struct Discovery {
+    /// By the referrers of the image manifest (`[pull_modes.soci_v1]`).
+    pub v1: bool,
+    /// By an annotation of the image manifest (`[pull_modes.soci_v2]`).
+    pub v2: bool,
+}
+
+impl Default for Discovery {
+    fn default() -> Self {
+        Self { v1: false, v2: true }
+    }
+}
+
+/// An image's manifest and configuration.
+#[derive(Clone, Debug)]
+pub struct ManifestAndConfig {
+    /// The manifest, its layers from the bottom up.
+    pub manifest: Manifest,
+    /// The configuration, with the diff id of each layer.
+    pub config: ImageConfig,
+}
+
+/// What an index has for one layer.
+#[derive(Clone, Debug)]
+pub(super) struct Indexed {
+    pub(super) layer: Digest,
+    /// Number in the image's manifest.
+    pub(super) position: u32,
+    /// Size in the image's manifest.
+    pub(super) size: u64,
+    pub(super) ztoc: Descriptor,
+    pub(super) artifacts: Vec<Descriptor>,
+}
+
+/// Where one image's blobs come from.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    pub(super) store: LayoutStore,
+    pub(super) repository: Repository,
+}
+
+impl Source {
+    /// A manifest by digest.
+    pub(super) async fn manifest(&self, digest: Digest) -> Result<Manifest, LayerError> {
+        let (raw, served_as) = if let Some(raw) = self.stored(digest).await? {
+            (raw, String::new())
+        } else {
+            let fetched = self.repository.manifest(&digest.to_string()).await;
+            let (raw, _, served_as) =
+                fetched.map_err(|source| LayerError::registry("manifest", digest, source))?;
+            if raw.len() > MAX_MANIFEST {
+                let (size, limit) = (raw.len() as u64, MAX_MANIFEST as u64);
+                return Err(LayerError::TooLarge { what: "manifest", digest, size, limit });
+            }
+            self.keep(raw.clone()).await?;
+            (raw, served_as)
+        };
+        Manifest::parse(raw, &served_as).map_err(|source| LayerError::Manifest { digest, source })
+    }
+
+    /// The image's configuration.
+    pub(super) async fn config(&self, manifest: &Manifest) -> Result<ImageConfig, LayerError> {
+        let raw = self.blob("configuration", &manifest.config, MAX_CONFIG as u64).await?;
+        ImageConfig::parse(&raw).map_err(LayerError::Config)
+    }
+
+    /// The digest of the image's index, if it has one that may be used.
+    pub(super) async fn discover(
+        &self,
+        manifest: &Manifest,
+        explicit: Option<Digest>,
+        allowed: Discovery,
+    ) -> Result<Option<Digest>, LayerError> {
+        if let Some(explicit) = explicit {
+            tracing::info!(digest = %explicit, "using provided soci index digest");
+            return Ok(Some(explicit));
+        }
+        if allowed.v2 {
+            tracing::debug!("checking for soci v2 index annotation");
+            if let Some(text) = manifest.annotations.get(media_type::INDEX_DIGEST) {
+                let digest = text
+                    .parse()
+                    .map_err(|source| LayerError::Annotation { key: media_type::INDEX_DIGEST, source })?;
+                tracing::info!(%digest, "using soci v2 index annotation");
+                return Ok(Some(digest));
+            }
+        }
+        if allowed.v1 {
+            tracing::debug!("checking for soci v1 index via referrers API");
+            let listed = self.repository.referrers(&manifest.digest, Some(media_type::SOCI_INDEX_V1)).await;
+            let listed =
+                listed.map_err(|source| LayerError::registry("referrers of", manifest.digest, source))?;
+            if let Some(first) = listed.first() {
+                tracing::info!(digest = %first.digest, "using soci v1 index via referrers API");
+                return Ok(Some(first.digest));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the index has for the layers of the image. `None` when the registry has no such index.
+    pub(super) async fn index(
+        &self,
+        image: &Manifest,
+        digest: Digest,
+    ) -> Result<Option<Vec<Indexed>>, LayerError> {
+        tracing::info!(%digest, "fetching SOCI artifacts using index descriptor");
+        let index = match self.manifest(digest).await {
+            Err(LayerError::Registry { source, .. }) if matches!(*source, RegistryError::NotFound { .. }) => {
+                return Ok(None);
+            }
+            other => other?,
+        };
+        let config = &index.config.media_type;
+        if config != media_type::SOCI_INDEX_V1 && config != media_type::SOCI_INDEX_V2 {
+            return Err(LayerError::NotAnIndex { digest, config: config.clone() });
+        }
+        let mut indexed: Vec<Indexed> = Vec::new();
+        for (position, layer) in image.layers.iter().enumerate() {
+            if indexed.iter().any(|known| known.layer == layer.digest) {
+                continue;
+            }
+            let wanted = layer.digest.to_string();
+            let of_layer = |kind: &'static str| {
+                let wanted = wanted.as_str();
+                index.layers.iter().filter(move |blob| {
+                    blob.media_type == kind && blob.annotation(media_type::LAYER_DIGEST) == Some(wanted)
+                })
+            };
+            // Upstream takes the last zTOC and the first artifact of a layer.
+            if let Some(ztoc) = of_layer(media_type::ZTOC).next_back() {
+                indexed.push(Indexed {
+                    layer: layer.digest,
+                    position: position as u32,
+                    size: layer.size,
+                    ztoc: ztoc.clone(),
+                    artifacts: of_layer(media_type::PREFETCH).take(1).cloned().collect(),
+                });
+            }
+        }
+        Ok(Some(indexed))
+    }
+
+    /// A layer's zTOC.
+    pub(super) async fn ztoc(&self, indexed: &Indexed) -> Result<Ztoc, LayerError> {
+        let raw = self.blob("zTOC", &indexed.ztoc, MAX_ZTOC).await?;
+        let digest = indexed.ztoc.digest;
+        let opened =
+            tokio::task::spawn_blocking(move || Ztoc::open(raw)).await.map_err(|_| LayerError::CutOff)?;
+        let ztoc = opened.map_err(|source| LayerError::Ztoc { digest, source })?;
+        if ztoc.compressed_size() != indexed.size {
+            return Err(LayerError::Size { found: ztoc.compressed_size(), wanted: indexed.size });
+        }
+        Ok(ztoc)
+    }
+
+    /// A prefetch artifact's bytes, fetched and stored; to be parsed when the number of spans is known.
+    pub(super) async fn artifact(&self, descriptor: &Descriptor) -> Result<Bytes, LayerError> {
+        self.blob("prefetch artifact", descriptor, MAX_ARTIFACT as u64).await
+    }
+
+    async fn blob(
+        &self,
+        what: &'static str,
+        descriptor: &Descriptor,
+        limit: u64,
+    ) -> Result<Bytes, LayerError> {
+        let (digest, size) = (descriptor.digest, descriptor.size);
+        if size > limit {
+            return Err(LayerError::TooLarge { what, digest, size, limit });
+        }
+        if let Some(stored) = self.stored(digest).await? {
+            return Ok(stored);
+        }
+        let bytes = self
+            .repository
+            .blob(&digest, size)
+            .await
+            .map_err(|source| LayerError::registry(what, digest, source))?;
+        self.keep(bytes.clone()).await?;
+        Ok(bytes)
+    }
+
+    async fn stored(&self, digest: Digest) -> Result<Option<Bytes>, LayerError> {
+        let store = self.store.clone();
+        let read =
+            tokio::task::spawn_blocking(move || store.read(&digest)).await.map_err(|_| LayerError::CutOff)?;
+        match read {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(StoreError::NotFound(_)) => Ok(None),
+            Err(error @ StoreError::Mismatch { .. }) => {
+                tracing::warn!(%digest, %error, "stored blob is damaged and is fetched again");
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn keep(&self, bytes: Bytes) -> Result<(), LayerError> {
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || store.put(&bytes)).await.map_err(|_| LayerError::CutOff)??;
+        Ok(())
+    }
+}
+
+/// Reads an artifact against the zTOC that it is for.
+pub(super) fn parse_artifact(
+    digest: Digest,
+    raw: &[u8],
+    ztoc: &Ztoc,
+) -> Result<Arc<PrefetchArtifact>, LayerError> {
+    let last = SpanId(ztoc.spans().len().saturating_sub(1));
+    PrefetchArtifact::parse(raw, last).map(Arc::new).map_err(|source| LayerError::Artifact { digest, source })
+}

@@ -1,0 +1,21 @@
+//! The daemon `soci-snapshotter-grpc`, room by room: a containerd proxy snapshotter that serves layers before they are
+//! here.
+//!
+//! `grpc` translates containerd's requests; `snapshot` decides; `layer` makes one layer's bytes a mount and `unpack`
+//! a directory; `config` and `metrics` are how operators talk to it;
+//! `daemon` puts the rooms together. Below `layer`: `fs` answers what `fuse` is asked,
+//! `span` holds the bytes, `prefetch` fetches them. No state lives here.
+
+pub mod config;
+pub mod daemon;
+pub mod fs;
+pub mod fuse;
+pub mod grpc;
+pub mod layer;
+pub mod metrics;
+pub mod prefetch;
+pub mod snapshot;
+pub mod socket;
+pub mod span;
+pub mod stats;
+pub mod unpack;

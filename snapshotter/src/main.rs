@@ -1,0 +1,185 @@
+//! `soci-snapshotter-grpc`: flags -> configuration -> runtime -> ready. The only place that reads flags and environment.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+use sd_notify::NotifyState;
+use snapshotter::config::{self, Config};
+use snapshotter::daemon::Daemon;
+use snapshotter::socket;
+use soci_core::registry::DockerConfig;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+use tracing_subscriber::EnvFilter;
+
+const DEFAULT_ADDRESS: &str = "/run/soci-snapshotter-grpc/soci-snapshotter-grpc.sock";
+
+/// containerd proxy snapshotter that serves image layers before they are downloaded.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = false)]
+struct Cli {
+    /// Unix socket to listen on: a path, unix://PATH, or fd:// for a socket passed by systemd.
+    #[arg(long, env = "SOCI_SNAPSHOTTER_ADDRESS", default_value = DEFAULT_ADDRESS)]
+    address: String,
+    /// Configuration file. [default: /etc/soci-snapshotter-grpc/config.toml, if it exists]
+    #[arg(long, env = "SOCI_SNAPSHOTTER_CONFIG", global = true)]
+    config: Option<PathBuf>,
+    /// How much is logged.
+    #[arg(long, env = "SOCI_SNAPSHOTTER_LOG_LEVEL", value_enum, default_value_t = LogLevel::Info)]
+    log_level: LogLevel,
+    /// Directory for everything that is kept.
+    #[arg(long, env = "SOCI_SNAPSHOTTER_ROOT", default_value = "/var/lib/soci-snapshotter-grpc/")]
+    root: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show configuration.
+    #[command(subcommand)]
+    Config(Show),
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Show {
+    /// The effective configuration, after defaults.
+    Dump,
+    /// The defaults.
+    Default,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogLevel {
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    #[value(aliases = ["fatal", "panic"])]
+    Error,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Some(Command::Config(show)) = cli.command {
+        return match print_config(show, cli.config.as_deref()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("soci-snapshotter-grpc: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    start_log(cli.log_level);
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!(error = format!("{error:#}"), "soci-snapshotter-grpc cannot go on");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print_config(show: Show, path: Option<&std::path::Path>) -> anyhow::Result<()> {
+    let config = match show {
+        Show::Default => Config::default(),
+        Show::Dump => config::load(path)?.config,
+    };
+    print!("{}", config.to_toml()?);
+    Ok(())
+}
+
+/// JSON lines on stderr. Libraries only speak up when something is wrong.
+fn start_log(level: LogLevel) {
+    let level = match level {
+        LogLevel::Trace => "trace",
+        LogLevel::Debug => "debug",
+        LogLevel::Info => "info",
+        LogLevel::Warn => "warn",
+        LogLevel::Error => "error",
+    };
+    let ours =
+        ["snapshotter", "soci_core", "soci_snapshotter_grpc"].map(|target| format!(",{target}={level}"));
+    let filter = EnvFilter::new(format!("error{}", ours.concat()));
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let loaded = config::load(cli.config.as_deref())?;
+    for key in &loaded.unknown_keys {
+        warn!(key, "configuration key is not known and has no effect");
+    }
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let result = runtime.block_on(serve(&cli, &loaded.config));
+    // Reads of files whose bytes never came may still block a thread.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    result
+}
+
+async fn serve(cli: &Cli, config: &Config) -> anyhow::Result<()> {
+    // Taken first: a signal during the start ends the process as cleanly as a later one.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let listener = listen(&cli.address).await?;
+    let docker = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+    let docker = docker.or_else(|| std::env::home_dir().map(|home| home.join(".docker"))).unwrap_or_default();
+    let keychain = Arc::new(DockerConfig::new(docker.join("config.json")));
+    let daemon = tokio::select! {
+        started = Daemon::start(config, &cli.root, keychain) => started?,
+        _ = interrupt.recv() => return Ok(()),
+        _ = terminate.recv() => return Ok(()),
+    };
+    notify(&[NotifyState::Ready]);
+    info!(address = cli.address, "soci-snapshotter-grpc successfully started");
+    let served = daemon.serve(listener, async {
+        let signal = tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        };
+        info!(signal, "stopping");
+        notify(&[NotifyState::Stopping]);
+    });
+    let served = served.await;
+    daemon.close().await;
+    Ok(served?)
+}
+
+async fn listen(address: &str) -> anyhow::Result<UnixListener> {
+    if address.starts_with("fd://") {
+        let mut passed = listenfd::ListenFd::from_env();
+        match passed.len() {
+            0 => return Ok(socket::bind(DEFAULT_ADDRESS.as_ref()).await?),
+            1 => {}
+            _ => bail!("soci only supports a single systemd socket on activation"),
+        }
+        let listener = passed.take_unix_listener(0)?.context("the passed socket is gone")?;
+        listener.set_nonblocking(true)?;
+        return Ok(UnixListener::from_std(listener)?);
+    }
+    let path = address.strip_prefix("unix://").unwrap_or(address);
+    if path.contains("://") {
+        bail!("unknown protocol for address {address}");
+    }
+    Ok(socket::bind(path.as_ref()).await?)
+}
+
+/// Tells systemd, if it started us.
+fn notify(state: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(state) {
+        warn!(%error, "systemd cannot be told");
+    }
+}

@@ -1,0 +1,269 @@
+//! One ranged request over adjacent spans, split as its bytes arrive.
+//!
+//! Owns the request's share of the engine's accounts ([`Transfer`]) and gives it back on drop, so a cancelled request
+//! leaves no trace. A span's check and inflation start as soon as its own bytes are complete, while the rest still
+//! arrives. Adjacent spans may share one byte of the compressed layer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Buf, Bytes};
+use soci_core::registry::RangeBody;
+use soci_core::units::{ByteRange, SpanId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::queue::Run;
+use super::{Class, Engine, address};
+use crate::span::state::Claim;
+use crate::span::{SpanError, SpanManager, chain};
+
+/// A request's entry in the engine's accounts.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    engine: Engine,
+    class: Class,
+    layer: usize,
+    started: Instant,
+    waiting: bool,
+    remaining: u64,
+}
+
+impl Transfer {
+    /// Enters a request for the run's bytes.
+    pub(super) fn start(engine: Engine, run: &Run, class: Class) -> Self {
+        let (layer, remaining) = (address(&run.manager), range_of(run).len());
+        let mut work = engine.0.work.lock();
+        if class == Class::Demand {
+            work.demand_waiting += 1;
+        } else {
+            work.ahead_requests += 1;
+            work.ahead_remaining += remaining;
+            *work.ahead_layers.entry(layer).or_default() += 1;
+        }
+        drop(work);
+        Self { engine, class, layer, started: Instant::now(), waiting: true, remaining }
+    }
+
+    /// The request is sent now.
+    fn sent(&mut self) {
+        self.started = Instant::now();
+    }
+
+    /// Body bytes arrived.
+    fn received(&mut self, bytes: u64) {
+        let now = Instant::now();
+        let bytes = bytes.min(self.remaining);
+        self.remaining -= bytes;
+        let mut work = self.engine.0.work.lock();
+        if self.waiting {
+            self.waiting = false;
+            work.link.first_byte(now.duration_since(self.started));
+            if self.class == Class::Demand {
+                work.demand_waiting -= 1;
+                work.demand_receiving += 1;
+            }
+        }
+        work.link.received(now, bytes);
+        if self.class != Class::Demand {
+            work.ahead_remaining -= bytes;
+        }
+        drop(work);
+        self.engine.pump();
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        let mut work = self.engine.0.work.lock();
+        if self.class == Class::Demand {
+            if self.waiting {
+                work.demand_waiting -= 1;
+            } else {
+                work.demand_receiving -= 1;
+            }
+        } else {
+            work.ahead_requests -= 1;
+            work.ahead_remaining -= self.remaining;
+            if let Some(requests) = work.ahead_layers.get_mut(&self.layer) {
+                *requests -= 1;
+                if *requests == 0 {
+                    work.ahead_layers.remove(&self.layer);
+                }
+            }
+        }
+        if work.ahead_requests == 0 && work.demand_waiting == 0 && work.demand_receiving == 0 {
+            work.link.idle();
+        }
+        drop(work);
+        self.engine.pump();
+    }
+}
+
+/// Fetches the run. Every claim ends complete or failed.
+pub(super) async fn fetch(engine: &Engine, run: Run, mut transfer: Transfer) {
+    let class = transfer.class;
+    let _slot = match class {
+        Class::Demand => permit(&engine.0.demand_slots, 1).await,
+        Class::Prefetch | Class::Background => None,
+    };
+    transfer.sent();
+    let range = range_of(&run);
+    let Run { manager, claims } = run;
+    let mut claims = claims.into_iter();
+    let outcome = async {
+        let mut split =
+            Splitter { body: manager.fetch(range).await?, at: range.start, rest: Bytes::new(), last: None };
+        for claim in claims.by_ref() {
+            let want = manager.ztoc().spans().compressed_range(claim.span());
+            let room = match class {
+                Class::Demand => None,
+                Class::Prefetch | Class::Background => {
+                    let all = (engine.0.options.buffer_bytes >> 10).max(1);
+                    permit(&engine.0.buffer, (want.len() >> 10).clamp(1, all) as u32).await
+                }
+            };
+            match split.take(want, &mut transfer).await {
+                Ok(compressed) => spawn_fill(engine, &manager, class, claim, compressed, room),
+                Err(error) => {
+                    let error = Arc::new(error);
+                    claim.fail(Arc::clone(&error));
+                    return Err(SpanError::Shared(error));
+                }
+            }
+        }
+        Ok(())
+    }
+    .await;
+    if let Err(error) = outcome {
+        engine.0.stats.span_failures.inc();
+        tracing::warn!(?class, %range, error = %chain(&error), "spans could not be fetched");
+        let error = Arc::new(error);
+        for claim in claims {
+            claim.fail(Arc::clone(&error));
+        }
+    }
+}
+
+fn range_of(run: &Run) -> ByteRange {
+    let table = run.manager.ztoc().spans();
+    let range = |claim: &Claim| table.compressed_range(claim.span());
+    match (run.claims.first(), run.claims.last()) {
+        (Some(first), Some(last)) => ByteRange::new(range(first).start, range(last).end),
+        _ => ByteRange::new(0, 0),
+    }
+}
+
+/// Checks, inflates and stores a span on the blocking pool; a wrong digest is fetched again as often as configured.
+fn spawn_fill(
+    engine: &Engine,
+    manager: &Arc<SpanManager>,
+    class: Class,
+    claim: Claim,
+    compressed: Vec<u8>,
+    room: Option<OwnedSemaphorePermit>,
+) {
+    let stats = Arc::clone(&engine.0.stats);
+    let (spans, bytes) = match class {
+        Class::Demand => (&stats.demand_spans, &stats.demand_bytes),
+        Class::Prefetch => (&stats.prefetch_spans, &stats.prefetch_bytes),
+        Class::Background => (&stats.background_spans, &stats.background_bytes),
+    };
+    spans.inc();
+    bytes.add(compressed.len() as u64);
+    let pool = match class {
+        Class::Demand => &engine.0.inflate_demand,
+        Class::Prefetch | Class::Background => &engine.0.inflate_ahead,
+    };
+    let (pool, manager, cancelled) = (Arc::clone(pool), Arc::clone(manager), manager.cancelled());
+    engine.0.runtime.spawn(async move {
+        let _room = room;
+        let (mut claim, mut compressed) = (claim, compressed);
+        let span = claim.span();
+        let mut retries = manager.options().verification_retries;
+        loop {
+            let _turn = permit(&pool, 1).await;
+            if class != Class::Demand && cancelled.is_cancelled() {
+                return;
+            }
+            if class == Class::Prefetch {
+                manager.states().set_unused(span);
+            }
+            let filler = Arc::clone(&manager);
+            let Ok(filled) = tokio::task::spawn_blocking(move || filler.fill(claim, &compressed)).await
+            else {
+                return;
+            };
+            let Err((returned, error)) = filled else { return };
+            claim = returned;
+            manager.states().take_unused(span);
+            let again = match error {
+                SpanError::Digest { .. } if retries > 0 => {
+                    retries -= 1;
+                    whole(&manager, span).await
+                }
+                other => Err(other),
+            };
+            match again {
+                Ok(bytes) => compressed = bytes,
+                Err(error) => {
+                    stats.span_failures.inc();
+                    tracing::error!(%span, error = %chain(&error), "span is not usable");
+                    claim.fail(Arc::new(error));
+                    return;
+                }
+            }
+        }
+    });
+}
+
+/// Fetches the compressed bytes of one span by a request of its own.
+async fn whole(manager: &SpanManager, span: SpanId) -> Result<Vec<u8>, SpanError> {
+    let range = manager.ztoc().spans().compressed_range(span);
+    let mut body = manager.fetch(range).await?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = body.chunk().await.map_err(SpanError::Fetch)? {
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+async fn permit(semaphore: &Arc<Semaphore>, count: u32) -> Option<OwnedSemaphorePermit> {
+    // The engine's semaphores are never closed.
+    Arc::clone(semaphore).acquire_many_owned(count).await.ok()
+}
+
+/// The body of a ranged request, cut at span ends.
+struct Splitter {
+    body: RangeBody,
+    /// Offset in the compressed layer of the next byte of `rest`, or of the body when `rest` is empty.
+    at: u64,
+    rest: Bytes,
+    last: Option<u8>,
+}
+
+impl Splitter {
+    /// The bytes of `want`, which starts at or one before the end of what was taken last.
+    async fn take(&mut self, want: ByteRange, transfer: &mut Transfer) -> Result<Vec<u8>, SpanError> {
+        let length = usize::try_from(want.len()).map_err(|_| SpanError::OutOfRange(want))?;
+        let mut bytes = Vec::with_capacity(length);
+        if want.start + 1 == self.at {
+            bytes.extend(self.last);
+        }
+        if want.start + bytes.len() as u64 != self.at {
+            return Err(SpanError::OutOfRange(want));
+        }
+        while bytes.len() < length {
+            if self.rest.is_empty() {
+                self.rest =
+                    self.body.chunk().await.map_err(SpanError::Fetch)?.ok_or(SpanError::OutOfRange(want))?;
+                transfer.received(self.rest.len() as u64);
+            }
+            let now = self.rest.len().min(length - bytes.len());
+            bytes.extend_from_slice(&self.rest[..now]);
+            self.rest.advance(now);
+            self.at += now as u64;
+        }
+        self.last = bytes.last().copied();
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,293 @@
+//! The fetch engine of the node: every span that is fetched, is fetched here.
+//!
+//! State: one queue ([`queue`]), the measured link ([`throttle`]) and the requests that are out, under one lock that is
+//! never held across a fetch. Three classes: *demand* (a reader waits), *prefetch* (an artifact names the span, ordered
+//! over all layers of the image) and *background* (the rest, slowly).
+//!
+//! What must always hold: a demand is dispatched at once and never waits for prefetch to free anything. While a reader's
+//! bytes are arriving no new prefetch request starts; those that are out go on, and the window keeps them short. While a
+//! reader's request only waits for its first byte the link is idle, so one prefetch span may use it. Downloaded bytes that
+//! wait for the inflate pool are bounded. Nothing here can fail or delay a mount.
+
+mod fetch;
+mod queue;
+mod throttle;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use soci_core::units::SpanId;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use crate::span::SpanManager;
+use crate::span::state::Claim;
+use crate::stats::Stats;
+pub use queue::Order;
+use queue::{Queue, Run};
+use throttle::Link;
+
+/// Who wants a span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// A reader waits for it, or walks towards it.
+    Demand,
+    /// A prefetch artifact names it.
+    Prefetch,
+    /// The rest of a mounted layer.
+    Background,
+}
+
+/// The slow fetch of everything that is not there yet.
+#[derive(Clone, Copy, Debug)]
+pub struct BackgroundOptions {
+    /// Pause after a new image was asked for.
+    pub silence: Duration,
+    /// One span each period, for the whole node.
+    pub period: Duration,
+}
+
+/// Settings of the engine.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineOptions {
+    /// Readers' requests that may be out at once.
+    pub demand_requests: usize,
+    /// Prefetch requests that may be out at once, whatever the window.
+    pub prefetch_requests: usize,
+    /// Layers that prefetch may work on at once; 0 for no limit (upstream's `[prefetch] max_concurrency`).
+    pub prefetch_layers: usize,
+    /// Compressed bytes that one prefetch request joins at most.
+    pub join_bytes: u64,
+    /// Compressed bytes that prefetch may have downloaded and not yet inflated.
+    pub buffer_bytes: u64,
+    /// Spans inflated at once, for readers and for prefetch each.
+    pub inflate_threads: usize,
+    /// The background class; `None` switches it off.
+    pub background: Option<BackgroundOptions>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            demand_requests: 64,
+            prefetch_requests: 16,
+            prefetch_layers: 0,
+            join_bytes: 8 << 20,
+            buffer_bytes: 64 << 20,
+            inflate_threads: std::thread::available_parallelism().map_or(2, usize::from),
+            background: None,
+        }
+    }
+}
+
+/// The engine; clones share it.
+#[derive(Clone, Debug)]
+pub struct Engine(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    runtime: Handle,
+    options: EngineOptions,
+    stats: Arc<Stats>,
+    demand_slots: Arc<Semaphore>,
+    buffer: Arc<Semaphore>,
+    inflate_demand: Arc<Semaphore>,
+    inflate_ahead: Arc<Semaphore>,
+    work: Mutex<Work>,
+}
+
+#[derive(Debug, Default)]
+struct Work {
+    queue: Queue,
+    link: Link,
+    /// Readers' requests that wait for their first byte, and those whose bodies are arriving.
+    demand_waiting: usize,
+    demand_receiving: usize,
+    /// Downloads outside the engine that go before prefetch.
+    holds: usize,
+    ahead_requests: usize,
+    ahead_remaining: u64,
+    /// Prefetch requests out for each layer, by the address of its manager.
+    ahead_layers: HashMap<usize, usize>,
+    quiet_until: Option<Instant>,
+    timer_armed: bool,
+}
+
+/// While it lives, no new prefetch request starts: for downloads that a mount waits for.
+#[derive(Debug)]
+pub struct Hold(Engine);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.0.work.lock().holds -= 1;
+        self.0.pump();
+    }
+}
+
+impl Engine {
+    /// An engine whose work runs on `runtime`.
+    pub fn new(runtime: Handle, options: EngineOptions, stats: Arc<Stats>) -> Self {
+        let inflate = options.inflate_threads.max(1);
+        Self(Arc::new(Shared {
+            runtime,
+            options,
+            stats,
+            demand_slots: Arc::new(Semaphore::new(options.demand_requests.max(1))),
+            buffer: Arc::new(Semaphore::new((options.buffer_bytes >> 10).clamp(1, 1 << 30) as usize)),
+            inflate_demand: Arc::new(Semaphore::new(inflate)),
+            inflate_ahead: Arc::new(Semaphore::new(inflate)),
+            work: Mutex::default(),
+        }))
+    }
+
+    /// The runtime that the engine works on.
+    pub fn runtime(&self) -> &Handle {
+        &self.0.runtime
+    }
+
+    /// Fetches the claimed spans now; adjacent ones by one request.
+    pub fn demand(&self, manager: &Arc<SpanManager>, claims: Vec<Claim>) {
+        let mut runs: Vec<Run> = Vec::new();
+        for claim in claims {
+            let adjacent = runs
+                .last_mut()
+                .filter(|run| run.claims.last().is_some_and(|last| last.span().0 + 1 == claim.span().0));
+            match adjacent {
+                Some(run) => run.claims.push(claim),
+                None => runs.push(Run { manager: Arc::clone(manager), claims: vec![claim] }),
+            }
+        }
+        for run in runs {
+            self.spawn(run, Class::Demand);
+        }
+    }
+
+    /// Queues spans that an artifact names.
+    pub fn prefetch(&self, manager: &Arc<SpanManager>, spans: impl IntoIterator<Item = (Order, SpanId)>) {
+        let mut work = self.0.work.lock();
+        for (order, span) in spans {
+            work.queue.push(order, manager, span);
+        }
+        drop(work);
+        self.pump();
+    }
+
+    /// Lets the background class complete the layer, if it is switched on.
+    pub fn background(&self, manager: &Arc<SpanManager>) {
+        if self.0.options.background.is_some() {
+            self.0.work.lock().queue.push_background(manager);
+            self.pump();
+        }
+    }
+
+    /// Nobody uses the layer any more: nothing of it is fetched ahead.
+    pub fn forget(&self, manager: &Arc<SpanManager>) {
+        let gone = self.0.work.lock().queue.forget(manager);
+        drop(gone);
+    }
+
+    /// A new image was asked for: the background class pauses.
+    pub fn quiet(&self) {
+        if let Some(background) = self.0.options.background {
+            self.0.work.lock().quiet_until = Instant::now().checked_add(background.silence);
+        }
+    }
+
+    /// Stops prefetch from starting new requests while the guard lives.
+    pub fn hold(&self) -> Hold {
+        self.0.work.lock().holds += 1;
+        Hold(self.clone())
+    }
+
+    /// Starts what may be started. Called after everything that changes the answer.
+    fn pump(&self) {
+        loop {
+            let run = {
+                let mut work = self.0.work.lock();
+                work.next_prefetch(&self.0.options, self.0.buffer.available_permits())
+            };
+            match run {
+                Some(run) => self.spawn(run, Class::Prefetch),
+                None => break,
+            }
+        }
+        self.arm_background();
+    }
+
+    fn spawn(&self, run: Run, class: Class) {
+        let transfer = fetch::Transfer::start(self.clone(), &run, class);
+        let cancelled = run.manager.cancelled();
+        let engine = self.clone();
+        self.0.runtime.spawn(async move {
+            tokio::select! {
+                biased;
+                () = cancelled.cancelled() => {}
+                () = fetch::fetch(&engine, run, transfer) => {}
+            }
+        });
+    }
+
+    /// Lets a timer take the next background span when its time comes and nothing else is out.
+    fn arm_background(&self) {
+        let Some(options) = self.0.options.background else { return };
+        let mut work = self.0.work.lock();
+        if work.timer_armed || !work.queue.has_background() {
+            return;
+        }
+        work.timer_armed = true;
+        let quiet =
+            work.quiet_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
+        drop(work);
+        let engine = self.clone();
+        self.0.runtime.spawn(async move {
+            tokio::time::sleep(options.period.max(quiet)).await;
+            let run = {
+                let mut work = engine.0.work.lock();
+                work.timer_armed = false;
+                let idle = !work.busy() && !work.queue.has_prefetch() && work.ahead_requests == 0;
+                let quiet = work.quiet_until.is_some_and(|until| until > Instant::now());
+                if idle && !quiet { work.queue.pop_background() } else { None }
+            };
+            if let Some(run) = run {
+                engine.spawn(run, Class::Background);
+            }
+            engine.arm_background();
+        });
+    }
+}
+
+impl Work {
+    fn busy(&self) -> bool {
+        self.demand_waiting > 0 || self.demand_receiving > 0 || self.holds > 0
+    }
+
+    fn next_prefetch(&mut self, options: &EngineOptions, buffer_free: usize) -> Option<Run> {
+        if self.ahead_requests >= options.prefetch_requests.max(1)
+            || buffer_free == 0
+            || self.demand_receiving > 0
+            || self.holds > 0
+        {
+            return None;
+        }
+        let limit = if self.demand_waiting > 0 {
+            if self.ahead_remaining > 0 {
+                return None;
+            }
+            0
+        } else {
+            if self.ahead_remaining >= self.link.window() {
+                return None;
+            }
+            options.join_bytes
+        };
+        let layers = &self.ahead_layers;
+        let full = options.prefetch_layers > 0 && layers.len() >= options.prefetch_layers;
+        self.queue.pop_prefetch(limit, |manager| !full || layers.contains_key(&address(manager)))
+    }
+}
+
+fn address(manager: &Arc<SpanManager>) -> usize {
+    Arc::as_ptr(manager) as usize
+}

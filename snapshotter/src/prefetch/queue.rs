@@ -1,0 +1,134 @@
+//! Which span is fetched next when no reader waits: the merged order of all images' prefetch artifacts, then the
+//! background class.
+//!
+//! State: owned by the [`super::Engine`], under its lock; a layer that nobody uses any more is taken out by
+//! [`Queue::forget`]. A span that a reader has claimed, or that is cached already, is passed over when its turn comes: that
+//! is how a queued span is promoted.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use soci_core::units::SpanId;
+
+use crate::span::SpanManager;
+use crate::span::state::Claim;
+
+/// Place of a prefetch span in the queue: the artifact's priority first (lower is earlier), then the image, then the
+/// layer from the bottom, then the place in the artifact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Order {
+    /// Priority that the artifact gives; one scale for all layers of an image.
+    pub priority: u64,
+    /// Images in the order in which they were first asked for.
+    pub image: u64,
+    /// Number of the layer in its image, from the bottom.
+    pub layer: u32,
+    /// Number of the span in its artifact.
+    pub position: u32,
+}
+
+/// Adjacent spans of one layer, claimed, to be fetched by one request.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) manager: Arc<SpanManager>,
+    pub(super) claims: Vec<Claim>,
+}
+
+/// What waits to be fetched ahead of readers.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    prefetch: BTreeMap<Order, (Arc<SpanManager>, SpanId)>,
+    background: VecDeque<(Arc<SpanManager>, u32)>,
+}
+
+impl Queue {
+    pub(super) fn push(&mut self, order: Order, manager: &Arc<SpanManager>, span: SpanId) {
+        self.prefetch.insert(order, (Arc::clone(manager), span));
+    }
+
+    pub(super) fn push_background(&mut self, manager: &Arc<SpanManager>) {
+        if !self.background.iter().any(|(known, _)| Arc::ptr_eq(known, manager)) {
+            self.background.push_back((Arc::clone(manager), 0));
+        }
+    }
+
+    /// Takes out everything of a layer. The result is dropped by the caller outside the engine's lock, since the last
+    /// handle of a layer closes its cache.
+    #[must_use]
+    pub(super) fn forget(&mut self, manager: &Arc<SpanManager>) -> Vec<Arc<SpanManager>> {
+        let queued = self.prefetch.extract_if(.., |_, (known, _)| Arc::ptr_eq(known, manager));
+        let mut gone: Vec<_> = queued.map(|(_, (known, _))| known).collect();
+        self.background.retain(|(known, _)| {
+            let same = Arc::ptr_eq(known, manager);
+            if same {
+                gone.push(Arc::clone(known));
+            }
+            !same
+        });
+        gone
+    }
+
+    pub(super) fn has_prefetch(&self) -> bool {
+        !self.prefetch.is_empty()
+    }
+
+    pub(super) fn has_background(&self) -> bool {
+        !self.background.is_empty()
+    }
+
+    /// Takes the first span that may be fetched, with those that follow it both in the queue and in the layer, up to
+    /// `limit` compressed bytes. `allowed` says whether a layer may have one more request.
+    pub(super) fn pop_prefetch(
+        &mut self,
+        limit: u64,
+        allowed: impl Fn(&Arc<SpanManager>) -> bool,
+    ) -> Option<Run> {
+        let mut passed = Vec::new();
+        let mut run: Option<Run> = None;
+        let mut bytes = 0;
+        for (order, (manager, span)) in &self.prefetch {
+            if !manager.states().is_unrequested(*span) {
+                passed.push(*order);
+                continue;
+            }
+            let cost = manager.ztoc().spans().compressed_range(*span).len();
+            match &mut run {
+                None if !allowed(manager) => {}
+                None => {
+                    let Some(claim) = manager.states().claim(*span) else { continue };
+                    passed.push(*order);
+                    bytes = cost;
+                    run = Some(Run { manager: Arc::clone(manager), claims: vec![claim] });
+                }
+                Some(run) => {
+                    let next = run.claims.last().map(|claim| claim.span().0 + 1);
+                    if !Arc::ptr_eq(&run.manager, manager) || next != Some(span.0) || bytes + cost > limit {
+                        break;
+                    }
+                    let Some(claim) = manager.states().claim(*span) else { break };
+                    passed.push(*order);
+                    bytes += cost;
+                    run.claims.push(claim);
+                }
+            }
+        }
+        for order in passed {
+            self.prefetch.remove(&order);
+        }
+        run
+    }
+
+    /// Takes the next unrequested span of the next layer that still has one, the layers in turn.
+    pub(super) fn pop_background(&mut self) -> Option<Run> {
+        while let Some((manager, from)) = self.background.pop_front() {
+            let next = (from..manager.ztoc().spans().len())
+                .map(SpanId)
+                .find_map(|span| manager.states().claim(span));
+            if let Some(claim) = next {
+                self.background.push_back((Arc::clone(&manager), claim.span().0 + 1));
+                return Some(Run { manager, claims: vec![claim] });
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,163 @@
+//! The labels by which containerd tells what a snapshot is for, and by which the snapshotter answers.
+//!
+//! Label values come from whoever pulls: everything is parsed before it is used.
+
+use soci_core::digest::Digest;
+use soci_core::registry::Reference;
+
+use super::record::Labels;
+use crate::layer::ImageRequest;
+
+/// Name under which the layer is to be committed; its presence says that the snapshot is for an image layer.
+pub const TARGET: &str = "containerd.io/snapshot.ref";
+/// Image reference.
+pub const IMAGE: &str = "containerd.io/snapshot/cri.image-ref";
+/// Digest of the image manifest of the platform.
+pub const MANIFEST: &str = "containerd.io/snapshot/cri.manifest-digest";
+/// Digest of the layer blob.
+pub const LAYER: &str = "containerd.io/snapshot/cri.layer-digest";
+/// Size of the layer blob in bytes, decimal.
+pub const LAYER_SIZE: &str = "containerd.io/snapshot/remote/soci.size";
+/// Explicit SOCI index of the image.
+pub const INDEX: &str = "containerd.io/snapshot/remote/soci.index.digest";
+/// Id mappings of a container snapshot.
+pub const ID_MAPPINGS: [&str; 2] = ["containerd.io/snapshot/uidmapping", "containerd.io/snapshot/gidmapping"];
+
+/// On a lazy layer: [`REMOTE_VALUE`]. containerd keeps such layers from being garbage collected with their blobs.
+pub const REMOTE: &str = "containerd.io/snapshot/remote";
+/// Value of [`REMOTE`].
+pub const REMOTE_VALUE: &str = "remote snapshot";
+/// `true` on layers that the snapshotter provided itself.
+pub const HAS_INDEX: &str = "containerd.io/snapshot/remote/has.soci.index.digest";
+/// Namespace of the request that made a layer.
+pub const NAMESPACE: &str = "containerd.io/snapshot/remote/namespace";
+
+/// An image layer that somebody wants as a snapshot.
+#[derive(Debug, Clone)]
+pub struct LayerRequest {
+    /// Image reference: where the layer is.
+    pub reference: Reference,
+    /// Digest of the image manifest of the platform.
+    pub manifest_digest: Digest,
+    /// Digest of the layer blob.
+    pub layer_digest: Digest,
+    /// Size of the layer blob in bytes, when told.
+    pub layer_size: Option<u64>,
+    /// Explicit SOCI index, when told.
+    pub index_digest: Option<Digest>,
+}
+
+/// Labels that do not describe a layer.
+#[derive(Debug, thiserror::Error)]
+pub enum LabelError {
+    /// A needed label is not there: the client sends no layer labels (`disable_snapshot_annotations`).
+    #[error("label {0} is missing")]
+    Missing(&'static str),
+    /// A label has a value that cannot be understood.
+    #[error("label {label} has the bad value {value:?}")]
+    Bad {
+        /// The label.
+        label: &'static str,
+        /// Its value.
+        value: String,
+    },
+}
+
+impl LayerRequest {
+    /// Reads the labels of a layer's snapshot.
+    pub fn from_labels(labels: &Labels) -> Result<Self, LabelError> {
+        fn optional<T: std::str::FromStr>(
+            labels: &Labels,
+            label: &'static str,
+        ) -> Result<Option<T>, LabelError> {
+            let parsed = labels
+                .get(label)
+                .map(|value| value.parse().map_err(|_| LabelError::Bad { label, value: value.clone() }));
+            parsed.transpose()
+        }
+        fn needed<T: std::str::FromStr>(labels: &Labels, label: &'static str) -> Result<T, LabelError> {
+            optional(labels, label)?.ok_or(LabelError::Missing(label))
+        }
+        Ok(Self {
+            reference: needed(labels, IMAGE)?,
+            manifest_digest: needed(labels, MANIFEST)?,
+            layer_digest: needed(labels, LAYER)?,
+            layer_size: optional(labels, LAYER_SIZE)?,
+            index_digest: optional(labels, INDEX)?,
+        })
+    }
+
+    /// The image, as the data plane asks for it.
+    pub fn image(&self) -> ImageRequest {
+        ImageRequest {
+            reference: self.reference.clone(),
+            manifest_digest: self.manifest_digest,
+            index_digest: self.index_digest,
+        }
+    }
+}
+
+/// The namespace of a request: what the client said, else the first part of the key, since containerd 1.6 as Debian
+/// builds it sends no namespace to proxy plugins but starts each key with it (`default/12/sha256:…`).
+pub fn namespace<'a>(told: Option<&'a str>, key: &'a str) -> Option<&'a str> {
+    told.or_else(|| key.split_once('/').map(|(first, _)| first)).filter(|namespace| !namespace.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels() -> Labels {
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        [
+            (IMAGE, "localhost:5000/app:1".to_owned()),
+            (MANIFEST, digest.clone()),
+            (LAYER, digest.clone()),
+            (LAYER_SIZE, "123".to_owned()),
+            (INDEX, digest),
+        ]
+        .map(|(label, value)| (label.to_owned(), value))
+        .into()
+    }
+
+    #[test]
+    fn a_layer_is_described_by_its_labels() {
+        let request = LayerRequest::from_labels(&labels()).unwrap();
+        assert_eq!(request.reference.registry(), "localhost:5000");
+        assert_eq!(request.layer_size, Some(123));
+        assert_eq!(request.index_digest, Some(request.layer_digest));
+    }
+
+    #[test]
+    fn optional_labels_may_be_absent_and_needed_ones_may_not() {
+        for optional in [LAYER_SIZE, INDEX] {
+            let mut labels = labels();
+            labels.remove(optional);
+            assert!(LayerRequest::from_labels(&labels).is_ok(), "{optional}");
+        }
+        for needed in [IMAGE, MANIFEST, LAYER] {
+            let mut labels = labels();
+            labels.remove(needed);
+            assert!(
+                matches!(LayerRequest::from_labels(&labels), Err(LabelError::Missing(label)) if label == needed)
+            );
+        }
+    }
+
+    #[test]
+    fn values_that_are_not_understood_are_errors() {
+        for (label, value) in [(LAYER, "sha256:zz"), (LAYER_SIZE, "-1"), (IMAGE, "UPPER CASE"), (INDEX, "")] {
+            let mut labels = labels();
+            labels.insert(label.to_owned(), value.to_owned());
+            assert!(matches!(LayerRequest::from_labels(&labels), Err(LabelError::Bad { .. })), "{label}");
+        }
+    }
+
+    #[test]
+    fn the_namespace_is_told_or_is_the_first_part_of_the_key() {
+        assert_eq!(namespace(Some("k8s.io"), "default/1/a"), Some("k8s.io"));
+        assert_eq!(namespace(None, "default/1/a"), Some("default"));
+        assert_eq!(namespace(None, "a"), None);
+        assert_eq!(namespace(None, "/tmp/a"), None);
+    }
+}

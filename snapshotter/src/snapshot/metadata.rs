@@ -1,0 +1,289 @@
+//! The database of snapshots: names, states, parents, labels, in redb.
+//!
+//! Owns `metadata.redb`. Every change is one durable transaction, and writers exclude each other; what a caller does to
+//! the disk inside a transaction ([`Metadata::create`]) is therefore never seen half done by [`Metadata::exclusively`].
+//!
+//! The rules are containerd's (`snapshots/storage`): keys and names share one name space; a parent is committed; a
+//! committed snapshot replaces labels and times of the active one; a snapshot with children stays.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::SystemTime;
+
+use redb::{
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError,
+    WriteTransaction,
+};
+
+use super::error::{Error, Result};
+use super::filter::Filter;
+use super::record::{Chain, Info, Kind, Labels, Record, SnapshotId, Usage};
+
+/// Name -> [`Record`] as JSON.
+const SNAPSHOTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("snapshots");
+/// (parent, child) -> (): who would be orphaned.
+const CHILDREN: TableDefinition<'_, (&str, &str), ()> = TableDefinition::new("children");
+/// Counters; `next_id` is the id of the next snapshot.
+const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters");
+const NEXT_ID: &str = "next_id";
+
+/// The database.
+#[derive(Debug)]
+pub struct Metadata {
+    db: Database,
+}
+
+impl Metadata {
+    /// Opens or makes the database file. One process only may have it open.
+    pub fn open(path: &Path) -> Result<Self> {
+        let db = Database::create(path)?;
+        let write = db.begin_write()?;
+        write.open_table(SNAPSHOTS)?;
+        write.open_table(CHILDREN)?;
+        write.open_table(COUNTERS)?;
+        write.commit()?;
+        Ok(Self { db })
+    }
+
+    /// Makes an active or view snapshot. `place` runs inside the transaction and makes its directory; when it fails,
+    /// nothing has happened.
+    pub fn create(
+        &self,
+        kind: Kind,
+        key: &str,
+        parent: Option<&str>,
+        labels: Labels,
+        place: impl FnOnce(&Chain) -> Result<()>,
+    ) -> Result<Chain> {
+        if kind == Kind::Committed {
+            return Err(Error::InvalidArgument("a snapshot is not made committed".to_owned()));
+        }
+        if key.is_empty() {
+            return Err(Error::InvalidArgument("snapshot key is empty".to_owned()));
+        }
+        let write = self.db.begin_write()?;
+        let chain = {
+            let mut snapshots = write.open_table(SNAPSHOTS)?;
+            let parents = match parent {
+                None => Vec::new(),
+                Some(parent) => {
+                    let record = get(&snapshots, parent)?;
+                    if record.kind != Kind::Committed {
+                        return Err(Error::InvalidArgument(format!(
+                            "parent {parent:?} is not a committed snapshot"
+                        )));
+                    }
+                    ancestry(&snapshots, record)?
+                }
+            };
+            if snapshots.get(key)?.is_some() {
+                return Err(Error::AlreadyExists(key.to_owned()));
+            }
+            let id = next_id(&write)?;
+            let now = SystemTime::now();
+            let record = Record {
+                id,
+                kind,
+                parent: parent.map(str::to_owned),
+                labels: without_empty(labels),
+                created: now,
+                updated: now,
+                usage: Usage::default(),
+            };
+            put(&mut snapshots, key, &record)?;
+            if let Some(parent) = parent {
+                write.open_table(CHILDREN)?.insert((parent, key), ())?;
+            }
+            Chain { id, kind, parents }
+        };
+        place(&chain)?;
+        write.commit()?;
+        Ok(chain)
+    }
+
+    /// Turns the active snapshot `key` into the committed snapshot `name` with these labels.
+    pub fn commit(&self, key: &str, name: &str, usage: Usage, labels: Labels) -> Result<()> {
+        if name.is_empty() {
+            return Err(Error::InvalidArgument("snapshot name is empty".to_owned()));
+        }
+        let write = self.db.begin_write()?;
+        {
+            let mut snapshots = write.open_table(SNAPSHOTS)?;
+            if snapshots.get(name)?.is_some() {
+                return Err(Error::AlreadyExists(name.to_owned()));
+            }
+            let mut record = get(&snapshots, key)?;
+            if record.kind != Kind::Active {
+                return Err(Error::FailedPrecondition(format!("snapshot {key:?} is not active")));
+            }
+            record.kind = Kind::Committed;
+            record.created = SystemTime::now();
+            record.updated = record.created;
+            record.labels = without_empty(labels);
+            record.usage = usage;
+            snapshots.remove(key)?;
+            put(&mut snapshots, name, &record)?;
+            if let Some(parent) = &record.parent {
+                let mut children = write.open_table(CHILDREN)?;
+                children.remove((parent.as_str(), key))?;
+                children.insert((parent.as_str(), name), ())?;
+            }
+        }
+        Ok(write.commit()?)
+    }
+
+    /// Forgets a snapshot without children; gives the id of its directory.
+    pub fn remove(&self, key: &str) -> Result<SnapshotId> {
+        let write = self.db.begin_write()?;
+        let record = {
+            let mut snapshots = write.open_table(SNAPSHOTS)?;
+            let mut children = write.open_table(CHILDREN)?;
+            let record = get(&snapshots, key)?;
+            if let Some(first) = children.range((key, "")..)?.next()
+                && first?.0.value().0 == key
+            {
+                return Err(Error::FailedPrecondition(format!(
+                    "cannot remove snapshot {key:?}: it has children"
+                )));
+            }
+            snapshots.remove(key)?;
+            if let Some(parent) = &record.parent {
+                children.remove((parent.as_str(), key))?;
+            }
+            record
+        };
+        write.commit()?;
+        Ok(record.id)
+    }
+
+    /// Changes the fields named by `paths`: `labels` (all of them) or `labels.NAME`; without paths, everything that may
+    /// change. A label set to nothing goes away.
+    pub fn update(&self, name: &str, labels: &Labels, paths: &[String]) -> Result<Info> {
+        let write = self.db.begin_write()?;
+        let record = {
+            let mut snapshots = write.open_table(SNAPSHOTS)?;
+            let mut record = get(&snapshots, name)?;
+            if paths.is_empty() {
+                record.labels.clone_from(labels);
+            }
+            for path in paths {
+                if path == "labels" {
+                    record.labels.clone_from(labels);
+                } else if let Some(label) = path.strip_prefix("labels.") {
+                    record.labels.insert(label.to_owned(), labels.get(label).cloned().unwrap_or_default());
+                } else {
+                    return Err(Error::InvalidArgument(format!(
+                        "cannot update field {path:?} of snapshot {name:?}"
+                    )));
+                }
+            }
+            record.labels = without_empty(record.labels);
+            record.updated = SystemTime::now();
+            put(&mut snapshots, name, &record)?;
+            record
+        };
+        write.commit()?;
+        Ok(record.into_info(name))
+    }
+
+    /// One snapshot of any kind: directory, description, and the usage stored at its commit.
+    pub fn stat(&self, name: &str) -> Result<(SnapshotId, Info, Usage)> {
+        let record = get(&self.read()?.open_table(SNAPSHOTS)?, name)?;
+        let (id, usage) = (record.id, record.usage);
+        Ok((id, record.into_info(name), usage))
+    }
+
+    /// The chain of an active or view snapshot.
+    pub fn chain(&self, key: &str) -> Result<Chain> {
+        let snapshots = self.read()?.open_table(SNAPSHOTS)?;
+        let record = get(&snapshots, key)?;
+        if record.kind == Kind::Committed {
+            return Err(Error::FailedPrecondition(format!("snapshot {key:?} is neither active nor a view")));
+        }
+        let (id, kind) = (record.id, record.kind);
+        let mut parents = ancestry(&snapshots, record)?;
+        parents.remove(0);
+        Ok(Chain { id, kind, parents })
+    }
+
+    /// All snapshots that match at least one of the filters (all of them without filters), by name.
+    pub fn list(&self, filters: &[Filter]) -> Result<Vec<(SnapshotId, Info)>> {
+        let snapshots = self.read()?.open_table(SNAPSHOTS)?;
+        let mut found = Vec::new();
+        for row in snapshots.iter()? {
+            let (name, value) = row?;
+            let record = decode(name.value(), value.value())?;
+            let id = record.id;
+            let info = record.into_info(name.value());
+            if filters.is_empty() || filters.iter().any(|filter| filter.matches(&info)) {
+                found.push((id, info));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Runs `work` with the ids of all snapshots while no snapshot is made, committed or removed.
+    pub fn exclusively<T>(&self, work: impl FnOnce(&BTreeSet<SnapshotId>) -> T) -> Result<T> {
+        let write = self.db.begin_write()?;
+        let ids = {
+            let snapshots = write.open_table(SNAPSHOTS)?;
+            let ids = snapshots.iter()?.map(|row| {
+                let (name, value) = row?;
+                Ok(decode(name.value(), value.value())?.id)
+            });
+            ids.collect::<Result<BTreeSet<_>>>()?
+        };
+        let result = work(&ids);
+        write.abort()?;
+        Ok(result)
+    }
+
+    fn read(&self) -> Result<ReadTransaction> {
+        Ok(self.db.begin_read()?)
+    }
+}
+
+fn next_id(write: &WriteTransaction) -> std::result::Result<SnapshotId, TableError> {
+    let mut counters = write.open_table(COUNTERS)?;
+    let id = counters.get(NEXT_ID)?.map_or(1, |next| next.value());
+    counters.insert(NEXT_ID, id + 1)?;
+    Ok(SnapshotId(id))
+}
+
+fn get(snapshots: &impl ReadableTable<&'static str, &'static [u8]>, name: &str) -> Result<Record> {
+    match snapshots.get(name)? {
+        Some(value) => decode(name, value.value()),
+        None => Err(Error::NotFound(name.to_owned())),
+    }
+}
+
+fn put(snapshots: &mut Table<'_, &'static str, &'static [u8]>, name: &str, record: &Record) -> Result<()> {
+    let value =
+        serde_json::to_vec(record).map_err(|source| Error::Record { name: name.to_owned(), source })?;
+    snapshots.insert(name, value.as_slice())?;
+    Ok(())
+}
+
+fn decode(name: &str, value: &[u8]) -> Result<Record> {
+    serde_json::from_slice(value).map_err(|source| Error::Record { name: name.to_owned(), source })
+}
+
+/// The ids of a snapshot and its ancestors, nearest first. Ends because every parent is older than its child.
+fn ancestry(
+    snapshots: &impl ReadableTable<&'static str, &'static [u8]>,
+    record: Record,
+) -> Result<Vec<SnapshotId>> {
+    let mut ids = vec![record.id];
+    let mut parent = record.parent;
+    while let Some(name) = parent {
+        let record = get(snapshots, &name)?;
+        ids.push(record.id);
+        parent = record.parent;
+    }
+    Ok(ids)
+}
+
+fn without_empty(mut labels: Labels) -> Labels {
+    labels.retain(|_, value| !value.is_empty());
+    labels
+}

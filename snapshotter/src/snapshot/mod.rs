@@ -1,0 +1,269 @@
+//! Snapshots: what containerd asks for, decided.
+//!
+//! [`Snapshotter`] owns the database, the directories of the snapshots and the mounts of lazy layers. What always holds:
+//! a record has its directory; a committed layer is complete, either because every byte of it was verified before the
+//! commit, or because it is a lazy layer whose bytes are verified as they are read.
+//!
+//! Methods that only touch disk and database are plain functions and block; those that may wait for a registry are
+//! async.
+
+mod disk;
+mod error;
+mod filter;
+pub mod labels;
+mod metadata;
+mod overlay;
+mod prepare;
+mod record;
+mod restore;
+mod serving;
+#[cfg(test)]
+mod tests;
+mod whole;
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use soci_core::registry::Registry;
+use tracing::warn;
+
+pub use error::{Error, Result};
+pub use filter::{Filter, FilterError};
+pub use metadata::Metadata;
+pub use overlay::{Directories, Mount, needs_userxattr};
+pub use prepare::PrepareRequest;
+pub use record::{Chain, Info, Kind, Labels, SnapshotId, Usage};
+pub use serving::Counters;
+
+use crate::fs::xattr::OpaqueMark;
+use crate::fuse::mount::{FuseMount, MountError};
+use crate::layer::{Layer, MountOptions, Node};
+use crate::unpack::Unpacker;
+use serving::Serving;
+
+/// How the snapshotter decides.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// How long a Prepare waits for a lazy layer before it pulls the layer as a whole.
+    pub mount_timeout: Duration,
+    /// Nothing is lazy: every layer is pulled and unpacked here.
+    pub always_whole: bool,
+    /// Images without an index are pulled here and not left to the runtime.
+    pub whole_without_index: bool,
+    /// Layers with fewer compressed bytes are pulled as a whole.
+    pub min_layer_size: u64,
+}
+
+/// The room where requests are decided. One per root directory and process.
+#[derive(Debug)]
+pub struct Snapshotter {
+    metadata: Metadata,
+    dirs: Directories,
+    userxattr: bool,
+    policy: Policy,
+    registry: Registry,
+    node: Arc<Node>,
+    unpacker: Arc<Unpacker>,
+    serving: Serving,
+    counters: Arc<Counters>,
+}
+
+impl Snapshotter {
+    /// Opens the snapshots below `root`, which is made if it does not exist. Mounts left there by an earlier process
+    /// are taken away; [`Snapshotter::restore`] brings them back.
+    pub fn open(
+        root: PathBuf,
+        policy: Policy,
+        registry: Registry,
+        node: Arc<Node>,
+        unpacker: Arc<Unpacker>,
+        counters: Arc<Counters>,
+    ) -> Result<Self> {
+        // These characters separate the options of an overlay and the directories of its lowerdir.
+        if root.to_str().is_none_or(|path| path.contains([',', ':', '\\'])) {
+            let reason = format!("root directory {} must not contain , : or \\", root.display());
+            return Err(Error::InvalidArgument(reason));
+        }
+        let dirs = Directories::new(root.join("snapshots"));
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(dirs.root());
+        made.map_err(|source| Error::io(format!("make {}", dirs.root().display()), source))?;
+        // The lock on the database comes before anything is touched: another process may be serving these mounts.
+        let metadata = Metadata::open(&root.join("metadata.redb"))?;
+        let left = fs::canonicalize(dirs.root()).and_then(|root| disk::unmount_below(&root));
+        for (point, error) in left.map_err(|source| Error::io("read the mount table", source))? {
+            warn!(mountpoint = %point.display(), %error, "cannot unmount what an earlier process left");
+        }
+        Ok(Self {
+            metadata,
+            dirs,
+            userxattr: needs_userxattr(),
+            policy,
+            registry,
+            node,
+            unpacker,
+            serving: Serving::default(),
+            counters,
+        })
+    }
+
+    /// Makes a read-only snapshot of a committed one.
+    pub async fn view(
+        self: &Arc<Self>,
+        key: String,
+        parent: Option<String>,
+        labels: Labels,
+    ) -> Result<Vec<Mount>> {
+        let chain = self.create(Kind::View, key.clone(), parent, labels).await?;
+        self.mounts_or_undo(key, &chain).await
+    }
+
+    /// The mounts of an active or view snapshot.
+    pub async fn mounts(self: &Arc<Self>, key: &str) -> Result<Vec<Mount>> {
+        let chain = self.metadata.chain(key)?;
+        self.mounts_of(&chain).await
+    }
+
+    /// Turns an active snapshot into a committed one.
+    pub fn commit(&self, key: &str, name: &str, labels: Labels) -> Result<()> {
+        let id = self.metadata.stat(key)?.0;
+        let usage = self.measure(id)?;
+        self.metadata.commit(key, name, usage, labels)
+    }
+
+    /// Removes a snapshot that has no children, with its directory and mount.
+    pub fn remove(&self, key: &str) -> Result<()> {
+        let id = self.metadata.remove(key)?;
+        self.serving.forget(id);
+        let path = self.dirs.snapshot(id);
+        if let Err(error) = disk::discard(&path) {
+            warn!(path = %path.display(), %error, "directory of a removed snapshot is left to Cleanup");
+        }
+        Ok(())
+    }
+
+    /// Describes a snapshot.
+    pub fn stat(&self, name: &str) -> Result<Info> {
+        self.metadata.stat(name).map(|(_, info, _)| info)
+    }
+
+    /// Changes labels; see [`Metadata::update`].
+    pub fn update(&self, name: &str, labels: &Labels, paths: &[String]) -> Result<Info> {
+        self.metadata.update(name, labels, paths)
+    }
+
+    /// All snapshots that match one of the filters.
+    pub fn list(&self, filters: &[Filter]) -> Result<Vec<Info>> {
+        Ok(self.metadata.list(filters)?.into_iter().map(|(_, info)| info).collect())
+    }
+
+    /// Disk usage of a snapshot alone. Lazy layers use nothing: their bytes belong to the cache.
+    pub fn usage(&self, name: &str) -> Result<Usage> {
+        let (id, info, stored) = self.metadata.stat(name)?;
+        if info.kind == Kind::Active { self.measure(id) } else { Ok(stored) }
+    }
+
+    /// Removes directories that belong to no snapshot.
+    pub fn cleanup(&self) -> Result<()> {
+        let strays = self.metadata.exclusively(|known| disk::strays(&self.dirs, known))?;
+        for path in strays.map_err(|source| Error::io("list the directories of snapshots", source))? {
+            if let Err(error) = disk::discard(&path) {
+                warn!(path = %path.display(), %error, "cannot remove a directory that belongs to no snapshot");
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops serving: unmounts every lazy layer. Containers that still use one get errors from then on.
+    pub fn close(&self) {
+        self.serving.close();
+        match fs::canonicalize(self.dirs.root()).and_then(|root| disk::unmount_below(&root)) {
+            Ok(left) => {
+                for (point, error) in left {
+                    warn!(mountpoint = %point.display(), %error, "cannot unmount");
+                }
+            }
+            Err(error) => warn!(%error, "cannot read the mount table"),
+        }
+    }
+
+    /// Makes a snapshot and its directory.
+    async fn create(
+        self: &Arc<Self>,
+        kind: Kind,
+        key: String,
+        parent: Option<String>,
+        labels: Labels,
+    ) -> Result<Chain> {
+        let this = Arc::clone(self);
+        blocking(move || {
+            let place = |chain: &Chain| disk::create(&this.dirs, chain);
+            this.metadata.create(kind, &key, parent.as_deref(), labels, place)
+        })
+        .await
+    }
+
+    /// The mounts of a snapshot just made. Who does not get them must be able to ask again with the same key.
+    async fn mounts_or_undo(self: &Arc<Self>, key: String, chain: &Chain) -> Result<Vec<Mount>> {
+        let mounts = self.mounts_of(chain).await;
+        if mounts.is_err() {
+            self.undo(key).await;
+        }
+        mounts
+    }
+
+    /// Takes back a snapshot just made.
+    async fn undo(self: &Arc<Self>, key: String) {
+        let this = Arc::clone(self);
+        let removed = blocking(move || this.remove(&key));
+        if let Err(error) = removed.await {
+            warn!(error = causes(&error), "a snapshot that nobody got stays");
+        }
+    }
+
+    /// The mounts of a chain whose lazy layers are all being served.
+    async fn mounts_of(self: &Arc<Self>, chain: &Chain) -> Result<Vec<Mount>> {
+        for id in &chain.parents {
+            if self.serving.is_dead(*id) {
+                self.revive(*id).await?;
+            }
+        }
+        Ok(self.dirs.mounts(chain, self.userxattr))
+    }
+
+    /// Mounts a lazy layer where its snapshot's files belong.
+    async fn mount_layer(
+        &self,
+        layer: Arc<Layer>,
+        id: SnapshotId,
+    ) -> std::result::Result<FuseMount, MountError> {
+        let opaque = if self.userxattr { OpaqueMark::User } else { OpaqueMark::Trusted };
+        let mountpoint = self.dirs.fs(id);
+        blocking(move || layer.mount(&mountpoint, MountOptions { opaque })).await
+    }
+
+    fn measure(&self, id: SnapshotId) -> Result<Usage> {
+        disk::usage(&self.dirs.fs(id)).map_err(|source| Error::io(format!("measure snapshot {id}"), source))
+    }
+}
+
+/// Runs blocking work away from the threads of the async runtime. A panic of the work goes on here.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// An error and its causes in one line.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,232 @@
+//! The Prepare of a snapshot: for an image layer, the choice of how it comes here.
+//!
+//! 1. lazily, when the image has a SOCI index with a zTOC for the layer;
+//! 2. whole, pulled and unpacked here, when the image has an index but not for this layer, when the lazy way fails, or
+//!    when the configuration says so. Such layers are started at the first Prepare of the image, several at once;
+//! 3. by the container runtime, when the image has no index, and when everything else has failed: the caller gets the
+//!    mounts of an empty snapshot, as from any snapshotter.
+//!
+//! The first two answer [`Error::AlreadyExists`], by which the runtime knows that it has nothing to do.
+
+use std::sync::Arc;
+
+use tracing::{debug, info, warn};
+
+use super::error::{Error, Result};
+use super::labels::{self, LayerRequest};
+use super::overlay::Mount;
+use super::record::{Chain, Kind, Labels, Usage};
+use super::{Snapshotter, blocking, causes};
+use crate::layer::{ImageContext, Layer, LayerState};
+
+/// A request for an active snapshot.
+#[derive(Debug, Clone)]
+pub struct PrepareRequest {
+    /// Its key.
+    pub key: String,
+    /// The committed snapshot below it.
+    pub parent: Option<String>,
+    /// Its labels.
+    pub labels: Labels,
+    /// Namespace of the client, if it said so.
+    pub namespace: Option<String>,
+}
+
+/// An active snapshot that waits for its image layer.
+#[derive(Debug)]
+pub(super) struct LayerJob {
+    /// Key of the active snapshot.
+    pub(super) key: String,
+    /// Name of the committed one.
+    pub(super) target: String,
+    /// Directories.
+    pub(super) chain: Chain,
+    /// The layer.
+    pub(super) layer: LayerRequest,
+    /// Labels that the committed snapshot gets in any case.
+    pub(super) labels: Labels,
+}
+
+/// How a layer comes here.
+enum Way {
+    Lazy(Arc<Layer>),
+    Whole,
+    Runtime,
+}
+
+/// What became of one way.
+enum Outcome {
+    /// The layer is committed.
+    Committed,
+    /// It did not work out; the snapshot is as empty as before.
+    NextWay,
+}
+
+impl Snapshotter {
+    /// Makes an active snapshot. For an image layer that can be had without the runtime, commits it under its target
+    /// name and fails with [`Error::AlreadyExists`].
+    pub async fn prepare(self: &Arc<Self>, request: PrepareRequest) -> Result<Vec<Mount>> {
+        let PrepareRequest { key, parent, labels, namespace } = request;
+        if labels::ID_MAPPINGS.iter().any(|label| labels.contains_key(*label)) {
+            let reason = "user namespace mappings of snapshots are not supported: leave them to the runtime";
+            return Err(Error::InvalidArgument(reason.to_owned()));
+        }
+        let chain = self.create(Kind::Active, key.clone(), parent.clone(), labels.clone()).await?;
+        let Some(target) = labels.get(labels::TARGET).cloned() else {
+            return self.mounts_or_undo(key, &chain).await;
+        };
+        if let Ok(existing) = self.stat(&target) {
+            if existing.parent == parent {
+                return self.abandon(key, target).await;
+            }
+            // The same layers on others of another namespace's runtime: containerd would not take that parent.
+            return self.leave_to_runtime(key, &chain).await;
+        }
+        let layer = match LayerRequest::from_labels(&labels) {
+            Ok(layer) => layer,
+            Err(reason) => {
+                debug!(key, %reason, "the labels do not describe a layer");
+                return self.leave_to_runtime(key, &chain).await;
+            }
+        };
+        let mut labels = labels;
+        if let Some(namespace) = labels::namespace(namespace.as_deref(), &key) {
+            labels.insert(labels::NAMESPACE.to_owned(), namespace.to_owned());
+        }
+        let job = LayerJob { key, target, chain, layer, labels };
+        match self.provide(&job).await {
+            Ok(Outcome::Committed) => Err(Error::AlreadyExists(job.target)),
+            Ok(Outcome::NextWay) => self.leave_to_runtime(job.key, &job.chain).await,
+            // Somebody else was faster with the same layer.
+            Err(Error::AlreadyExists(_)) => self.abandon(job.key, job.target).await,
+            Err(error) => {
+                self.undo(job.key).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Tries the ways that do without the runtime.
+    async fn provide(self: &Arc<Self>, job: &LayerJob) -> Result<Outcome> {
+        let mut request = job.layer.image();
+        if self.policy.always_whole {
+            // Without an index nothing of it is fetched, nor anything that it would have prefetched.
+            request.index_digest = None;
+        }
+        let image = self.node.image(&request);
+        match self.choose(&image, job).await {
+            Way::Lazy(layer) => {
+                // Both before this Prepare ends: the next one must find the layers above begun.
+                let others = self.start_whole_layers(&image, job, false);
+                let (outcome, ()) = tokio::join!(self.provide_lazy(&image, job, layer), others);
+                if let Outcome::Committed = outcome? {
+                    return Ok(Outcome::Committed);
+                }
+            }
+            Way::Whole => self.start_whole_layers(&image, job, true).await,
+            Way::Runtime => return Ok(Outcome::NextWay),
+        }
+        self.provide_whole(&image, job).await
+    }
+
+    /// Decides how the layer of `job` comes here.
+    async fn choose(&self, image: &ImageContext, job: &LayerJob) -> Way {
+        if self.policy.always_whole {
+            return Way::Whole;
+        }
+        let state = image.layer(&job.layer.layer_digest);
+        match tokio::time::timeout(self.policy.mount_timeout, state).await {
+            Ok(Ok(LayerState::Lazy(layer))) if layer.size() < self.policy.min_layer_size => Way::Whole,
+            Ok(Ok(LayerState::Lazy(layer))) => Way::Lazy(layer),
+            Ok(Ok(LayerState::NoZtoc)) => Way::Whole,
+            Ok(Ok(LayerState::NoIndex)) if self.policy.whole_without_index => Way::Whole,
+            Ok(Ok(LayerState::NoIndex)) => Way::Runtime,
+            Ok(Err(error)) => {
+                self.lazy_failed(job, &error);
+                Way::Whole
+            }
+            Err(elapsed) => {
+                self.lazy_failed(job, &elapsed);
+                Way::Whole
+            }
+        }
+    }
+
+    /// Mounts and commits a lazy layer.
+    async fn provide_lazy(
+        self: &Arc<Self>,
+        image: &ImageContext,
+        job: &LayerJob,
+        layer: Arc<Layer>,
+    ) -> Result<Outcome> {
+        let id = job.chain.id;
+        let mount = match self.mount_layer(layer, id).await {
+            Ok(mount) => mount,
+            Err(error) => {
+                self.lazy_failed(job, &error);
+                return Ok(Outcome::NextWay);
+            }
+        };
+        let mut labels = job.labels.clone();
+        labels.insert(labels::REMOTE.to_owned(), labels::REMOTE_VALUE.to_owned());
+        labels.insert(labels::HAS_INDEX.to_owned(), "true".to_owned());
+        // With the index named, a restart finds everything in the store.
+        if let Ok(Some(index)) = image.index_digest().await {
+            labels.insert(labels::INDEX.to_owned(), index.to_string());
+        }
+        self.serving.mounted(id, mount);
+        if let Err(error) = self.commit_layer(job, Usage::default(), labels).await {
+            self.serving.forget(id);
+            return Err(error);
+        }
+        self.counters.lazy_layers.inc();
+        let layer = job.layer.layer_digest;
+        info!(key = job.key, %layer, "remote-snapshot-prepared" = "true", "layer is served lazily");
+        Ok(Outcome::Committed)
+    }
+
+    /// Pulls, unpacks and commits a whole layer.
+    async fn provide_whole(self: &Arc<Self>, image: &ImageContext, job: &LayerJob) -> Result<Outcome> {
+        let digest = job.layer.layer_digest;
+        let usage = match self.unpack_layer(image, job).await {
+            Ok(usage) => usage,
+            Err(error) => {
+                self.counters.whole_failures.inc();
+                let error = causes(&error);
+                let key = &job.key;
+                warn!(key, layer = %digest, error, "local-snapshot-prepared" = "false", "layer cannot be unpacked");
+                return Ok(Outcome::NextWay);
+            }
+        };
+        let mut labels = job.labels.clone();
+        labels.insert(labels::HAS_INDEX.to_owned(), "true".to_owned());
+        self.commit_layer(job, usage, labels).await?;
+        self.counters.whole_layers.inc();
+        info!(key = job.key, layer = %digest, "local-snapshot-prepared" = "true", "layer was pulled and unpacked");
+        Ok(Outcome::Committed)
+    }
+
+    async fn commit_layer(self: &Arc<Self>, job: &LayerJob, usage: Usage, labels: Labels) -> Result<()> {
+        let (this, key, target) = (Arc::clone(self), job.key.clone(), job.target.clone());
+        blocking(move || this.metadata.commit(&key, &target, usage, labels)).await
+    }
+
+    /// The runtime downloads and unpacks the layer into the mounts.
+    async fn leave_to_runtime(self: &Arc<Self>, key: String, chain: &Chain) -> Result<Vec<Mount>> {
+        self.counters.runtime_layers.inc();
+        info!(key, "defer-snapshot-runtime" = "true", "layer is left to the container runtime");
+        self.mounts_or_undo(key, chain).await
+    }
+
+    /// The layer is committed already: its active snapshot has no use.
+    async fn abandon(self: &Arc<Self>, key: String, target: String) -> Result<Vec<Mount>> {
+        self.undo(key).await;
+        Err(Error::AlreadyExists(target))
+    }
+
+    fn lazy_failed(&self, job: &LayerJob, error: &dyn std::error::Error) {
+        self.counters.lazy_failures.inc();
+        let (key, layer, error) = (&job.key, job.layer.layer_digest, causes(error));
+        warn!(key, %layer, error, "remote-snapshot-prepared" = "false", "layer cannot be served lazily");
+    }
+}

@@ -1,0 +1,69 @@
+//! Which lazy layers are being served, and how many layers came which way.
+//!
+//! Owns the FUSE mounts: a mount lives exactly as long as its entry here.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+
+use super::record::SnapshotId;
+use crate::layer::FuseMount;
+use crate::stats::Counter;
+
+/// What became of the layers that were asked for, since the process started.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Layers mounted lazily.
+    pub lazy_layers: Counter,
+    /// Layers pulled, verified and unpacked by the snapshotter.
+    pub whole_layers: Counter,
+    /// Layers left to the container runtime.
+    pub runtime_layers: Counter,
+    /// Layers that should have been lazy and could not be.
+    pub lazy_failures: Counter,
+    /// Layers that could not be pulled or unpacked here.
+    pub whole_failures: Counter,
+    /// Lazy layers that could not be served again after a restart (each attempt counts).
+    pub restore_failures: Counter,
+}
+
+/// The lazy layers by snapshot.
+#[derive(Debug, Default)]
+pub(super) struct Serving {
+    layers: Mutex<HashMap<SnapshotId, State>>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The mount, which ends when this is dropped.
+    Mounted(#[expect(dead_code, reason = "kept for its drop")] FuseMount),
+    /// Should be mounted, but could not be.
+    Dead,
+}
+
+impl Serving {
+    pub(super) fn mounted(&self, id: SnapshotId, mount: FuseMount) {
+        let before = self.layers.lock().insert(id, State::Mounted(mount));
+        // Unmounting may take a moment: not under the lock.
+        drop(before);
+    }
+
+    pub(super) fn dead(&self, id: SnapshotId) {
+        let before = self.layers.lock().insert(id, State::Dead);
+        drop(before);
+    }
+
+    pub(super) fn is_dead(&self, id: SnapshotId) -> bool {
+        matches!(self.layers.lock().get(&id), Some(State::Dead))
+    }
+
+    pub(super) fn forget(&self, id: SnapshotId) {
+        let before = self.layers.lock().remove(&id);
+        drop(before);
+    }
+
+    pub(super) fn close(&self) {
+        let all = std::mem::take(&mut *self.layers.lock());
+        drop(all);
+    }
+}

@@ -1,0 +1,96 @@
+//! Whole layers of an image: which of them will be needed, and one of them into its snapshot.
+
+use std::sync::Arc;
+
+use soci_core::image::Descriptor;
+
+use super::labels::LayerRequest;
+use super::prepare::LayerJob;
+use super::record::Usage;
+use super::{Snapshotter, blocking, disk};
+use crate::layer::{ImageContext, LayerError, ManifestAndConfig};
+use crate::unpack::{WholeLayer, WholeLayerError};
+
+impl Snapshotter {
+    /// Begins with those layers above the one of `job` that are not going to be lazy, so that they come at the same time
+    /// and not one Prepare after the other. `own`: with the layer itself before them.
+    ///
+    /// Failures are not told here: whoever prepares the layer meets them again.
+    pub(super) async fn start_whole_layers(&self, image: &ImageContext, job: &LayerJob, own: bool) {
+        let Ok(coming) = self.coming_whole(image, job, own).await else { return };
+        if coming.is_empty() {
+            return;
+        }
+        let Ok(described) = image.manifest().await else { return };
+        for at in coming {
+            if let Some(layer) = self.describe(&described, at, &job.layer) {
+                self.unpacker.start(&layer);
+            }
+        }
+    }
+
+    /// Numbers of the layers that are pulled as a whole, from the one of `job` on.
+    async fn coming_whole(
+        &self,
+        image: &ImageContext,
+        job: &LayerJob,
+        own: bool,
+    ) -> Result<Vec<usize>, LayerError> {
+        let layers = image.layers().await?;
+        let Some(first) = position(&layers, job) else { return Ok(Vec::new()) };
+        let above = first + 1..layers.len();
+        let above: Vec<_> = if self.policy.always_whole {
+            above.collect()
+        } else if let Some(indexed) = image.indexed_layers().await? {
+            let is_lazy = |layer: &Descriptor| {
+                indexed.contains(&layer.digest) && layer.size >= self.policy.min_layer_size
+            };
+            above.filter(|&at| !is_lazy(&layers[at])).collect()
+        } else if self.policy.whole_without_index {
+            above.collect()
+        } else {
+            Vec::new()
+        };
+        Ok(own.then_some(first).into_iter().chain(above).collect())
+    }
+
+    /// Pulls the layer of `job` and unpacks it into its snapshot. On failure the snapshot stays as it was.
+    pub(super) async fn unpack_layer(
+        self: &Arc<Self>,
+        image: &ImageContext,
+        job: &LayerJob,
+    ) -> Result<Usage, WholeLayerError> {
+        let digest = job.layer.layer_digest;
+        let described = image.manifest().await;
+        let described = described.map_err(|source| WholeLayerError::Image { digest, source })?;
+        let at = position(&described.manifest.layers, job).ok_or(WholeLayerError::NotInImage(digest))?;
+        let layer = self.describe(&described, at, &job.layer).ok_or(WholeLayerError::NotInImage(digest))?;
+        let unpacked = self.unpacker.take(&layer).await?;
+        let (this, chain) = (Arc::clone(self), job.chain.clone());
+        blocking(move || {
+            let destination = this.dirs.fs(chain.id);
+            let parents = chain.parents.iter().map(|id| this.dirs.fs(*id)).collect();
+            unpacked.place(&destination, parents)?;
+            disk::usage(&destination)
+                .map_err(|source| WholeLayerError::Io { action: "measure an unpacked layer", source })
+        })
+        .await
+    }
+
+    fn describe(&self, image: &ManifestAndConfig, at: usize, request: &LayerRequest) -> Option<WholeLayer> {
+        let layer = image.manifest.layers.get(at)?;
+        Some(WholeLayer {
+            repository: self.registry.repository(&request.reference),
+            digest: layer.digest,
+            size: layer.size,
+            diff_id: *image.config.diff_ids.get(at)?,
+        })
+    }
+}
+
+/// Which layer of the image is meant. An image may have the same layer twice: then the number of parents tells.
+fn position(layers: &[Descriptor], job: &LayerJob) -> Option<usize> {
+    let is_it = |layer: &Descriptor| layer.digest == job.layer.layer_digest;
+    let depth = job.chain.parents.len();
+    if layers.get(depth).is_some_and(is_it) { Some(depth) } else { layers.iter().position(is_it) }
+}

@@ -1,0 +1,172 @@
+//! The persisted map of 4 KiB pages that are present in a layer's cache file.
+//!
+//! State: one file beside the data file, a header page and then one bit for each page (little-endian 64-bit words). It is
+//! owned by the [`super::cache::SpanCache`] that opened it; one process only writes it.
+//!
+//! What must always hold: a bit is set only after the page's bytes were written to the data file. After `kill -9` both
+//! files are as they were left (the kernel keeps their pages). After a crash of the machine the order of write-back is
+//! unknown, so a map whose boot id is not this boot's and which was not closed cleanly is dropped.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use soci_core::digest::Digest;
+
+/// Size of a page of the map, in bytes.
+pub const PAGE: u64 = 4096;
+
+const MAGIC: &[u8; 8] = b"SOCIPAGE";
+const VERSION: u32 = 1;
+const FLAG_CLEAN: u32 = 1;
+const HEADER: u64 = PAGE;
+const HEADER_USED: usize = 104;
+
+/// What a cache belongs to. A zTOC is not bound to its layer by any digest, so two publishers' zTOCs of one layer never
+/// share bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Digest of the compressed layer.
+    pub layer: Digest,
+    /// Digest of the zTOC whose span digests the cached bytes were checked against.
+    pub ztoc: Digest,
+    /// Size of the plain tar in bytes.
+    pub size: u64,
+}
+
+/// Identifier of the running boot of the machine; all zero when the kernel does not tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BootId([u8; 16]);
+
+impl BootId {
+    /// The id of this boot (`/proc/sys/kernel/random/boot_id`).
+    pub fn current() -> Self {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let mut id = [0; 16];
+        let mut digits = text.chars().filter_map(|c| c.to_digit(16));
+        for byte in &mut id {
+            let (Some(high), Some(low)) = (digits.next(), digits.next()) else {
+                return Self::default();
+            };
+            *byte = (high * 16 + low) as u8;
+        }
+        Self(id)
+    }
+
+    /// A made-up id, for tests of what happens after a crash of the machine.
+    pub const fn from_bytes(id: [u8; 16]) -> Self {
+        Self(id)
+    }
+}
+
+/// The pages that are present, in memory and in their file.
+#[derive(Debug)]
+pub struct PageMap {
+    file: File,
+    identity: Identity,
+    boot: BootId,
+    words: Box<[AtomicU64]>,
+    write: Mutex<()>,
+}
+
+impl PageMap {
+    /// Opens or creates the map at `path`. Bits of an earlier process are kept when they can be trusted: same identity,
+    /// and same boot or closed cleanly. Returns the map and whether earlier bits were kept.
+    pub fn open(path: &Path, identity: Identity, boot: BootId) -> io::Result<(Self, bool)> {
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let count = usize::try_from(identity.size.div_ceil(PAGE).div_ceil(64)).map_err(io::Error::other)?;
+        let length = HEADER + 8 * count as u64;
+        let kept = file.metadata()?.len() == length && trusted(&file, identity, boot)?;
+        let mut raw = vec![0u8; count * 8];
+        if kept {
+            file.read_exact_at(&mut raw, HEADER)?;
+        } else {
+            // Zeros are really written: setting a bit later then needs no new block, so a full disk cannot stop it.
+            file.set_len(0)?;
+            file.write_all_at(&raw, HEADER)?;
+        }
+        let words =
+            raw.as_chunks::<8>().0.iter().map(|word| AtomicU64::new(u64::from_le_bytes(*word))).collect();
+        let map = Self { file, identity, boot, words, write: Mutex::new(()) };
+        map.write_header(0)?;
+        map.file.sync_data()?;
+        Ok((map, kept))
+    }
+
+    /// Whether every page that overlaps `[start, end)` is present.
+    pub fn covers(&self, start: u64, end: u64) -> bool {
+        start >= end
+            || words_of(start / PAGE, end.div_ceil(PAGE)).all(|(word, mask)| {
+                self.words.get(word).is_some_and(|bits| bits.load(Ordering::Acquire) & mask == mask)
+            })
+    }
+
+    /// Sets the bits of the pages `[first, end)`. The caller has written their bytes.
+    pub fn set(&self, first: u64, end: u64) -> io::Result<()> {
+        if first >= end {
+            return Ok(());
+        }
+        let _one_writer = self.write.lock();
+        let mut raw = Vec::new();
+        for (word, mask) in words_of(first, end) {
+            let bits = self.words.get(word).ok_or(io::ErrorKind::InvalidInput)?;
+            raw.extend_from_slice(&(bits.load(Ordering::Relaxed) | mask).to_le_bytes());
+        }
+        self.file.write_all_at(&raw, HEADER + first / 64 * 8)?;
+        for (word, mask) in words_of(first, end) {
+            self.words[word].fetch_or(mask, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Number of pages present.
+    pub fn count(&self) -> u64 {
+        self.words.iter().map(|word| u64::from(word.load(Ordering::Relaxed).count_ones())).sum()
+    }
+
+    /// Marks the map as closed cleanly. The caller has synced the data file before, and sets no bit afterwards.
+    pub fn close(&self) -> io::Result<()> {
+        let _one_writer = self.write.lock();
+        self.file.sync_data()?;
+        self.write_header(FLAG_CLEAN)?;
+        self.file.sync_data()
+    }
+
+    fn write_header(&self, flags: u32) -> io::Result<()> {
+        let mut header = [0; HEADER_USED];
+        header[..8].copy_from_slice(MAGIC);
+        header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        header[12..16].copy_from_slice(&flags.to_le_bytes());
+        header[16..48].copy_from_slice(self.identity.layer.as_bytes());
+        header[48..80].copy_from_slice(self.identity.ztoc.as_bytes());
+        header[80..88].copy_from_slice(&self.identity.size.to_le_bytes());
+        header[88..104].copy_from_slice(&self.boot.0);
+        self.file.write_all_at(&header, 0)
+    }
+}
+
+/// Reads the header and says whether the bits after it can be believed.
+fn trusted(file: &File, identity: Identity, boot: BootId) -> io::Result<bool> {
+    let mut header = [0; HEADER_USED];
+    file.read_exact_at(&mut header, 0)?;
+    let flags = u32::from_le_bytes([header[12], header[13], header[14], header[15]]);
+    let same_boot = header[88..104] == boot.0 && boot != BootId::default();
+    Ok(header[..8] == *MAGIC
+        && header[8..12] == VERSION.to_le_bytes()
+        && header[16..48] == *identity.layer.as_bytes()
+        && header[48..80] == *identity.ztoc.as_bytes()
+        && header[80..88] == identity.size.to_le_bytes()
+        && (same_boot || flags & FLAG_CLEAN != 0))
+}
+
+/// The words, with the mask of their bits, that hold the pages `[first, end)`.
+fn words_of(first: u64, end: u64) -> impl Iterator<Item = (usize, u64)> {
+    (first / 64..end.div_ceil(64)).map(move |word| {
+        let low = first.saturating_sub(word * 64).min(63);
+        let high = (end - word * 64).min(64);
+        (word as usize, (u64::MAX >> (64 - (high - low))) << low)
+    })
+}

@@ -1,0 +1,69 @@
+//! Why a span could not be had.
+//!
+//! Stateless. An error is told to all who wait for the span, so it is shared, and then forgotten.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use soci_core::digest::Digest;
+use soci_core::registry::FetchError;
+use soci_core::units::{ByteRange, SpanId};
+use soci_core::ztoc::ExtractError;
+
+/// Why a span could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SpanError {
+    /// The registry did not give the bytes.
+    #[error("fetch of the layer's bytes failed")]
+    Fetch(#[source] FetchError),
+    /// The compressed bytes are not those that the zTOC speaks of.
+    #[error("span {span} has digest {found}, its zTOC says {wanted}")]
+    Digest {
+        /// The span.
+        span: SpanId,
+        /// Digest of the bytes that came.
+        found: Digest,
+        /// Digest in the zTOC.
+        wanted: Digest,
+    },
+    /// The zTOC has no digest for the span, so nothing of it can be served.
+    #[error("the zTOC has no digest for span {0}")]
+    NoDigest(SpanId),
+    /// The compressed bytes do not inflate as the zTOC says.
+    #[error("span cannot be extracted")]
+    Extract(#[source] ExtractError),
+    /// The cache file could not be read or written.
+    #[error("span cache failed")]
+    Cache(#[source] io::Error),
+    /// The bytes did not come in time.
+    #[error("span did not arrive within {0:?}")]
+    TimedOut(Duration),
+    /// The fetch was cancelled, because the last mount of the layer went away.
+    #[error("fetch was abandoned")]
+    Abandoned,
+    /// The range is not inside the layer.
+    #[error("bytes {0} are outside the layer")]
+    OutOfRange(ByteRange),
+    /// There is nowhere to fetch from.
+    #[error("layer has no source")]
+    NoSource,
+    /// Another reader's fetch failed.
+    #[error(transparent)]
+    Shared(Arc<SpanError>),
+}
+
+/// An error and its causes in one line, for logs.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let one = error.to_string();
+        if !text.ends_with(&one) {
+            text.push_str(": ");
+            text.push_str(&one);
+        }
+        cause = error.source();
+    }
+    text
+}

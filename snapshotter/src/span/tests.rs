@@ -1,0 +1,150 @@
+//! The page map and the cache file: what survives, and what must not.
+//!
+//! A kill is simulated by copying the files of an open cache: that is what a killed process leaves behind, since the kernel
+//! keeps what was written.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+use soci_core::digest::Digest;
+use soci_core::units::ByteRange;
+use tempfile::TempDir;
+
+use super::bitmap::{BootId, Identity, PAGE, PageMap};
+use super::cache::SpanCache;
+
+const BOOT: BootId = BootId::from_bytes([1; 16]);
+const NEXT_BOOT: BootId = BootId::from_bytes([2; 16]);
+const SIZE: u64 = 100 * PAGE + 17;
+
+fn identity() -> Identity {
+    Identity { layer: Digest::of(b"layer"), ztoc: Digest::of(b"ztoc"), size: SIZE }
+}
+
+fn filled(root: &Path) -> SpanCache {
+    let cache = SpanCache::open(root, identity(), BOOT).unwrap();
+    assert!(!cache.holds(ByteRange::new(0, 1)));
+    cache.write(0, &[7; 3 * PAGE as usize]).unwrap();
+    cache.mark(ByteRange::new(0, 3 * PAGE)).unwrap();
+    cache
+}
+
+/// A copy of the cache as a killed process would leave it.
+fn killed(root: &Path) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    let (from, to) =
+        (SpanCache::directory(root, &identity()), SpanCache::directory(copy.path(), &identity()));
+    fs::create_dir_all(&to).unwrap();
+    for name in ["data", "pages"] {
+        fs::copy(from.join(name), to.join(name)).unwrap();
+    }
+    copy
+}
+
+#[test]
+fn pages_survive_a_kill() {
+    let root = tempfile::tempdir().unwrap();
+    let cache = filled(root.path());
+    let copy = killed(root.path());
+    drop(cache);
+    let after = SpanCache::open(copy.path(), identity(), BOOT).unwrap();
+    assert!(after.holds(ByteRange::new(0, 3 * PAGE)));
+    assert!(!after.holds(ByteRange::new(0, 3 * PAGE + 1)));
+    let mut bytes = vec![0; 3 * PAGE as usize];
+    after.read(0, &mut bytes).unwrap();
+    assert!(bytes.iter().all(|byte| *byte == 7));
+}
+
+#[test]
+fn pages_are_dropped_after_a_crash_of_the_machine_only() {
+    let root = tempfile::tempdir().unwrap();
+    let cache = filled(root.path());
+    let crashed = killed(root.path());
+    drop(cache);
+    let after = SpanCache::open(crashed.path(), identity(), NEXT_BOOT).unwrap();
+    assert_eq!(after.bytes_present(), 0, "written back in an unknown order: not believed");
+
+    let clean = SpanCache::open(root.path(), identity(), NEXT_BOOT).unwrap();
+    assert_eq!(clean.bytes_present(), 3 * PAGE, "closed cleanly: believed by the next boot");
+    let crashed_again = killed(root.path());
+    drop(clean);
+    let after = SpanCache::open(crashed_again.path(), identity(), BOOT).unwrap();
+    assert_eq!(after.bytes_present(), 0, "opening takes the clean mark away");
+}
+
+#[test]
+fn another_size_or_a_torn_file_is_not_believed() {
+    let root = tempfile::tempdir().unwrap();
+    drop(filled(root.path()));
+    let directory = SpanCache::directory(root.path(), &identity());
+    let pages = fs::read(directory.join("pages")).unwrap();
+
+    fs::write(directory.join("pages"), &pages[..pages.len() - 1]).unwrap();
+    assert_eq!(SpanCache::open(root.path(), identity(), BOOT).unwrap().bytes_present(), 0);
+
+    drop(filled(root.path()));
+    fs::OpenOptions::new().write(true).open(directory.join("data")).unwrap().set_len(SIZE - 1).unwrap();
+    assert_eq!(SpanCache::open(root.path(), identity(), BOOT).unwrap().bytes_present(), 0);
+
+    drop(filled(root.path()));
+    let mut pages = fs::read(directory.join("pages")).unwrap();
+    pages[20] ^= 1;
+    fs::write(directory.join("pages"), pages).unwrap();
+    assert_eq!(
+        SpanCache::open(root.path(), identity(), BOOT).unwrap().bytes_present(),
+        0,
+        "another layer's map"
+    );
+}
+
+#[test]
+fn a_page_counts_only_when_it_is_whole() {
+    let root = tempfile::tempdir().unwrap();
+    let cache = SpanCache::open(root.path(), identity(), BOOT).unwrap();
+    cache.mark(ByteRange::new(10, PAGE - 1)).unwrap();
+    cache.mark(ByteRange::new(10, 2 * PAGE + 5)).unwrap();
+    assert!(!cache.holds(ByteRange::new(20, 21)));
+    assert!(cache.holds(ByteRange::new(PAGE, 2 * PAGE)));
+    assert!(!cache.holds(ByteRange::new(2 * PAGE, 2 * PAGE + 1)));
+    cache.mark(ByteRange::new(99 * PAGE, SIZE)).unwrap();
+    assert!(cache.holds(ByteRange::new(99 * PAGE, SIZE)), "the layer's end ends its last page");
+}
+
+#[test]
+fn writing_outside_the_layer_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let cache = SpanCache::open(root.path(), identity(), BOOT).unwrap();
+    cache.write(SIZE - 1, &[1]).unwrap();
+    assert!(cache.write(SIZE, &[1]).is_err());
+    assert!(cache.write(u64::MAX, &[1]).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn page_map_is_a_set(size in 1..300 * PAGE, sets in prop::collection::vec((0u64..310, 0u64..70), 0..12), asks in prop::collection::vec((0u64..310, 0u64..70), 0..12)) {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("pages");
+        let identity = Identity { size, ..identity() };
+        let (map, _) = PageMap::open(&path, identity, BOOT).unwrap();
+        let pages = size.div_ceil(PAGE);
+        let mut model = BTreeSet::new();
+        for (first, count) in sets {
+            let end = (first + count).min(pages);
+            map.set(first, end).unwrap();
+            model.extend(first..end);
+        }
+        let (again, kept) = PageMap::open(&path, identity, BOOT).unwrap();
+        prop_assert!(kept);
+        for map in [map, again] {
+            prop_assert_eq!(map.count(), model.len() as u64);
+            for (first, count) in &asks {
+                let end = (first + count).min(pages);
+                let all = (*first..end).all(|page| model.contains(&page));
+                prop_assert_eq!(map.covers(first * PAGE, end * PAGE), all);
+            }
+        }
+    }
+}

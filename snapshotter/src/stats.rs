@@ -1,0 +1,76 @@
+//! Counters of the data plane, from which the metrics room makes its text.
+//!
+//! Owned by the process as one `Arc<Stats>`; every room that does the work adds to it. Counters only grow; a value is
+//! read by [`Counter::get`] at any time and is exact for the events that have happened before the read.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One counter that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Adds one.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What the data plane has done since the process started. Bytes are bytes, waits are microseconds.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Spans fetched because a reader waited for them (or was walking towards them).
+    pub demand_spans: Counter,
+    /// Compressed bytes of [`Stats::demand_spans`].
+    pub demand_bytes: Counter,
+    /// Spans fetched because a prefetch artifact named them.
+    pub prefetch_spans: Counter,
+    /// Compressed bytes of [`Stats::prefetch_spans`].
+    pub prefetch_bytes: Counter,
+    /// Spans fetched by the background class.
+    pub background_spans: Counter,
+    /// Compressed bytes of [`Stats::background_spans`].
+    pub background_bytes: Counter,
+    /// Ranged requests started by the fetch engine (each may carry several spans).
+    pub fetch_requests: Counter,
+    /// Span fetches that failed after all their retries.
+    pub span_failures: Counter,
+    /// Spans whose compressed bytes did not have the zTOC's digest (each bad download counts).
+    pub span_digest_mismatches: Counter,
+    /// Reads of regular files that arrived over FUSE.
+    pub reads: Counter,
+    /// Bytes given to those reads.
+    pub read_bytes: Counter,
+    /// Reads whose bytes were all in the cache already.
+    pub read_cache_hits: Counter,
+    /// Reads that had to wait for a span.
+    pub read_waits: Counter,
+    /// Microseconds those reads waited in total.
+    pub read_wait_us: Counter,
+    /// Reads answered with an error.
+    pub read_failures: Counter,
+    /// Spans that were first used by a reader after prefetch had brought them.
+    pub prefetch_hits: Counter,
+    /// Prefetch artifacts that were taken into the queue.
+    pub prefetch_artifacts: Counter,
+    /// Prefetch artifacts that were skipped because they could not be fetched or were not valid.
+    pub prefetch_artifact_failures: Counter,
+    /// Layers that became ready to be mounted lazily.
+    pub layers_resolved: Counter,
+    /// Caches of unused layers that were taken away to keep the limit.
+    pub caches_evicted: Counter,
+    /// FUSE mounts made.
+    pub fuse_mounts: Counter,
+    /// FUSE mounts that failed.
+    pub fuse_mount_failures: Counter,
+}

@@ -1,0 +1,126 @@
+//! The tree of commands and the flags they share. Each command's file has its own arguments; here they are listed.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    commands::{self, index, prefetch, ztoc},
+    root::ContentStore,
+};
+
+/// SOCI: record what workloads read, index images, start containers before their layers are here.
+#[derive(Debug, Parser)]
+#[command(name = "soci", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Directory of the local store and its records; with run, of the snapshotter's state.
+    /// [default: /var/lib/soci-snapshotter-grpc/; with run, a temporary one]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// Where index, zTOC and prefetch blobs are kept: soci (below --root).
+    #[arg(long, global = true, value_name = "STORE", default_value = "soci")]
+    pub(crate) content_store: ContentStore,
+    /// Socket of containerd, for the containerd content store.
+    #[arg(
+        long,
+        short = 'a',
+        global = true,
+        value_name = "SOCKET",
+        env = "CONTAINERD_ADDRESS",
+        default_value = "/run/containerd/containerd.sock"
+    )]
+    pub(crate) address: PathBuf,
+    /// Namespace in containerd.
+    #[arg(long, short = 'n', global = true, env = "CONTAINERD_NAMESPACE", default_value = "default")]
+    pub(crate) namespace: String,
+    /// Give up after this long (300ms, 1m30s, 5 seconds as 5, ...); 0: never.
+    #[arg(long, global = true, value_name = "TIME", default_value = "0", value_parser = crate::output::duration::parse)]
+    pub(crate) timeout: Duration,
+    /// Log what is done, in detail.
+    #[arg(long, global = true)]
+    pub(crate) debug: bool,
+}
+
+impl Global {
+    /// Directory of the local store.
+    pub(crate) fn store_root(&self) -> &Path {
+        self.root.as_deref().unwrap_or(Path::new("/var/lib/soci-snapshotter-grpc/"))
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Record what a workload reads from its image.
+    Record(commands::record::Args),
+    /// Create the SOCI index of an image.
+    Create(commands::create::Args),
+    /// Push the SOCI index of an image to its registry.
+    Push(commands::push::Args),
+    /// List, show and remove SOCI indexes.
+    #[command(subcommand)]
+    Index(index::Command),
+    /// List and show zTOCs, and get files through them.
+    #[command(subcommand)]
+    Ztoc(ztoc::Command),
+    /// List and show prefetch artifacts.
+    #[command(subcommand)]
+    Prefetch(prefetch::Command),
+    /// Run a container of an image, its layers served by a private snapshotter.
+    Run(commands::run::Args),
+    /// Execute a program that dies with its parent.
+    #[command(hide = true)]
+    Tied(commands::tied::Args),
+    /// The first process of a workload.
+    #[command(hide = true)]
+    WorkloadInit(commands::workload_init::Args),
+}
+
+impl Command {
+    /// Runs the command.
+    pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
+        match self {
+            Self::Record(args) => commands::record::run(&args, global),
+            Self::Run(args) => commands::run::run(&args, global),
+            Self::Tied(args) => commands::tied::run(&args),
+            Self::WorkloadInit(args) => Ok(commands::workload_init::run(&args)),
+            Self::Create(args) => within(global, |global| commands::create::run(args, global)),
+            Self::Push(args) => within(global, |global| commands::push::run(args, global)),
+            Self::Index(command) => within(global, |global| command.run(global)),
+            Self::Ztoc(command) => within(global, |global| command.run(global)),
+            Self::Prefetch(command) => within(global, |global| command.run(global)),
+        }
+    }
+}
+
+/// Runs a command that leaves nothing to clean up, for as long as `--timeout` allows. When the time is over the process
+/// ends with whatever the command is doing; the store is whole at every moment.
+fn within(global: &Global, command: impl FnOnce(&Global) -> Result<()> + Send + 'static) -> Result<ExitCode> {
+    if global.timeout.is_zero() {
+        return command(global).map(|()| ExitCode::SUCCESS);
+    }
+    let (done, outcome) = mpsc::channel();
+    let shared = global.clone();
+    thread::spawn(move || done.send(command(&shared)));
+    match outcome.recv_timeout(global.timeout) {
+        Ok(outcome) => outcome.map(|()| ExitCode::SUCCESS),
+        Err(RecvTimeoutError::Timeout) => bail!("deadline exceeded"),
+        Err(RecvTimeoutError::Disconnected) => bail!("the command ended without a result"),
+    }
+}

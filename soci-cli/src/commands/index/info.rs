@@ -1,0 +1,30 @@
+//! `soci index info`: the stored manifest, indented.
+
+use anyhow::{Context, Result, bail};
+use soci_core::store::ArtifactKind;
+
+use crate::{
+    cli::Global,
+    output::json,
+    root::{self, Root},
+};
+
+/// Show the manifest of a SOCI index.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Digest of the index.
+    digest: Option<String>,
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
+    let digest = root::digest(args.digest.as_deref())?;
+    let root = Root::open(global)?;
+    if root.record(&digest)?.kind == ArtifactKind::SociLayer {
+        bail!(
+            "the provided digest is of ztoc not SOCI index. Use \"soci ztoc info\" command to get detailed info of ztoc"
+        );
+    }
+    let raw = root.content.read(&digest)?;
+    println!("{}", json::indent(&raw).context("stored manifest")?);
+    Ok(())
+}

@@ -1,0 +1,14 @@
+//! The commands, one file each: arguments, what they do, what they print.
+
+pub(crate) mod create;
+pub(crate) mod index;
+pub(crate) mod prefetch;
+pub(crate) mod push;
+mod push_image;
+pub(crate) mod record;
+pub(crate) mod run;
+mod summary;
+pub(crate) mod tied;
+mod workload_args;
+pub(crate) mod workload_init;
+pub(crate) mod ztoc;

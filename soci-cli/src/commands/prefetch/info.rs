@@ -1,0 +1,68 @@
+//! `soci prefetch info`: the spans of one artifact.
+
+use std::fmt::Write;
+
+use anyhow::{Result, bail};
+use soci_core::{
+    prefetch::PrefetchArtifact,
+    store::{Artifact, ArtifactKind},
+    units::SpanId,
+};
+
+use crate::{
+    cli::Global,
+    output::json,
+    root::{self, Root},
+};
+
+/// Show the spans of a prefetch artifact.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Digest of the artifact.
+    digest: Option<String>,
+    /// Also its JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
+    let digest = root::digest(args.digest.as_deref())?;
+    let root = Root::open(global)?;
+    let record = root.record(&digest)?;
+    if record.kind != ArtifactKind::SociPrefetch {
+        let kind = if record.kind == ArtifactKind::SociIndex { "soci_index" } else { "soci_layer" };
+        bail!("the provided digest is not a prefetch artifact (type: {kind})");
+    }
+    let blob = root.content.read(&digest)?;
+    print!("{}", text(&record, &PrefetchArtifact::parse(&blob, SpanId(u32::MAX))?));
+    if args.json {
+        println!("\nRaw JSON:\n{}", json::indent(&blob)?);
+    }
+    Ok(())
+}
+
+fn text(record: &Artifact, artifact: &PrefetchArtifact) -> String {
+    let mut text = String::new();
+    let created = record.created_at.strftime("%Y-%m-%d %H:%M:%S");
+    let spans = &artifact.prefetch_spans;
+    let _ = write!(
+        text,
+        "Digest:        {}\nVersion:       {}\nSpan Ranges:   {}\nLayer Digest:  {}\nSize:          {} bytes\n\
+         Created:       {created}\n\nPrefetch Spans:\n",
+        record.digest,
+        artifact.version,
+        spans.len(),
+        record.oci_digest,
+        record.size,
+    );
+    for (i, span) in spans.iter().enumerate() {
+        let count = u64::from(span.end_span - span.start_span) + 1;
+        let (start, end) = (span.start_span, span.end_span);
+        let _ = writeln!(text, "  [{i}] StartSpan: {start}, EndSpan: {end} (covers {count} spans)");
+        if span.priority != 0 {
+            let _ = writeln!(text, "      Priority: {}", span.priority);
+        }
+    }
+    let _ = writeln!(text, "\nTotal spans to prefetch: {}", artifact.total_spans());
+    text
+}

@@ -1,0 +1,27 @@
+//! `soci prefetch`: the prefetch artifacts of the local store.
+
+mod info;
+mod list;
+
+use anyhow::Result;
+
+use crate::cli::Global;
+
+/// List and show prefetch artifacts.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// List the prefetch artifacts.
+    #[command(visible_alias = "ls")]
+    List(list::Args),
+    /// Show the spans of a prefetch artifact.
+    Info(info::Args),
+}
+
+impl Command {
+    pub(crate) fn run(self, global: &Global) -> Result<()> {
+        match self {
+            Self::List(args) => list::run(&args, global),
+            Self::Info(args) => info::run(&args, global),
+        }
+    }
+}

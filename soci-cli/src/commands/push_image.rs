@@ -1,0 +1,47 @@
+//! Copies an image from disk to a registry: blobs, manifests, then the index that names them.
+
+use std::collections::HashSet;
+
+use anyhow::{Context, Result, bail};
+use soci_core::{
+    image::ImageSource,
+    registry::{Reference, Repository},
+};
+
+use super::push::{Say, push_blobs};
+
+/// Pushes every manifest that the image's name stands for, and tags it. Bytes are not changed.
+pub(super) async fn push_image(
+    source: &ImageSource,
+    repository: &Repository,
+    reference: &Reference,
+    uploads: usize,
+    say: &Say,
+) -> Result<()> {
+    if source.repository().is_some() {
+        bail!("only an image on disk can be pushed: oci:DIR[:TAG] or oci-archive:FILE[:TAG]");
+    }
+    let failed = || format!("error pushing image {} to remote", source.name());
+    let whole = source.whole().await?;
+    let mut blobs = Vec::new();
+    let mut named = HashSet::new();
+    for blob in whole.manifests.iter().flat_map(|m| std::iter::once(&m.config).chain(&m.layers)) {
+        if named.insert(blob.digest) {
+            let content = source.content(blob)?.context("an image on disk has its blobs there")?;
+            blobs.push((blob.digest, content));
+        }
+    }
+    push_blobs(repository, blobs, uploads, say).await.with_context(failed)?;
+    let tag = reference.tag().unwrap_or("latest");
+    for manifest in &whole.manifests {
+        let digest = manifest.digest.to_string();
+        let name = if whole.index.is_none() { tag } else { &digest };
+        repository.push_manifest(name, &manifest.media_type, &manifest.raw).await.with_context(failed)?;
+        say.line(&format!("pushed image manifest {digest}"));
+    }
+    if let Some(index) = &whole.index {
+        repository.push_manifest(tag, &index.media_type, &index.raw).await.with_context(failed)?;
+        say.line(&format!("pushed image index {}", index.digest));
+    }
+    Ok(())
+}

@@ -1,0 +1,267 @@
+//! `soci record`: run a workload of an image and write down what it reads.
+//!
+//! Outputs `<name>.trace` and `prefetch.json` (paths in first-use order). Exit codes: 0 recorded; 3 recorded with
+//! losses; 4 the workload never became ready; 5 it became ready by its end, but failed; 130, 143, 129 stopped by
+//! SIGINT, SIGTERM, SIGHUP; 126 and 127 the command could not be executed; 1 anything else. The trace is kept in every
+//! case in which the workload ran.
+
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use recorder::capture::FuseLog;
+use recorder::plan;
+use recorder::report::Summary;
+use recorder::resolve::Resolver;
+use recorder::rootfs::{LayerCache, Overlay, RunDir, UnpackedLayer, chain_ids};
+use recorder::session::{self, Progress, Recorded, Rules, SessionError};
+use recorder::workload::{Process, namespace::with_private_mounts};
+use rustix::process::Signal;
+use soci_core::image::{Descriptor, Image, ImageSource, Platform};
+use soci_core::media_type::{LayerKind, layer_compression};
+use soci_core::trace::{Access, LayerRef, Outcome, TraceReader};
+use soci_core::unpack::LayerFormat;
+use tokio::runtime::{Handle, Runtime};
+
+use super::summary;
+use super::workload_args::{self, PlainHttp, WorkloadArgs, limit};
+use crate::cli::Global;
+
+/// Record what a workload reads from its image.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The image: oci:DIR[:TAG], oci-archive:FILE[:TAG], or a registry reference.
+    #[arg(long, value_name = "IMAGE")]
+    image: String,
+    #[command(flatten)]
+    workload: WorkloadArgs,
+    /// Go on this long after the workload is ready (seconds, or 300ms, 1m30s, ...).
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = crate::output::duration::parse)]
+    tail: Duration,
+    /// Directory for the results.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    out: PathBuf,
+    /// Name of the trace, without its extension; the default is the image's.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Directory for unpacked layers, which are kept and used again.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/soci-record")]
+    state: PathBuf,
+    /// Keep what the workload wrote, and say where it is.
+    #[arg(long)]
+    keep: bool,
+    /// A trace with losses is not an error.
+    #[arg(long)]
+    allow_incomplete: bool,
+    #[command(flatten)]
+    registry: PlainHttp,
+    /// Write the summary as JSON to standard error.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Records.
+pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
+    fs::create_dir_all(&args.out).with_context(|| format!("make {}", args.out.display()))?;
+    let runtime = Runtime::new().context("start the runtime")?;
+    let (image, signals) = runtime.block_on(async {
+        let registry = args.registry.client(&args.image)?;
+        let source = ImageSource::parse(&args.image, &registry)?;
+        let image = source.resolve(&Platform::host()).await?;
+        Ok::<_, anyhow::Error>((image, workload_args::signals()?))
+    })?;
+    let handle = runtime.handle();
+    with_private_mounts(|| record(args, global, &image, handle, signals))
+        .context("make private mounts (this needs root)")?
+}
+
+fn record(
+    args: &Args,
+    global: &Global,
+    image: &Image,
+    runtime: &Handle,
+    signals: Receiver<Signal>,
+) -> Result<ExitCode> {
+    let process = Process::new(&image.config, &args.workload.overrides())?;
+    let layers = unpack(&args.state, image, runtime)?;
+    let run = RunDir::new(&args.state)?;
+    let dir = |name: &str| -> Result<PathBuf> {
+        let path = run.path().join(name);
+        fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
+        Ok(path)
+    };
+    let top_first: Vec<PathBuf> = layers.iter().rev().map(|layer| layer.dir.clone()).collect();
+    let bottom_first: Vec<PathBuf> = layers.iter().map(|layer| layer.dir.clone()).collect();
+
+    // Declared in the order of their building: they go in the reverse one.
+    let merged = Overlay::read_only(&top_first, &dir("empty")?, &dir("merged")?)?;
+    let mut capture = FuseLog::mount(merged.path(), &dir("fuse")?)?;
+    let lower = recorder::capture::Capture::lower(&capture).to_path_buf();
+    let rootfs = Overlay::writable(
+        &[lower.as_path()],
+        &run.path().join("upper"),
+        &run.path().join("work"),
+        &dir("rootfs")?,
+    )?;
+    let spec = workload_args::spec(process, args.workload.net(), merged.path(), rootfs.path(), run.path())?;
+    let mut resolver = Resolver::new(&bottom_first).context("open the unpacked layers")?;
+
+    let trace = args.out.join(format!("{}.trace", name(args, image)));
+    let bar = progress_bar();
+    let options = session::Options {
+        trace: trace.clone(),
+        image: image.reference.clone(),
+        manifest: image.manifest.digest,
+        layers: image
+            .layers()
+            .iter()
+            .map(|layer| LayerRef { digest: layer.digest, size: layer.size })
+            .collect(),
+        rules: Rules { until: args.workload.until.clone(), tail: args.tail, timeout: limit(global) },
+        output: (Box::new(Around(bar.clone(), io::stdout())), Box::new(Around(bar.clone(), io::stderr()))),
+        signals,
+    };
+    let init = workload_args::init_command()?;
+    let mut show = |progress: &Progress| show(&bar, progress);
+    let recorded = session::record(&mut capture, &mut resolver, &spec, &init, options, &mut show);
+    bar.finish_and_clear();
+    let recorded = match recorded {
+        Ok(recorded) => recorded,
+        Err(SessionError::Workload(error)) if let Some(code) = workload_args::exec_code(&error) => {
+            eprintln!("error: {error}");
+            return Ok(ExitCode::from(code));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    drop(rootfs);
+    drop(capture);
+    drop(merged);
+    if args.keep {
+        eprintln!("what the workload wrote: {}", run.keep("upper")?.display());
+    }
+    finish(args, &trace, &recorded, &layers)
+}
+
+/// Writes the list of paths, shows the summary, chooses the exit code.
+fn finish(args: &Args, trace: &Path, recorded: &Recorded, layers: &[UnpackedLayer]) -> Result<ExitCode> {
+    let accesses = TraceReader::open(trace)?.collect::<Result<Vec<Access>, _>>()?;
+    let paths = plan::first_use(&accesses);
+    let paths: Vec<String> =
+        paths.iter().filter_map(|path| Some(format!("/{}", std::str::from_utf8(path).ok()?))).collect();
+    let list = args.out.join("prefetch.json");
+    fs::write(&list, serde_json::to_vec(&paths)?).with_context(|| format!("write {}", list.display()))?;
+    let content: Vec<u64> = layers.iter().map(|layer| layer.bytes).collect();
+    let summary = Summary::read(trace, &content)?;
+    if args.json {
+        eprintln!("{}", serde_json::to_string(&summary)?);
+    } else {
+        eprint!("{}", summary::text(&summary, recorded.outside));
+        eprintln!("written:     {} and {}", trace.display(), list.display());
+    }
+    let end = &recorded.end;
+    let code = match (end.outcome, end.ready_ns, end.exit_code) {
+        (Outcome::Interrupted, ..) => {
+            eprintln!("stopped by a signal; the trace is kept");
+            recorded.signal.map_or(130, |signal| 128 + signal.as_raw() as u8)
+        }
+        (Outcome::TimedOut, ..) => {
+            eprintln!("error: the workload was not ready in time; the trace is kept and says so");
+            4
+        }
+        (Outcome::Exited, None, code) => {
+            let code = code.unwrap_or(255);
+            eprintln!(
+                "error: the workload ended with code {code} before it was ready; the trace is kept and says so"
+            );
+            4
+        }
+        (Outcome::Exited, Some(_), Some(code)) if code != 0 => {
+            eprintln!("error: the workload failed with code {code}; the trace is kept");
+            5
+        }
+        _ if end.dropped > 0 && !args.allow_incomplete => {
+            eprintln!("error: {} accesses were lost (--allow-incomplete accepts that)", end.dropped);
+            3
+        }
+        _ => 0,
+    };
+    Ok(ExitCode::from(code))
+}
+
+/// Unpacks the layers that are not here yet.
+fn unpack(state: &Path, image: &Image, runtime: &Handle) -> Result<Vec<UnpackedLayer>> {
+    let diff_ids = &image.config.diff_ids;
+    if diff_ids.len() != image.layers().len() {
+        bail!("the image has {} layers, its configuration names {}", image.layers().len(), diff_ids.len());
+    }
+    let cache = LayerCache::open(state)?;
+    let mut unpacked: Vec<UnpackedLayer> = Vec::new();
+    for ((layer, diff_id), chain_id) in image.layers().iter().zip(diff_ids).zip(chain_ids(diff_ids)) {
+        let below: Vec<PathBuf> = unpacked.iter().rev().map(|layer| layer.dir.clone()).collect();
+        let open = || runtime.block_on(image.open_layer(layer)).map_err(Into::into);
+        unpacked.push(cache.add(&chain_id, *diff_id, format(layer)?, &below, open)?);
+    }
+    Ok(unpacked)
+}
+
+fn format(layer: &Descriptor) -> Result<LayerFormat> {
+    match layer_compression(&layer.media_type) {
+        LayerKind::Gzip => Ok(LayerFormat::Gzip),
+        LayerKind::Tar => Ok(LayerFormat::Tar),
+        _ => {
+            bail!("layer {} has media type {}, which cannot be unpacked here", layer.digest, layer.media_type)
+        }
+    }
+}
+
+/// A file name for the trace: the last part of the image's name.
+fn name(args: &Args, image: &Image) -> String {
+    if let Some(name) = &args.name {
+        return name.clone();
+    }
+    let path = image.reference.split('@').next().unwrap_or_default();
+    let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    let name = last.split(':').next().unwrap_or_default();
+    let safe = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+    let name: String = name.chars().map(safe).collect();
+    if name.trim_matches('.').is_empty() { "recording".into() } else { name }
+}
+
+/// A line of progress on standard error; hidden when that is not a terminal.
+fn progress_bar() -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+    }
+    let bar = ProgressBar::new_spinner();
+    let style =
+        ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+    bar.set_style(style);
+    bar
+}
+
+fn show(bar: &ProgressBar, progress: &Progress) {
+    let Progress { elapsed, ready, accesses, files, bytes } = progress;
+    let state = if *ready { "ready, tail" } else { "recording" };
+    let bytes = HumanBytes(*bytes);
+    let elapsed = elapsed.as_secs_f64();
+    bar.set_message(format!("{state} {elapsed:.1} s: {files} files, {bytes}, {accesses} accesses"));
+    bar.tick();
+}
+
+/// Writes around the progress line.
+struct Around<W>(ProgressBar, W);
+
+impl<W: Write> Write for Around<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.suspend(|| self.1.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.1.flush()
+    }
+}

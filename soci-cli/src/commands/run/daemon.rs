@@ -1,0 +1,228 @@
+//! The private snapshotter of one `soci run`: its configuration, its process, its counters.
+//!
+//! Owns the process; stopping or dropping it ends the daemon, which takes its mounts away first.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long the daemon may take to listen.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take to end after SIGTERM.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// Counters longer than this are not read.
+const MAX_METRICS: u64 = 8 << 20;
+
+/// How the image comes to the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Mode {
+    /// Layers are served lazily; nothing is fetched ahead.
+    Lazy,
+    /// Layers are served lazily, what the prefetch artifacts name is fetched ahead.
+    Prefetch,
+    /// All layers are pulled and unpacked first.
+    Full,
+}
+
+/// What the daemon is to be.
+#[derive(Debug)]
+pub(super) struct Setup<'a> {
+    /// Where it keeps everything.
+    pub(super) root: &'a Path,
+    /// The program.
+    pub(super) program: &'a Path,
+    /// A configuration file in place of the generated one.
+    pub(super) config: Option<&'a Path>,
+    /// For the generated configuration.
+    pub(super) mode: Mode,
+    /// Registry to which plain HTTP is spoken.
+    pub(super) plain_http: Option<&'a str>,
+}
+
+/// A running daemon.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    child: Child,
+    socket: PathBuf,
+    metrics: PathBuf,
+}
+
+impl Daemon {
+    /// Starts the daemon and waits until it listens.
+    pub(super) fn start(setup: &Setup<'_>) -> Result<Self> {
+        let root = setup.root;
+        let (socket, metrics) = (root.join("snapshotter.sock"), root.join("metrics.sock"));
+        for stale in [&socket, &metrics] {
+            if stale.exists() {
+                fs::remove_file(stale).with_context(|| format!("remove {}", stale.display()))?;
+            }
+        }
+        let generated = root.join("config.toml");
+        if setup.config.is_none() {
+            let text = configuration(setup.mode, &metrics, setup.plain_http);
+            fs::write(&generated, text).with_context(|| format!("write {}", generated.display()))?;
+        }
+        let log_path = root.join("snapshotter.log");
+        let log = File::options().create(true).append(true).open(&log_path);
+        let log = log.with_context(|| format!("open {}", log_path.display()))?;
+        let child = Command::new(std::env::current_exe().context("find the running program")?)
+            .args(["tied", "--"])
+            .arg(setup.program)
+            .arg("--root")
+            .arg(root.join("state"))
+            .arg("--address")
+            .arg(&socket)
+            .arg("--config")
+            .arg(setup.config.unwrap_or(&generated))
+            .stdin(std::process::Stdio::null())
+            .stdout(log.try_clone().context("share the log")?)
+            .stderr(log)
+            .process_group(0) // a Ctrl-C is for the workload; the daemon goes last
+            .spawn()
+            .with_context(|| format!("start {}", setup.program.display()))?;
+        let mut daemon = Self { child, socket, metrics };
+        daemon.wait_until_it_listens(&log_path)?;
+        Ok(daemon)
+    }
+
+    /// Its gRPC socket.
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// All counters: the samples of each name added up. Empty when the daemon gives none.
+    pub(super) fn counters(&self) -> BTreeMap<String, f64> {
+        scrape(&self.metrics).map(|text| parse(&text)).unwrap_or_default()
+    }
+
+    /// Ends the daemon and waits for it.
+    pub(super) fn stop(mut self) -> Result<()> {
+        self.end().context("end the snapshotter").map(drop)
+    }
+
+    fn end(&mut self) -> std::io::Result<ExitStatus> {
+        if let Some(status) = self.child.try_wait()? {
+            return Ok(status);
+        }
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::INT); // SIGINT: unmount everything, then go
+        }
+        let patience = Instant::now() + STOP_PATIENCE;
+        while Instant::now() < patience {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            sleep(Duration::from_millis(5));
+        }
+        self.child.kill()?;
+        self.child.wait()
+    }
+
+    fn wait_until_it_listens(&mut self, log: &Path) -> Result<()> {
+        let patience = Instant::now() + START_PATIENCE;
+        loop {
+            if UnixStream::connect(&self.socket).is_ok() {
+                return Ok(());
+            }
+            if let Some(status) = self.child.try_wait().context("watch the snapshotter")? {
+                bail!("the snapshotter ended at once ({status}): {}", last_lines(log));
+            }
+            if Instant::now() > patience {
+                bail!("the snapshotter does not listen on {}: {}", self.socket.display(), last_lines(log));
+            }
+            sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            tracing::warn!(%error, "cannot end the snapshotter");
+        }
+    }
+}
+
+/// The generated configuration file.
+fn configuration(mode: Mode, metrics: &Path, plain_http: Option<&str>) -> String {
+    let quoted = |text: &str| serde_json::Value::from(text).to_string(); // a JSON string is a TOML string, too
+    let (full, prefetch) = (mode == Mode::Full, mode == Mode::Prefetch);
+    let mut text = format!(
+        "metrics_network = \"unix\"\nmetrics_address = {}\n\n\
+         [pull_modes.soci_v1]\nenable = {lazy}\n\n[pull_modes.soci_v2]\nenable = {lazy}\n\n\
+         [pull_modes.parallel_pull_unpack]\nenable = {full}\nexperimental_parallel_pull_as_fallback = true\n\n\
+         [prefetch]\nenable = {prefetch}\n",
+        quoted(&metrics.to_string_lossy()),
+        lazy = !full,
+    );
+    if let Some(host) = plain_http {
+        let host = quoted(host);
+        text = format!("{text}\n[[resolver.host.{host}.mirrors]]\nhost = {host}\ninsecure = true\n");
+    }
+    text
+}
+
+fn last_lines(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().rev().take(5).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+}
+
+fn scrape(socket: &Path) -> std::io::Result<String> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(MAX_METRICS).read_to_string(&mut answer)?;
+    Ok(answer.split_once("\r\n\r\n").map_or(answer.clone(), |(_, body)| body.to_owned()))
+}
+
+/// The Prometheus text format, as far as counters and gauges use it.
+fn parse(text: &str) -> BTreeMap<String, f64> {
+    let mut counters = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let Some((series, value)) = line.rsplit_once(' ') else { continue };
+        let name = series.split('{').next().unwrap_or(series);
+        if let Ok(value) = value.parse::<f64>() {
+            *counters.entry(name.to_owned()).or_insert(0.0) += value;
+        }
+    }
+    counters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_of_one_name_are_added_up() {
+        let text =
+            "# HELP a x\n# TYPE a counter\na{kind=\"x y\"} 2\na{kind=\"z\"} 3\nb 1.5\nbroken\nc nothing\n";
+        let expected = [("a".to_owned(), 5.0), ("b".to_owned(), 1.5)];
+        assert_eq!(parse(text), BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn modes_choose_what_is_enabled() {
+        let text = configuration(Mode::Prefetch, Path::new("/r/\"m\".sock"), Some("10.0.0.1:5000"));
+        assert!(text.contains("metrics_address = \"/r/\\\"m\\\".sock\""), "{text}");
+        assert!(text.contains("[prefetch]\nenable = true"), "{text}");
+        assert!(text.contains("[pull_modes.soci_v1]\nenable = true"), "{text}");
+        assert!(text.contains("[[resolver.host.\"10.0.0.1:5000\".mirrors]]"), "{text}");
+        let text = configuration(Mode::Full, Path::new("/m"), None);
+        assert!(text.contains("[pull_modes.soci_v2]\nenable = false"), "{text}");
+        assert!(text.contains("[pull_modes.parallel_pull_unpack]\nenable = true"), "{text}");
+        assert!(!text.contains("resolver"), "{text}");
+    }
+}

@@ -1,0 +1,138 @@
+//! Words about the workload that `record` and `run` share.
+//!
+//! Plain data from the command line, turned into what the libraries take. Also the way signals reach a recording.
+
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use crate::cli::Global;
+use crate::sources::RegistryFlags;
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use recorder::until::Rule;
+use recorder::workload::{InitCommand, Net, Overrides, Spec, User, WorkloadError};
+use rustix::process::Signal;
+use soci_core::registry::Registry;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How the workload is run.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct WorkloadArgs {
+    /// Set a variable for the workload, in addition to the image's or in place of it.
+    #[arg(long = "env", short = 'e', value_name = "KEY=VALUE")]
+    pub(crate) env: Vec<String>,
+    /// Working directory in the image.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<String>,
+    /// User and group in the image, by name or number.
+    #[arg(long, short = 'u', value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+    /// Argument for the image's entrypoint, in place of its CMD; may be repeated.
+    #[arg(long = "arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub(crate) args: Vec<String>,
+    /// Network of the workload.
+    #[arg(long, value_enum, default_value_t = NetArg::Host)]
+    pub(crate) net: NetArg,
+    /// When the workload is useful: exit, time:S, log:REGEX, tcp:PORT, http:URL or signal. The first of several counts.
+    #[arg(long = "until", value_name = "RULE")]
+    pub(crate) until: Vec<Rule>,
+    /// The command to run in place of the image's.
+    #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+}
+
+/// `--net`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NetArg {
+    /// A network of its own with nothing but loopback.
+    None,
+    /// The host's network.
+    Host,
+}
+
+impl WorkloadArgs {
+    /// What the user said about the process.
+    pub(crate) fn overrides(&self) -> Overrides {
+        Overrides {
+            command: self.command.clone(),
+            args: self.args.clone(),
+            env: self.env.clone(),
+            cwd: self.cwd.clone(),
+            user: self.user.clone(),
+        }
+    }
+
+    /// The workload's network.
+    pub(crate) fn net(&self) -> Net {
+        match self.net {
+            NetArg::None => Net::None,
+            NetArg::Host => Net::Host,
+        }
+    }
+}
+
+/// The one word about registries that commands with a workload take: `--user` is the workload's here.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PlainHttp {
+    /// Speak plain HTTP to the image's registry.
+    #[arg(long)]
+    pub(crate) plain_http: bool,
+}
+
+impl PlainHttp {
+    /// The registry client for an image.
+    pub(crate) fn client(&self, image: &str) -> Result<Registry> {
+        RegistryFlags { plain_http: self.plain_http, user: None }.registry(image)
+    }
+}
+
+/// The time after which a workload that is not ready is given up.
+pub(crate) fn limit(global: &Global) -> Option<Duration> {
+    (!global.timeout.is_zero()).then_some(global.timeout)
+}
+
+/// How this program executes itself as the first process of a workload.
+pub(crate) fn init_command() -> Result<InitCommand> {
+    let program = std::env::current_exe().context("find the running program")?;
+    Ok(InitCommand { program: program.into(), args: vec!["workload-init".into()] })
+}
+
+/// SIGINT, SIGTERM and SIGHUP as they come. Must be called on a tokio runtime.
+pub(crate) fn signals() -> Result<Receiver<Signal>> {
+    let (sender, receiver) = channel();
+    let kinds = [
+        (SignalKind::interrupt(), Signal::INT),
+        (SignalKind::terminate(), Signal::TERM),
+        (SignalKind::hangup(), Signal::HUP),
+    ];
+    for (kind, number) in kinds {
+        let mut stream = signal(kind).context("listen for signals")?;
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() {
+                if sender.send(number).is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    Ok(receiver)
+}
+
+/// The exit code that the failure to run a command has in a shell, if this is one.
+pub(crate) fn exec_code(error: &WorkloadError) -> Option<u8> {
+    if let WorkloadError::Exec { code, .. } = error { Some(*code) } else { None }
+}
+
+/// Resolves the process's user and puts the workload together. `lookup` is the unpacked image, `scratch` a directory
+/// for the files that are bound over the image's.
+pub(crate) fn spec(
+    process: recorder::workload::Process,
+    net: Net,
+    lookup: &std::path::Path,
+    rootfs: &std::path::Path,
+    scratch: &std::path::Path,
+) -> Result<Spec> {
+    let user = User::resolve(lookup, &process.user).map_err(WorkloadError::User)?;
+    Ok(Spec::new(process, user, net, rootfs, scratch)?)
+}

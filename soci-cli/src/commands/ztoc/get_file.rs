@@ -1,0 +1,150 @@
+//! `soci ztoc get-file`: one file of a layer through its zTOC.
+//!
+//! Only the spans that hold the file are read, and each is checked against its digest first. Links are followed by the
+//! exact name they hold, as upstream does.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use anyhow::{Context, Result, bail};
+use soci_core::{
+    digest::Digest,
+    image::{Descriptor, ImageSource, Platform},
+    store::Artifact,
+    tar::EntryKind,
+    units::{ByteRange, SpanId},
+    ztoc::{FileEntry, Ztoc, extract_span},
+};
+use tokio::runtime::Runtime;
+
+use crate::{
+    cli::Global,
+    error::Hinted,
+    root::{self, Root},
+    sources::RegistryFlags,
+};
+
+/// Most links followed from the file asked for.
+const MAX_LINKS: usize = 40;
+
+/// Get one file of a layer, fetching only the spans it is in.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Digest of the zTOC.
+    ztoc: Option<String>,
+    /// Name of the file as it is in the layer's tar.
+    file: Option<String>,
+    /// Write to this file in place of standard output.
+    #[arg(long, short = 'o', value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// The image the layer is in; the default are the images whose indexes name the zTOC.
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
+    #[command(flatten)]
+    registry: RegistryFlags,
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
+    let (Some(ztoc), Some(name)) = (&args.ztoc, &args.file) else {
+        bail!("please provide both a ztoc digest and a filename to extract");
+    };
+    let digest = root::digest(Some(ztoc))?;
+    let root = Root::open(global)?;
+    if !root.content.has(&digest) {
+        bail!("{digest}: not found");
+    }
+    let (record, ztoc) = super::open(&root, &digest)?;
+    let range = find(&ztoc, name.as_bytes())?.content_range();
+    let spans = ztoc.spans().spans_covering(range);
+    let runtime = Runtime::new().context("start the runtime")?;
+    let layer =
+        if spans.is_empty() { None } else { Some(runtime.block_on(find_layer(args, &root, &record))?) };
+    let mut out: Box<dyn Write> = match &args.output {
+        Some(path) => Box::new(File::create(path).with_context(|| format!("create {}", path.display()))?),
+        None => Box::new(io::stdout().lock()),
+    };
+    if let Some((source, layer)) = layer {
+        for span in spans.map(SpanId) {
+            let bytes = runtime.block_on(source.read_range(&layer, ztoc.spans().compressed_range(span)))?;
+            write_part(&ztoc, span, &bytes, range, &mut out).with_context(|| format!("span {span}"))?;
+        }
+    }
+    if args.output.is_none() {
+        out.write_all(b"\n")?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+/// The entry of that name, or the one its links lead to.
+fn find<'a>(ztoc: &'a Ztoc, name: &[u8]) -> Result<&'a FileEntry> {
+    let mut name = name.to_vec();
+    for _ in 0..MAX_LINKS {
+        let Some(file) = ztoc.files().iter().find(|file| file.name == name) else {
+            bail!("file {} does not exist in metadata", String::from_utf8_lossy(&name));
+        };
+        if !matches!(file.kind, EntryKind::HardLink | EntryKind::Symlink) {
+            return Ok(file);
+        }
+        name = file.link_name.to_vec();
+    }
+    bail!("too many links: {}", String::from_utf8_lossy(&name));
+}
+
+/// The layer's place: the image the user names, or one that an index with this zTOC was created for.
+async fn find_layer(args: &Args, root: &Root, ztoc: &Artifact) -> Result<(ImageSource, Descriptor)> {
+    let mut images: Vec<(String, Platform)> = Vec::new();
+    if let Some(name) = &args.image {
+        images.push((name.clone(), Platform::host()));
+    } else {
+        for index in root.indexes()? {
+            if let (Some(name), Some(platform)) = (index.image_ref, index.platform) {
+                images.push((name, platform.parse()?));
+            }
+        }
+    }
+    let mut failure = None;
+    for (name, platform) in images {
+        match layer_in(args, &name, &platform, &ztoc.oci_digest).await {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => {}
+            Err(error) => failure = Some(error),
+        }
+    }
+    Err(failure.unwrap_or_else(|| {
+        Hinted::new(format!("layer {}: not found", ztoc.oci_digest), "name the image it is in with --image")
+            .into()
+    }))
+}
+
+async fn layer_in(
+    args: &Args,
+    name: &str,
+    platform: &Platform,
+    layer: &Digest,
+) -> Result<Option<(ImageSource, Descriptor)>> {
+    let source = ImageSource::parse(name, &args.registry.registry(name)?)?;
+    let image = source.resolve(platform).await?;
+    let found = image.layers().iter().find(|descriptor| descriptor.digest == *layer).cloned();
+    Ok(found.map(|layer| (source, layer)))
+}
+
+/// Writes the part of a span that is in `range`.
+fn write_part(ztoc: &Ztoc, span: SpanId, bytes: &[u8], range: ByteRange, out: &mut impl Write) -> Result<()> {
+    if ztoc.spans().digest(span) != Some(Digest::of(bytes)) {
+        bail!("the layer's bytes do not have the digest that the zTOC gives");
+    }
+    let mut at = ztoc.spans().uncompressed_range(span).start;
+    extract_span(ztoc, span, bytes, &mut |plain| {
+        let here = ByteRange::new(at, at + plain.len() as u64);
+        if let Some(part) = here.intersect(&range) {
+            out.write_all(&plain[(part.start - at) as usize..(part.end - at) as usize])?;
+        }
+        at = here.end;
+        Ok(())
+    })?;
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! `soci ztoc list`: sorted by digest.
+
+use std::collections::HashSet;
+
+use anyhow::{Result, bail};
+use soci_core::{digest::Digest, image::ImageError, index::SociIndex, store::ArtifactKind};
+
+use crate::{
+    cli::Global,
+    output::table,
+    root::{self, Root},
+    sources::full_name,
+};
+
+/// List the zTOCs.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only this one.
+    #[arg(long, value_name = "DIGEST")]
+    ztoc_digest: Option<String>,
+    /// Only those of the SOCI indexes of this image, as it was named when they were created.
+    #[arg(long, value_name = "IMAGE")]
+    image_ref: Option<String>,
+    /// Digests only.
+    #[arg(long, short = 'q')]
+    quiet: bool,
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
+    let wanted = args.ztoc_digest.as_deref().map(|text| root::digest(Some(text))).transpose()?;
+    let root = Root::open(global)?;
+    let mut ztocs = root.list(ArtifactKind::SociLayer)?;
+    if let Some(name) = &args.image_ref {
+        let of_image = of_image(&root, &full_name(name))?;
+        ztocs.retain(|ztoc| of_image.contains(&ztoc.digest));
+    }
+    if let Some(wanted) = wanted {
+        ztocs.retain(|ztoc| ztoc.digest == wanted);
+        if ztocs.is_empty() && args.image_ref.is_some() {
+            bail!("the specified ztoc doesn't exist or is not associated with the specified image");
+        }
+    }
+    if args.quiet {
+        for ztoc in &ztocs {
+            println!("{}", ztoc.digest);
+        }
+        return Ok(());
+    }
+    let mut rows = vec![["DIGEST", "SIZE", "LAYER DIGEST"].map(str::to_owned)];
+    rows.extend(
+        ztocs
+            .iter()
+            .map(|ztoc| [ztoc.digest.to_string(), ztoc.size.to_string(), ztoc.oci_digest.to_string()]),
+    );
+    print!("{}", table::render(&rows));
+    Ok(())
+}
+
+fn of_image(root: &Root, name: &str) -> Result<HashSet<Digest>> {
+    let mut indexes = root.indexes()?;
+    indexes.retain(|index| index.image_ref.as_deref() == Some(name));
+    if indexes.is_empty() {
+        return Err(ImageError::NotFound(name.to_owned()).into());
+    }
+    let mut ztocs = HashSet::new();
+    for record in indexes {
+        let index = SociIndex::parse(root.content.read(&record.digest)?)?;
+        ztocs.extend(index.ztocs().map(|ztoc| ztoc.digest));
+    }
+    Ok(ztocs)
+}

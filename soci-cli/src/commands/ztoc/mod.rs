@@ -1,0 +1,49 @@
+//! `soci ztoc`: the zTOCs of the local store.
+
+mod get_file;
+mod info;
+mod list;
+
+use anyhow::{Result, bail};
+use soci_core::{
+    digest::Digest,
+    store::{Artifact, ArtifactKind},
+    ztoc::Ztoc,
+};
+
+use crate::{cli::Global, root::Root};
+
+/// List and show zTOCs, and get files through them.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// List the zTOCs.
+    #[command(visible_alias = "ls")]
+    List(list::Args),
+    /// Show spans and files of a zTOC.
+    Info(info::Args),
+    /// Get one file of a layer, fetching only the spans it is in.
+    GetFile(get_file::Args),
+}
+
+impl Command {
+    pub(crate) fn run(self, global: &Global) -> Result<()> {
+        match self {
+            Self::List(args) => list::run(&args, global),
+            Self::Info(args) => info::run(&args, global),
+            Self::GetFile(args) => get_file::run(&args, global),
+        }
+    }
+}
+
+/// Opens a recorded zTOC.
+fn open(root: &Root, digest: &Digest) -> Result<(Artifact, Ztoc)> {
+    let record = root.record(digest)?;
+    match record.kind {
+        ArtifactKind::SociLayer => {}
+        ArtifactKind::SociIndex => bail!(
+            "the provided digest belongs to a SOCI index. Use `soci index info` to get the detailed information about it"
+        ),
+        ArtifactKind::SociPrefetch => bail!("the provided digest belongs to a prefetch artifact"),
+    }
+    Ok((record, Ztoc::open(root.content.read(digest)?)?))
+}

@@ -1,0 +1,142 @@
+//! One pass over a gzip layer: plain bytes and block boundaries, in order.
+//!
+//! [`Scanner`] owns the inflate stream and a buffer of the last output. Invariant: `total_in` and `total_out`
+//! count over all members, and the 32 KiB before `total_out` are always in the buffer.
+
+use super::checkpoint::WINDOW;
+use super::inflate::{Framing, InflateError, Inflater};
+
+/// Room for output behind the window; large enough that moving the window costs little, small enough for the
+/// processor's cache.
+const ROOM: usize = 224 << 10;
+
+/// Why a layer blob is not a whole gzip file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum GzipError {
+    /// Damaged data.
+    #[error("gzip data is damaged at compressed offset {offset}")]
+    Damaged {
+        /// Compressed bytes consumed before the damage was seen.
+        offset: u64,
+        /// What zlib said.
+        #[source]
+        source: InflateError,
+    },
+    /// Bytes after a member that do not start another one.
+    #[error("gzip data is followed by bytes that are no gzip member, at compressed offset {offset}")]
+    TrailingBytes {
+        /// Offset of the first of them.
+        offset: u64,
+    },
+    /// The blob ends inside of a member.
+    #[error("gzip data ends early, at compressed offset {offset}")]
+    Truncated {
+        /// Length of the blob.
+        offset: u64,
+    },
+}
+
+/// What the scanner came across.
+#[derive(Debug)]
+pub(crate) enum Event<'a> {
+    /// All input was taken.
+    NeedInput,
+    /// This much input was consumed, and gave these bytes.
+    Progress { consumed: usize, plain: &'a [u8], boundary: Option<u8> },
+}
+
+/// A decompressor of a whole multi-member gzip file that stops between blocks.
+#[derive(Debug)]
+pub(crate) struct Scanner {
+    inflater: Inflater,
+    buffer: Box<[u8]>,
+    /// End of the valid bytes in `buffer`.
+    end: usize,
+    total_in: u64,
+    total_out: u64,
+    state: State,
+    /// Where the present member starts.
+    member_start: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Inside of a member; `true` once its header was read.
+    Member(bool),
+    /// Between members: more input means another member.
+    Between,
+}
+
+impl Scanner {
+    pub(crate) fn new() -> Self {
+        Self {
+            inflater: Inflater::new(Framing::Gzip),
+            buffer: vec![0; WINDOW + ROOM].into_boxed_slice(),
+            end: WINDOW,
+            total_in: 0,
+            total_out: 0,
+            state: State::Member(false),
+            member_start: 0,
+        }
+    }
+
+    /// Compressed bytes consumed.
+    pub(crate) fn total_in(&self) -> u64 {
+        self.total_in
+    }
+
+    /// Plain bytes produced.
+    pub(crate) fn total_out(&self) -> u64 {
+        self.total_out
+    }
+
+    /// The last 32 KiB of output, zeros in front when there was less.
+    pub(crate) fn window(&self) -> &[u8] {
+        &self.buffer[self.end - WINDOW..self.end]
+    }
+
+    /// Goes on with `input`, the bytes after those consumed so far, up to the next event.
+    pub(crate) fn step(&mut self, input: &[u8]) -> Result<Event<'_>, GzipError> {
+        if input.is_empty() {
+            return Ok(Event::NeedInput);
+        }
+        if self.state == State::Between {
+            self.inflater.reset(Framing::Gzip);
+            self.state = State::Member(false);
+            self.member_start = self.total_in;
+        }
+        if self.end == self.buffer.len() {
+            self.buffer.copy_within(self.end - WINDOW.., 0);
+            self.end = WINDOW;
+        }
+        let start = self.end;
+        let step = self.inflater.step(input, &mut self.buffer[start..], true).map_err(|source| {
+            if self.member_start > 0 && self.state == State::Member(false) {
+                GzipError::TrailingBytes { offset: self.member_start }
+            } else {
+                GzipError::Damaged { offset: self.total_in, source }
+            }
+        })?;
+        self.end += step.produced;
+        self.total_in += step.consumed as u64;
+        self.total_out += step.produced as u64;
+        if step.finished {
+            self.state = State::Between;
+        } else if step.boundary.is_some() || step.produced > 0 {
+            self.state = State::Member(true);
+        }
+        let plain = &self.buffer[start..self.end];
+        Ok(Event::Progress { consumed: step.consumed, plain, boundary: step.boundary })
+    }
+
+    /// Declares the end of the input.
+    pub(crate) fn finish(&self) -> Result<(), GzipError> {
+        match self.state {
+            State::Between => Ok(()),
+            State::Member(false) if self.member_start > 0 => {
+                Err(GzipError::TrailingBytes { offset: self.member_start })
+            }
+            State::Member(_) => Err(GzipError::Truncated { offset: self.total_in }),
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! containerd's gRPC API as far as SOCI speaks it: the snapshots service, for both ends.
+//!
+//! `gen/` is made from `protos/` by `cargo xtask codegen` and is committed, so that a build needs neither `protoc` nor the
+//! network. The server trait ([`snapshots::snapshots_server::Snapshots`]) is implemented by the snapshotter; the client is
+//! for everyone who asks it for snapshots ([`snapshots_client`]).
+//!
+//! This room holds no state.
+
+mod client;
+
+pub use client::{ConnectError, NAMESPACE_HEADER, SnapshotsClient, snapshots_client};
+
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    missing_debug_implementations,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated from containerd's .proto files"
+)]
+#[rustfmt::skip]
+#[path = "gen/mod.rs"]
+mod generated;
+
+/// `containerd.services.snapshots.v1`: messages, client and server trait of the snapshots service.
+pub use generated::containerd::services::snapshots::v1 as snapshots;
+/// `containerd.types`: messages that several containerd services share.
+pub use generated::containerd::types;

@@ -1,0 +1,196 @@
+//! Image manifests and image indexes: typed views beside the raw bytes they were read from.
+//!
+//! What must always hold: `digest` is the digest of `raw`, and the typed fields were read from `raw`. The raw bytes are
+//! what gets stored and pushed; nothing is re-encoded.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::{Descriptor, descriptor::null_is_default};
+use crate::{digest::Digest, media_type};
+
+/// Largest manifest or index that is read, bytes (registries commonly refuse more than 4 MiB).
+pub const MAX_MANIFEST: usize = 8 << 20;
+
+/// Why bytes are not an image manifest or index.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManifestError {
+    /// Over [`MAX_MANIFEST`].
+    #[error("manifest of {0} bytes is too large")]
+    TooLarge(usize),
+    /// Not the expected JSON.
+    #[error("manifest is not valid JSON of its type")]
+    Json(#[from] serde_json::Error),
+    /// Docker's schema 1, or another version.
+    #[error("manifest schema version {0} is not supported")]
+    Schema(u64),
+    /// A list where a manifest was expected, or the other way round.
+    #[error("unexpected media type {0:?}")]
+    MediaType(String),
+}
+
+/// One platform's image manifest (or an artifact manifest of the same shape).
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    /// The bytes as stored.
+    pub raw: Bytes,
+    /// Digest of [`Self::raw`].
+    pub digest: Digest,
+    /// Media type: the manifest's own field, else what it was served as.
+    pub media_type: String,
+    /// Artifact type, if given.
+    pub artifact_type: Option<String>,
+    /// The configuration blob.
+    pub config: Descriptor,
+    /// The layers, lowest first.
+    pub layers: Vec<Descriptor>,
+    /// The manifest this one refers to.
+    pub subject: Option<Descriptor>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A list of manifests for several platforms.
+#[derive(Clone, Debug)]
+pub struct ImageIndex {
+    /// The bytes as stored.
+    pub raw: Bytes,
+    /// Digest of [`Self::raw`].
+    pub digest: Digest,
+    /// Media type: the index's own field, else what it was served as.
+    pub media_type: String,
+    /// The manifests.
+    pub manifests: Vec<Descriptor>,
+}
+
+#[derive(Deserialize)]
+struct ManifestFields {
+    #[serde(rename = "schemaVersion", default)]
+    schema_version: u64,
+    #[serde(rename = "mediaType", default)]
+    media_type: String,
+    #[serde(rename = "artifactType", default)]
+    artifact_type: Option<String>,
+    config: Descriptor,
+    #[serde(default, deserialize_with = "null_is_default")]
+    layers: Vec<Descriptor>,
+    #[serde(default)]
+    subject: Option<Descriptor>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    annotations: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct IndexFields {
+    #[serde(rename = "schemaVersion", default)]
+    schema_version: u64,
+    #[serde(rename = "mediaType", default)]
+    media_type: String,
+    #[serde(default, deserialize_with = "null_is_default")]
+    manifests: Vec<Descriptor>,
+}
+
+impl Manifest {
+    /// Reads a manifest. `served_as` is the media type of the descriptor or response it came with.
+    ///
+    /// # Errors
+    /// When the bytes are too large, not JSON, of another schema, or a list of manifests.
+    pub fn parse(raw: Bytes, served_as: &str) -> Result<Self, ManifestError> {
+        limit(&raw)?;
+        let fields: ManifestFields = serde_json::from_slice(&raw)?;
+        schema(fields.schema_version)?;
+        let media_type = own_or(fields.media_type, served_as);
+        if media_type::is_index(&media_type) {
+            return Err(ManifestError::MediaType(media_type));
+        }
+        Ok(Self {
+            digest: Digest::of(&raw),
+            raw,
+            media_type,
+            artifact_type: fields.artifact_type.filter(|t| !t.is_empty()),
+            config: fields.config,
+            layers: fields.layers,
+            subject: fields.subject,
+            annotations: fields.annotations,
+        })
+    }
+
+    /// Type, digest and size of this manifest.
+    pub fn descriptor(&self) -> Descriptor {
+        Descriptor::new(&self.media_type, self.digest, self.raw.len() as u64)
+    }
+}
+
+impl ImageIndex {
+    /// Reads an index. `served_as` is the media type of the descriptor or response it came with.
+    ///
+    /// # Errors
+    /// When the bytes are too large, not JSON, of another schema, or a manifest.
+    pub fn parse(raw: Bytes, served_as: &str) -> Result<Self, ManifestError> {
+        limit(&raw)?;
+        let fields: IndexFields = serde_json::from_slice(&raw)?;
+        schema(fields.schema_version)?;
+        let media_type = own_or(fields.media_type, served_as);
+        if media_type::is_manifest(&media_type) {
+            return Err(ManifestError::MediaType(media_type));
+        }
+        Ok(Self { digest: Digest::of(&raw), raw, media_type, manifests: fields.manifests })
+    }
+}
+
+fn limit(raw: &[u8]) -> Result<(), ManifestError> {
+    if raw.len() > MAX_MANIFEST { Err(ManifestError::TooLarge(raw.len())) } else { Ok(()) }
+}
+
+fn schema(version: u64) -> Result<(), ManifestError> {
+    if version == 2 { Ok(()) } else { Err(ManifestError::Schema(version)) }
+}
+
+fn own_or(own: String, served_as: &str) -> String {
+    if own.is_empty() { served_as.to_owned() } else { own }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+
+    fn manifest(extra: &str) -> Bytes {
+        let config = format!("{{\"mediaType\":\"c\",\"digest\":\"{DIGEST}\",\"size\":2}}");
+        format!("{{\"schemaVersion\":2{extra},\"config\":{config},\"layers\":null,\"x\":1}}").into()
+    }
+
+    #[test]
+    fn own_media_type_wins_and_raw_bytes_are_kept() {
+        let raw = manifest(",\"mediaType\":\"application/vnd.oci.image.manifest.v1+json\"");
+        let read = Manifest::parse(raw.clone(), "text/plain").unwrap();
+        assert_eq!(read.media_type, media_type::OCI_MANIFEST);
+        assert_eq!(read.digest, Digest::of(&raw));
+        assert_eq!(read.descriptor().size, raw.len() as u64);
+        assert!(read.layers.is_empty());
+        assert_eq!(
+            Manifest::parse(manifest(""), media_type::DOCKER_MANIFEST).unwrap().media_type,
+            media_type::DOCKER_MANIFEST
+        );
+    }
+
+    #[test]
+    fn other_things_are_refused() {
+        let index = format!(",\"mediaType\":\"{}\"", media_type::OCI_INDEX);
+        assert!(matches!(Manifest::parse(manifest(&index), ""), Err(ManifestError::MediaType(_))));
+        let old = Bytes::from_static(b"{\"schemaVersion\":1,\"manifests\":[]}");
+        assert!(matches!(ImageIndex::parse(old, ""), Err(ManifestError::Schema(1))));
+        assert!(matches!(Manifest::parse(Bytes::from_static(b"<html>"), ""), Err(ManifestError::Json(_))));
+        assert!(matches!(
+            Manifest::parse(vec![b' '; MAX_MANIFEST + 1].into(), ""),
+            Err(ManifestError::TooLarge(_))
+        ));
+        let negative = manifest("").to_vec();
+        let negative = String::from_utf8(negative).unwrap().replace("\"size\":2", "\"size\":-2");
+        assert!(Manifest::parse(negative.into(), "").is_err());
+    }
+}

@@ -1,0 +1,345 @@
+//! Image -> SOCI index: zTOCs of all layers in parallel, prefetch artifacts, the manifest, and their records.
+//!
+//! Owns the threads of one build. What must always hold: the index's bytes depend only on the image and the settings,
+//! not on the order in which layers were done; the index is stored and recorded last, when all it names is there.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    num::NonZero,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use tokio::runtime::Handle;
+
+use super::{
+    EMPTY_CONFIG, IndexVersion, LayerBuildError, SkipReason, SociIndex,
+    layer::{self, IndexedLayer},
+    planned::{self, Walked},
+    settings::{BuildError, BuildReport, Event, Settings},
+};
+use crate::{
+    digest::Digest,
+    image::{Descriptor, Image},
+    media_type,
+    prefetch::{ImageView, LayerFile, Needs, Plan, PrefetchArtifact, compat, map},
+    store::{Artifact, ArtifactKind, Artifacts, LayoutStore},
+    ztoc::{BuildOptions, Checkpointing, Ztoc},
+};
+
+/// Builds the index of one platform's image into `store` and records it in `artifacts`. Blocks; not to be called on a
+/// thread that runs async tasks. `runtime` drives transfers from a registry.
+///
+/// # Errors
+/// When a layer fails, no layer can be indexed, or the store fails.
+pub fn build(
+    image: &Image,
+    settings: &Settings,
+    store: &LayoutStore,
+    artifacts: &Artifacts,
+    runtime: &Handle,
+    tell: &(dyn Fn(Event<'_>) + Sync),
+) -> Result<BuildReport, BuildError> {
+    Build { image, settings, store, artifacts, runtime, tell, records: artifacts.list()? }.run()
+}
+
+struct Build<'a> {
+    image: &'a Image,
+    settings: &'a Settings,
+    store: &'a LayoutStore,
+    artifacts: &'a Artifacts,
+    runtime: &'a Handle,
+    tell: &'a (dyn Fn(Event<'_>) + Sync),
+    records: Vec<Artifact>,
+}
+
+/// Where one layer's checkpoints go, and the name of that rule in the records.
+#[derive(Default)]
+struct Placement {
+    checkpointing: Checkpointing,
+    name: Option<String>,
+}
+
+impl Placement {
+    /// The rule that puts checkpoints at these offsets. Its name holds their digest, so that only a zTOC made for the
+    /// same needs is used again.
+    fn new(boundaries: Vec<u64>) -> Self {
+        if boundaries.is_empty() {
+            return Self::default();
+        }
+        let bytes: Vec<u8> = boundaries.iter().flat_map(|at| at.to_le_bytes()).collect();
+        let name = Some(format!("boundaries {}", Digest::of(&bytes)));
+        Self { checkpointing: Checkpointing::Boundaries(boundaries), name }
+    }
+}
+
+/// What the first look at a layer gave.
+struct Look {
+    /// `None` when the layer's compression cannot be read here.
+    walked: Option<Walked>,
+    /// A local copy, if it lies in a registry and will be looked at again.
+    copy: Option<File>,
+}
+
+impl Build<'_> {
+    fn run(&self) -> Result<BuildReport, BuildError> {
+        let layers = self.image.layers();
+        let first = first_occurrences(layers);
+        let distinct: Vec<usize> = (0..layers.len()).filter(|&i| first[i] == i).collect();
+
+        let trace = self.settings.trace.as_ref().filter(|_| self.settings.prefetch_files.is_empty());
+        let mut copies: HashMap<usize, File> = HashMap::new();
+        let mut needs = None;
+        let mut placements: HashMap<usize, Placement> = HashMap::new();
+        if let Some((trace, gap)) = trace.and_then(|t| Some((t, t.span_gap?))) {
+            let mut tables = HashMap::new();
+            let mut blocks = HashMap::new();
+            for (i, look) in self.in_parallel(&distinct, |i| self.look(i))? {
+                copies.extend(look.copy.map(|file| (i, file)));
+                let walked = look.walked.map(|walked| (walked.files, walked.blocks));
+                let (files, ends) = walked.unzip();
+                tables.insert(i, files);
+                blocks.insert(i, ends.unwrap_or_default());
+            }
+            let of = self.needs(&trace.plan, &first, &tables);
+            for (i, blocks) in blocks {
+                placements.insert(i, Placement::new(planned::hug(&of.merged(i, gap), &blocks)));
+            }
+            needs = Some(of);
+        }
+
+        let built =
+            self.in_parallel(&distinct, |i| self.index_layer(i, copies.get(&i), placements.get(&i)))?;
+        let indexed: HashMap<usize, IndexedLayer> =
+            built.into_iter().filter_map(|(i, layer)| Some((i, layer?))).collect();
+        if indexed.is_empty() {
+            return Err(BuildError::NoZtocs);
+        }
+        let ztocs: Vec<Option<Ztoc>> =
+            (0..layers.len()).map(|i| indexed.get(&i).and_then(|layer| layer.ztoc.clone())).collect();
+
+        let prefetch = if let Some(trace) = trace {
+            let needs = match needs {
+                Some(needs) => needs,
+                None => self.needs(&trace.plan, &first, &self.tables(&distinct, &ztocs)?),
+            };
+            self.prefetched(&needs, &ztocs)
+        } else {
+            let by_layer: Vec<_> = first.iter().map(|&i| ztocs[i].clone()).collect();
+            let listed = compat::artifacts(&self.settings.prefetch_files, &by_layer);
+            for path in &listed.missing {
+                (self.tell)(Event::FileNotFound(path));
+            }
+            listed.layers
+        };
+
+        let mut entries: Vec<Descriptor> = (0..layers.len())
+            .filter_map(|i| Some(self.ztoc_entry(&layers[i], indexed.get(&first[i])?)))
+            .collect();
+        for (layer, artifact) in layers.iter().zip(prefetch) {
+            entries.extend(artifact.map(|artifact| self.prefetch_entry(layer, &artifact)).transpose()?);
+        }
+        self.seal(entries)
+    }
+
+    /// Runs `work` for each of the layers, on as many threads as there are processors. All failures are collected.
+    fn in_parallel<T: Send>(
+        &self,
+        layers: &[usize],
+        work: impl Fn(usize) -> Result<T, LayerBuildError> + Sync,
+    ) -> Result<Vec<(usize, T)>, BuildError> {
+        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(layers.len());
+        let mut largest_first = layers.to_vec();
+        largest_first.sort_by_key(|&i| std::cmp::Reverse(self.image.layers()[i].size));
+        let next = AtomicUsize::new(0);
+        let (done, failed) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    while let Some(&i) = largest_first.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        match work(i) {
+                            Ok(value) => done.lock().unwrap_or_else(PoisonError::into_inner).push((i, value)),
+                            Err(error) => failed
+                                .lock()
+                                .unwrap_or_else(PoisonError::into_inner)
+                                .push((self.image.layers()[i].digest, error)),
+                        }
+                    }
+                });
+            }
+        });
+        let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if failed.is_empty() {
+            Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
+        } else {
+            Err(BuildError::Layers(failed))
+        }
+    }
+
+    fn index_layer(
+        &self,
+        i: usize,
+        copy: Option<&File>,
+        placement: Option<&Placement>,
+    ) -> Result<Option<IndexedLayer>, LayerBuildError> {
+        let descriptor = &self.image.layers()[i];
+        let kind = match layer::eligible(descriptor, self.settings.min_layer_size)? {
+            Ok(kind) => kind,
+            Err(SkipReason::Unsupported(_)) if descriptor.media_type == media_type::PREFETCH => {
+                return Ok(None);
+            }
+            Err(reason) => {
+                (self.tell)(Event::Skipped { layer: descriptor, reason });
+                return Ok(None);
+            }
+        };
+        let name = placement.and_then(|p| p.name.as_deref());
+        let span_size = self.settings.span_size;
+        let known = (!self.settings.force)
+            .then(|| layer::known(&self.records, self.store, &descriptor.digest, span_size, name))
+            .flatten();
+        let indexed = if let Some(known) = known {
+            known
+        } else {
+            let checkpointing = placement.map(|p| p.checkpointing.clone()).unwrap_or_default();
+            let options = BuildOptions { span_size, checkpointing, ..BuildOptions::default() };
+            let bytes = planned::open(self.image, descriptor, copy, self.runtime)?;
+            layer::build(descriptor, kind, bytes, &options, name, self.store, self.artifacts)?
+        };
+        let (ztoc, existed) = (indexed.ztoc_digest, indexed.existed);
+        (self.tell)(Event::Ztoc { layer: descriptor, ztoc, existed });
+        Ok(Some(indexed))
+    }
+
+    /// The first look at a layer for a span layout of its own.
+    fn look(&self, i: usize) -> Result<Look, LayerBuildError> {
+        let descriptor = &self.image.layers()[i];
+        let again = layer::eligible(descriptor, self.settings.min_layer_size)?.is_ok();
+        let copy =
+            if again { planned::copy(self.image, descriptor, self.store, self.runtime)? } else { None };
+        let bytes = planned::open(self.image, descriptor, copy.as_ref(), self.runtime)?;
+        Ok(Look { walked: planned::walk(descriptor, bytes)?, copy })
+    }
+
+    /// The tables of files of all layers, from zTOCs where there are.
+    #[allow(clippy::type_complexity)] // layer number -> table, if it can be read
+    fn tables(
+        &self,
+        distinct: &[usize],
+        ztocs: &[Option<Ztoc>],
+    ) -> Result<HashMap<usize, Option<Vec<LayerFile>>>, BuildError> {
+        let tables = self.in_parallel(distinct, |i| {
+            if let Some(ztoc) = &ztocs[i] {
+                return Ok(Some(ztoc.files().iter().map(LayerFile::from).collect()));
+            }
+            let descriptor = &self.image.layers()[i];
+            let bytes = planned::open(self.image, descriptor, None, self.runtime)?;
+            Ok(planned::walk(descriptor, bytes)?.map(|walked| walked.files))
+        })?;
+        Ok(tables.into_iter().collect())
+    }
+
+    fn needs(&self, plan: &Plan, first: &[usize], tables: &HashMap<usize, Option<Vec<LayerFile>>>) -> Needs {
+        for (&i, table) in tables {
+            if table.is_none() {
+                (self.tell)(Event::LayerUnread(&self.image.layers()[i]));
+            }
+        }
+        let table = |i: &usize| tables.get(i).and_then(Option::as_ref).map_or(&[][..], Vec::as_slice);
+        let view = ImageView::build(first.iter().map(|i| (*i, table(i))));
+        let needs = Needs::of(plan, &view);
+        if let Some(first) = needs.missing.first() {
+            (self.tell)(Event::PathsNotFound { count: needs.missing.len(), first });
+        }
+        needs
+    }
+
+    fn prefetched(&self, needs: &Needs, ztocs: &[Option<Ztoc>]) -> Vec<Option<PrefetchArtifact>> {
+        let tables: Vec<_> = ztocs.iter().map(|z| z.as_ref().map(Ztoc::spans)).collect();
+        let mapped = map(needs, &tables);
+        if mapped.unspanned_bytes > 0 {
+            (self.tell)(Event::OutsideSpans(mapped.unspanned_bytes));
+        }
+        mapped
+            .layers
+            .into_iter()
+            .map(|spans| (!spans.is_empty()).then(|| PrefetchArtifact::new(spans)))
+            .collect()
+    }
+
+    fn ztoc_entry(&self, layer: &Descriptor, indexed: &IndexedLayer) -> Descriptor {
+        let mut entry = Descriptor::new(media_type::ZTOC, indexed.ztoc_digest, indexed.ztoc_size);
+        let mut note = |key: &str, value: String| drop(entry.annotations.insert(key.to_owned(), value));
+        note(media_type::LAYER_DIGEST, layer.digest.to_string());
+        note(media_type::LAYER_MEDIA_TYPE, layer.media_type.clone());
+        note(media_type::SPAN_SIZE, self.settings.span_size.to_string());
+        if self.settings.mark_no_xattrs && !indexed.xattrs_present {
+            note(media_type::DISABLE_XATTRS, "true".to_owned());
+        }
+        entry
+    }
+
+    fn prefetch_entry(
+        &self,
+        layer: &Descriptor,
+        artifact: &PrefetchArtifact,
+    ) -> Result<Descriptor, BuildError> {
+        let bytes = artifact.encode();
+        let digest = self.store.put(&bytes)?;
+        let mut entry = Descriptor::new(media_type::PREFETCH, digest, bytes.len() as u64);
+        entry.annotations.insert(media_type::LAYER_DIGEST.to_owned(), layer.digest.to_string());
+        self.artifacts.put(&Artifact {
+            digest,
+            kind: ArtifactKind::SociPrefetch,
+            oci_digest: layer.digest,
+            image_digest: None,
+            image_ref: None,
+            platform: None,
+            media_type: media_type::PREFETCH.into(),
+            artifact_type: None,
+            created_at: jiff::Timestamp::now(),
+            span_size: 0,
+            span_layout: None,
+            size: entry.size,
+        })?;
+        (self.tell)(Event::Prefetch { layer: layer.digest, artifact: digest });
+        Ok(entry)
+    }
+
+    fn seal(&self, entries: Vec<Descriptor>) -> Result<BuildReport, BuildError> {
+        let (version, manifest) = (self.settings.version, &self.image.manifest);
+        let subject = (version == IndexVersion::V1).then(|| manifest.descriptor());
+        let index = SociIndex::new(version, entries, subject);
+        let raw = index.encode();
+        self.store.put(EMPTY_CONFIG)?;
+        let digest = self.store.put(&raw)?;
+        let mut descriptor = Descriptor::new(media_type::OCI_MANIFEST, digest, raw.len() as u64);
+        descriptor.artifact_type = Some(version.media_type().to_owned());
+        self.store.add_manifest(descriptor.clone())?;
+        self.artifacts.put(&Artifact {
+            digest,
+            kind: ArtifactKind::SociIndex,
+            oci_digest: manifest.digest,
+            image_digest: Some(self.image.target_digest()),
+            image_ref: Some(self.image.reference.clone()),
+            platform: Some(self.image.platform.to_string()),
+            media_type: media_type::OCI_MANIFEST.into(),
+            artifact_type: descriptor.artifact_type.clone(),
+            created_at: jiff::Timestamp::now(),
+            span_size: 0,
+            span_layout: None,
+            size: descriptor.size,
+        })?;
+        Ok(BuildReport { index, descriptor })
+    }
+}
+
+/// For each layer the number of the first layer with the same digest.
+fn first_occurrences(layers: &[Descriptor]) -> Vec<usize> {
+    let mut seen = HashMap::new();
+    layers.iter().enumerate().map(|(i, layer)| *seen.entry(layer.digest).or_insert(i)).collect()
+}

@@ -1,0 +1,190 @@
+//! One layer: whether it gets a zTOC, whether a known one serves, and the building of a new one.
+//!
+//! Owns nothing but the layer's bytes while they stream by. What must always hold: a zTOC is only kept for bytes that
+//! have the digest and size the image manifest gives.
+
+use std::io::{self, Read};
+
+use crate::{
+    compression::gzip::GzipError,
+    digest::Digest,
+    image::{Descriptor, ImageError},
+    media_type::{self, LayerKind, layer_compression},
+    store::{Artifact, ArtifactKind, Artifacts, LayoutStore, StoreError},
+    tar::TarError,
+    ztoc::{BuildError, BuildOptions, Built, Ztoc, build_gzip, build_tar},
+};
+
+/// Why a layer has no zTOC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SkipReason {
+    /// Smaller than the minimum (bytes) asked for.
+    TooSmall(u64),
+    /// Compressed in a way that cannot be indexed; its name, if it has one.
+    Unsupported(&'static str),
+}
+
+impl std::fmt::Display for SkipReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::TooSmall(min) => write!(f, "is less than min-layer-size {min}"),
+            Self::Unsupported(name) => write!(
+                f,
+                "is compressed in an unsupported format. expect: [tar, gzip, unknown] but got {name:?}"
+            ),
+        }
+    }
+}
+
+/// Why a layer could not be indexed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayerBuildError {
+    /// The manifest lists something that is no layer.
+    #[error("not a layer mediaType: {0:?}")]
+    NotALayer(String),
+    /// A layer type of unknown form.
+    #[error("could not determine layer compression: {0:?}")]
+    Undetermined(String),
+    /// The layer cannot be read.
+    #[error("read layer")]
+    Image(#[from] ImageError),
+    /// The layer is damaged or holds what a zTOC cannot describe.
+    #[error("build zTOC")]
+    Build(#[from] BuildError),
+    /// The bytes are not those the manifest names.
+    #[error("layer has digest {actual}, expected {expected}")]
+    Digest {
+        /// Digest in the image manifest.
+        expected: Digest,
+        /// Digest of the bytes.
+        actual: Digest,
+    },
+    /// The bytes are not as many as the manifest says.
+    #[error("layer has {actual} bytes, expected {expected}")]
+    Size {
+        /// Size in the image manifest.
+        expected: u64,
+        /// Number of bytes.
+        actual: u64,
+    },
+    /// The layer's tar cannot be walked.
+    #[error("walk layer")]
+    Walk(#[from] TarError),
+    /// The layer is not a gzip file from its first to its last byte.
+    #[error("walk layer")]
+    Gzip(#[from] GzipError),
+    /// The layer's bytes cannot be read or copied.
+    #[error("copy layer")]
+    Copy(#[source] io::Error),
+    /// The zTOC cannot be kept.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A layer with its zTOC.
+#[derive(Clone, Debug)]
+pub(super) struct IndexedLayer {
+    pub(super) ztoc_digest: Digest,
+    pub(super) ztoc_size: u64,
+    /// The zTOC, unless it is one that readers refuse (upstream builds such, and so do we).
+    pub(super) ztoc: Option<Ztoc>,
+    pub(super) xattrs_present: bool,
+    /// It was known before.
+    pub(super) existed: bool,
+}
+
+/// Whether the layer is to be indexed: its compression, or the reason why not.
+pub(super) fn eligible(
+    layer: &Descriptor,
+    min_size: u64,
+) -> Result<Result<LayerKind, SkipReason>, LayerBuildError> {
+    let kind = layer_compression(&layer.media_type);
+    if kind == LayerKind::NotALayer {
+        return Err(LayerBuildError::NotALayer(layer.media_type.clone()));
+    }
+    if layer.size < min_size {
+        return Ok(Err(SkipReason::TooSmall(min_size)));
+    }
+    match kind {
+        LayerKind::Gzip | LayerKind::Tar | LayerKind::Unknown => Ok(Ok(kind)),
+        LayerKind::Undetermined => Err(LayerBuildError::Undetermined(layer.media_type.clone())),
+        _ => Ok(Err(SkipReason::Unsupported(kind.algorithm()))),
+    }
+}
+
+/// A zTOC made earlier for this layer, with this span size and layout, whose blob is still whole.
+pub(super) fn known(
+    records: &[Artifact],
+    store: &LayoutStore,
+    layer: &Digest,
+    span_size: u64,
+    span_layout: Option<&str>,
+) -> Option<IndexedLayer> {
+    let fits = |a: &&Artifact| {
+        a.kind == ArtifactKind::SociLayer
+            && a.oci_digest == *layer
+            && a.span_size == span_size
+            && a.span_layout.as_deref() == span_layout
+    };
+    let record = records.iter().filter(fits).max_by_key(|a| a.created_at)?;
+    let ztoc = Ztoc::open(store.read(&record.digest).ok()?).ok()?;
+    Some(IndexedLayer {
+        ztoc_digest: record.digest,
+        ztoc_size: ztoc.size(),
+        xattrs_present: needs_xattrs(&ztoc),
+        ztoc: Some(ztoc),
+        existed: true,
+    })
+}
+
+/// Builds, checks, stores and records the zTOC of a layer.
+pub(super) fn build(
+    layer: &Descriptor,
+    kind: LayerKind,
+    bytes: impl Read,
+    options: &BuildOptions,
+    span_layout: Option<&str>,
+    store: &LayoutStore,
+    artifacts: &Artifacts,
+) -> Result<IndexedLayer, LayerBuildError> {
+    let built: Built = match kind {
+        LayerKind::Gzip => build_gzip(bytes, options)?,
+        _ => build_tar(bytes, options)?,
+    };
+    if built.layer_size != layer.size {
+        return Err(LayerBuildError::Size { expected: layer.size, actual: built.layer_size });
+    }
+    if built.layer_digest != layer.digest {
+        return Err(LayerBuildError::Digest { expected: layer.digest, actual: built.layer_digest });
+    }
+    let digest = store.put(&built.ztoc)?;
+    let size = built.ztoc.len() as u64;
+    artifacts.put(&Artifact {
+        digest,
+        kind: ArtifactKind::SociLayer,
+        oci_digest: layer.digest,
+        image_digest: None,
+        image_ref: None,
+        platform: None,
+        media_type: media_type::ZTOC.into(),
+        artifact_type: None,
+        created_at: jiff::Timestamp::now(),
+        span_size: options.span_size,
+        span_layout: span_layout.map(str::to_owned),
+        size,
+    })?;
+    Ok(IndexedLayer {
+        ztoc_digest: digest,
+        ztoc_size: size,
+        ztoc: Ztoc::open(built.ztoc.into()).ok(),
+        xattrs_present: built.xattrs_present,
+        existed: false,
+    })
+}
+
+fn needs_xattrs(ztoc: &Ztoc) -> bool {
+    ztoc.files()
+        .iter()
+        .any(|file| file.xattrs_schily().next().is_some() || file.name.ends_with(b".wh..wh..opq"))
+}

@@ -1,0 +1,15 @@
+//! SOCI indexes: their manifests, and how they are built from an image.
+//!
+//! [`SociIndex`] is the manifest, [`build`] makes one. What must always hold: the same layers and settings give the same
+//! bytes, whatever the order in which layers were built.
+
+mod builder;
+mod layer;
+mod manifest;
+mod planned;
+mod settings;
+
+pub use builder::build;
+pub use layer::{LayerBuildError, SkipReason};
+pub use manifest::{EMPTY_CONFIG, IndexError, IndexVersion, SociIndex, layer_of};
+pub use settings::{BuildError, BuildReport, Event, Settings, TraceSettings};

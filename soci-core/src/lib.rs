@@ -1,0 +1,25 @@
+//! SOCI formats and their I/O: what a SOCI thing is.
+//!
+//! A library without terminal, environment or home directory: callers decide about all three. State is owned by
+//! the modules named below. Invariant: bytes that come from a registry are checked before anything is derived
+//! from them.
+
+mod compression;
+#[cfg(feature = "containerd")]
+pub mod containerd;
+pub mod digest;
+mod flat;
+pub mod image;
+pub mod index;
+pub mod json;
+pub mod media_type;
+pub mod prefetch;
+pub mod registry;
+pub mod store;
+pub mod tar;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod trace;
+pub mod units;
+pub mod unpack;
+pub mod ztoc;

@@ -1,0 +1,23 @@
+//! A plan: the byte ranges of image files to fetch ahead, first need first. Holds no state.
+
+use std::sync::Arc;
+
+use crate::units::ByteRange;
+
+/// What to fetch ahead, in the order of first need.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The ranges; no byte of a file is in two of them.
+    pub items: Vec<PlanItem>,
+}
+
+/// One range of a file of the merged image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanItem {
+    /// Path in the image, without a leading slash.
+    pub path: Arc<[u8]>,
+    /// Bytes of the file; never empty.
+    pub range: ByteRange,
+    /// When its first byte is needed, nanoseconds since the start of the workload.
+    pub first_need_ns: u64,
+}

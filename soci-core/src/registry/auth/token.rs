@@ -1,0 +1,97 @@
+//! Exchange of a credential for a bearer token (Docker token specification and its OAuth2 form).
+//!
+//! Owns no state. Invariant: the credential goes to the realm given and nowhere else: redirects of a token
+//! server are refused.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use http::Method;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use reqwest::Url;
+use serde::Deserialize;
+
+use super::{Credential, sensitive};
+use crate::registry::content::Content;
+use crate::registry::error::RegistryError;
+use crate::registry::traffic::RequestKind;
+use crate::registry::transport::{Call, Transport};
+
+/// Longest answer of a token server, in bytes.
+const MAX_ANSWER: u64 = 256 << 10;
+/// Lifetime of a token whose server does not say one (Docker token specification).
+const DEFAULT_LIFETIME: Duration = Duration::from_mins(1);
+/// Longest time a token is used.
+const MAX_LIFETIME: Duration = Duration::from_hours(24);
+
+/// What to ask of which token server.
+pub(super) struct Request<'a> {
+    pub(super) realm: &'a Url,
+    pub(super) service: Option<&'a str>,
+    pub(super) scope: &'a str,
+}
+
+/// A token, and how long it should be used: a tenth less than it lives.
+pub(super) struct Token {
+    pub(super) value: String,
+    pub(super) lifetime: Duration,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<u64>,
+}
+
+/// Asks the token server. Boxed, because sending is what asks for tokens.
+pub(super) fn exchange<'a>(
+    transport: &'a Transport,
+    request: &'a Request<'a>,
+    credential: &'a Credential,
+) -> BoxFuture<'a, Result<Token, RegistryError>> {
+    Box::pin(async move { ask(transport, request, credential).await })
+}
+
+async fn ask(
+    transport: &Transport,
+    request: &Request<'_>,
+    credential: &Credential,
+) -> Result<Token, RegistryError> {
+    let mut call = Call::get(request.realm.clone(), RequestKind::Token);
+    let host = request.realm.authority();
+    if let Credential::IdentityToken(refresh_token) = credential {
+        let mut form = Url::parse("form:").map_err(|_| RegistryError::protocol(request.realm, "no form"))?;
+        form.query_pairs_mut()
+            .append_pair("grant_type", "refresh_token")
+            .append_pair("service", request.service.unwrap_or_default())
+            .append_pair("client_id", "soci")
+            .append_pair("scope", request.scope)
+            .append_pair("refresh_token", refresh_token);
+        call.method = Method::POST;
+        call.headers.insert(CONTENT_TYPE, sensitive("application/x-www-form-urlencoded", host)?);
+        call.content = Content::Bytes(form.query().unwrap_or_default().to_owned().into());
+    } else {
+        let mut query = call.url.query_pairs_mut();
+        if let Some(service) = request.service {
+            query.append_pair("service", service);
+        }
+        // A scope may hold several, separated by spaces: each is its own parameter.
+        for scope in request.scope.split_whitespace() {
+            query.append_pair("scope", scope);
+        }
+        drop(query);
+        if let Credential::Basic { user, password } = credential {
+            call.headers.insert(AUTHORIZATION, super::basic(user, password, host)?);
+        }
+    }
+    let reply = transport.send(&call).await?;
+    let url = reply.url().clone();
+    let body = reply.bytes(MAX_ANSWER).await?;
+    let answer: Answer = serde_json::from_slice(&body)
+        .map_err(|error| RegistryError::protocol(&url, format!("not a token answer: {error}")))?;
+    let value = [answer.token, answer.access_token].into_iter().flatten().find(|token| !token.is_empty());
+    let value = value.ok_or_else(|| RegistryError::protocol(&url, "token answer without a token"))?;
+    let lifetime = answer.expires_in.map_or(DEFAULT_LIFETIME, Duration::from_secs).min(MAX_LIFETIME);
+    Ok(Token { value, lifetime: lifetime.mul_f32(0.9) })
+}

@@ -1,0 +1,202 @@
+//! The registry as the rest of the program sees it: repositories with manifests, blobs and referrers.
+//!
+//! [`Registry`] is one per process and cheap to clone; it owns the connections, the tokens and the counters.
+//! Invariant: manifests and whole blobs handed out have the digest they were asked by.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::header::ACCEPT;
+use http::{HeaderValue, Method};
+use oci_client::Reference;
+
+use super::auth::{Access, Action};
+use super::error::{RegistryError, printable};
+use super::hosts::Endpoint;
+use super::options::RegistryOptions;
+use super::range::{RangeBody, RangeFetcher, Source};
+use super::traffic::{RequestKind, Traffic};
+use super::transport::{Call, Transport};
+use crate::digest::{Digest, Hasher};
+
+/// Largest manifest or index read, in bytes.
+pub(crate) const MAX_MANIFEST: u64 = 8 << 20;
+
+/// Memory taken for a blob because of its announced length alone, in bytes.
+const MAX_RESERVED: u64 = 16 << 20;
+
+const MANIFEST_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.oci.image.index.v1+json, \
+    application/vnd.docker.distribution.manifest.v2+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// All registries, spoken to with one set of options.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    transport: Arc<Transport>,
+    plain_http: Arc<std::collections::BTreeSet<String>>,
+}
+
+impl Registry {
+    /// Sets up the client; asks nobody anything.
+    ///
+    /// # Errors
+    /// [`RegistryError::Setup`] when an extra trust root is not a certificate.
+    pub fn new(options: RegistryOptions) -> Result<Self, RegistryError> {
+        let transport = Arc::new(Transport::new(&options)?);
+        Ok(Self { transport, plain_http: Arc::new(options.plain_http) })
+    }
+
+    /// The repository that `reference` names; its tag and digest are not looked at.
+    pub fn repository(&self, reference: &Reference) -> Repository {
+        Repository {
+            transport: Arc::clone(&self.transport),
+            endpoint: Endpoint::of(reference, &self.plain_http),
+            name: reference.repository().into(),
+        }
+    }
+
+    /// Counters of everything done through this registry client.
+    pub fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.transport.traffic)
+    }
+}
+
+/// One repository of one registry.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    pub(super) transport: Arc<Transport>,
+    pub(super) endpoint: Endpoint,
+    pub(super) name: Arc<str>,
+}
+
+impl Repository {
+    /// Registry host, with port if it has one.
+    pub fn host(&self) -> &str {
+        &self.endpoint.host
+    }
+
+    /// Name of the repository within the registry.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The manifest or index `tag_or_digest`: its bytes, their digest, and their media type (Content-Type,
+    /// empty if the server sent none).
+    pub async fn manifest(&self, tag_or_digest: &str) -> Result<(Bytes, Digest, String), RegistryError> {
+        self.manifest_as(tag_or_digest, RequestKind::Manifest).await
+    }
+
+    pub(super) async fn manifest_as(
+        &self,
+        tag_or_digest: &str,
+        kind: RequestKind,
+    ) -> Result<(Bytes, Digest, String), RegistryError> {
+        let mut call = self.call(Method::GET, &manifest_path(tag_or_digest)?, kind, Action::Pull)?;
+        call.headers.insert(ACCEPT, HeaderValue::from_static(MANIFEST_TYPES));
+        let url = call.url.clone();
+        let (bytes, stated, media_type) = self.read(&call, MAX_MANIFEST).await?;
+        let actual = Digest::of(&bytes);
+        let expected = tag_or_digest.parse::<Digest>().ok().or(stated).unwrap_or(actual);
+        if actual != expected {
+            return Err(RegistryError::Digest { url: printable(&url), expected, actual });
+        }
+        Ok((bytes, actual, media_type))
+    }
+
+    /// Sends `call` and reads the whole body, beginning again when it breaks off.
+    async fn read(&self, call: &Call, limit: u64) -> Result<(Bytes, Option<Digest>, String), RegistryError> {
+        let mut budget = self.transport.budget();
+        loop {
+            let reply = self.transport.send_within(call, &mut budget).await?;
+            let stated = reply.header("docker-content-digest").and_then(|text| text.parse().ok());
+            let media_type = reply.media_type().unwrap_or_default();
+            match reply.bytes(limit).await {
+                Ok(bytes) => return Ok((bytes, stated, media_type)),
+                Err(error) => self.transport.pause(error, &mut budget).await?,
+            }
+        }
+    }
+
+    /// The whole blob, at most `max_size` bytes, with its digest checked.
+    pub async fn blob(&self, digest: &Digest, max_size: u64) -> Result<Bytes, RegistryError> {
+        let mut stream = self.blob_stream(digest).await?;
+        let url = || self.url_text(&format!("blobs/{digest}"));
+        let too_large = || RegistryError::TooLarge { url: url(), limit: max_size };
+        let announced = stream.remaining().unwrap_or(0);
+        if announced > max_size {
+            return Err(too_large());
+        }
+        let mut blob = BytesMut::with_capacity(announced.min(MAX_RESERVED) as usize);
+        let mut hasher = Hasher::new();
+        while let Some(piece) = stream.chunk().await? {
+            if (blob.len() + piece.len()) as u64 > max_size {
+                return Err(too_large());
+            }
+            hasher.update(&piece);
+            blob.extend_from_slice(&piece);
+        }
+        let actual = hasher.finish();
+        if actual != *digest {
+            return Err(RegistryError::Digest { url: url(), expected: *digest, actual });
+        }
+        Ok(blob.freeze())
+    }
+
+    /// The whole blob as it arrives. The digest is the caller's to check.
+    pub async fn blob_stream(&self, digest: &Digest) -> Result<RangeBody, RegistryError> {
+        RangeBody::open_whole(Arc::new(self.source(*digest))).await
+    }
+
+    /// Whether the registry has the blob.
+    pub async fn blob_exists(&self, digest: &Digest) -> Result<bool, RegistryError> {
+        let call = self.call(Method::HEAD, &format!("blobs/{digest}"), RequestKind::Push, Action::Push)?;
+        match self.transport.send(&call).await {
+            Ok(_) => Ok(true),
+            Err(RegistryError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A reader of ranges of the blob `digest` of `size` bytes. Asks nobody anything yet.
+    pub fn range_fetcher(&self, digest: Digest, size: u64) -> RangeFetcher {
+        RangeFetcher::new(self.source(digest), size)
+    }
+
+    fn source(&self, digest: Digest) -> Source {
+        Source::new(Arc::clone(&self.transport), self.access(Action::Pull), digest)
+    }
+
+    pub(super) fn access(&self, action: Action) -> Access {
+        Access { endpoint: self.endpoint.clone(), repository: Arc::clone(&self.name), action }
+    }
+
+    /// A call to `path` of this repository's API.
+    pub(super) fn call(
+        &self,
+        method: Method,
+        path: &str,
+        kind: RequestKind,
+        action: Action,
+    ) -> Result<Call, RegistryError> {
+        let mut call = Call::get(self.endpoint.url(&self.name, path)?, kind);
+        call.method = method;
+        call.access = Some(self.access(action));
+        Ok(call)
+    }
+
+    fn url_text(&self, path: &str) -> String {
+        self.endpoint.url(&self.name, path).map_or_else(|_| path.to_owned(), |url| printable(&url))
+    }
+}
+
+/// Path of a manifest, for a tag or digest that is one: it may come from a label or an annotation.
+pub(super) fn manifest_path(tag_or_digest: &str) -> Result<String, RegistryError> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '+');
+    if tag_or_digest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+        && tag_or_digest.chars().all(is_word)
+    {
+        return Ok(format!("manifests/{tag_or_digest}"));
+    }
+    Err(RegistryError::Protocol { url: tag_or_digest.to_owned(), reason: "not a tag or digest".to_owned() })
+}

@@ -1,0 +1,239 @@
+//! What can go wrong between us and a registry, told apart so that a caller can decide.
+//!
+//! Owns no state. Invariant: no error carries a secret: URLs are kept without user, password and query
+//! (signed download addresses carry their signature in the query), and transport errors without URL.
+
+use std::time::Duration;
+
+use reqwest::{StatusCode, Url};
+
+use super::auth::KeychainError;
+use crate::digest::Digest;
+use crate::units::ByteRange;
+
+/// Which of the time limits of [`Timeouts`](super::Timeouts) was passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Waiting for the first response header.
+    Header,
+    /// No byte came or went for the stall limit.
+    Stall,
+    /// The whole exchange took longer than allowed.
+    Whole,
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Header => "no response header",
+            Self::Stall => "transfer stalled",
+            Self::Whole => "transfer took too long",
+        })
+    }
+}
+
+/// Failure of a registry operation, after all retries.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegistryError {
+    /// The HTTP client could not be made.
+    #[error("cannot set up the HTTP client")]
+    Setup {
+        /// Cause.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// Status 404: the registry answered, and does not have it.
+    #[error("{url} not found")]
+    NotFound {
+        /// Address asked, without query.
+        url: String,
+    },
+    /// Status 401 although the best credential known was shown, or no credential is known.
+    #[error("{host} refused our authentication: {reason}")]
+    Unauthorized {
+        /// Registry or token server.
+        host: String,
+        /// The server's words, cut short.
+        reason: String,
+    },
+    /// Status 403: authenticated, but not allowed.
+    #[error("{url} denied: {reason}")]
+    Denied {
+        /// Address asked, without query.
+        url: String,
+        /// The server's words, cut short.
+        reason: String,
+    },
+    /// Status 429 until the retry budget was used up.
+    #[error("{url}: too many requests")]
+    RateLimited {
+        /// Address asked, without query.
+        url: String,
+        /// What the last answer's Retry-After asked for.
+        retry_after: Option<Duration>,
+    },
+    /// Status 408 or 5xx until the retry budget was used up.
+    #[error("{url} unavailable: status {status}")]
+    Unavailable {
+        /// Address asked, without query.
+        url: String,
+        /// HTTP status.
+        status: u16,
+        /// What the last answer's Retry-After asked for.
+        retry_after: Option<Duration>,
+    },
+    /// The answer breaks the OCI distribution specification or HTTP; none of its bytes was used.
+    #[error("{url}: {reason}")]
+    Protocol {
+        /// Address asked, without query.
+        url: String,
+        /// What was wrong.
+        reason: String,
+    },
+    /// Any other status that is not a success.
+    #[error("{url}: unexpected status {status}: {reason}")]
+    Status {
+        /// Address asked, without query.
+        url: String,
+        /// HTTP status.
+        status: u16,
+        /// The server's words, cut short.
+        reason: String,
+    },
+    /// Status 416, or a range that lies outside the blob.
+    #[error("{url}: range {range} not satisfiable")]
+    RangeNotSatisfiable {
+        /// Address asked, without query.
+        url: String,
+        /// The bytes asked for.
+        range: ByteRange,
+    },
+    /// More than the allowed number of redirects in a row.
+    #[error("{url}: too many redirects")]
+    TooManyRedirects {
+        /// Last address asked, without query.
+        url: String,
+    },
+    /// The content does not have the digest it was asked by.
+    #[error("{url}: content has digest {actual}, expected {expected}")]
+    Digest {
+        /// Address asked, without query.
+        url: String,
+        /// Digest asked for.
+        expected: Digest,
+        /// Digest of what came.
+        actual: Digest,
+    },
+    /// The content is larger than the caller's or the format's limit.
+    #[error("{url}: larger than {limit} bytes")]
+    TooLarge {
+        /// Address asked, without query.
+        url: String,
+        /// Limit in bytes.
+        limit: u64,
+    },
+    /// The body ended before its announced end, more often than the retry budget allows.
+    #[error("{url}: body ended early")]
+    Truncated {
+        /// Address asked, without query.
+        url: String,
+    },
+    /// A time limit was passed.
+    #[error("{url}: {phase}")]
+    TimedOut {
+        /// Address asked, without query.
+        url: String,
+        /// Which limit.
+        phase: Phase,
+    },
+    /// Connecting, TLS, sending or receiving failed.
+    #[error("cannot talk to {url}")]
+    Transport {
+        /// Address asked, without query.
+        url: String,
+        /// Cause.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The credential source failed (a missing credential is no failure: then we go without).
+    #[error("no credential for {host}")]
+    Credential {
+        /// Registry asked for.
+        host: String,
+        /// Cause.
+        #[source]
+        source: KeychainError,
+    },
+    /// The local content to push cannot be read.
+    #[error("cannot read the content to push")]
+    Content {
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Errors of ranged reads are registry errors.
+pub type FetchError = RegistryError;
+
+impl RegistryError {
+    /// True when the same request may succeed later without anybody changing anything.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::RateLimited { .. }
+                | Self::Unavailable { .. }
+                | Self::Truncated { .. }
+                | Self::TimedOut { .. }
+                | Self::Transport { .. }
+        )
+    }
+
+    /// How long the server asked us to wait before the next attempt.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after, .. } | Self::Unavailable { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    pub(crate) fn protocol(url: &Url, reason: impl Into<String>) -> Self {
+        Self::Protocol { url: printable(url), reason: reason.into() }
+    }
+
+    pub(crate) fn transport(url: &Url, source: reqwest::Error) -> Self {
+        Self::Transport { url: printable(url), source: source.without_url() }
+    }
+
+    pub(crate) fn timed_out(url: &Url, phase: Phase) -> Self {
+        Self::TimedOut { url: printable(url), phase }
+    }
+
+    /// The error for a status that is neither success nor redirect.
+    pub(crate) fn from_status(
+        url: &Url,
+        status: StatusCode,
+        retry_after: Option<Duration>,
+        reason: String,
+    ) -> Self {
+        let (host, url) = (url.authority().to_owned(), printable(url));
+        match status {
+            StatusCode::NOT_FOUND => Self::NotFound { url },
+            StatusCode::UNAUTHORIZED => Self::Unauthorized { host, reason },
+            StatusCode::FORBIDDEN => Self::Denied { url, reason },
+            StatusCode::TOO_MANY_REQUESTS => Self::RateLimited { url, retry_after },
+            StatusCode::NOT_IMPLEMENTED => Self::Status { url, status: status.as_u16(), reason },
+            StatusCode::REQUEST_TIMEOUT => Self::Unavailable { url, status: status.as_u16(), retry_after },
+            _ if status.is_server_error() => Self::Unavailable { url, status: status.as_u16(), retry_after },
+            _ => Self::Status { url, status: status.as_u16(), reason },
+        }
+    }
+}
+
+/// `url` without user, password and query.
+pub(crate) fn printable(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}://{host}{port}{}", url.scheme(), url.path())
+}

@@ -1,0 +1,33 @@
+//! Registries: pull, ranged reads, referrers and push over the OCI distribution API.
+//!
+//! [`Registry`] (`client`) is the door. Behind it: `transport` sends one call with authentication (`auth`),
+//! redirects and retries (`retry`); `range` reads blobs; `referrers` and `push` do the rest. Every answer is
+//! hostile: each has a size limit, ranges must be exactly those asked for, digests are checked.
+//!
+//! Own code over an HTTP client rather than a registry crate's, because ranged reads must keep the redirect
+//! target, obey Retry-After, check Content-Range, and tell "has none" from "did not let us in".
+
+mod auth;
+mod client;
+mod content;
+mod error;
+mod hosts;
+mod options;
+mod partial;
+mod push;
+mod range;
+mod referrers;
+mod reply;
+mod retry;
+mod traffic;
+mod transport;
+
+pub use auth::{Anonymous, Credential, DockerConfig, FixedCredential, Keychain, KeychainError, Keychains};
+pub use client::{Registry, Repository};
+pub use content::Content;
+pub use error::{FetchError, Phase, RegistryError};
+pub use oci_client::{ParseError, Reference};
+pub use options::{RegistryOptions, Timeouts};
+pub use range::{RangeBody, RangeFetcher};
+pub use retry::RetryPolicy;
+pub use traffic::{RequestKind, Traffic};

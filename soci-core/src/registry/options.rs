@@ -1,0 +1,79 @@
+//! How a [`Registry`](super::Registry) is set up.
+//!
+//! Plain values, no state. The defaults are those of the `[http]` table of the configuration.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::auth::{Anonymous, Keychain};
+use super::retry::RetryPolicy;
+
+/// Time limits of one attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Making the TCP and TLS connection.
+    pub connect: Duration,
+    /// From the request to the response header.
+    pub header: Duration,
+    /// Longest pause between two pieces of a body.
+    pub stall: Duration,
+    /// Whole attempt, body included. Pushes are limited by `stall` alone.
+    pub whole: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(3),
+            header: Duration::from_secs(3),
+            stall: Duration::from_secs(30),
+            whole: Duration::from_mins(5),
+        }
+    }
+}
+
+/// Settings of a [`Registry`](super::Registry).
+#[derive(Clone)]
+pub struct RegistryOptions {
+    /// User-Agent header.
+    pub user_agent: String,
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// Retries.
+    pub retry: RetryPolicy,
+    /// Registries (`host` or `host:port`) spoken to without TLS. Loopback hosts always are.
+    pub plain_http: BTreeSet<String>,
+    /// Where credentials come from.
+    pub keychain: Arc<dyn Keychain>,
+    /// Certificates (PEM, one or more each) trusted in addition to the system's.
+    pub extra_roots: Vec<Vec<u8>>,
+    /// Idle connections kept open to one host.
+    pub max_idle_per_host: usize,
+}
+
+impl Default for RegistryOptions {
+    fn default() -> Self {
+        Self {
+            user_agent: concat!("soci/", env!("CARGO_PKG_VERSION")).to_owned(),
+            timeouts: Timeouts::default(),
+            retry: RetryPolicy::default(),
+            plain_http: BTreeSet::new(),
+            keychain: Arc::new(Anonymous),
+            extra_roots: Vec::new(),
+            max_idle_per_host: 64,
+        }
+    }
+}
+
+impl fmt::Debug for RegistryOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistryOptions")
+            .field("user_agent", &self.user_agent)
+            .field("timeouts", &self.timeouts)
+            .field("retry", &self.retry)
+            .field("plain_http", &self.plain_http)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,253 @@
+//! Reading blobs: byte ranges of a known blob, and whole blobs.
+//!
+//! A [`RangeFetcher`] owns the address that the registry redirected to, until that address stops working; a
+//! [`RangeBody`] owns one transfer. Invariants: every byte handed on stands at the offset it was asked for, as far
+//! as the server's headers tell (digests are the caller's to check); a body ends exactly at the end of its
+//! range or with an error; what was received is never asked for again.
+
+use std::sync::Arc;
+
+use bytes::{Buf as _, Bytes};
+use http::header::RANGE;
+use parking_lot::Mutex;
+use reqwest::Url;
+
+use super::auth::Access;
+use super::error::{FetchError, RegistryError, printable};
+use super::partial::{Accepted, Want};
+use super::reply::Reply;
+use super::retry::Budget;
+use super::traffic::RequestKind;
+use super::transport::{Call, Transport};
+use crate::digest::Digest;
+use crate::units::ByteRange;
+
+/// Bytes in front of a range that are read and thrown away when a server answers with the whole blob.
+const MAX_SKIP: u64 = 1 << 20;
+
+/// Reads ranges of one blob. Clones share the redirect target.
+#[derive(Debug, Clone)]
+pub struct RangeFetcher {
+    source: Arc<Source>,
+    size: u64,
+}
+
+impl RangeFetcher {
+    pub(crate) fn new(source: Source, size: u64) -> Self {
+        Self { source: Arc::new(source), size }
+    }
+
+    /// Digest of the blob.
+    pub fn digest(&self) -> Digest {
+        self.source.digest
+    }
+
+    /// Size of the blob in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Starts to read `range`, which must lie within the blob. Returns when the first response header that
+    /// fits is there; an empty range needs no request.
+    ///
+    /// # Errors
+    /// Those of [`RegistryError`]; transient ones only after the retry budget is used up.
+    pub async fn fetch(&self, range: ByteRange) -> Result<RangeBody, FetchError> {
+        if range.end > self.size {
+            return Err(RegistryError::RangeNotSatisfiable { url: printable(&self.source.url()?), range });
+        }
+        RangeBody::open(Arc::clone(&self.source), range.start, Some(range.end), Some(self.size), MAX_SKIP)
+            .await
+    }
+}
+
+/// One blob in one repository, and how it is reached.
+#[derive(Debug)]
+pub(crate) struct Source {
+    transport: Arc<Transport>,
+    access: Access,
+    digest: Digest,
+    /// Where the registry redirected to last.
+    target: Mutex<Option<Url>>,
+    /// Held while the redirect is looked up, so that one look-up serves all who wait.
+    lookup: tokio::sync::Mutex<()>,
+}
+
+impl Source {
+    pub(crate) fn new(transport: Arc<Transport>, access: Access, digest: Digest) -> Self {
+        Self { transport, access, digest, target: Mutex::default(), lookup: tokio::sync::Mutex::default() }
+    }
+
+    fn url(&self) -> Result<Url, RegistryError> {
+        self.access.endpoint.url(&self.access.repository, &format!("blobs/{}", self.digest))
+    }
+
+    /// One attempt; a cached redirect target that fails is forgotten, and unless the failure is transient the
+    /// registry is asked at once.
+    async fn request(&self, want: Want) -> Result<(Reply, Accepted), RegistryError> {
+        if let Some(outcome) = self.request_from_target(want).await {
+            return outcome;
+        }
+        // The first requests for a blob wait for the one that finds out where the registry redirects to, but
+        // not on a registry that is known to serve its blobs itself.
+        let looking_up = if self.transport.serves_blobs(&self.access.endpoint) {
+            None
+        } else {
+            Some(self.lookup.lock().await)
+        };
+        if looking_up.is_some()
+            && let Some(outcome) = self.request_from_target(want).await
+        {
+            return outcome;
+        }
+        let url = self.url()?;
+        let reply = self.transport.attempt(&self.call(url.clone(), want)).await?;
+        let accepted = want.check(&reply)?;
+        let redirected = *reply.url() != url;
+        self.transport.note_serves_blobs(&self.access.endpoint, !redirected);
+        *self.target.lock() = redirected.then(|| reply.url().clone());
+        Ok((reply, accepted))
+    }
+
+    async fn request_from_target(&self, want: Want) -> Option<Result<(Reply, Accepted), RegistryError>> {
+        let target = self.target.lock().clone()?;
+        let outcome = match self.transport.attempt(&self.call(target.clone(), want)).await {
+            Ok(reply) => want.check(&reply).map(|accepted| (reply, accepted)),
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(answer) => Some(Ok(answer)),
+            Err(error) => {
+                tracing::debug!(%error, "redirect target no longer usable");
+                self.forget(&target);
+                error.is_transient().then_some(Err(error))
+            }
+        }
+    }
+
+    fn forget(&self, target: &Url) {
+        let mut cached = self.target.lock();
+        if cached.as_ref() == Some(target) {
+            *cached = None;
+        }
+    }
+
+    fn call(&self, url: Url, want: Want) -> Call {
+        let kind = if want.is_whole() { RequestKind::Blob } else { RequestKind::Range };
+        let mut call = Call::get(url, kind);
+        call.access = Some(self.access.clone());
+        if let Some(header) = want.header() {
+            call.headers.insert(RANGE, header);
+        }
+        call
+    }
+}
+
+/// Bytes of a blob as they arrive.
+///
+/// A broken transfer is taken up again at the offset reached, as long as the retry budget lasts. Dropping
+/// the body ends the transfer.
+#[derive(Debug)]
+pub struct RangeBody {
+    source: Arc<Source>,
+    next: u64,
+    end: Option<u64>,
+    size: Option<u64>,
+    max_skip: u64,
+    budget: Budget,
+    reply: Option<Reply>,
+    skip: u64,
+}
+
+impl RangeBody {
+    pub(crate) async fn open(
+        source: Arc<Source>,
+        start: u64,
+        end: Option<u64>,
+        size: Option<u64>,
+        max_skip: u64,
+    ) -> Result<Self, RegistryError> {
+        let budget = source.transport.budget();
+        let mut body = Self { source, next: start, end, size, max_skip, budget, reply: None, skip: 0 };
+        body.ensure_reply().await?;
+        Ok(body)
+    }
+
+    /// A whole blob of unknown size.
+    pub(crate) async fn open_whole(source: Arc<Source>) -> Result<Self, RegistryError> {
+        Self::open(source, 0, None, None, u64::MAX).await
+    }
+
+    /// Offset in the blob of the next byte.
+    pub fn position(&self) -> u64 {
+        self.next
+    }
+
+    /// Bytes still to come; `None` when the server did not say how long the blob is.
+    pub fn remaining(&self) -> Option<u64> {
+        Some(self.end?.saturating_sub(self.next))
+    }
+
+    /// The next bytes, never empty; `None` at the end of the range. May be cancelled and called again without
+    /// losing bytes.
+    ///
+    /// # Errors
+    /// Those of [`RegistryError`]; transient ones only after the retry budget is used up.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
+        loop {
+            let failure = match self.read_piece().await {
+                Ok(piece) => return Ok(piece),
+                Err(failure) => failure,
+            };
+            self.reply = None;
+            self.source.transport.pause(failure, &mut self.budget).await?;
+        }
+    }
+
+    /// Makes sure that there is an answer to read from, unless nothing is left to read.
+    async fn ensure_reply(&mut self) -> Result<(), RegistryError> {
+        while self.reply.is_none() && self.remaining() != Some(0) {
+            let want = Want { start: self.next, end: self.end, size: self.size, max_skip: self.max_skip };
+            match self.source.request(want).await {
+                Ok((reply, accepted)) => {
+                    (self.reply, self.skip, self.end) = (Some(reply), accepted.skip, accepted.end);
+                }
+                Err(RegistryError::Status { url, status: 416, .. }) => {
+                    let range = ByteRange::new(want.start, want.end.unwrap_or(u64::MAX));
+                    return Err(RegistryError::RangeNotSatisfiable { url, range });
+                }
+                Err(error) => self.source.transport.pause(error, &mut self.budget).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_piece(&mut self) -> Result<Option<Bytes>, RegistryError> {
+        self.ensure_reply().await?;
+        let Some(reply) = &mut self.reply else { return Ok(None) };
+        loop {
+            let Some(mut piece) = reply.chunk().await? else {
+                if self.end.is_none() && self.skip == 0 {
+                    self.end = Some(self.next);
+                    return Ok(None);
+                }
+                return Err(RegistryError::Truncated { url: printable(reply.url()) });
+            };
+            let skipped = self.skip.min(piece.len() as u64);
+            piece.advance(skipped as usize);
+            self.skip -= skipped;
+            if let Some(end) = self.end {
+                piece.truncate(usize::try_from(end - self.next).unwrap_or(usize::MAX));
+            }
+            if piece.is_empty() {
+                continue;
+            }
+            self.next += piece.len() as u64;
+            self.budget.earn(piece.len());
+            if self.remaining() == Some(0) {
+                self.reply = None;
+            }
+            return Ok(Some(piece));
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! One HTTP exchange with a registry: authentication, redirects, time limits, retries, counters.
+//!
+//! [`Transport`] owns the connection pool, what was learned about authentication, and the counters.
+//! Invariants: Authorization goes only to the registry it is for, also across redirects; no redirect leads
+//! from HTTPS to plain HTTP; every wait has a limit.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use parking_lot::Mutex;
+use reqwest::Url;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::auth::{Access, Auth};
+use super::content::Content;
+use super::error::{Phase, RegistryError, printable};
+use super::hosts::{Endpoint, is_loopback};
+use super::options::{RegistryOptions, Timeouts};
+use super::reply::Reply;
+use super::retry::{Budget, RetryPolicy};
+use super::traffic::{RequestKind, Traffic};
+
+/// Redirects followed in a row.
+const MAX_REDIRECTS: usize = 10;
+
+/// A request that can be sent any number of times.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    pub(crate) headers: HeaderMap,
+    pub(crate) content: Content,
+    pub(crate) kind: RequestKind,
+    /// Whose credential to show when the registry asks; `None`: never any.
+    pub(crate) access: Option<Access>,
+}
+
+impl Call {
+    /// A GET without credential.
+    pub(crate) fn get(url: Url, kind: RequestKind) -> Self {
+        Self {
+            method: Method::GET,
+            url,
+            headers: HeaderMap::new(),
+            content: Content::Empty,
+            kind,
+            access: None,
+        }
+    }
+}
+
+/// Sends calls.
+#[derive(Debug)]
+pub(crate) struct Transport {
+    client: reqwest::Client,
+    /// For this machine's own addresses, which no proxy can reach.
+    direct: reqwest::Client,
+    timeouts: Timeouts,
+    retry: RetryPolicy,
+    auth: Auth,
+    /// Registries whose last blob came without a redirect.
+    serving_blobs: Mutex<HashSet<Endpoint>>,
+    /// Held while a referrers tag is read, changed and written.
+    pub(crate) tag_writer: tokio::sync::Mutex<()>,
+    pub(crate) traffic: Arc<Traffic>,
+}
+
+impl Transport {
+    pub(crate) fn new(options: &RegistryOptions) -> Result<Self, RegistryError> {
+        // Fails when the program chose a provider already: then that one is used.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let setup = |source| RegistryError::Setup { source };
+        Ok(Self {
+            client: client(options, false).map_err(setup)?,
+            direct: client(options, true).map_err(setup)?,
+            timeouts: options.timeouts,
+            retry: options.retry,
+            auth: Auth::new(Arc::clone(&options.keychain)),
+            serving_blobs: Mutex::default(),
+            tag_writer: tokio::sync::Mutex::default(),
+            traffic: Arc::default(),
+        })
+    }
+
+    /// Whether this registry is known to serve blobs itself, without redirects.
+    pub(crate) fn serves_blobs(&self, endpoint: &Endpoint) -> bool {
+        self.serving_blobs.lock().contains(endpoint)
+    }
+
+    /// Notes how this registry answered for a blob.
+    pub(crate) fn note_serves_blobs(&self, endpoint: &Endpoint, itself: bool) {
+        let mut serving = self.serving_blobs.lock();
+        if !itself {
+            serving.remove(endpoint);
+        } else if !serving.contains(endpoint) {
+            serving.insert(endpoint.clone());
+        }
+    }
+
+    /// A fresh retry budget for one operation.
+    pub(crate) fn budget(&self) -> Budget {
+        Budget::new(self.retry)
+    }
+
+    /// Sends `call` with a budget of its own; only success statuses are `Ok`.
+    pub(crate) async fn send(&self, call: &Call) -> Result<Reply, RegistryError> {
+        self.send_within(call, &mut self.budget()).await
+    }
+
+    /// Sends `call`, repeating it after transient failures as long as `budget` lasts.
+    pub(crate) async fn send_within(&self, call: &Call, budget: &mut Budget) -> Result<Reply, RegistryError> {
+        loop {
+            match self.attempt(call).await {
+                Ok(reply) => return Ok(reply),
+                Err(error) => self.pause(error, budget).await?,
+            }
+        }
+    }
+
+    /// Waits before the next attempt, or gives `error` back when there is to be none.
+    pub(crate) async fn pause(&self, error: RegistryError, budget: &mut Budget) -> Result<(), RegistryError> {
+        let text = error.to_string();
+        let wait = budget.spend(error)?;
+        tracing::debug!(error = text, ?wait, "retrying registry request");
+        self.traffic.count_retry();
+        sleep(wait).await;
+        Ok(())
+    }
+
+    /// Sends `call` once, following redirects.
+    pub(crate) async fn attempt(&self, call: &Call) -> Result<Reply, RegistryError> {
+        let mut url = call.url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let reply = self.authorized(call, &url).await?;
+            if !reply.status().is_redirection() {
+                return reply.into_success().await;
+            }
+            // A token request carries a credential, and a write has been sent already.
+            let may_follow = call.kind != RequestKind::Token;
+            if !may_follow || call.method != Method::GET && call.method != Method::HEAD {
+                return Err(RegistryError::protocol(&url, format!("{} was redirected", call.method)));
+            }
+            url = redirect_target(&url, reply.headers())?;
+        }
+        Err(RegistryError::TooManyRedirects { url: printable(&url) })
+    }
+
+    /// One hop, with the credential when `url` is the registry's own; answers one challenge.
+    async fn authorized(&self, call: &Call, url: &Url) -> Result<Reply, RegistryError> {
+        let Some(access) = call.access.as_ref().filter(|access| access.endpoint.serves(url)) else {
+            return self.once(call, url, None).await;
+        };
+        let shown = self.auth.header(self, access).await?;
+        let reply = self.once(call, url, shown.as_ref()).await?;
+        if reply.status() != StatusCode::UNAUTHORIZED {
+            return Ok(reply);
+        }
+        let values = reply.headers().get_all(WWW_AUTHENTICATE);
+        let challenges: Vec<_> =
+            values.iter().filter_map(|value| value.to_str().ok()).map(ToOwned::to_owned).collect();
+        match self.auth.renew(self, access, &challenges, shown.as_ref()).await? {
+            Some(header) if Some(&header) != shown.as_ref() => {
+                reply.drain().await;
+                self.once(call, url, Some(&header)).await
+            }
+            _ => Ok(reply),
+        }
+    }
+
+    /// One request, one response header.
+    async fn once(
+        &self,
+        call: &Call,
+        url: &Url,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Reply, RegistryError> {
+        let client =
+            if is_loopback(url.host_str().unwrap_or_default()) { &self.direct } else { &self.client };
+        let mut request = client.request(call.method.clone(), url.clone()).headers(call.headers.clone());
+        request = request.header(ACCEPT_ENCODING, "identity");
+        if let Some(header) = authorization {
+            request = request.header(AUTHORIZATION, header);
+        }
+        let (request, progress) = call
+            .content
+            .attach(request, &self.traffic)
+            .await
+            .map_err(|source| RegistryError::Content { source })?;
+        self.traffic.count_request(call.kind);
+        let deadline = Instant::now() + self.timeouts.whole;
+        let sending = request.send();
+        let response = match progress {
+            None => timeout(self.timeouts.connect + self.timeouts.header, sending)
+                .await
+                .map_err(|_| RegistryError::timed_out(url, Phase::Header))?,
+            Some(progress) => {
+                tokio::select! {
+                    response = sending => response,
+                    () = progress.stalled(self.timeouts.stall, self.timeouts.whole) =>
+                        return Err(RegistryError::timed_out(url, Phase::Stall)),
+                }
+            }
+        };
+        let response = response.map_err(|source| RegistryError::transport(url, source))?;
+        Ok(Reply::new(response, deadline, self.timeouts.stall, Arc::clone(&self.traffic)))
+    }
+}
+
+/// Where an answer with a redirect status leads to.
+fn redirect_target(from: &Url, headers: &HeaderMap) -> Result<Url, RegistryError> {
+    let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
+    let location = location.ok_or_else(|| RegistryError::protocol(from, "redirect without a Location"))?;
+    let target = from
+        .join(location)
+        .map_err(|error| RegistryError::protocol(from, format!("redirect to an invalid URL: {error}")))?;
+    match (from.scheme(), target.scheme()) {
+        ("http", "http") | (_, "https") => Ok(target),
+        _ => Err(RegistryError::protocol(from, format!("redirect to scheme {}", target.scheme()))),
+    }
+}
+
+/// The HTTP client, with the system's trust roots if there are any; `direct`: never through a proxy.
+fn client(options: &RegistryOptions, direct: bool) -> reqwest::Result<reqwest::Client> {
+    let mut roots = Vec::new();
+    for pem in &options.extra_roots {
+        roots.extend(reqwest::Certificate::from_pem_bundle(pem)?);
+    }
+    let builder = || {
+        let builder = reqwest::Client::builder()
+            .user_agent(&options.user_agent)
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(options.timeouts.connect)
+            .pool_max_idle_per_host(options.max_idle_per_host)
+            .pool_idle_timeout(Duration::from_secs(90))
+            .tcp_nodelay(true)
+            .tcp_keepalive(Duration::from_secs(30))
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .http2_keep_alive_timeout(Duration::from_secs(10))
+            .http2_initial_stream_window_size(4 << 20)
+            .http2_initial_connection_window_size(32 << 20)
+            .referer(false);
+        if direct { builder.no_proxy() } else { builder }
+    };
+    builder().tls_certs_merge(roots.clone()).build().or_else(|error| {
+        // A machine without any trust root can still use plain HTTP registries, and its own roots.
+        tracing::warn!(error = &error as &dyn std::error::Error, "no system certificates");
+        builder().tls_certs_only(roots).build()
+    })
+}

@@ -1,0 +1,278 @@
+//! An OCI image layout directory: `oci-layout`, `index.json`, `blobs/sha256/<hex>`, and `ingest/` for files being
+//! written.
+//!
+//! The directory is the state; any number of processes may use it. `index.json` is changed under a lock on
+//! `oci-layout`. What must always hold: a file under `blobs/` is complete, and [`LayoutStore::read`] never returns bytes
+//! of another digest.
+
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind, Seek, Write},
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use rustix::fs::{FlockOperation, flock};
+use serde::Serialize;
+
+use super::{
+    StoreError,
+    ingest::{Ingest, sweep},
+};
+use crate::{
+    digest::{Digest, Hasher},
+    image::{Descriptor, ImageIndex},
+    json, media_type,
+};
+
+const MARKER: &str = "oci-layout";
+const MARKER_TEXT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+const INDEX: &str = "index.json";
+
+/// A handle on a layout directory. Cloning it is cheap.
+#[derive(Clone, Debug)]
+pub struct LayoutStore {
+    root: PathBuf,
+}
+
+#[derive(Serialize)]
+struct IndexFile<'a> {
+    #[serde(rename = "schemaVersion")]
+    schema_version: u64,
+    #[serde(rename = "mediaType")]
+    media_type: &'a str,
+    manifests: &'a [Descriptor],
+}
+
+impl LayoutStore {
+    /// Opens a layout for reading and writing; makes it if it is not there (the parent must be).
+    ///
+    /// # Errors
+    /// When the directory cannot be made or is a layout of another version.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let store = Self { root: root.to_owned() };
+        make_dir(root)?;
+        make_dir(&root.join("blobs"))?;
+        make_dir(&store.blob_dir())?;
+        make_dir(&store.ingest_dir())?;
+        sweep(&store.ingest_dir()).map_err(StoreError::io("clean", store.ingest_dir()))?;
+        if !root.join(MARKER).exists() {
+            store.publish(MARKER_TEXT, &root.join(MARKER))?;
+        }
+        store.check_marker()?;
+        let _lock = store.lock()?;
+        if !root.join(INDEX).exists() {
+            store.write_index(&[])?;
+        }
+        Ok(store)
+    }
+
+    /// Opens a layout somebody else made, for reading only.
+    ///
+    /// # Errors
+    /// When it is not a layout of version 1.
+    pub fn existing(root: &Path) -> Result<Self, StoreError> {
+        let store = Self { root: root.to_owned() };
+        store.check_marker()?;
+        Ok(store)
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether the blob is here.
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.blob_path(digest).is_file()
+    }
+
+    /// The whole blob, its digest checked.
+    ///
+    /// # Errors
+    /// When it is absent, unreadable, or its bytes are damaged.
+    pub fn read(&self, digest: &Digest) -> Result<Bytes, StoreError> {
+        let path = self.blob_path(digest);
+        let bytes = fs::read(&path).map_err(|e| absent_or(e, "read", path, digest))?;
+        let actual = Digest::of(&bytes);
+        if actual != *digest {
+            return Err(StoreError::Mismatch { expected: *digest, actual });
+        }
+        Ok(bytes.into())
+    }
+
+    /// The blob's file; the caller checks the digest if it reads all of it.
+    ///
+    /// # Errors
+    /// When it is absent or cannot be opened.
+    pub fn open_blob(&self, digest: &Digest) -> Result<File, StoreError> {
+        let path = self.blob_path(digest);
+        File::open(&path).map_err(|e| absent_or(e, "open", path, digest))
+    }
+
+    /// Stores bytes under their digest, replacing a damaged copy.
+    ///
+    /// # Errors
+    /// When the files cannot be written.
+    pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        let digest = Digest::of(bytes);
+        self.publish(bytes, &self.blob_path(&digest))?;
+        Ok(digest)
+    }
+
+    /// A writer for a blob of unknown digest.
+    ///
+    /// # Errors
+    /// When the temporary file cannot be made.
+    pub fn writer(&self) -> Result<BlobWriter, StoreError> {
+        let ingest = Ingest::create(&self.ingest_dir())?;
+        Ok(BlobWriter { store: self.clone(), ingest, hasher: Hasher::new(), size: 0 })
+    }
+
+    /// The manifests listed in `index.json`.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn index(&self) -> Result<Vec<Descriptor>, StoreError> {
+        let path = self.root.join(INDEX);
+        let raw = fs::read(&path).map_err(StoreError::io("read", &path))?;
+        let index = ImageIndex::parse(raw.into(), media_type::OCI_INDEX);
+        Ok(index.map_err(|source| StoreError::Index { path, source })?.manifests)
+    }
+
+    /// Adds a manifest to `index.json`. It replaces an entry with the same tag; without a tag, one with the same
+    /// digest.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn add_manifest(&self, manifest: Descriptor) -> Result<(), StoreError> {
+        let _lock = self.lock()?;
+        let mut manifests = self.index()?;
+        let tag = |d: &Descriptor| d.annotation(media_type::REF_NAME).map(str::to_owned);
+        let replaces = |old: &Descriptor| match tag(&manifest) {
+            Some(name) => tag(old) == Some(name),
+            None => old.digest == manifest.digest,
+        };
+        match manifests.iter().position(replaces) {
+            Some(at) => manifests[at] = manifest,
+            None => manifests.push(manifest),
+        }
+        self.write_index(&manifests)
+    }
+
+    /// The lock on `index.json`, held until the file is dropped.
+    fn lock(&self) -> Result<File, StoreError> {
+        let marker = self.root.join(MARKER);
+        let lock = File::open(&marker).map_err(StoreError::io("open", &marker))?;
+        flock(&lock, FlockOperation::LockExclusive).map_err(|e| StoreError::io("lock", &marker)(e.into()))?;
+        Ok(lock)
+    }
+
+    fn write_index(&self, manifests: &[Descriptor]) -> Result<(), StoreError> {
+        let index = IndexFile { schema_version: 2, media_type: media_type::OCI_INDEX, manifests };
+        let bytes = json::to_vec(&index).expect("descriptors always encode");
+        self.publish(&bytes, &self.root.join(INDEX))
+    }
+
+    fn publish(&self, bytes: &[u8], target: &Path) -> Result<(), StoreError> {
+        let mut ingest = Ingest::create(&self.ingest_dir())?;
+        ingest.file.write_all(bytes).map_err(StoreError::io("write", target))?;
+        ingest.publish(target)
+    }
+
+    fn check_marker(&self) -> Result<(), StoreError> {
+        let not_a_layout = || StoreError::NotALayout(self.root.clone());
+        let text = fs::read(self.root.join(MARKER)).map_err(|_| not_a_layout())?;
+        let value: serde_json::Value = serde_json::from_slice(&text).map_err(|_| not_a_layout())?;
+        match value.get("imageLayoutVersion").and_then(|v| v.as_str()) {
+            Some(version) if version.starts_with("1.") => Ok(()),
+            _ => Err(not_a_layout()),
+        }
+    }
+
+    fn blob_dir(&self) -> PathBuf {
+        self.root.join("blobs/sha256")
+    }
+
+    fn ingest_dir(&self) -> PathBuf {
+        self.root.join("ingest")
+    }
+
+    /// Where the blob is, or would be.
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.blob_dir().join(digest.hex())
+    }
+}
+
+/// Writes one blob; without [`BlobWriter::commit`] nothing is kept.
+#[derive(Debug)]
+pub struct BlobWriter {
+    store: LayoutStore,
+    ingest: Ingest,
+    hasher: Hasher,
+    size: u64,
+}
+
+impl BlobWriter {
+    /// Bytes written so far.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Makes the blob visible under its digest.
+    ///
+    /// # Errors
+    /// When the digest is not the expected one (nothing is kept then), or the file cannot be synced.
+    pub fn commit(self, expected: Option<Digest>) -> Result<Digest, StoreError> {
+        let actual = self.hasher.finish();
+        if let Some(expected) = expected
+            && expected != actual
+        {
+            return Err(StoreError::Mismatch { expected, actual });
+        }
+        self.ingest.publish(&self.store.blob_path(&actual))?;
+        Ok(actual)
+    }
+
+    /// Keeps the bytes as a nameless file that goes away when it is closed, positioned at its start.
+    ///
+    /// # Errors
+    /// When the digest is not the expected one, or the file cannot be rewound.
+    pub fn into_anonymous(self, expected: Digest) -> Result<File, StoreError> {
+        let actual = self.hasher.finish();
+        if expected != actual {
+            return Err(StoreError::Mismatch { expected, actual });
+        }
+        let mut file =
+            self.ingest.file.try_clone().map_err(StoreError::io("open", self.store.ingest_dir()))?;
+        file.rewind().map_err(StoreError::io("rewind", self.store.ingest_dir()))?;
+        Ok(file)
+    }
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.ingest.file.write(bytes)?;
+        self.hasher.update(&bytes[..n]);
+        self.size += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.ingest.file.flush()
+    }
+}
+
+fn make_dir(path: &Path) -> Result<(), StoreError> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        result => result.map_err(StoreError::io("create", path)),
+    }
+}
+
+fn absent_or(error: io::Error, op: &'static str, path: PathBuf, digest: &Digest) -> StoreError {
+    match error.kind() {
+        ErrorKind::NotFound => StoreError::NotFound(*digest),
+        _ => StoreError::io(op, path)(error),
+    }
+}

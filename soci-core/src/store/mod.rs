@@ -1,0 +1,74 @@
+//! What is kept on this machine: blobs in an OCI image layout, and one small record for each artifact.
+//!
+//! Both can be shared by any number of processes at the same time. What must always hold: a blob or record that can
+//! be seen is complete (it was synced, then renamed into place), and a reader checks the digest of what it reads.
+
+mod artifacts;
+mod ingest;
+mod layout;
+
+#[cfg(test)]
+mod tests;
+
+use std::{io, path::PathBuf};
+
+pub use artifacts::{Artifact, ArtifactKind, Artifacts};
+pub use layout::{BlobWriter, LayoutStore};
+
+use crate::{digest::Digest, image::ManifestError};
+
+/// Why the store cannot do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// A file operation failed.
+    #[error("{op} {}", path.display())]
+    Io {
+        /// What was tried.
+        op: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The blob or record is not there.
+    #[error("{0} not found")]
+    NotFound(Digest),
+    /// The bytes are not those that were asked for.
+    #[error("content has digest {actual}, expected {expected}")]
+    Mismatch {
+        /// The digest asked for.
+        expected: Digest,
+        /// The digest of the bytes.
+        actual: Digest,
+    },
+    /// The directory is not an OCI image layout of version 1.
+    #[error("{} is not an OCI image layout", .0.display())]
+    NotALayout(PathBuf),
+    /// `index.json` cannot be read.
+    #[error("{}", path.display())]
+    Index {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: ManifestError,
+    },
+    /// A record cannot be read.
+    #[error("{}", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+impl StoreError {
+    fn io(op: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { op, path, source }
+    }
+}

@@ -1,0 +1,252 @@
+//! Bytes of a trace file: shared by writer and reader, known to nobody else.
+//!
+//! ```text
+//! file    = magic "SOCITRC\n"  version u16  flags u16  block*
+//! block   = kind u8  length u32  crc32 u32 (over kind, length, payload)  payload[length]
+//! kind    = 1 header (JSON, exactly one, first)   2 records   3 end (JSON, at most one, last)
+//! records = record*                                 integers are LEB128 varints
+//! record  = 1 path     length  bytes                the next path id, from 0
+//!         | 2 process  pid  length  bytes(comm)     the next process id, from 0
+//!         | 3 access   zigzag(t_ns - t_ns of the access before in this block, or 0)  phase + 4 * kind
+//!                      path id  layer index + 1 or 0  offset  length  process id  wait_ns
+//! ```
+//! Fixed-width integers are little-endian. A reader refuses another magic, a higher version and unknown flags (a
+//! flag means "you cannot read this without knowing me"); unknown keys in the JSON blocks are ignored. Holds no state.
+
+use std::{io, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+
+pub(super) const MAGIC: &[u8; 8] = b"SOCITRC\n";
+pub(super) const VERSION: u16 = 1;
+/// Flags this code understands: none yet.
+pub(super) const KNOWN_FLAGS: u16 = 0;
+pub(super) const PREAMBLE_LEN: usize = 12;
+pub(super) const FRAME_LEN: usize = 9;
+/// Longest payload of a block. The writer stays far below it.
+pub(super) const MAX_BLOCK: usize = 8 << 20;
+/// The writer closes a record block at this size.
+pub(super) const BLOCK_TARGET: usize = 32 << 10;
+/// Longest path: the kernel's PATH_MAX.
+pub(super) const MAX_PATH: usize = 4096;
+/// Longest process name: the kernel's comm is 16, importers may know more.
+pub(super) const MAX_COMM: usize = 256;
+
+pub(super) const BLOCK_HEADER: u8 = 1;
+pub(super) const BLOCK_RECORDS: u8 = 2;
+pub(super) const BLOCK_END: u8 = 3;
+pub(super) const RECORD_PATH: u64 = 1;
+pub(super) const RECORD_PROCESS: u64 = 2;
+pub(super) const RECORD_ACCESS: u64 = 3;
+
+/// What was recorded and how: written before the first access.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// The image as the user named it.
+    pub image: String,
+    /// Digest of the platform's image manifest.
+    pub manifest: Digest,
+    /// The image's layers, lowest first. [`Access::layer`] indexes this list.
+    pub layers: Vec<LayerRef>,
+    /// Which capture engine recorded (`fuse`, ...).
+    pub engine: String,
+    /// The workload's command line.
+    pub argv: Vec<String>,
+    /// When the workload was started, RFC 3339 UTC. All times in the trace count from here.
+    pub started_at: String,
+}
+
+/// One layer of the recorded image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRef {
+    /// Digest of the compressed blob.
+    pub digest: Digest,
+    /// Size of the compressed blob in bytes.
+    pub size: u64,
+}
+
+/// How the recording ended: the last block of a sealed trace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// Accesses that were seen but could not be kept. Above 0 the trace is incomplete.
+    pub dropped: u64,
+    /// Why the recording stopped.
+    pub outcome: Outcome,
+    /// When the workload became ready, ns since start; absent if it never did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_ns: Option<u64>,
+    /// When the recording stopped, ns since start.
+    pub ended_ns: u64,
+    /// The workload's exit status when it has ended by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+}
+
+/// Why a recording stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The readiness rule came true (and the tail, if any, is over).
+    Ready,
+    /// The workload ended by itself.
+    Exited,
+    /// A time limit passed before the workload was ready.
+    TimedOut,
+    /// The user stopped the recording.
+    Interrupted,
+}
+
+/// Part of the run in which an access happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// Before the workload's first instruction (runtime setup, exec of the entrypoint).
+    Setup,
+    /// From its first instruction until it is ready.
+    Start,
+    /// After it is ready.
+    Tail,
+}
+
+/// How bytes were asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AccessKind {
+    /// A read call.
+    Read,
+    /// A page fault.
+    Fault,
+    /// A mapping of already cached pages around a fault.
+    Map,
+    /// The file was executed, or named as interpreter.
+    Exec,
+}
+
+/// A process that touched the image.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Process {
+    /// Process id in the recorder's pid namespace; 0 when unknown.
+    pub pid: u32,
+    /// The kernel's short name of it, at most 256 bytes.
+    pub comm: Arc<[u8]>,
+}
+
+/// One observed use of bytes of an image file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Nanoseconds since [`Header::started_at`].
+    pub t_ns: u64,
+    /// Part of the run.
+    pub phase: Phase,
+    /// How the bytes were asked for.
+    pub kind: AccessKind,
+    /// Path in the image, without a leading slash, at most 4096 bytes.
+    pub path: Arc<[u8]>,
+    /// Layer the file comes from, if the engine knows it.
+    pub layer: Option<u32>,
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes.
+    pub len: u64,
+    /// Who asked.
+    pub process: Arc<Process>,
+    /// How long the process waited for the bytes, nanoseconds; 0 when unknown.
+    pub wait_ns: u64,
+}
+
+/// Why a trace cannot be written or read. A cut tail is not an error: see [`super::Tail`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TraceError {
+    /// The file cannot be opened, read or written.
+    #[error("trace file")]
+    Io(#[from] io::Error),
+    /// Not a trace.
+    #[error("not a trace file (wrong magic)")]
+    Magic,
+    /// Written by a newer tool.
+    #[error("trace version {0} is newer than {VERSION}")]
+    Version(u16),
+    /// Written by a newer tool.
+    #[error("trace uses unknown features {0:#x}")]
+    Features(u16),
+    /// The header block is absent, damaged or not understood.
+    #[error("trace header is damaged: {0}")]
+    Header(String),
+    /// A block with a right checksum has wrong content.
+    #[error("trace block at byte {offset} is malformed: {what}")]
+    Malformed {
+        /// Position of the block in the file.
+        offset: u64,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// A path or process name is longer than the format allows.
+    #[error("{what} of {len} bytes is too long for a trace")]
+    TooLong {
+        /// Which field.
+        what: &'static str,
+        /// Its length.
+        len: usize,
+    },
+}
+
+impl Phase {
+    pub(super) fn code(self) -> u64 {
+        self as u64
+    }
+    pub(super) fn from_code(code: u64) -> Option<Self> {
+        [Self::Setup, Self::Start, Self::Tail].into_iter().find(|p| p.code() == code)
+    }
+}
+
+impl AccessKind {
+    pub(super) fn code(self) -> u64 {
+        self as u64
+    }
+    pub(super) fn from_code(code: u64) -> Option<Self> {
+        [Self::Read, Self::Fault, Self::Map, Self::Exec].into_iter().find(|k| k.code() == code)
+    }
+}
+
+pub(super) fn crc(kind: u8, payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&[kind]);
+    hasher.update(&(payload.len() as u32).to_le_bytes());
+    hasher.update(payload);
+    hasher.finalize()
+}
+
+pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// Takes one varint off the front; `None` when it is cut or longer than 64 bits.
+pub(super) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0u64;
+    for shift in (0..64).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        let part = u64::from(byte & 0x7f);
+        if shift == 63 && part > 1 {
+            return None;
+        }
+        value |= part << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+pub(super) fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
+}
+
+pub(super) fn unzigzag(value: u64) -> i64 {
+    (value >> 1) as i64 ^ -((value & 1) as i64)
+}

@@ -1,0 +1,143 @@
+//! Appends accesses to a new trace file.
+//!
+//! The writer owns the file and the tables of paths and processes already defined in it. What must always hold: the
+//! file is a valid trace (perhaps without its tail) after every block, so a crash loses at most the open block.
+
+use std::{collections::HashMap, fs::File, io::Write, path::Path, sync::Arc};
+
+use super::format::{
+    Access, BLOCK_END, BLOCK_HEADER, BLOCK_RECORDS, BLOCK_TARGET, End, Header, KNOWN_FLAGS, MAGIC, MAX_COMM,
+    MAX_PATH, Process, RECORD_ACCESS, RECORD_PATH, RECORD_PROCESS, TraceError, VERSION, crc, put_varint,
+    zigzag,
+};
+
+/// Writes one trace. Not finished with [`TraceWriter::finish`], the file reads as a torn trace.
+#[derive(Debug)]
+pub struct TraceWriter {
+    file: File,
+    block: Vec<u8>,
+    last_t: u64,
+    paths: HashMap<Arc<[u8]>, u64>,
+    processes: HashMap<Arc<Process>, u64>,
+    accesses: u64,
+}
+
+impl TraceWriter {
+    /// Creates (or empties) the file and writes the header.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn create(path: &Path, header: &Header) -> Result<Self, TraceError> {
+        let mut file = File::create(path)?;
+        let mut preamble = MAGIC.to_vec();
+        preamble.extend(VERSION.to_le_bytes());
+        preamble.extend(KNOWN_FLAGS.to_le_bytes());
+        file.write_all(&preamble)?;
+        let json = serde_json::to_vec(header).map_err(|e| TraceError::Header(e.to_string()))?;
+        let mut writer = Self {
+            file,
+            block: Vec::with_capacity(BLOCK_TARGET + MAX_PATH + 256),
+            last_t: 0,
+            paths: HashMap::new(),
+            processes: HashMap::new(),
+            accesses: 0,
+        };
+        writer.write_block(BLOCK_HEADER, &json)?;
+        Ok(writer)
+    }
+
+    /// Appends one access. It reaches the file when its block is full, at [`Self::flush`] or at the end.
+    ///
+    /// # Errors
+    /// When the path or process name is too long, or the file cannot be written.
+    pub fn access(&mut self, access: &Access) -> Result<(), TraceError> {
+        too_long("path", access.path.len(), MAX_PATH)?;
+        too_long("process name", access.process.comm.len(), MAX_COMM)?;
+        let path = self.path_id(&access.path);
+        let process = self.process_id(&access.process);
+        let out = &mut self.block;
+        put_varint(out, RECORD_ACCESS);
+        put_varint(out, zigzag(access.t_ns.wrapping_sub(self.last_t) as i64));
+        put_varint(out, access.phase.code() | access.kind.code() << 2);
+        put_varint(out, path);
+        put_varint(out, access.layer.map_or(0, |layer| u64::from(layer) + 1));
+        put_varint(out, access.offset);
+        put_varint(out, access.len);
+        put_varint(out, process);
+        put_varint(out, access.wait_ns);
+        self.last_t = access.t_ns;
+        self.accesses += 1;
+        if self.block.len() >= BLOCK_TARGET { self.flush() } else { Ok(()) }
+    }
+
+    /// Accesses written so far.
+    pub fn accesses(&self) -> u64 {
+        self.accesses
+    }
+
+    /// Closes the open block, so that everything so far survives a crash of this process.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn flush(&mut self) -> Result<(), TraceError> {
+        if self.block.is_empty() {
+            return Ok(());
+        }
+        let mut block = std::mem::take(&mut self.block);
+        let written = self.write_block(BLOCK_RECORDS, &block);
+        block.clear();
+        self.block = block;
+        self.last_t = 0;
+        written
+    }
+
+    /// Seals the trace and syncs it to disk.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn finish(mut self, end: &End) -> Result<(), TraceError> {
+        self.flush()?;
+        let json = serde_json::to_vec(end).map_err(|e| TraceError::Header(e.to_string()))?;
+        self.write_block(BLOCK_END, &json)?;
+        self.file.sync_all()?;
+        Ok(())
+    }
+
+    fn path_id(&mut self, path: &Arc<[u8]>) -> u64 {
+        if let Some(&id) = self.paths.get(path) {
+            return id;
+        }
+        let id = self.paths.len() as u64;
+        self.paths.insert(path.clone(), id);
+        put_varint(&mut self.block, RECORD_PATH);
+        put_varint(&mut self.block, path.len() as u64);
+        self.block.extend_from_slice(path);
+        id
+    }
+
+    fn process_id(&mut self, process: &Arc<Process>) -> u64 {
+        if let Some(&id) = self.processes.get(process) {
+            return id;
+        }
+        let id = self.processes.len() as u64;
+        self.processes.insert(process.clone(), id);
+        put_varint(&mut self.block, RECORD_PROCESS);
+        put_varint(&mut self.block, u64::from(process.pid));
+        put_varint(&mut self.block, process.comm.len() as u64);
+        self.block.extend_from_slice(&process.comm);
+        id
+    }
+
+    fn write_block(&mut self, kind: u8, payload: &[u8]) -> Result<(), TraceError> {
+        let mut frame = vec![kind];
+        frame.extend((payload.len() as u32).to_le_bytes());
+        frame.extend(crc(kind, payload).to_le_bytes());
+        frame.extend_from_slice(payload);
+        self.file.write_all(&frame)?;
+        Ok(())
+    }
+}
+
+fn too_long(what: &'static str, len: usize, max: usize) -> Result<(), TraceError> {
+    if len > max { Err(TraceError::TooLong { what, len }) } else { Ok(()) }
+}

@@ -1,0 +1,275 @@
+//! Builds the zTOC of a layer in one pass over its bytes.
+//!
+//! Owns the state of one build. Invariant: memory does not grow with the layer, but for the entry table and
+//! 32 KiB of window for each span.
+
+use std::io::{self, Read};
+
+use super::Algorithm;
+use super::encode::{self, Contents};
+use super::place::{Checkpointing, Placement};
+use crate::compression::gzip::{Checkpoint, Event, GzipError, Scanner, ZinfoWriter};
+use crate::compression::uncompressed::TarZinfo;
+use crate::digest::{Digest, Hasher};
+use crate::tar::{Entry, Parser, Sink, TarError};
+
+/// Span size that upstream uses when none is asked for: 4 MiB of uncompressed bytes.
+pub const DEFAULT_SPAN_SIZE: u64 = 1 << 22;
+
+/// Tool name that upstream writes into every zTOC and index; part of the digests.
+pub const DEFAULT_BUILD_TOOL: &str = "AWS SOCI CLI v0.2";
+
+/// What to build. `default()` gives upstream's bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildOptions {
+    /// Wanted uncompressed bytes per span. 0 is allowed for gzip only (a checkpoint at every block).
+    pub span_size: u64,
+    /// Written into the zTOC.
+    pub build_tool: String,
+    /// Placement of checkpoints; a plain tar always has spans of `span_size`.
+    pub checkpointing: Checkpointing,
+    /// Also compute the digest of the uncompressed bytes (costs one more SHA-256 pass over them).
+    pub diff_id: bool,
+}
+
+impl Default for BuildOptions {
+    fn default() -> Self {
+        Self {
+            span_size: DEFAULT_SPAN_SIZE,
+            build_tool: DEFAULT_BUILD_TOOL.to_owned(),
+            checkpointing: Checkpointing::default(),
+            diff_id: false,
+        }
+    }
+}
+
+/// A built zTOC and what one pass over the layer found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Built {
+    /// The zTOC's bytes.
+    pub ztoc: Vec<u8>,
+    /// Digest of the zTOC's bytes.
+    pub ztoc_digest: Digest,
+    /// Digest of the layer blob as read.
+    pub layer_digest: Digest,
+    /// Length of the layer blob in bytes.
+    pub layer_size: u64,
+    /// Digest of all uncompressed bytes, padding included; present when [`BuildOptions::diff_id`] asked for it.
+    pub diff_id: Option<Digest>,
+    /// An entry has an extended attribute, or is named `.wh..wh..opq`: the layer needs xattr support.
+    pub xattrs_present: bool,
+}
+
+/// Why a layer has no zTOC.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The layer could not be read.
+    #[error("layer could not be read")]
+    Read(#[source] io::Error),
+    /// The layer is not a gzip file from its first to its last byte.
+    #[error("layer is not valid gzip")]
+    Gzip(#[from] GzipError),
+    /// The layer's tar cannot be described.
+    #[error("layer's tar cannot be indexed")]
+    Tar(#[from] TarError),
+    /// 0 for a plain tar, or more than 2^63 - 1.
+    #[error("span size {0} is not possible")]
+    SpanSize(u64),
+    /// The zTOC would pass the 2 GiB that its format can hold: too many spans or entries.
+    #[error("zTOC would be larger than 2 GiB; a larger span size may help")]
+    TooLarge,
+}
+
+/// Bytes read at a time.
+const CHUNK: usize = 256 << 10;
+
+/// What both kinds of layers need: tar walk, digests, limits.
+struct Pass {
+    toc: Toc,
+    parser: Parser,
+    layer: Hasher,
+    layer_size: u64,
+    diff_id: Option<Hasher>,
+    digests: Vec<Digest>,
+    /// Hashes the present span; `None` before the first one.
+    span: Option<Hasher>,
+}
+
+/// The entries, and an upper bound of the bytes they take in the zTOC.
+struct Toc {
+    entries: Vec<Entry>,
+    encoded: u64,
+    xattrs_present: bool,
+}
+
+impl Sink for Toc {
+    fn entry(&mut self, entry: Entry) -> Result<(), TarError> {
+        self.encoded += encode::entry_size(&entry);
+        self.xattrs_present |= entry.xattrs().next().is_some() || entry.name.ends_with(b".wh..wh..opq");
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    fn data(&mut self, _: &[u8]) -> Result<(), TarError> {
+        Ok(())
+    }
+}
+
+impl Pass {
+    fn new(options: &BuildOptions) -> Self {
+        Self {
+            toc: Toc { entries: Vec::new(), encoded: 0, xattrs_present: false },
+            parser: Parser::new(),
+            layer: Hasher::new(),
+            layer_size: 0,
+            diff_id: options.diff_id.then(Hasher::new),
+            digests: Vec::new(),
+            span: None,
+        }
+    }
+
+    /// The next chunk of the layer; empty at its end.
+    fn read<'b>(&mut self, reader: &mut impl Read, buffer: &'b mut [u8]) -> Result<&'b [u8], BuildError> {
+        loop {
+            match reader.read(buffer) {
+                Ok(count) => {
+                    let chunk = &buffer[..count];
+                    self.layer.update(chunk);
+                    self.layer_size += count as u64;
+                    return Ok(chunk);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(BuildError::Read(error)),
+            }
+        }
+    }
+
+    /// Takes plain bytes. `blob` is the size of the checkpoint blob so far.
+    fn plain(&mut self, plain: &[u8], blob: u64) -> Result<(), BuildError> {
+        self.parser.push(plain, &mut self.toc)?;
+        if let Some(diff_id) = &mut self.diff_id {
+            diff_id.update(plain);
+        }
+        let digests = self.digests.len() as u64 * encode::DIGEST_SIZE;
+        if self.toc.encoded + digests + blob > encode::SIZE_LIMIT {
+            Err(BuildError::TooLarge)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Adds bytes of the layer to the present span, if there is one.
+    fn span_bytes(&mut self, bytes: &[u8]) {
+        if let Some(span) = &mut self.span {
+            span.update(bytes);
+        }
+    }
+
+    /// Ends the present span, if there is one, and starts the next.
+    fn next_span(&mut self) {
+        if let Some(span) = self.span.replace(Hasher::new()) {
+            self.digests.push(span.finish());
+        }
+    }
+
+    fn finish(
+        mut self,
+        options: &BuildOptions,
+        algorithm: Algorithm,
+        checkpoints: &[u8],
+    ) -> Result<Built, BuildError> {
+        let end = self.parser.finish()?;
+        self.digests.extend(self.span.map(Hasher::finish));
+        let ztoc = encode::encode(&Contents {
+            build_tool: &options.build_tool,
+            compressed_size: self.layer_size,
+            uncompressed_size: end.uncompressed_archive_size,
+            entries: &self.toc.entries,
+            algorithm,
+            checkpoints,
+            digests: &self.digests,
+        });
+        Ok(Built {
+            ztoc_digest: Digest::of(&ztoc),
+            ztoc,
+            layer_digest: self.layer.finish(),
+            layer_size: self.layer_size,
+            diff_id: self.diff_id.map(Hasher::finish),
+            xattrs_present: self.toc.xattrs_present,
+        })
+    }
+}
+
+/// Builds the zTOC of a gzip layer in one pass: inflate, checkpoints, tar walk and all digests.
+///
+/// `reader` is read to its end in large chunks and needs no buffering.
+pub fn build_gzip(mut reader: impl Read, options: &BuildOptions) -> Result<Built, BuildError> {
+    let span_size = i64::try_from(options.span_size).map_err(|_| BuildError::SpanSize(options.span_size))?;
+    let mut pass = Pass::new(options);
+    let mut placement = Placement::new(options.span_size, &options.checkpointing);
+    let mut checkpoints = ZinfoWriter::new(span_size);
+    let mut scanner = Scanner::new();
+    let mut buffer = vec![0; CHUNK];
+    let mut last_byte = 0;
+    loop {
+        let mut input = pass.read(&mut reader, &mut buffer)?;
+        if input.is_empty() {
+            break;
+        }
+        while let Event::Progress { consumed, plain, boundary } = scanner.step(input)? {
+            let (now, rest) = input.split_at(consumed);
+            input = rest;
+            pass.plain(plain, checkpoints.len())?;
+            pass.span_bytes(now);
+            last_byte = now.last().copied().unwrap_or(last_byte);
+            let Some(bits) = boundary else { continue };
+            if placement.place(scanner.total_out()) {
+                checkpoints.push(&Checkpoint {
+                    input: scanner.total_in(),
+                    output: scanner.total_out(),
+                    bits,
+                    window: scanner.window(),
+                });
+                pass.next_span();
+                if bits != 0 {
+                    // The byte that both spans have bits of.
+                    pass.span_bytes(&[last_byte]);
+                }
+            }
+        }
+    }
+    scanner.finish()?;
+    pass.finish(options, Algorithm::Gzip, &checkpoints.finish())
+}
+
+/// Builds the zTOC of a plain tar layer in one pass.
+pub fn build_tar(mut reader: impl Read, options: &BuildOptions) -> Result<Built, BuildError> {
+    let span_size = i64::try_from(options.span_size)
+        .ok()
+        .filter(|&span_size| span_size > 0)
+        .ok_or(BuildError::SpanSize(options.span_size))?;
+    let mut pass = Pass::new(options);
+    let mut buffer = vec![0; CHUNK];
+    let mut span_left = 0;
+    loop {
+        let mut input = pass.read(&mut reader, &mut buffer)?;
+        if input.is_empty() {
+            break;
+        }
+        pass.plain(input, 0)?;
+        while !input.is_empty() {
+            if span_left == 0 {
+                pass.next_span();
+                span_left = options.span_size;
+            }
+            let length = usize::try_from(span_left).map_or(input.len(), |left| left.min(input.len()));
+            let (now, rest) = input.split_at(length);
+            pass.span_bytes(now);
+            span_left -= length as u64;
+            input = rest;
+        }
+    }
+    let size = i64::try_from(pass.layer_size).map_err(|_| BuildError::TooLarge)?;
+    let blob = TarZinfo { span_size, size }.encode();
+    pass.finish(options, Algorithm::Uncompressed, &blob)
+}

@@ -1,0 +1,134 @@
+//! Plain bytes of one span.
+//!
+//! [`SpanDecoder`] owns the state of one decompression. Invariant: it gives exactly the bytes that the span table
+//! promises, or an error. It does not check the span's digest: that is its caller's first duty.
+
+use std::io;
+
+use super::{Algorithm, Ztoc};
+use crate::compression::gzip::{Checkpoint, Extractor, InflateError, Stop, WINDOW};
+use crate::units::{ByteRange, SpanId};
+
+/// What lies before the first byte of a layer, for blobs that do not store it.
+static NOTHING_BEFORE: [u8; WINDOW] = [0; WINDOW];
+
+/// Why a span could not be decompressed.
+#[derive(Debug, thiserror::Error)]
+pub enum ExtractError {
+    /// The zTOC has no such span.
+    #[error("there is no span {0}")]
+    UnknownSpan(SpanId),
+    /// Not the bytes of the span: more or fewer than its compressed range.
+    #[error("span has {expected} compressed bytes, got {actual}")]
+    Length {
+        /// Length of the compressed range.
+        expected: u64,
+        /// Bytes given; one more than expected stands for any larger number.
+        actual: u64,
+    },
+    /// The compressed bytes are damaged, or do not belong to this zTOC.
+    #[error("compressed bytes of the span are damaged")]
+    Damaged(#[source] InflateError),
+    /// The compressed bytes hold less than the zTOC says.
+    #[error("span ends {missing} plain bytes early")]
+    Short {
+        /// Plain bytes missing.
+        missing: u64,
+    },
+    /// The receiver of plain bytes refused.
+    #[error("plain bytes of the span could not be taken")]
+    Sink(#[source] io::Error),
+}
+
+/// Decompresses one span while its bytes arrive.
+#[derive(Debug)]
+pub struct SpanDecoder {
+    kind: Kind,
+    compressed: ByteRange,
+    taken: u64,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Gzip(Extractor),
+    Plain { wanted: u64 },
+}
+
+impl SpanDecoder {
+    /// A decoder at the start of `span`.
+    pub fn new(ztoc: &Ztoc, span: SpanId) -> Result<Self, ExtractError> {
+        let table = ztoc.spans();
+        let place = table.spans.get(span.0 as usize).ok_or(ExtractError::UnknownSpan(span))?;
+        let wanted = table.uncompressed_range(span).len();
+        let kind = match ztoc.algorithm() {
+            Algorithm::Uncompressed => Kind::Plain { wanted },
+            Algorithm::Gzip => {
+                let window = match place.window_at {
+                    Some(at) => &table.blob[at..at + WINDOW],
+                    None => &NOTHING_BEFORE,
+                };
+                let input = place.compressed.start + u64::from(place.bits != 0);
+                let checkpoint = Checkpoint { input, output: place.out, bits: place.bits, window };
+                Kind::Gzip(Extractor::new(&checkpoint, wanted).map_err(ExtractError::Damaged)?)
+            }
+        };
+        Ok(Self { kind, compressed: place.compressed, taken: 0 })
+    }
+
+    /// Takes the next compressed bytes of the span and gives the plain bytes they hold to `sink`, in order.
+    pub fn push(
+        &mut self,
+        compressed: &[u8],
+        sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<(), ExtractError> {
+        self.taken += compressed.len() as u64;
+        if self.taken > self.compressed.len() {
+            return Err(self.wrong_length());
+        }
+        match &mut self.kind {
+            Kind::Gzip(extractor) => extractor.push(compressed, sink).map_err(|stop| match stop {
+                Stop::Damaged(error) => ExtractError::Damaged(error),
+                Stop::Sink(error) => ExtractError::Sink(error),
+            }),
+            Kind::Plain { wanted } => {
+                let length = usize::try_from(*wanted).unwrap_or(usize::MAX).min(compressed.len());
+                *wanted -= length as u64;
+                if length > 0 { sink(&compressed[..length]).map_err(ExtractError::Sink) } else { Ok(()) }
+            }
+        }
+    }
+
+    /// Declares the end of the compressed bytes.
+    pub fn finish(self) -> Result<(), ExtractError> {
+        if self.taken != self.compressed.len() {
+            return Err(self.wrong_length());
+        }
+        match match &self.kind {
+            Kind::Gzip(extractor) => extractor.wanted(),
+            Kind::Plain { wanted } => *wanted,
+        } {
+            0 => Ok(()),
+            missing => Err(ExtractError::Short { missing }),
+        }
+    }
+
+    fn wrong_length(&self) -> ExtractError {
+        ExtractError::Length { expected: self.compressed.len(), actual: self.taken }
+    }
+}
+
+/// Decompresses one whole span.
+///
+/// `compressed` is exactly the bytes of [`SpanTable::compressed_range`](super::SpanTable::compressed_range), their
+/// digest already checked. `sink` gets consecutive plain chunks, in total exactly
+/// [`SpanTable::uncompressed_range`](super::SpanTable::uncompressed_range) bytes when `Ok` is returned.
+pub fn extract_span(
+    ztoc: &Ztoc,
+    span: SpanId,
+    compressed: &[u8],
+    sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+) -> Result<(), ExtractError> {
+    let mut decoder = SpanDecoder::new(ztoc, span)?;
+    decoder.push(compressed, sink)?;
+    decoder.finish()
+}

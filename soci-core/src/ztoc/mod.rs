@@ -1,0 +1,152 @@
+//! zTOC: the table of contents of one layer, with the checkpoints that let any span be decompressed alone.
+//!
+//! [`Ztoc`] owns the verified bytes and the tables read from them. Invariant: nothing in a `Ztoc` is read from
+//! the bytes again without a check; offsets, sizes and counts were checked once when it was opened.
+
+mod builder;
+mod encode;
+mod entry;
+mod error;
+mod extract;
+mod mod_time;
+mod place;
+mod read;
+mod spans;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::digest::Digest;
+
+pub use crate::compression::gzip::{GzipError, InflateError};
+pub use builder::{
+    BuildError, BuildOptions, Built, DEFAULT_BUILD_TOOL, DEFAULT_SPAN_SIZE, build_gzip, build_tar,
+};
+pub use entry::FileEntry;
+pub use error::ZtocError;
+pub use extract::{ExtractError, SpanDecoder, extract_span};
+pub use place::Checkpointing;
+pub use spans::SpanTable;
+
+/// How the layer's bytes are compressed, as far as a zTOC can say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// One or more gzip members.
+    Gzip,
+    /// A plain tar.
+    Uncompressed,
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Gzip => "gzip",
+            Self::Uncompressed => "uncompressed",
+        })
+    }
+}
+
+/// A verified zTOC. Cloning it is cheap: clones share the bytes and the tables.
+#[derive(Clone)]
+pub struct Ztoc(Arc<Inner>);
+
+struct Inner {
+    bytes: Bytes,
+    digest: Digest,
+    version: Bytes,
+    build_tool: Bytes,
+    compressed_size: u64,
+    uncompressed_size: u64,
+    algorithm: Algorithm,
+    files: Vec<FileEntry>,
+    spans: SpanTable,
+}
+
+impl Ztoc {
+    /// Reads and verifies a zTOC. Any bytes at all may be given; those that cannot describe a layer are refused.
+    ///
+    /// The bytes may be a mapped file: the windows, nearly all of a zTOC, are not touched here but for the digest.
+    pub fn open(bytes: Bytes) -> Result<Self, ZtocError> {
+        let raw = read::read(&bytes)?;
+        let spans = verify::spans(&raw)?;
+        let files = verify::files(raw.files, raw.uncompressed_size)?;
+        Ok(Self(Arc::new(Inner {
+            digest: Digest::of(&bytes),
+            bytes,
+            version: raw.version,
+            build_tool: raw.build_tool,
+            compressed_size: raw.compressed_size,
+            uncompressed_size: raw.uncompressed_size,
+            algorithm: raw.algorithm,
+            files,
+            spans,
+        })))
+    }
+
+    /// Digest of the zTOC's own bytes.
+    pub fn digest(&self) -> Digest {
+        self.0.digest
+    }
+
+    /// Length of the zTOC in bytes.
+    pub fn size(&self) -> u64 {
+        self.0.bytes.len() as u64
+    }
+
+    /// The zTOC as stored.
+    pub fn bytes(&self) -> &Bytes {
+        &self.0.bytes
+    }
+
+    /// Version text, `0.9` for everything known.
+    pub fn version(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.0.version)
+    }
+
+    /// Name of the tool that wrote it.
+    pub fn build_tool(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.0.build_tool)
+    }
+
+    /// Length of the layer blob in bytes.
+    pub fn compressed_size(&self) -> u64 {
+        self.0.compressed_size
+    }
+
+    /// Length of the tar in bytes, up to its end mark: padding after it is not counted.
+    pub fn uncompressed_size(&self) -> u64 {
+        self.0.uncompressed_size
+    }
+
+    /// How the layer is compressed.
+    pub fn algorithm(&self) -> Algorithm {
+        self.0.algorithm
+    }
+
+    /// The entries in tar order.
+    pub fn files(&self) -> &[FileEntry] {
+        &self.0.files
+    }
+
+    /// The spans.
+    pub fn spans(&self) -> &SpanTable {
+        &self.0.spans
+    }
+}
+
+impl fmt::Debug for Ztoc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ztoc")
+            .field("digest", &self.0.digest)
+            .field("algorithm", &self.0.algorithm)
+            .field("files", &self.0.files.len())
+            .field("spans", &self.0.spans.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,75 @@
+//! Where checkpoints of a gzip layer are placed.
+//!
+//! [`Placement`] owns the position of the last checkpoint. Invariant: the default policy is upstream's rule.
+
+/// Where checkpoints of a gzip layer are placed. A checkpoint can only lie between two deflate blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Checkpointing {
+    /// Upstream's rule: at the first block boundary more than `span_size` bytes after the last checkpoint.
+    #[default]
+    EverySpanSize,
+    /// In addition, at the first block boundary at or after each of these uncompressed offsets. A layout adapted
+    /// to a trace; upstream reads it like any other.
+    Boundaries(Vec<u64>),
+}
+
+/// Applies a policy during one build.
+#[derive(Debug)]
+pub(super) struct Placement {
+    span_size: u64,
+    policy: Checkpointing,
+    /// Index of the first wanted boundary behind the last checkpoint.
+    next_wanted: usize,
+    last: Option<u64>,
+}
+
+impl Placement {
+    pub(super) fn new(span_size: u64, policy: &Checkpointing) -> Self {
+        let mut policy = policy.clone();
+        if let Checkpointing::Boundaries(wanted) = &mut policy {
+            wanted.sort_unstable();
+        }
+        Self { span_size, policy, next_wanted: 0, last: None }
+    }
+
+    /// Whether a checkpoint is due at a block boundary after `output` plain bytes; if so, it is placed.
+    pub(super) fn place(&mut self, output: u64) -> bool {
+        let far = output - self.last.unwrap_or(0) > self.span_size;
+        let due = match &self.policy {
+            // As upstream, every boundary before the first byte counts: an empty first block gives two checkpoints.
+            Checkpointing::EverySpanSize => output == 0 || far,
+            Checkpointing::Boundaries(wanted) => {
+                let passed = wanted[self.next_wanted..].partition_point(|&offset| offset <= output);
+                self.next_wanted += passed;
+                self.last.is_none() || far || (passed > 0 && self.last != Some(output))
+            }
+        };
+        if due {
+            self.last = Some(output);
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upstreams_rule_is_strictly_more_than_the_span_size() {
+        let mut placement = Placement::new(100, &Checkpointing::EverySpanSize);
+        let placed: Vec<u64> =
+            [0, 0, 50, 100, 101, 201, 202].into_iter().filter(|&output| placement.place(output)).collect();
+        assert_eq!(placed, [0, 0, 101, 202]);
+    }
+
+    #[test]
+    fn wanted_boundaries_come_on_top() {
+        let mut placement = Placement::new(100, &Checkpointing::Boundaries(vec![75, 20, 0, 21]));
+        let placed: Vec<u64> = [0, 0, 10, 30, 40, 75, 90, 176, 270, 277]
+            .into_iter()
+            .filter(|&output| placement.place(output))
+            .collect();
+        assert_eq!(placed, [0, 30, 75, 176, 277]);
+    }
+}

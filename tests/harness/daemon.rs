@@ -1,0 +1,153 @@
+//! The real snapshotter daemon as a process of its own, on a private root directory and socket.
+//!
+//! Owns the process and everything it mounted: both are gone after the drop, however the test ended.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+use soci_core::containerd::{SnapshotsClient, snapshots_client};
+
+/// How long the daemon may take to start or to stop.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// The path of one of the product's programs: in the folder that `SOCI_BIN_DIR` names, else where cargo put it.
+pub fn program(name: &str) -> PathBuf {
+    let beside_tests = || {
+        let test = std::env::current_exe().expect("a running program has a path");
+        test.ancestors().nth(2).expect("cargo runs tests from DIR/deps").to_owned()
+    };
+    let directory = std::env::var_os("SOCI_BIN_DIR").map_or_else(beside_tests, PathBuf::from);
+    let path = directory.join(name);
+    assert!(path.exists(), "{} is not built: run `cargo build --bins` first", path.display());
+    path
+}
+
+/// A running daemon.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    directory: PathBuf,
+}
+
+impl Daemon {
+    /// Starts on `directory` (root, socket, log and configuration go there) and waits until it is ready.
+    pub fn start(directory: &Path, config: &str) -> Self {
+        let mut daemon = Self { child: spawn(directory, config), directory: directory.to_owned() };
+        daemon.wait_until_ready(0);
+        daemon
+    }
+
+    /// Starts again after [`Daemon::kill`] or [`Daemon::stop`].
+    pub fn restart(&mut self, config: &str) {
+        let before = self.log().len();
+        self.child = spawn(&self.directory, config);
+        self.wait_until_ready(before);
+    }
+
+    fn wait_until_ready(&mut self, log_before: usize) {
+        let start = Instant::now();
+        while !self.log()[log_before..].contains("successfully started") {
+            let ended = self.child.try_wait().expect("the child is ours");
+            assert!(ended.is_none() && start.elapsed() < PATIENCE, "no start, {ended:?}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Its root directory.
+    pub fn root(&self) -> PathBuf {
+        self.directory.join("root")
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("run/soci.sock")
+    }
+
+    /// A client of its snapshots service.
+    pub async fn client(&self) -> SnapshotsClient {
+        snapshots_client(&self.socket()).await.expect("the daemon is ready")
+    }
+
+    /// What it has logged, over all its starts.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+
+    /// One metric, with its labels as the text has them. Panics when there is no such metric.
+    pub fn metric(&self, name: &str) -> u64 {
+        let mut stream =
+            UnixStream::connect(self.directory.join("metrics.sock")).expect("metrics are served");
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("the request is small");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("metrics are text");
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no metric {name} in:\n{text}"))
+    }
+
+    /// Mountpoints below its root.
+    pub fn mounts(&self) -> Vec<PathBuf> {
+        let table = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
+        let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+        points.filter(|point| point.starts_with(self.root())).collect()
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("the child is ours");
+        self.child.wait().expect("the child is ours");
+    }
+
+    /// Sends a signal and waits for the end.
+    pub fn stop(&mut self, signal: Signal) -> ExitStatus {
+        kill_process(Pid::from_child(&self.child), signal).expect("the child is ours");
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child is ours") {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "the daemon does not stop:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn spawn(directory: &Path, config: &str) -> Child {
+    let metrics = directory.join("metrics.sock");
+    let config = format!("metrics_network = \"unix\"\nmetrics_address = \"{}\"\n{config}", metrics.display());
+    fs::write(directory.join("config.toml"), config).expect("the directory is writable");
+    let log = File::options().create(true).append(true).open(directory.join("log")).expect("a log file");
+    Command::new(program("soci-snapshotter-grpc"))
+        .arg("--root")
+        .arg(directory.join("root"))
+        .arg("--address")
+        .arg(directory.join("run/soci.sock"))
+        .arg("--config")
+        .arg(directory.join("config.toml"))
+        .args(["--log-level", "debug"])
+        .stdin(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("the daemon is a program")
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Both fail when the process has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        for point in self.mounts().into_iter().rev() {
+            if let Err(error) = unmount(&point, UnmountFlags::DETACH) {
+                eprintln!("{} stays mounted: {error}", point.display());
+            }
+        }
+        if std::thread::panicking() {
+            eprintln!("log of the daemon:\n{}", self.log());
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Images on disk: OCI layouts made from layer blobs.
+//!
+//! Owns nothing after the call; the layout is in the caller's directory.
+
+use std::path::Path;
+
+use serde_json::json;
+use soci_core::image::Descriptor;
+use soci_core::media_type;
+use soci_core::store::LayoutStore;
+
+/// Makes a layout of one image for linux/amd64. `layers` are (media type, blob), lowest first. Gives the layers'
+/// descriptors.
+pub fn write(dir: &Path, tag: &str, layers: &[(&str, Vec<u8>)]) -> Vec<Descriptor> {
+    let store = LayoutStore::open(dir).expect("the directory can be written");
+    let put = |media_type: &str, bytes: &[u8]| {
+        let digest = store.put(bytes).expect("the directory can be written");
+        Descriptor::new(media_type, digest, bytes.len() as u64)
+    };
+    let descriptors: Vec<Descriptor> =
+        layers.iter().map(|(media_type, blob)| put(media_type, blob)).collect();
+    let config = json!({ "architecture": "amd64", "os": "linux", "config": {}, "rootfs": { "type": "layers", "diff_ids": [] } });
+    let config = put(media_type::OCI_CONFIG, config.to_string().as_bytes());
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "config": config, "layers": descriptors,
+    });
+    let mut manifest = put(media_type::OCI_MANIFEST, manifest.to_string().as_bytes());
+    manifest.annotations.insert(media_type::REF_NAME.to_owned(), tag.to_owned());
+    store.add_manifest(manifest).expect("the directory can be written");
+    descriptors
+}
+
+/// `len` bytes that compress to about half and are the same for the same seed.
+pub fn half_random(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(2) + 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        b"0123456789abcdef"[(state >> 60) as usize]
+    };
+    (0..len).map(|_| next()).collect()
+}

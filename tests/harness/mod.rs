@@ -1,0 +1,12 @@
+//! What the test tiers share. Each module owns one stand-in for the world outside, or one tool to look at it.
+
+pub mod containerd;
+pub mod daemon;
+pub mod disk_image;
+pub mod faults;
+pub mod image;
+pub mod layout;
+pub mod machine;
+pub mod pull;
+pub mod registry;
+pub mod soci;

@@ -1,0 +1,79 @@
+//! A data plane in the test's process, over a root of its own.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use harness::image::Published;
+use snapshotter::fuse::FuseOptions;
+use snapshotter::layer::{Discovery, ImageContext, ImageRequest, Layer, LayerState, Node, NodeOptions};
+use snapshotter::prefetch::EngineOptions;
+use snapshotter::span::SpanOptions;
+use snapshotter::stats::Stats;
+use soci_core::registry::{Registry, RegistryOptions, RetryPolicy, Timeouts};
+use soci_core::store::LayoutStore;
+use tokio::runtime::Runtime;
+
+/// A node and what it stands on.
+pub(crate) struct TestNode {
+    /// The node.
+    pub(crate) node: Arc<Node>,
+    /// Its counters.
+    #[allow(dead_code, reason = "each test program uses its part of this module")]
+    pub(crate) stats: Arc<Stats>,
+    /// Its runtime.
+    pub(crate) runtime: Runtime,
+}
+
+impl TestNode {
+    /// A node on `root`, which gives up quickly on a bad registry.
+    pub(crate) fn new(root: &Path, change: impl FnOnce(&mut NodeOptions)) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let stats = Arc::new(Stats::default());
+        std::fs::create_dir_all(root).unwrap();
+        let registry = Registry::new(RegistryOptions {
+            retry: RetryPolicy {
+                max_retries: 2,
+                min_wait: Duration::from_millis(1),
+                max_wait: Duration::from_millis(5),
+            },
+            timeouts: Timeouts { stall: Duration::from_secs(2), ..Timeouts::default() },
+            ..RegistryOptions::default()
+        })
+        .unwrap();
+        let mut options = NodeOptions {
+            root: root.to_owned(),
+            registry,
+            content: LayoutStore::open(&root.join("content")).unwrap(),
+            runtime: runtime.handle().clone(),
+            stats: Arc::clone(&stats),
+            discovery: Discovery::default(),
+            prefetch: true,
+            cache_limit: 0,
+            engine: EngineOptions::default(),
+            spans: SpanOptions { read_timeout: Duration::from_secs(30), ..SpanOptions::default() },
+            fuse: FuseOptions::default(),
+        };
+        change(&mut options);
+        let node = Node::new(options).unwrap();
+        Self { node, stats, runtime }
+    }
+
+    /// The image's context.
+    pub(crate) fn image(&self, image: &Published) -> Arc<ImageContext> {
+        self.node.image(&ImageRequest {
+            reference: image.reference.parse().unwrap(),
+            manifest_digest: image.manifest,
+            index_digest: None,
+        })
+    }
+
+    /// Layer `at` of the image, which must be lazy.
+    pub(crate) fn layer(&self, image: &Published, at: usize) -> Arc<Layer> {
+        match self.runtime.block_on(self.image(image).layer(&image.layers[at])).unwrap() {
+            LayerState::Lazy(layer) => layer,
+            other => panic!("layer {at} is not lazy: {other:?}"),
+        }
+    }
+}

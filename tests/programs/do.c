@@ -1,0 +1,105 @@
+/* A workload that does exactly what its arguments say, one after the other. Linked statically: it needs no libraries,
+ * so an image may consist of it alone. An unknown word or a failed call ends it with code 99. */
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static void on_term(int signal) {
+    (void)signal;
+    _exit(7);
+}
+
+static void need(int good, const char *what) {
+    if (!good) {
+        perror(what);
+        exit(99);
+    }
+}
+
+/* read FILE OFFSET LENGTH: with pread */
+static void do_read(const char *file, long offset, long length) {
+    int fd = open(file, O_RDONLY);
+    need(fd >= 0, file);
+    char *buffer = malloc(length);
+    need(pread(fd, buffer, length, offset) >= 0, file);
+    free(buffer);
+    close(fd);
+}
+
+/* map FILE PAGE: touch one byte of one page of a mapping */
+static void do_map(const char *file, long page) {
+    int fd = open(file, O_RDONLY);
+    struct stat st;
+    need(fd >= 0 && fstat(fd, &st) == 0, file);
+    volatile char *bytes = mmap(NULL, st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+    need(bytes != MAP_FAILED, file);
+    volatile char byte = bytes[page * 4096 + 1];
+    (void)byte;
+    munmap((void *)bytes, st.st_size);
+    close(fd);
+}
+
+static void do_listen(int port) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    need(fd >= 0 && bind(fd, (void *)&address, sizeof address) == 0 && listen(fd, 8) == 0, "listen");
+}
+
+int main(int argc, char **argv) {
+    setvbuf(stdout, NULL, _IOLBF, 4096); /* whole lines, each in one write */
+    for (int i = 1; i < argc; i++) {
+        const char *word = argv[i];
+        if (!strcmp(word, "read")) {
+            do_read(argv[i + 1], atol(argv[i + 2]), atol(argv[i + 3]));
+            i += 3;
+        } else if (!strcmp(word, "map")) {
+            do_map(argv[i + 1], atol(argv[i + 2]));
+            i += 2;
+        } else if (!strcmp(word, "say")) {
+            printf("%s\n", argv[++i]);
+        } else if (!strcmp(word, "exists")) {
+            printf("%s %s\n", argv[i + 1], access(argv[i + 1], F_OK) == 0 ? "yes" : "no");
+            i += 1;
+        } else if (!strcmp(word, "write")) {
+            int fd = open(argv[++i], O_CREAT | O_WRONLY | O_TRUNC, 0644);
+            need(fd >= 0 && write(fd, "x", 1) == 1, argv[i]);
+        } else if (!strcmp(word, "sleep")) {
+            usleep(1000 * atol(argv[++i]));
+        } else if (!strcmp(word, "listen")) {
+            do_listen(atoi(argv[++i]));
+        } else if (!strcmp(word, "handle-term")) {
+            signal(SIGTERM, on_term);
+        } else if (!strcmp(word, "fork-sleep")) {
+            if (fork() == 0) {
+                sleep(1000);
+                _exit(0);
+            }
+        } else if (!strcmp(word, "who")) {
+            gid_t groups[32];
+            int count = getgroups(32, groups);
+            printf("pid %d uid %d gid %d groups", getpid(), getuid(), getgid());
+            for (int n = 0; n < count; n++) printf(" %d", groups[n]);
+            char cwd[4096], host[256];
+            need(getcwd(cwd, sizeof cwd) != NULL && gethostname(host, sizeof host) == 0, "who");
+            printf(" cwd %s host %s\n", cwd, host);
+        } else if (!strcmp(word, "env")) {
+            const char *value = getenv(argv[++i]);
+            printf("%s=%s\n", argv[i], value ? value : "(none)");
+        } else if (!strcmp(word, "exit")) {
+            return atoi(argv[++i]);
+        } else {
+            fprintf(stderr, "unknown word %s\n", word);
+            return 99;
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,45 @@
+//! `cargo xtask`: words in, one task out. Tasks own their files; this file only dispatches.
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod codegen;
+mod demo;
+mod exec;
+mod images;
+mod lab;
+mod link;
+mod prepared;
+mod product;
+mod reference;
+mod setup;
+mod test;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "What a developer or CI runs")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    Bench(bench::Args),
+    Codegen(codegen::Args),
+    Demo(demo::Args),
+    Images(images::Args),
+    Link(link::Args),
+    Test(test::Args),
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().task {
+        Task::Bench(args) => bench::run(&args),
+        Task::Codegen(args) => codegen::run(&args),
+        Task::Demo(args) => demo::run(&args),
+        Task::Images(args) => images::run(&args),
+        Task::Link(args) => link::run(&args),
+        Task::Test(args) => test::run(&args),
+    }
+}

@@ -1,0 +1,140 @@
+//! The product's two binaries as this checkout builds them, and how xtask calls them.
+//!
+//! Owns no state but paths. What is written here is what a user would type.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::exec;
+use crate::lab::{cargo, release_dir};
+
+/// Ready is the line that every workload of [`crate::images`] prints.
+pub(crate) const READY: &str = "log:^READY";
+/// A start that takes longer (seconds) has failed.
+const LONGEST_START: &str = "600";
+
+/// Span size where the trace needs nothing. Where it does, spans hug the needed ranges (`--span-layout trace`): with
+/// even spans of 4 MiB a perfect prefetch moves three quarters of the Python image, at 1 MiB still 87 MB and 19 MB of
+/// zTOCs; hugging spans move 53 MB and 17 MB.
+pub(crate) const SPAN_SIZE: u64 = 4 << 20;
+/// Smaller layers get no zTOC: one request for all of the layer is cheaper than two for a part.
+pub(crate) const MIN_LAYER_SIZE: u64 = 1 << 20;
+
+/// How an image is brought to the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Mode {
+    /// Pull and unpack all layers, then start.
+    Full,
+    /// Start at once; bytes come when they are read.
+    Lazy,
+    /// As lazy, with the recorded prefetch artifacts.
+    Prefetch,
+    /// The second start on a root that has everything, over a link without limits.
+    Warm,
+}
+
+impl Mode {
+    /// As `soci run --mode` and the tables call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Lazy => "lazy",
+            Self::Prefetch => "prefetch",
+            Self::Warm => "warm",
+        }
+    }
+}
+
+/// Release binaries.
+#[derive(Debug, Clone)]
+pub(crate) struct Product {
+    dir: PathBuf,
+}
+
+impl Product {
+    /// Builds `soci` and `soci-snapshotter-grpc` in release mode.
+    pub(crate) fn build() -> Result<Self> {
+        exec::run(&mut cargo([
+            "build",
+            "--release",
+            "--locked",
+            "--package",
+            "soci-cli",
+            "--package",
+            "snapshotter",
+        ]))?;
+        Ok(Self { dir: release_dir()? })
+    }
+
+    /// Both programs, for reading them ahead of a measurement.
+    pub(crate) fn programs(&self) -> [PathBuf; 2] {
+        [self.soci(), self.dir.join("soci-snapshotter-grpc")]
+    }
+
+    fn soci(&self) -> PathBuf {
+        self.dir.join("soci")
+    }
+
+    /// Records one run of the image's own command into `out`; unpacked layers are kept in `state`. The workload
+    /// sees loopback only, so that no server of this machine answers in its place.
+    pub(crate) fn record(&self, layout: &Path, state: &Path, out: &Path) -> Command {
+        let mut command = exec::command([self.soci()]);
+        command.args(["record", "--image", &layout_reference(layout), "--net", "none", "--until", READY]);
+        command.arg("--state").arg(state).arg("--out").arg(out);
+        command
+    }
+
+    /// Makes the SOCI index of an image, with prefetch artifacts from `trace`, in the local store `store`.
+    pub(crate) fn create(&self, store: &Path, layout: &Path, trace: &Path) -> Command {
+        let mut command = exec::command([self.soci()]);
+        command.args(["create", &layout_reference(layout), "--span-size", &SPAN_SIZE.to_string()]);
+        command.args(["--min-layer-size", &MIN_LAYER_SIZE.to_string()]);
+        command.arg("--trace").arg(trace).args(["--span-layout", "trace"]).arg("--root").arg(store);
+        command
+    }
+
+    /// The words that push an image and its SOCI index from the local store.
+    pub(crate) fn push(&self, store: &Path, layout: &Path, reference: &str) -> Vec<String> {
+        let (soci, image, store) = (self.soci(), layout_reference(layout), store.to_string_lossy());
+        let words = [&soci.to_string_lossy(), "push", "--quiet", "--plain-http", "--existing-index", "allow"];
+        [&words[..], &["--image", &image, "--root", &store, reference]]
+            .concat()
+            .iter()
+            .map(|&w| w.to_owned())
+            .collect()
+    }
+
+    /// The words that start `reference` on the private root `root`; `workload` replaces the image's command.
+    pub(crate) fn run(
+        &self,
+        reference: &str,
+        mode: Mode,
+        root: &Path,
+        report: &Path,
+        workload: &[&str],
+    ) -> Vec<String> {
+        let mode = if mode == Mode::Warm { Mode::Full } else { mode };
+        let (soci, root, report) = (self.soci(), root.to_string_lossy(), report.to_string_lossy());
+        let mut words =
+            ["timeout", "--kill-after=10", LONGEST_START, &soci.to_string_lossy(), "run", reference]
+                .map(str::to_owned)
+                .to_vec();
+        let flags =
+            ["--root", &root, "--plain-http", "--mode", mode.name(), "--until", READY, "--report", &report];
+        words.extend(flags.map(str::to_owned));
+        if !workload.is_empty() {
+            words.push("--".to_owned());
+            words.extend(workload.iter().map(|&word| word.to_owned()));
+        }
+        words
+    }
+}
+
+/// An OCI layout as `soci` takes it.
+fn layout_reference(layout: &Path) -> String {
+    format!("oci:{}", layout.display())
+}
