@@ -10,7 +10,7 @@
 //!         | 3 access   zigzag(t_ns - t_ns of the access before in this block, or 0)  phase + 4 * kind
 //!                      path id  layer index + 1 or 0  offset  length  process id  wait_ns
 //! ```
-//! Fixed-width integers are little-endian. A reader refuses another magic, a higher version and unknown flags (a
+//! Fixed-width integers are little-endian. A reader refuses another magic, version 0, a higher version and unknown flags (a
 //! flag means "you cannot read this without knowing me"); unknown keys in the JSON blocks are ignored. Holds no state.
 
 use std::{io, sync::Arc};
@@ -164,8 +164,8 @@ pub enum TraceError {
     /// Not a trace.
     #[error("not a trace file (wrong magic)")]
     Magic,
-    /// Written by a newer tool.
-    #[error("trace version {0} is newer than {VERSION}")]
+    /// Written by a newer tool, or no version that ever was.
+    #[error("trace version {0} is not known here (1 to {VERSION} are)")]
     Version(u16),
     /// Written by a newer tool.
     #[error("trace uses unknown features {0:#x}")]

@@ -60,7 +60,7 @@ impl TraceReader {
             return Err(TraceError::Magic);
         }
         let version = u16::from_le_bytes([preamble[8], preamble[9]]);
-        if version > VERSION {
+        if version == 0 || version > VERSION {
             return Err(TraceError::Version(version));
         }
         let flags = u16::from_le_bytes([preamble[10], preamble[11]]);

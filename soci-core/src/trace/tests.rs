@@ -140,6 +140,8 @@ fn other_files_and_newer_versions_are_refused() {
     let mut newer = bytes.clone();
     newer[8] = 9;
     assert!(matches!(open(&newer), TraceError::Version(9)));
+    newer[8] = 0;
+    assert!(matches!(open(&newer), TraceError::Version(0)));
     let mut feature = bytes.clone();
     feature[10] = 1;
     assert!(matches!(open(&feature), TraceError::Features(1)));
