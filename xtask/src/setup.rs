@@ -32,6 +32,8 @@ pub(crate) enum Need {
     Zlib,
     /// A real containerd for the containerd tests.
     Containerd,
+    /// Python's tarfile, the second opinion on archives.
+    Oracles,
 }
 
 impl Need {
@@ -54,6 +56,7 @@ impl Need {
             ],
             Self::Zlib => &[("gcc", Program("gcc")), ("zlib1g-dev", File("/usr/include/zlib.h"))],
             Self::Containerd => &[("containerd", Program("containerd")), ("runc", Program("runc"))],
+            Self::Oracles => &[("python3", Program("python3"))],
         }
     }
 }
