@@ -32,6 +32,8 @@ pub(crate) enum Need {
     Zlib,
     /// A real containerd for the containerd tests.
     Containerd,
+    /// A browser that draws the page of a report.
+    Chromium,
 }
 
 impl Need {
@@ -54,6 +56,7 @@ impl Need {
             ],
             Self::Zlib => &[("gcc", Program("gcc")), ("zlib1g-dev", File("/usr/include/zlib.h"))],
             Self::Containerd => &[("containerd", Program("containerd")), ("runc", Program("runc"))],
+            Self::Chromium => &[("chromium", Program("chromium"))],
         }
     }
 }

@@ -45,6 +45,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         setup::require_fuse()?;
         setup::ensure(&[Need::Containerd, Need::Registry, Need::Link])?;
     }
+    if wants(Tier::Plain) {
+        setup::ensure(&[Need::Chromium])?;
+    }
     let suite = Suite::new(args.shared.as_deref())?;
     if wants(Tier::Lint) {
         exec::run(&mut cargo(["fmt", "--all", "--check"]))?;
