@@ -69,6 +69,8 @@ impl Global {
 pub(crate) enum Command {
     /// Record what a workload reads from its image.
     Record(commands::record::Args),
+    /// Show what a recording has seen, as text, JSON or a page.
+    Report(commands::report::Args),
     /// Create the SOCI index of an image.
     Create(commands::create::Args),
     /// Push the SOCI index of an image to its registry.
@@ -100,6 +102,7 @@ impl Command {
             Self::Run(args) => commands::run::run(&args, global),
             Self::Tied(args) => commands::tied::run(&args),
             Self::WorkloadInit(args) => Ok(commands::workload_init::run(&args)),
+            Self::Report(args) => within(global, |_| commands::report::run(args)),
             Self::Create(args) => within(global, |global| commands::create::run(args, global)),
             Self::Push(args) => within(global, |global| commands::push::run(args, global)),
             Self::Index(command) => within(global, |global| command.run(global)),

@@ -34,6 +34,8 @@ pub(crate) enum Need {
     Containerd,
     /// Python's tarfile, the second opinion on archives.
     Oracles,
+    /// A browser that draws the page of a report.
+    Chromium,
 }
 
 impl Need {
@@ -57,6 +59,7 @@ impl Need {
             Self::Zlib => &[("gcc", Program("gcc")), ("zlib1g-dev", File("/usr/include/zlib.h"))],
             Self::Containerd => &[("containerd", Program("containerd")), ("runc", Program("runc"))],
             Self::Oracles => &[("python3", Program("python3"))],
+            Self::Chromium => &[("chromium", Program("chromium"))],
         }
     }
 }

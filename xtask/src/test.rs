@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         setup::ensure(&[Need::Containerd, Need::Registry, Need::Link])?;
     }
     if wants(Tier::Plain) {
-        setup::ensure(&[Need::Oracles])?;
+        setup::ensure(&[Need::Oracles, Need::Chromium])?;
     }
     let suite = Suite::new(args.shared.as_deref())?;
     if wants(Tier::Lint) {

@@ -1,6 +1,14 @@
 //! What a recording says: how much of the image was read, from which layers, how soon and with how much waiting.
 //!
-//! Built from a trace file alone; sizes of the unpacked layers may be added by whoever knows them.
+//! Built from a trace file alone; sizes of the unpacked layers may be added by whoever knows them. [`Summary`] is its
+//! figures, [`Report`] all that is shown, [`page`] the page that shows it. Sums of hostile numbers stop at the largest.
+
+mod detail;
+mod html;
+mod svg;
+mod tables;
+pub mod timeline;
+pub mod words;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,6 +20,8 @@ use soci_core::digest::Digest;
 use soci_core::trace::{End, Phase, Tail, TraceError, TraceReader};
 use soci_core::units::ByteRange;
 
+pub use self::detail::{FileUse, ProcessUse, Report};
+pub use self::html::page;
 use crate::plan::Coverage;
 
 /// Figures of one recording.
@@ -105,11 +115,12 @@ impl Summary {
             if new > 0 {
                 note(&mut first_need, access.t_ns);
             }
-            match access.phase {
-                Phase::Setup => phases.setup += new,
-                Phase::Start => phases.start += new,
-                Phase::Tail => phases.tail += new,
-            }
+            let phase = match access.phase {
+                Phase::Setup => &mut phases.setup,
+                Phase::Start => &mut phases.start,
+                Phase::Tail => &mut phases.tail,
+            };
+            *phase = phase.saturating_add(new);
         }
         let end = match reader.tail() {
             Some(Tail::Sealed(end)) => Some(end.clone()),
@@ -128,7 +139,7 @@ impl Summary {
         for ((_, layer), coverage) in &files {
             if let Some(share) = layer.and_then(|layer| layers.get_mut(layer as usize)) {
                 share.files += 1;
-                share.bytes += coverage.len();
+                share.bytes = share.bytes.saturating_add(coverage.len());
             }
         }
         Ok(Self {
@@ -137,7 +148,7 @@ impl Summary {
             end,
             accesses,
             files: files.len() as u64,
-            bytes: files.values().map(Coverage::len).sum(),
+            bytes: files.values().fold(0, |sum, file| sum.saturating_add(file.len())),
             phases,
             image_bytes: (!content_bytes.is_empty()).then(|| content_bytes.iter().sum()),
             layers,

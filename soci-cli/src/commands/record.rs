@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use recorder::capture::FuseLog;
 use recorder::plan;
-use recorder::report::Summary;
+use recorder::report::{Report, Summary};
 use recorder::resolve::Resolver;
 use recorder::rootfs::{LayerCache, Overlay, RunDir, UnpackedLayer, chain_ids};
 use recorder::session::{self, Progress, Recorded, Rules, SessionError};
@@ -60,6 +60,9 @@ pub(crate) struct Args {
     allow_incomplete: bool,
     #[command(flatten)]
     registry: PlainHttp,
+    /// Also write a page beside the trace, as soci report does.
+    #[arg(long)]
+    report: bool,
     /// Write the summary as JSON to standard error.
     #[arg(long)]
     json: bool,
@@ -157,10 +160,13 @@ fn finish(args: &Args, trace: &Path, recorded: &Recorded, layers: &[UnpackedLaye
     fs::write(&list, serde_json::to_vec(&paths)?).with_context(|| format!("write {}", list.display()))?;
     let content: Vec<u64> = layers.iter().map(|layer| layer.bytes).collect();
     let summary = Summary::read(trace, &content)?;
+    if args.report {
+        super::report::write_page(&Report::read(trace, &content)?, &trace.with_extension("html"))?;
+    }
     if args.json {
         eprintln!("{}", serde_json::to_string(&summary)?);
     } else {
-        eprint!("{}", summary::text(&summary, recorded.outside));
+        eprint!("{}", summary::text(&summary, Some(recorded.outside)));
         eprintln!("written:     {} and {}", trace.display(), list.display());
     }
     let end = &recorded.end;

@@ -4,16 +4,17 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use indicatif::HumanBytes;
+use recorder::report::words::printable;
 use recorder::report::{Quantiles, Summary};
 
-/// Lines for people. `outside` are accesses to files that are not the image's.
-pub(crate) fn text(summary: &Summary, outside: u64) -> String {
+/// Lines for people. `outside` are accesses to files that are not the image's; a trace alone does not know them.
+pub(crate) fn text(summary: &Summary, outside: Option<u64>) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "{:<12} {value}", format!("{name}:")); // a String takes everything
     };
-    line("image", summary.image.clone());
-    line("command", summary.argv.join(" "));
+    line("image", printable(summary.image.as_bytes()));
+    line("command", printable(summary.argv.join(" ").as_bytes()));
     if let Some(end) = &summary.end {
         let ready = end.ready_ns.map_or("never".to_owned(), time);
         line("ready", format!("{ready} (recorded {})", time(end.ended_ns)));
@@ -40,7 +41,8 @@ pub(crate) fn text(summary: &Summary, outside: u64) -> String {
     line("first need", quantiles(&summary.first_need_ns));
     line("wait", quantiles(&summary.wait_ns));
     let dropped = summary.end.as_ref().map_or(0, |end| end.dropped);
-    line("accesses", format!("{} ({dropped} lost, {outside} outside the image)", summary.accesses));
+    let outside = outside.map_or(String::new(), |outside| format!(", {outside} outside the image"));
+    line("accesses", format!("{} ({dropped} lost{outside})", summary.accesses));
     text
 }
 

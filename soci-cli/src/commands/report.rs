@@ -1,0 +1,95 @@
+//! `soci report`: look at a recording, as text, as JSON, as a page.
+//!
+//! Translates only: what is shown is decided in `recorder::report`. The page is written beside its place and renamed,
+//! so that nobody sees half of it.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use recorder::report::words::{bytes, printable, time};
+use recorder::report::{Report, page};
+use tempfile::NamedTempFile;
+
+use super::summary;
+use crate::output::json;
+
+/// Show what a recording has seen.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The trace that soci record has written.
+    #[arg(value_name = "TRACE")]
+    trace: PathBuf,
+    /// Also write a page (HTML) that needs no network: timeline, files, layers, processes.
+    #[arg(long, short = 'o', value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Print everything as JSON instead of the summary.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Files in the summary.
+const FILES: usize = 5;
+
+/// Shows it.
+pub(crate) fn run(args: Args) -> Result<()> {
+    let report = Report::read(&args.trace, &[])
+        .with_context(|| format!("read trace {}", printable(args.trace.as_os_str().as_encoded_bytes())))?;
+    if let Some(good) = report.torn_after {
+        eprintln!("warning: the trace has no end, it is cut after byte {good}: the recorder did not finish");
+    }
+    if let Some(end) = report.summary.end.as_ref().filter(|end| end.dropped > 0) {
+        eprintln!("warning: {} accesses were lost: all figures are too low", end.dropped);
+    }
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", json::pretty(&report)?)?;
+    } else {
+        write!(out, "{}{}", summary::text(&report.summary, None), text(&report))?;
+    }
+    if let Some(path) = &args.output {
+        if same_file(path, &args.trace) {
+            bail!("{} is the trace itself", path.display());
+        }
+        write_page(&report, path)?;
+        if !args.json {
+            writeln!(out, "page:        {}", path.display())?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the page of a report.
+pub(crate) fn write_page(report: &Report, path: &Path) -> Result<()> {
+    let write = || -> Result<()> {
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = NamedTempFile::new_in(dir)?;
+        file.write_all(page(report).as_bytes())?;
+        // Readable for all, as any page: the temporary file is not.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        file.as_file().set_permissions(mode)?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().with_context(|| format!("write {}", path.display()))
+}
+
+/// What the summary of a recording does not say: who recorded, which files were largest.
+fn text(report: &Report) -> String {
+    let mut text = format!("engine:      {}\n", printable(report.engine.as_bytes()));
+    let (tail, bytes_after) = (report.tail_only().count(), bytes(report.summary.phases.tail));
+    text += &format!("after ready: {bytes_after} were first needed then; {tail} files only then\n");
+    let mut files: Vec<_> = report.files.iter().collect();
+    files.sort_by_key(|file| std::cmp::Reverse(file.bytes));
+    for (at, file) in files.into_iter().take(FILES).enumerate() {
+        let name = if at == 0 { "most read:" } else { "" };
+        let (size, wait) = (bytes(file.bytes), time(file.wait_ns));
+        text += &format!("{name:<12} {size:>9}, waited {wait:>8}  {}\n", file.path);
+    }
+    text
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
+}
