@@ -1,6 +1,7 @@
 //! `soci record` on real workloads: what it writes down is exactly what they read, and nothing stays behind.
 //!
-//! The workload is a program that does what its arguments say. Needs root and FUSE.
+//! The workload is a program that does what its arguments say. By the FUSE engine, which is exact to the page; the
+//! other engine has privileged_ebpf.rs. Needs root and FUSE.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -97,6 +98,7 @@ impl Recording {
 fn command(dir: &Path, flags: &[&str], words: &[&str]) -> Command {
     let mut command = Command::new(program("soci"));
     command.args(["record", "--image", &format!("oci:{}", image().join("image").display()), "--name", "t"]);
+    command.args(["--engine", "fuse"]);
     command.arg("--state").arg(image().join("state")).arg("--out").arg(dir).args(flags);
     command.stdin(Stdio::null());
     if !words.is_empty() {

@@ -1,9 +1,26 @@
 //! The contract between the kernel side of the recorder and the process that reads its ring buffer.
 //!
-//! Nobody owns state here: these are the layouts that both sides compile against, so that neither can drift. Sizes are fixed by
-//! assertions; every field is in the machine's own byte order, because both sides run on one machine.
+//! Nobody owns state here: these are the layouts and names that both sides compile against, so that neither can drift.
+//! Sizes are fixed by assertions; every field is in the machine's own byte order, because both sides run on one
+//! machine. The programs themselves are in `programs/`, a crate outside the workspace, built by `cargo xtask ebpf`.
 
 #![no_std]
+
+/// Name of the ring buffer map.
+pub const EVENTS: &str = "EVENTS";
+/// Name of the per-CPU counters, indexed by [`Counter`].
+pub const COUNTERS: &str = "COUNTERS";
+/// Name of the global with the member offsets of the running kernel, indexed by [`Field`].
+pub const OFFSETS: &str = "OFFSETS";
+/// Name of the global with the id of the cgroup that is recorded, its descendants included.
+pub const CGROUP: &str = "CGROUP";
+/// Name of the global with that cgroup's depth; the root's is 0.
+pub const CGROUP_LEVEL: &str = "CGROUP_LEVEL";
+/// Name of the global with the binary logarithm of the page size.
+pub const PAGE_SHIFT: &str = "PAGE_SHIFT";
+
+/// Size of the ring buffer in the object; the loader may choose another one. A power of two.
+pub const RING_BYTES: u32 = 16 << 20;
 
 /// What kind of page-cache event the kernel saw.
 ///
@@ -17,11 +34,25 @@ pub enum EventKind {
     Fault = 2,
     /// Fault-around mapped pages that were already cached (`mm_filemap_map_pages`).
     Map = 3,
-    /// A process replaced its program (`sched_process_exec`).
+    /// A process replaced its program (`sched_process_exec`). The inode is that of the file system the program was
+    /// opened on: an overlay's own, not the one below it that owns the page cache.
     Exec = 4,
 }
 
-/// One record of the ring buffer: 56 bytes, no padding.
+impl EventKind {
+    /// The kind with this number.
+    pub const fn new(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(Self::Read),
+            2 => Some(Self::Fault),
+            3 => Some(Self::Map),
+            4 => Some(Self::Exec),
+            _ => None,
+        }
+    }
+}
+
+/// One record of the ring buffer: 64 bytes, no padding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Event {
@@ -31,7 +62,7 @@ pub struct Event {
     pub ino: u64,
     /// First byte, a multiple of the page size.
     pub offset: u64,
-    /// Number of bytes, clipped to the file's size.
+    /// Number of bytes, clipped to the file's size; never 0.
     pub length: u64,
     /// Kernel device number (major << 20 | minor).
     pub dev: u32,
@@ -41,9 +72,98 @@ pub struct Event {
     pub tgid: u32,
     /// Inode generation, told apart from a reused inode number.
     pub generation: u32,
-    /// The first bytes of the thread's name, padded with zeros.
-    pub comm: [u8; 8],
+    /// The thread's name, padded with zeros.
+    pub comm: [u8; 16],
 }
 
-const _: () = assert!(size_of::<Event>() == 56, "the event is part of the ABI");
+const _: () = assert!(size_of::<Event>() == 64, "the event is part of the ABI");
 const _: () = assert!(align_of::<Event>() == 8, "ring buffer records are 8-byte aligned");
+
+impl Event {
+    /// Reads a record of the ring buffer; `None` when it has another size.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        fn word(bytes: &[u8], at: usize) -> u64 {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_ne_bytes(word)
+        }
+        fn half(bytes: &[u8], at: usize) -> u32 {
+            let mut half = [0; 4];
+            half.copy_from_slice(&bytes[at..at + 4]);
+            u32::from_ne_bytes(half)
+        }
+        if bytes.len() != size_of::<Self>() {
+            return None;
+        }
+        let mut comm = [0; 16];
+        comm.copy_from_slice(&bytes[48..]);
+        Some(Self {
+            t_ns: word(bytes, 0),
+            ino: word(bytes, 8),
+            offset: word(bytes, 16),
+            length: word(bytes, 24),
+            dev: half(bytes, 32),
+            kind: half(bytes, 36),
+            tgid: half(bytes, 40),
+            generation: half(bytes, 44),
+            comm,
+        })
+    }
+}
+
+/// What the kernel side counts, on each CPU. `Emitted` is what was received and `Dropped` together, exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Counter {
+    /// Events of the recorded cgroup.
+    Emitted = 0,
+    /// Those for which the ring buffer had no room.
+    Dropped = 1,
+    /// Requests that lay wholly behind the end of their file: no bytes, no event.
+    Empty = 2,
+}
+
+/// Number of [`Counter`]s.
+pub const COUNTER_COUNT: u32 = 3;
+
+/// A member of a kernel structure that the programs read. The number is the index in [`OFFSETS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Field {
+    /// The inode that owns a page cache.
+    MappingHost = 0,
+    /// Its number.
+    InodeIno = 1,
+    /// Its size in bytes.
+    InodeSize = 2,
+    /// Its generation.
+    InodeGeneration = 3,
+    /// Its file system.
+    InodeSb = 4,
+    /// The device number of a file system.
+    SuperDev = 5,
+    /// The program file of an exec.
+    BinprmFile = 6,
+    /// The inode of an open file.
+    FileInode = 7,
+}
+
+/// Structure and member of each [`Field`], in the order of their numbers.
+pub const FIELDS: [(&str, &str); 8] = [
+    ("address_space", "host"),
+    ("inode", "i_ino"),
+    ("inode", "i_size"),
+    ("inode", "i_generation"),
+    ("inode", "i_sb"),
+    ("super_block", "s_dev"),
+    ("linux_binprm", "file"),
+    ("file", "f_inode"),
+];
+
+/// The programs: name in the object, and the tracepoint that it is attached to.
+pub const PROGRAMS: [(&str, &str); 4] = [
+    ("get_pages", "mm_filemap_get_pages"),
+    ("fault", "mm_filemap_fault"),
+    ("map_pages", "mm_filemap_map_pages"),
+    ("exec", "sched_process_exec"),
+];

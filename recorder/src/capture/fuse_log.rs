@@ -68,15 +68,16 @@ impl FuseLog {
         log.session = Some(session.spawn().map_err(at_mount)?);
         Ok(log)
     }
+
+    /// Where it is mounted: the workload's root file system is to be an overlay over it.
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
 }
 
 impl Capture for FuseLog {
     fn engine(&self) -> &'static str {
         "fuse"
-    }
-
-    fn lower(&self) -> &Path {
-        &self.mountpoint
     }
 
     fn next(&mut self, patience: Duration) -> Option<RawAccess> {

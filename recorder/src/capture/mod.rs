@@ -4,17 +4,19 @@
 //! knows paths, not layers: [`crate::resolve`] finds those. An access is handed out no later than the workload gets
 //! the bytes, so that a capture drained after the workload's end is complete.
 
+mod ebpf;
 mod fuse_log;
 mod passthrough;
 mod process_names;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use soci_core::trace::{AccessKind, Process};
 
+pub use ebpf::{BtfError, Counts, Ebpf, EbpfError, RING_BYTES};
 pub use fuse_log::FuseLog;
 
 /// One observed use of bytes, as the engine saw it.
@@ -41,14 +43,16 @@ pub trait Capture: std::fmt::Debug {
     /// The engine's name in the trace.
     fn engine(&self) -> &'static str;
 
-    /// The directory on which the workload's root file system is to be built.
-    fn lower(&self) -> &Path;
-
     /// The next access, if one comes within `patience`.
     fn next(&mut self, patience: Duration) -> Option<RawAccess>;
 
     /// Accesses that were seen but could not be handed out.
     fn dropped(&self) -> u64;
+
+    /// Accesses that were left out because they are of no file of the image.
+    fn outside(&self) -> u64 {
+        0
+    }
 }
 
 /// Why a capture could not be started.

@@ -92,9 +92,9 @@ impl Log {
     }
 
     /// Ends the trace.
-    pub(super) fn seal(self, verdict: &Verdict, dropped: u64) -> Result<Recorded, SessionError> {
+    pub(super) fn seal(self, verdict: &Verdict, capture: &dyn Capture) -> Result<Recorded, SessionError> {
         let end = End {
-            dropped,
+            dropped: capture.dropped(),
             outcome: verdict.outcome,
             ready_ns: self.ready.map(|ready| nanoseconds(self.started, ready)),
             ended_ns: nanoseconds(self.started, verdict.ended),
@@ -102,7 +102,7 @@ impl Log {
         };
         let accesses = self.writer.accesses();
         self.writer.finish(&end)?;
-        Ok(Recorded { end, accesses, outside: self.outside, signal: verdict.signal })
+        Ok(Recorded { end, accesses, outside: self.outside + capture.outside(), signal: verdict.signal })
     }
 
     pub(super) fn progress(&self, now: Instant) -> Progress {

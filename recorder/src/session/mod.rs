@@ -90,7 +90,7 @@ pub enum SessionError {
     Watch(#[source] io::Error),
 }
 
-/// Runs the workload on `spec.rootfs`, which must be an overlay over the capture's tree, and records what it reads.
+/// Runs the workload on `spec.rootfs`, which the capture serves or watches, and records what it reads.
 pub fn record(
     capture: &mut dyn Capture,
     resolver: &mut Resolver,
@@ -124,7 +124,7 @@ pub fn record(
     supervisor.finish();
     log.take(capture, Duration::ZERO);
     log.write_until(verdict.ended, resolver)?;
-    log.seal(&verdict, capture.dropped())
+    log.seal(&verdict, capture)
 }
 
 /// A moment of the recent past as RFC 3339 UTC.

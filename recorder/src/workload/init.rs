@@ -17,7 +17,7 @@ use rustix::process::{Signal, set_parent_process_death_signal, umask};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
 use super::namespace::{Namespace, leave};
-use super::{Net, Process, Spec, WorkloadError, mounts};
+use super::{Net, Process, Spec, WorkloadError, cgroup, mounts};
 
 /// Everything is prepared.
 pub(super) const READY: u8 = b'R';
@@ -91,6 +91,10 @@ fn refuse(parent: &mut UnixStream, kind: u8, code: Option<u8>, message: String) 
 }
 
 fn prepare(spec: &Spec) -> Result<(), String> {
+    // First, while its directory is still in sight: everything from here on is the workload's.
+    if let Some(dir) = &spec.cgroup {
+        cgroup::enter(dir).map_err(|error| format!("enter the cgroup {}: {error}", dir.display()))?;
+    }
     let mut namespaces = vec![Namespace::Mount, Namespace::Uts, Namespace::Ipc];
     if spec.net == Net::None {
         namespaces.push(Namespace::Net);

@@ -8,6 +8,7 @@
 //! No code runs between fork and exec: the program executes itself again with a hidden subcommand that calls
 //! [`init::run`], which connects to a socket, reads a [`Spec`], prepares the namespaces and executes the command.
 
+mod cgroup;
 pub mod init;
 mod launch;
 mod mounts;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use cgroup::{Cgroup, CgroupError};
 pub use launch::{Exit, InitCommand, Stdio, Workload};
 pub use process::{Overrides, Process};
 pub use user::{User, UserError};
@@ -52,6 +54,8 @@ pub struct Spec {
     pub hostname: String,
     /// Files bound over the image's: (file of the host, path in the image).
     pub binds: Vec<(PathBuf, String)>,
+    /// Directory of the cgroup that it runs in; ours when there is none.
+    pub cgroup: Option<PathBuf>,
 }
 
 impl Spec {
@@ -93,7 +97,7 @@ impl Spec {
             }
             Net::None => binds.push((own_hosts()?, "etc/hosts".into())),
         }
-        Ok(Self { rootfs: rootfs.into(), process, user, net, hostname, binds })
+        Ok(Self { rootfs: rootfs.into(), process, user, net, hostname, binds, cgroup: None })
     }
 }
 

@@ -1,6 +1,7 @@
 //! The commands, one file each: arguments, what they do, what they print.
 
 pub(crate) mod create;
+mod engine;
 pub(crate) mod index;
 pub(crate) mod prefetch;
 pub(crate) mod push;

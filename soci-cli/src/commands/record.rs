@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use recorder::capture::FuseLog;
 use recorder::plan;
 use recorder::report::{Report, Summary};
 use recorder::resolve::Resolver;
@@ -28,6 +27,7 @@ use soci_core::trace::{Access, LayerRef, Outcome, TraceReader};
 use soci_core::unpack::LayerFormat;
 use tokio::runtime::{Handle, Runtime};
 
+use super::engine::{EngineArgs, Stage};
 use super::summary;
 use super::workload_args::{self, PlainHttp, WorkloadArgs, limit};
 use crate::cli::Global;
@@ -40,6 +40,8 @@ pub(crate) struct Args {
     image: String,
     #[command(flatten)]
     workload: WorkloadArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Go on this long after the workload is ready (seconds, or 300ms, 1m30s, ...).
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = crate::output::duration::parse)]
     tail: Duration,
@@ -103,15 +105,10 @@ fn record(
 
     // Declared in the order of their building: they go in the reverse one.
     let merged = Overlay::read_only(&top_first, &dir("empty")?, &dir("merged")?)?;
-    let mut capture = FuseLog::mount(merged.path(), &dir("fuse")?)?;
-    let lower = recorder::capture::Capture::lower(&capture).to_path_buf();
-    let rootfs = Overlay::writable(
-        &[lower.as_path()],
-        &run.path().join("upper"),
-        &run.path().join("work"),
-        &dir("rootfs")?,
-    )?;
-    let spec = workload_args::spec(process, args.workload.net(), merged.path(), rootfs.path(), run.path())?;
+    let mut stage = Stage::new(&args.engine, &top_first, merged.path(), &run)?;
+    let mut spec =
+        workload_args::spec(process, args.workload.net(), merged.path(), stage.rootfs(), run.path())?;
+    spec.cgroup = stage.cgroup();
     let mut resolver = Resolver::new(&bottom_first).context("open the unpacked layers")?;
 
     let trace = args.out.join(format!("{}.trace", name(args, image)));
@@ -131,7 +128,7 @@ fn record(
     };
     let init = workload_args::init_command()?;
     let mut show = |progress: &Progress| show(&bar, progress);
-    let recorded = session::record(&mut capture, &mut resolver, &spec, &init, options, &mut show);
+    let recorded = session::record(stage.capture.as_mut(), &mut resolver, &spec, &init, options, &mut show);
     bar.finish_and_clear();
     let recorded = match recorded {
         Ok(recorded) => recorded,
@@ -141,8 +138,7 @@ fn record(
         }
         Err(error) => return Err(error.into()),
     };
-    drop(rootfs);
-    drop(capture);
+    drop(stage);
     drop(merged);
     if args.keep {
         eprintln!("what the workload wrote: {}", run.keep("upper")?.display());

@@ -1,0 +1,18 @@
+//! Programs executed.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use recorder_ebpf::{EventKind, Field};
+
+use crate::{filter, kernel, report};
+
+/// `sched_process_exec(task, old_pid, bprm)`: the task runs another program, whose first page has been read.
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn exec(ctx: BtfTracePointContext) -> i32 {
+    if !filter::wanted() {
+        return 0;
+    }
+    let inode = kernel::member::<*const u8>(ctx.arg(2), Field::BinprmFile)
+        .and_then(|file| kernel::member::<*const u8>(file, Field::FileInode));
+    report::range(EventKind::Exec, inode.unwrap_or(core::ptr::null()), 0, kernel::bytes(1));
+    0
+}

@@ -1,0 +1,26 @@
+//! The kernel side of the recorder: four programs on tracepoints of the page cache and of exec.
+//!
+//! Program list only. Each hook family has a file; [`filter`] says who is recorded, [`kernel`] reads the kernel's
+//! structures, [`report`] owns the ring buffer and the counters. Nothing here decides what an access means.
+
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod exec;
+mod filter;
+mod kernel;
+mod mmap;
+mod read;
+mod report;
+
+/// Never reached: the verifier admits no program that could panic.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The kernel lends its tracing helpers to programs under its own licence only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

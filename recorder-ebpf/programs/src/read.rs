@@ -1,0 +1,13 @@
+//! Buffered reads: read, pread, readv, sendfile, splice, copy_file_range, io_uring, and the kernel's own reads at exec.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use recorder_ebpf::EventKind;
+
+use crate::report;
+
+/// `mm_filemap_get_pages(mapping, first, last)`: the pages that a read asks for, whether cached or not.
+#[btf_tracepoint(function = "mm_filemap_get_pages")]
+pub fn get_pages(ctx: BtfTracePointContext) -> i32 {
+    report::pages(EventKind::Read, ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    0
+}
