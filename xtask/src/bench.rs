@@ -4,10 +4,11 @@ use anyhow::Result;
 
 pub(crate) mod bound;
 pub(crate) mod cold_start;
+mod record;
 pub(crate) mod start;
 mod ztoc;
 
-/// Measure cold starts or the zTOC build
+/// Measure cold starts, the recorder or the zTOC build
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -17,6 +18,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     ColdStart(cold_start::Args),
+    Record(record::Args),
     Ztoc(ztoc::Args),
 }
 
@@ -24,6 +26,7 @@ enum What {
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.what {
         What::ColdStart(args) => cold_start::run(args),
+        What::Record(args) => record::run(args),
         What::Ztoc(args) => ztoc::run(args),
     }
 }
