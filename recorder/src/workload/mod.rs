@@ -9,6 +9,7 @@
 //! [`init::run`], which connects to a socket, reads a [`Spec`], prepares the namespaces and executes the command.
 
 pub mod init;
+pub(crate) mod inside;
 mod launch;
 mod mounts;
 pub mod namespace;

@@ -67,6 +67,7 @@ pub(crate) struct Args {
 
 /// Records.
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
+    args.workload.until()?; // before anything is fetched
     fs::create_dir_all(&args.out).with_context(|| format!("make {}", args.out.display()))?;
     let runtime = Runtime::new().context("start the runtime")?;
     let (image, signals) = runtime.block_on(async {
@@ -122,7 +123,7 @@ fn record(
             .iter()
             .map(|layer| LayerRef { digest: layer.digest, size: layer.size })
             .collect(),
-        rules: Rules { until: args.workload.until.clone(), tail: args.tail, timeout: limit(global) },
+        rules: Rules { until: args.workload.until()?, tail: args.tail, timeout: limit(global) },
         output: (Box::new(Around(bar.clone(), io::stdout())), Box::new(Around(bar.clone(), io::stderr()))),
         signals,
     };
