@@ -14,6 +14,10 @@ use soci_core::units::ByteRange;
 
 use crate::plan::Coverage;
 
+mod stability;
+
+pub use stability::Stability;
+
 /// Figures of one recording.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {

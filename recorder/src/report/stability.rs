@@ -96,8 +96,7 @@ fn size(read: &Read) -> u64 {
 }
 
 fn jaccard(one: &Read, other: &Read) -> f64 {
-    let common: u64 =
-        one.iter().filter_map(|(path, bytes)| Some(bytes.common(other.get(path)?).len())).sum();
+    let common: u64 = one.iter().filter_map(|(path, bytes)| Some(bytes.common(other.get(path)?).len())).sum();
     share(common, size(one) + size(other) - common)
 }
 
@@ -173,8 +172,8 @@ mod tests {
 
     #[test]
     fn spearman_is_the_textbooks() {
-        // Σd² = 1 + 1 + 4 + 4 + 0 with n = 5
-        assert!(close(spearman(&[0, 1, 2, 3, 4], &[1, 0, 4, 1, 4]).unwrap(), 1.0 - 6.0 * 10.0 / 120.0));
+        // Σd² = 1 + 1 + 4 + 0 + 4 with n = 5
+        assert!(close(spearman(&[0, 1, 2, 3, 4], &[1, 0, 4, 3, 2]).unwrap(), 1.0 - 6.0 * 10.0 / 120.0));
         assert_eq!(spearman(&[0], &[0]), None);
     }
 

@@ -102,7 +102,7 @@ impl Watch {
             let is_notify = |(at, rule): (usize, &Rule)| matches!(rule.when, Condition::Notify).then_some(at);
             let places: Vec<usize> = until.rules().iter().enumerate().filter_map(is_notify).collect();
             watch.add(move |over| {
-                notify.listen(over, |at| places.iter().for_each(|&place| tell(place, at)))
+                notify.listen(over, |at| places.iter().for_each(|&place| tell(place, at)));
             })?;
         }
         Ok(watch)

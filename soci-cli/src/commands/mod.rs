@@ -6,6 +6,7 @@ pub(crate) mod prefetch;
 pub(crate) mod push;
 mod push_image;
 pub(crate) mod record;
+mod record_runs;
 pub(crate) mod run;
 mod summary;
 pub(crate) mod tied;

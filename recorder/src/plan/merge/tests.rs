@@ -37,11 +37,13 @@ fn most_runs_decide_and_the_middle_one_says_when() {
         vec![access(0, "a", 0, 60), access(30, "b", 0, 100)],
         vec![access(20, "b", 0, 100), access(5, "d", 0, 10), access(40, "b", 0, 100)],
     ];
-    let expected =
-        vec![row(0, "a", 0, 60), row(20, "b", 0, 50), row(20, "b", 50, 100)];
-    // 0..50 is needed at 10, 20, 30; 50..100 at 20 and 30: the same access, so one piece.
-    assert_eq!(rows(&merge(&runs, None)), [expected[0].clone(), row(20, "b", 0, 100)]);
-    assert_eq!(rows(&merge(&runs[..2], None)), [row(0, "a", 0, 60), row(10, "b", 0, 50)], "of two runs, both");
+    // 0..50 of b is needed at 10, 20, 30 and 50..100 at 20, 30: by the same access, so it is one piece.
+    assert_eq!(rows(&merge(&runs, None)), [row(0, "a", 0, 60), row(20, "b", 0, 100)]);
+    assert_eq!(
+        rows(&merge(&runs[..2], None)),
+        [row(0, "a", 0, 60), row(10, "b", 0, 50)],
+        "of two runs, both"
+    );
     assert!(merge(&[], None).is_empty());
 }
 
@@ -54,7 +56,8 @@ fn phases_are_those_of_the_result() {
 
 #[test]
 fn the_end_is_the_worst_and_the_middle() {
-    let end = |outcome, ready_ns, ended_ns, dropped| End { dropped, outcome, ready_ns, ended_ns, exit_code: None };
+    let end =
+        |outcome, ready_ns, ended_ns, dropped| End { dropped, outcome, ready_ns, ended_ns, exit_code: None };
     let ends = [
         end(Outcome::Ready, Some(5), 10, 1),
         end(Outcome::TimedOut, None, 99, 2),
