@@ -9,5 +9,6 @@ pub mod image;
 pub mod layout;
 pub mod machine;
 pub mod pull;
+pub mod recording;
 pub mod registry;
 pub mod soci;

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 static void on_term(int signal) {
@@ -54,7 +55,30 @@ static void do_listen(int port) {
     need(fd >= 0 && bind(fd, (void *)&address, sizeof address) == 0 && listen(fd, 8) == 0, "listen");
 }
 
+/* notify TEXT: one datagram to NOTIFY_SOCKET, as sd_notify(3) does it */
+static void do_notify(const char *text) {
+    const char *path = getenv("NOTIFY_SOCKET");
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    need(path != NULL, "NOTIFY_SOCKET");
+    strncpy(address.sun_path, path, sizeof address.sun_path - 1);
+    int fd = socket(AF_UNIX, SOCK_DGRAM, 0);
+    need(fd >= 0 && sendto(fd, text, strlen(text), 0, (void *)&address, sizeof address) > 0, "notify");
+    close(fd);
+}
+
+/* ask PORT: the byte that a server on this machine answers with */
+static int do_ask(int port) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    unsigned char answer;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    need(fd >= 0 && connect(fd, (void *)&address, sizeof address) == 0 && read(fd, &answer, 1) == 1, "ask");
+    close(fd);
+    return answer;
+}
+
 int main(int argc, char **argv) {
+    int answer = 0;
     setvbuf(stdout, NULL, _IOLBF, 4096); /* whole lines, each in one write */
     for (int i = 1; i < argc; i++) {
         const char *word = argv[i];
@@ -76,6 +100,16 @@ int main(int argc, char **argv) {
             usleep(1000 * atol(argv[++i]));
         } else if (!strcmp(word, "listen")) {
             do_listen(atoi(argv[++i]));
+        } else if (!strcmp(word, "notify")) {
+            do_notify(argv[++i]);
+        } else if (!strcmp(word, "need")) {
+            if (access(argv[++i], F_OK) != 0) return 1;
+        } else if (!strcmp(word, "ask")) {
+            answer = do_ask(atoi(argv[++i]));
+        } else if (!strcmp(word, "read-answer")) { /* the page of that number */
+            do_read(argv[++i], 4096L * answer, 1);
+        } else if (!strcmp(word, "exit-answer")) {
+            return answer;
         } else if (!strcmp(word, "handle-term")) {
             signal(SIGTERM, on_term);
         } else if (!strcmp(word, "fork-sleep")) {

@@ -11,6 +11,10 @@ use soci_core::prefetch::{Plan, PlanItem};
 use soci_core::trace::Access;
 use soci_core::units::ByteRange;
 
+mod merge;
+
+pub use merge::{merge, merge_ends};
+
 /// Accesses that follow each other within this time are one need.
 pub const SAME_NEED_NS: u64 = 10_000_000;
 
@@ -95,6 +99,30 @@ impl Coverage {
         }
         self.ends.insert(start, end);
         missing
+    }
+
+    /// The ranges of the set, lowest first.
+    pub fn ranges(&self) -> impl Iterator<Item = ByteRange> + '_ {
+        self.ends.iter().map(|(&start, &end)| ByteRange::new(start, end))
+    }
+
+    /// The bytes that are in both sets.
+    #[must_use]
+    pub fn common(&self, other: &Self) -> Self {
+        let mut ends = BTreeMap::new();
+        let (mut ours, mut theirs) = (self.ranges().peekable(), other.ranges().peekable());
+        while let (Some(one), Some(two)) = (ours.peek().copied(), theirs.peek().copied()) {
+            let (start, end) = (one.start.max(two.start), one.end.min(two.end));
+            if start < end {
+                ends.insert(start, end);
+            }
+            if one.end <= two.end {
+                ours.next()
+            } else {
+                theirs.next()
+            };
+        }
+        Self { ends }
     }
 
     /// Number of bytes in the set.

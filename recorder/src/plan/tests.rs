@@ -72,4 +72,25 @@ proptest! {
             prop_assert_eq!(coverage.len(), bitmap.iter().filter(|&&set| set).count() as u64);
         }
     }
+
+    #[test]
+    fn common_bytes_are_those_of_both(
+        one in prop::collection::vec((0u64..64, 0u64..20), 0..9),
+        two in prop::collection::vec((0u64..64, 0u64..20), 0..9),
+    ) {
+        let build = |ranges: &[(u64, u64)]| {
+            let mut coverage = Coverage::default();
+            for &(start, len) in ranges {
+                coverage.add(ByteRange::new(start, start + len));
+            }
+            coverage
+        };
+        let (one, two) = (build(&one), build(&two));
+        let common = one.common(&two);
+        let has = |coverage: &Coverage, at: u64| coverage.ranges().any(|range| (range.start..range.end).contains(&at));
+        for at in 0..96 {
+            prop_assert_eq!(has(&common, at), has(&one, at) && has(&two, at));
+        }
+        prop_assert_eq!(common, two.common(&one));
+    }
 }

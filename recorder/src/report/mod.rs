@@ -24,6 +24,10 @@ pub use self::detail::{FileUse, ProcessUse, Report};
 pub use self::html::page;
 use crate::plan::Coverage;
 
+mod stability;
+
+pub use stability::Stability;
+
 /// Figures of one recording.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {

@@ -1,5 +1,6 @@
 //! The root file system of an image on this machine: layers unpacked once each, and overlays of them.
 
+mod cold;
 mod layers;
 mod overlay;
 mod run_dir;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use soci_core::digest::{Digest, Hasher};
 use soci_core::unpack::UnpackError;
 
+pub use cold::forget_pages;
 pub use layers::{LayerCache, UnpackedLayer};
 pub use overlay::Overlay;
 pub use run_dir::RunDir;

@@ -5,6 +5,7 @@
 //! stopped it: [`Recorded`] says which.
 
 mod log;
+mod merged;
 mod output;
 mod supervise;
 
@@ -24,6 +25,7 @@ use crate::workload::{InitCommand, Spec, WorkloadError};
 
 use log::Log;
 pub use log::Progress;
+pub use merged::write_merged;
 pub use supervise::{Output, Rules, Supervisor, Verdict};
 
 /// Accesses are kept back this long, so that one is never written before an event that came ahead of it.
@@ -34,7 +36,7 @@ const TICK: Duration = Duration::from_millis(20);
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// What to record and for how long.
-pub struct Options {
+pub struct Options<'a> {
     /// Where the trace goes.
     pub trace: PathBuf,
     /// The image as the user named it.
@@ -48,10 +50,10 @@ pub struct Options {
     /// Where the workload's output goes.
     pub output: Output,
     /// Signals that came to the recorder.
-    pub signals: Receiver<Signal>,
+    pub signals: &'a Receiver<Signal>,
 }
 
-impl std::fmt::Debug for Options {
+impl std::fmt::Debug for Options<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Options")
             .field("trace", &self.trace)
@@ -96,7 +98,7 @@ pub fn record(
     resolver: &mut Resolver,
     spec: &Spec,
     init: &InitCommand,
-    options: Options,
+    options: Options<'_>,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Recorded, SessionError> {
     let mut supervisor = Supervisor::start(spec, init, Some(options.output), options.rules)?;
@@ -112,7 +114,7 @@ pub fn record(
     let mut log = Log::new(started, TraceWriter::create(&options.trace, &header)?);
     let verdict = loop {
         log.take(capture, TICK);
-        let verdict = supervisor.poll(&options.signals);
+        let verdict = supervisor.poll(options.signals);
         log.set_ready(supervisor.ready());
         if let Some(verdict) = verdict {
             break verdict;

@@ -11,18 +11,18 @@ use regex::bytes::Regex;
 /// A line longer than this is searched in parts.
 const MAX_LINE: usize = 64 << 10;
 
-/// Copies `from` to `to` on a thread of its own. `matched` is called once, when a line matches any of `patterns`.
+/// Copies `from` to `to` on a thread of its own. `matched` is called once for each of `patterns` that a line
+/// matches, with the number that stands beside it.
 ///
 /// A line counts as soon as it matches, even before its end has come. A `to` that can no longer be written to is
 /// given up; the workload is not disturbed by it.
 pub(super) fn copy(
     mut from: impl Read + Send + 'static,
     mut to: Box<dyn Write + Send>,
-    patterns: Vec<Regex>,
-    matched: impl FnOnce(Instant) + Send + 'static,
+    mut patterns: Vec<(usize, Regex)>,
+    matched: impl Fn(usize, Instant) + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("output".into()).spawn(move || {
-        let mut matched = Some(matched);
         let mut writable = true;
         let mut line = Vec::new();
         let mut chunk = [0; 16 << 10];
@@ -33,15 +33,17 @@ pub(super) fn copy(
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => break,
             };
-            if matched.is_some() && !patterns.is_empty() {
+            if !patterns.is_empty() {
                 for part in bytes.split_inclusive(|&byte| byte == b'\n') {
                     line.extend_from_slice(part);
                     let text = line.strip_suffix(b"\n").unwrap_or(&line);
-                    if patterns.iter().any(|pattern| pattern.is_match(text))
-                        && let Some(matched) = matched.take()
-                    {
-                        matched(Instant::now());
-                    }
+                    patterns.retain(|(number, pattern)| {
+                        let matches = pattern.is_match(text);
+                        if matches {
+                            matched(*number, Instant::now());
+                        }
+                        !matches
+                    });
                     if line.ends_with(b"\n") || line.len() > MAX_LINE {
                         line.clear();
                     }
@@ -91,9 +93,11 @@ mod tests {
             write.extend_from_slice(chunk.as_bytes());
         }
         let from = Chunks(chunks.iter().map(|chunk| chunk.as_bytes().to_vec()).collect());
-        let thread = copy(from, Box::new(sink.clone()), vec![Regex::new(pattern).unwrap()], move |_| {
-            sender.send(()).unwrap();
-        });
+        let thread =
+            copy(from, Box::new(sink.clone()), vec![(7, Regex::new(pattern).unwrap())], move |number, _| {
+                assert_eq!(number, 7);
+                sender.send(()).unwrap();
+            });
         thread.unwrap().join().unwrap();
         assert_eq!(*sink.0.lock(), write, "everything is passed on");
         (write, matched.try_recv().is_ok())

@@ -12,15 +12,15 @@ use rustix::process::Signal;
 use soci_core::trace::Outcome;
 
 use super::{STOP_GRACE, SessionError, output};
-use crate::until::{self, Rule, Watch};
+use crate::until::{self, Ends, Notify, Until, Watch};
 use crate::workload::{Exit, InitCommand, Spec, Stdio, Workload};
 
 /// When a workload is ready, and when it is over.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
     /// When it is ready; none means at its end.
-    pub until: Vec<Rule>,
-    /// How long to go on after that.
+    pub until: Until,
+    /// How long to go on after that, where the rule does not say it itself.
     pub tail: Duration,
     /// Give up when it is not ready by then.
     pub timeout: Option<Duration>,
@@ -45,19 +45,20 @@ pub struct Verdict {
 /// Something that a thread has seen.
 #[derive(Debug, Clone, Copy)]
 enum Event {
-    Ready(Instant),
+    True(usize, Instant),
     Exit(Exit),
 }
 
 /// A workload under watch.
 #[derive(Debug)]
 pub struct Supervisor {
-    _watch: Watch,
+    // Before the watch: a command that runs in the workload ends with it at the latest.
     workload: Workload,
+    watch: Watch,
     output: Vec<JoinHandle<()>>,
     events: Receiver<Event>,
-    rules: Rules,
-    ready: Option<Instant>,
+    ends: Ends,
+    timeout: Option<Duration>,
 }
 
 impl Supervisor {
@@ -71,11 +72,14 @@ impl Supervisor {
         if let Some(rule) = until::already_true(&rules.until, spec.net) {
             return Err(SessionError::AlreadyTrue(rule.clone()));
         }
+        let mut spec = spec.clone();
+        let notify = rules.until.wants_notify().then(|| Notify::new(&mut spec)).transpose();
+        let notify = notify.map_err(SessionError::Watch)?;
         let (sender, events) = channel();
         let stdio = if output.is_some() { Stdio::Piped } else { Stdio::Inherit };
         let tell_exit = sender.clone();
         let mut workload = Workload::start(
-            spec,
+            &spec,
             init,
             stdio,
             || (),
@@ -85,15 +89,16 @@ impl Supervisor {
         )?;
         let mut threads = Vec::new();
         if let (Some((out, err)), Some((from_out, from_err))) = (output, workload.take_output()) {
-            let patterns = until::log_patterns(&rules.until);
-            let copy = output::copy(from_out, out, patterns.clone(), tell_ready(&sender));
+            let patterns = rules.until.logs();
+            let copy = output::copy(from_out, out, patterns.clone(), tell(&sender));
             threads.push(copy.map_err(SessionError::Watch)?);
-            let copy = output::copy(from_err, err, patterns, tell_ready(&sender));
+            let copy = output::copy(from_err, err, patterns, tell(&sender));
             threads.push(copy.map_err(SessionError::Watch)?);
         }
-        let watch = Watch::start(&rules.until, spec.net, workload.pid(), tell_ready(&sender));
+        let watch = Watch::start(&rules.until, &spec, workload.pid(), notify, tell(&sender));
         let watch = watch.map_err(SessionError::Watch)?;
-        Ok(Self { _watch: watch, workload, output: threads, events, rules, ready: None })
+        let ends = Ends::new(&rules.until, rules.tail, workload.started());
+        Ok(Self { workload, watch, output: threads, events, ends, timeout: rules.timeout })
     }
 
     /// When the command was executed.
@@ -103,7 +108,7 @@ impl Supervisor {
 
     /// When it became ready.
     pub fn ready(&self) -> Option<Instant> {
-        self.ready
+        self.ends.ready()
     }
 
     /// Has one of the rules, the timeout or a signal ended it by now?
@@ -114,34 +119,26 @@ impl Supervisor {
             self.join_output();
             self.take_events();
         }
-        let start = self.started();
         let now = exit.map_or_else(Instant::now, |exit| exit.at);
-        if let Some(due) = until::deadline(&self.rules.until, start).filter(|due| *due <= now) {
-            self.note_ready(due);
-        }
+        self.ends.reach(now);
         let over = |outcome, ended, exit| Some(Verdict { outcome, ended, exit, signal: None });
         if let Some(exit) = exit {
-            let was_ready = self.ready.is_some();
-            self.ready = match self.ready {
-                Some(ready) => Some(ready.min(exit.at)),
-                None => until::ends_on_exit(&self.rules.until).then_some(exit.at),
-            };
+            let was_ready = self.ready().is_some();
+            self.ends.exited(exit.at);
             return over(if was_ready { Outcome::Ready } else { Outcome::Exited }, exit.at, Some(exit));
         }
         for signal in signals.try_iter() {
-            if self.ready.is_none() && until::ends_on_signal(&self.rules.until) {
-                self.note_ready(now);
+            if self.ends.signalled(now) {
                 continue;
             }
             let exit = self.workload.ask(signal, STOP_GRACE);
             return Some(Verdict { outcome: Outcome::Interrupted, ended: now, exit, signal: Some(signal) });
         }
-        let tail_end = self.ready.and_then(|ready| ready.checked_add(self.rules.tail));
-        if let Some(ended) = tail_end.filter(|end| *end <= now) {
+        if let Some(ended) = self.ends.end().filter(|end| *end <= now) {
             return over(Outcome::Ready, ended, None);
         }
-        let limit = self.rules.timeout.and_then(|timeout| start.checked_add(timeout));
-        if let Some(ended) = limit.filter(|end| *end <= now && self.ready.is_none()) {
+        let limit = self.timeout.and_then(|timeout| self.started().checked_add(timeout));
+        if let Some(ended) = limit.filter(|end| *end <= now && self.ready().is_none()) {
             return over(Outcome::TimedOut, ended, None);
         }
         None
@@ -149,6 +146,7 @@ impl Supervisor {
 
     /// Ends the workload if it still runs, and everything that watches it.
     pub fn finish(mut self) -> Exit {
+        self.watch.stop();
         let exit = self.workload.stop(STOP_GRACE);
         self.join_output();
         exit
@@ -158,15 +156,11 @@ impl Supervisor {
         let mut exit = None;
         while let Ok(event) = self.events.try_recv() {
             match event {
-                Event::Ready(at) => self.note_ready(at),
+                Event::True(rule, at) => self.ends.note(rule, at),
                 Event::Exit(ended) => exit = Some(ended),
             }
         }
         exit
-    }
-
-    fn note_ready(&mut self, at: Instant) {
-        self.ready = Some(self.ready.map_or(at, |ready| ready.min(at)));
     }
 
     fn join_output(&mut self) {
@@ -176,10 +170,10 @@ impl Supervisor {
     }
 }
 
-/// Passes the moment of readiness on.
-fn tell_ready(sender: &Sender<Event>) -> impl Fn(Instant) + Clone + Send + 'static {
+/// Passes on that a rule has come true.
+fn tell(sender: &Sender<Event>) -> impl Fn(usize, Instant) + Clone + Send + 'static {
     let sender = sender.clone();
-    move |at| {
-        let _ = sender.send(Event::Ready(at)); // nobody waits for it once the watch is over
+    move |rule, at| {
+        let _ = sender.send(Event::True(rule, at)); // nobody waits for it once the watch is over
     }
 }

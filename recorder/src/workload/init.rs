@@ -112,7 +112,8 @@ fn prepare(spec: &Spec) -> Result<(), String> {
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(|errno| format!("tie to the parent: {errno}"))
 }
 
-fn become_user(spec: &Spec) -> rustix::io::Result<()> {
+/// Gives up what the workload must not have, for the calling thread only.
+pub(super) fn become_user(spec: &Spec) -> rustix::io::Result<()> {
     for number in 0..u64::BITS {
         let capability = CapabilitySet::from_bits_retain(1 << number);
         if KEPT.contains(capability) {
@@ -134,17 +135,25 @@ fn become_user(spec: &Spec) -> rustix::io::Result<()> {
 
 /// Becomes the command; returns the reason and a shell's exit code when that fails.
 fn execute(process: &Process) -> (String, u8) {
-    let Some((name, args)) = process.args.split_first() else { return ("no command".into(), 127) };
-    let program = match find(name, process.var("PATH").unwrap_or("")) {
-        Ok(program) => program,
+    let mut command = match command(process) {
+        Ok(command) => command,
         Err(failure) => return failure,
     };
-    let env = process.env.iter().filter_map(|entry| entry.split_once('='));
-    let error = Command::new(&program).arg0(name).args(args).env_clear().envs(env).exec();
+    let error = command.exec();
     (
-        format!("{}: {error}", program.display()),
+        format!("{}: {error}", command.get_program().display()),
         if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 },
     )
+}
+
+/// The command with its environment, looked up on its own path; else the reason and a shell's exit code.
+pub(super) fn command(process: &Process) -> Result<Command, (String, u8)> {
+    let (name, args) = process.args.split_first().ok_or_else(|| ("no command".to_owned(), 127))?;
+    let program = find(name, process.var("PATH").unwrap_or(""))?;
+    let env = process.env.iter().filter_map(|entry| entry.split_once('='));
+    let mut command = Command::new(program);
+    command.arg0(name).args(args).env_clear().envs(env);
+    Ok(command)
 }
 
 /// The file that a name means: itself when it has a slash, else the first executable of that name on the path.

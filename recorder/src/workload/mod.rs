@@ -10,6 +10,7 @@
 
 mod cgroup;
 pub mod init;
+pub(crate) mod inside;
 mod launch;
 mod mounts;
 pub mod namespace;

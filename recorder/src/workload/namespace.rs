@@ -27,6 +27,8 @@ pub enum Namespace {
     Ipc,
     /// Network.
     Net,
+    /// No namespace: the thread's root, working directory and umask become its own.
+    Directories,
 }
 
 /// Moves the calling thread to new namespaces.
@@ -39,6 +41,7 @@ pub fn leave(namespaces: &[Namespace]) -> io::Result<()> {
             Namespace::Uts => UnshareFlags::NEWUTS,
             Namespace::Ipc => UnshareFlags::NEWIPC,
             Namespace::Net => UnshareFlags::NEWNET,
+            Namespace::Directories => UnshareFlags::FS,
         };
     }
     // SAFETY: `flags` is built above and never holds FILES, the one flag that changes what file descriptors mean.

@@ -56,10 +56,7 @@ impl Process {
         }
         let mut env: Vec<String> = Vec::new();
         for entry in image.env.iter().filter(|entry| entry.contains('=')).chain(&overrides.env) {
-            match env.iter().position(|known| key(known) == key(entry)) {
-                Some(at) => env[at].clone_from(entry),
-                None => env.push(entry.clone()),
-            }
+            put(&mut env, entry.clone());
         }
         if !env.iter().any(|entry| key(entry) == "PATH") {
             env.push(format!("PATH={DEFAULT_PATH}"));
@@ -76,6 +73,18 @@ impl Process {
     /// The value of a variable.
     pub fn var(&self, name: &str) -> Option<&str> {
         self.env.iter().find(|entry| key(entry) == name).map(|entry| &entry[name.len() + 1..])
+    }
+
+    /// Adds a variable, in place of one of that name.
+    pub(crate) fn set_var(&mut self, name: &str, value: &str) {
+        put(&mut self.env, format!("{name}={value}"));
+    }
+}
+
+fn put(env: &mut Vec<String>, entry: String) {
+    match env.iter().position(|known| key(known) == key(&entry)) {
+        Some(at) => env[at] = entry,
+        None => env.push(entry),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Outputs `<name>.trace` and `prefetch.json` (paths in first-use order). Exit codes: 0 recorded; 3 recorded with
 //! losses; 4 the workload never became ready; 5 it became ready by its end, but failed; 130, 143, 129 stopped by
 //! SIGINT, SIGTERM, SIGHUP; 126 and 127 the command could not be executed; 1 anything else. The trace is kept in every
-//! case in which the workload ran.
+//! case in which the workload ran. With `--runs`, see `record_runs.rs`.
 
 use std::fs;
 use std::io::{self, IsTerminal, Write};
@@ -15,9 +15,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use recorder::plan;
-use recorder::report::{Report, Summary};
+use recorder::report::{Report, Stability, Summary};
 use recorder::resolve::Resolver;
-use recorder::rootfs::{LayerCache, Overlay, RunDir, UnpackedLayer, chain_ids};
+use recorder::rootfs::{LayerCache, Overlay, RunDir, UnpackedLayer, chain_ids, forget_pages};
 use recorder::session::{self, Progress, Recorded, Rules, SessionError};
 use recorder::workload::{Process, namespace::with_private_mounts};
 use rustix::process::Signal;
@@ -28,6 +28,7 @@ use soci_core::unpack::LayerFormat;
 use tokio::runtime::{Handle, Runtime};
 
 use super::engine::{EngineArgs, Stage};
+use super::record_runs;
 use super::summary;
 use super::workload_args::{self, PlainHttp, WorkloadArgs, limit};
 use crate::cli::Global;
@@ -45,9 +46,12 @@ pub(crate) struct Args {
     /// Go on this long after the workload is ready (seconds, or 300ms, 1m30s, ...).
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = crate::output::duration::parse)]
     tail: Duration,
+    /// Record this many times, each time from cold, and merge what most of the runs need.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(super) runs: u32,
     /// Directory for the results.
     #[arg(long, value_name = "DIR", default_value = ".")]
-    out: PathBuf,
+    pub(super) out: PathBuf,
     /// Name of the trace, without its extension; the default is the image's.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -67,11 +71,12 @@ pub(crate) struct Args {
     report: bool,
     /// Write the summary as JSON to standard error.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// Records.
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
+    args.workload.until()?; // before anything is fetched
     fs::create_dir_all(&args.out).with_context(|| format!("make {}", args.out.display()))?;
     let runtime = Runtime::new().context("start the runtime")?;
     let (image, signals) = runtime.block_on(async {
@@ -81,19 +86,55 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
         Ok::<_, anyhow::Error>((image, workload_args::signals()?))
     })?;
     let handle = runtime.handle();
-    with_private_mounts(|| record(args, global, &image, handle, signals))
-        .context("make private mounts (this needs root)")?
+    with_private_mounts(move || {
+        let name = name(args, &image);
+        let once = |run: &Run| record(args, global, &image, handle, &signals, run);
+        if args.runs > 1 { record_runs::repeat(args, &name, once) } else { alone(args, &name, once) }
+    })
+    .context("make private mounts (this needs root)")?
 }
 
+/// One recording, and no other.
+fn alone(args: &Args, name: &str, once: impl FnOnce(&Run) -> Result<Result<Done, u8>>) -> Result<ExitCode> {
+    let run = Run { trace: args.out.join(format!("{name}.trace")), label: String::new(), cold: false };
+    let done = match once(&run)? {
+        Ok(done) => done,
+        Err(code) => return Ok(ExitCode::from(code)),
+    };
+    finish(args, &run.trace, done.recorded.outside, &done.layers, None)?;
+    Ok(ExitCode::from(code(args, &done.recorded)))
+}
+
+/// What is particular to one of the recordings.
+pub(super) struct Run {
+    /// Where its trace goes.
+    pub(super) trace: PathBuf,
+    /// What stands before its progress.
+    pub(super) label: String,
+    /// Are cached pages of the layers to be dropped first?
+    pub(super) cold: bool,
+}
+
+/// A recording that is over.
+pub(super) struct Done {
+    pub(super) recorded: Recorded,
+    pub(super) layers: Vec<UnpackedLayer>,
+}
+
+/// Records once; the inner error is the exit code of a command that could not be executed.
 fn record(
     args: &Args,
     global: &Global,
     image: &Image,
     runtime: &Handle,
-    signals: Receiver<Signal>,
-) -> Result<ExitCode> {
+    signals: &Receiver<Signal>,
+    this: &Run,
+) -> Result<Result<Done, u8>> {
     let process = Process::new(&image.config, &args.workload.overrides())?;
     let layers = unpack(&args.state, image, runtime)?;
+    if this.cold {
+        forget_pages(layers.iter().map(|layer| layer.dir.as_path()))?;
+    }
     let run = RunDir::new(&args.state)?;
     let dir = |name: &str| -> Result<PathBuf> {
         let path = run.path().join(name);
@@ -111,10 +152,9 @@ fn record(
     spec.cgroup = stage.cgroup();
     let mut resolver = Resolver::new(&bottom_first).context("open the unpacked layers")?;
 
-    let trace = args.out.join(format!("{}.trace", name(args, image)));
-    let bar = progress_bar();
+    let bar = progress_bar(&this.label);
     let options = session::Options {
-        trace: trace.clone(),
+        trace: this.trace.clone(),
         image: image.reference.clone(),
         manifest: image.manifest.digest,
         layers: image
@@ -122,7 +162,7 @@ fn record(
             .iter()
             .map(|layer| LayerRef { digest: layer.digest, size: layer.size })
             .collect(),
-        rules: Rules { until: args.workload.until.clone(), tail: args.tail, timeout: limit(global) },
+        rules: Rules { until: args.workload.until()?, tail: args.tail, timeout: limit(global) },
         output: (Box::new(Around(bar.clone(), io::stdout())), Box::new(Around(bar.clone(), io::stderr()))),
         signals,
     };
@@ -134,7 +174,7 @@ fn record(
         Ok(recorded) => recorded,
         Err(SessionError::Workload(error)) if let Some(code) = workload_args::exec_code(&error) => {
             eprintln!("error: {error}");
-            return Ok(ExitCode::from(code));
+            return Ok(Err(code));
         }
         Err(error) => return Err(error.into()),
     };
@@ -143,11 +183,17 @@ fn record(
     if args.keep {
         eprintln!("what the workload wrote: {}", run.keep("upper")?.display());
     }
-    finish(args, &trace, &recorded, &layers)
+    Ok(Ok(Done { recorded, layers }))
 }
 
-/// Writes the list of paths, shows the summary, chooses the exit code.
-fn finish(args: &Args, trace: &Path, recorded: &Recorded, layers: &[UnpackedLayer]) -> Result<ExitCode> {
+/// Writes the list of paths and shows the summary.
+pub(super) fn finish(
+    args: &Args,
+    trace: &Path,
+    outside: u64,
+    layers: &[UnpackedLayer],
+    stability: Option<Stability>,
+) -> Result<()> {
     let accesses = TraceReader::open(trace)?.collect::<Result<Vec<Access>, _>>()?;
     let paths = plan::first_use(&accesses);
     let paths: Vec<String> =
@@ -160,13 +206,21 @@ fn finish(args: &Args, trace: &Path, recorded: &Recorded, layers: &[UnpackedLaye
         super::report::write_page(&Report::read(trace, &content)?, &trace.with_extension("html"))?;
     }
     if args.json {
-        eprintln!("{}", serde_json::to_string(&summary)?);
+        eprintln!("{}", serde_json::to_string(&summary::Json { summary, stability })?);
     } else {
-        eprint!("{}", summary::text(&summary, Some(recorded.outside)));
+        eprint!("{}", summary::text(&summary, Some(outside)));
+        if let Some(stability) = stability {
+            eprint!("{}", summary::stability(&stability));
+        }
         eprintln!("written:     {} and {}", trace.display(), list.display());
     }
+    Ok(())
+}
+
+/// The exit code of a recording; says why it is not 0.
+pub(super) fn code(args: &Args, recorded: &Recorded) -> u8 {
     let end = &recorded.end;
-    let code = match (end.outcome, end.ready_ns, end.exit_code) {
+    match (end.outcome, end.ready_ns, end.exit_code) {
         (Outcome::Interrupted, ..) => {
             eprintln!("stopped by a signal; the trace is kept");
             recorded.signal.map_or(130, |signal| 128 + signal.as_raw() as u8)
@@ -191,8 +245,7 @@ fn finish(args: &Args, trace: &Path, recorded: &Recorded, layers: &[UnpackedLaye
             3
         }
         _ => 0,
-    };
-    Ok(ExitCode::from(code))
+    }
 }
 
 /// Unpacks the layers that are not here yet.
@@ -235,14 +288,15 @@ fn name(args: &Args, image: &Image) -> String {
 }
 
 /// A line of progress on standard error; hidden when that is not a terminal.
-fn progress_bar() -> ProgressBar {
+fn progress_bar(label: &str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     }
     let bar = ProgressBar::new_spinner();
-    let style =
-        ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let style = ProgressStyle::with_template("{spinner} {prefix}{msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner());
     bar.set_style(style);
+    bar.set_prefix(label.to_owned());
     bar
 }
 

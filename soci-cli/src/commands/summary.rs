@@ -5,7 +5,19 @@ use std::time::Duration;
 
 use indicatif::HumanBytes;
 use recorder::report::words::printable;
-use recorder::report::{Quantiles, Summary};
+use recorder::report::{Quantiles, Stability, Summary};
+use serde::Serialize;
+
+/// A summary for programs.
+#[derive(Debug, Serialize)]
+pub(crate) struct Json {
+    /// Of the trace.
+    #[serde(flatten)]
+    pub(crate) summary: Summary,
+    /// Of the runs that were merged into it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stability: Option<Stability>,
+}
 
 /// Lines for people. `outside` are accesses to files that are not the image's; a trace alone does not know them.
 pub(crate) fn text(summary: &Summary, outside: Option<u64>) -> String {
@@ -46,13 +58,34 @@ pub(crate) fn text(summary: &Summary, outside: Option<u64>) -> String {
     text
 }
 
+/// Lines for people about the agreement of runs.
+pub(crate) fn stability(stability: &Stability) -> String {
+    let percent = |share: f64| format!("{:.1} %", share * 100.0);
+    let order = match (stability.order, stability.worst_pair_order) {
+        (Some(mean), Some(worst)) => {
+            format!("rank correlation {mean:.2} over {} files, worst pair {worst:.2}", stability.common_files)
+        }
+        _ => "too few common files to compare".to_owned(),
+    };
+    format!(
+        "{:<12} {} runs: {} of {} in all of them ({}), worst pair {}\n{:<12} {order}\n",
+        "stability:",
+        stability.runs,
+        HumanBytes(stability.common_bytes),
+        HumanBytes(stability.all_bytes),
+        percent(stability.overlap),
+        percent(stability.worst_pair_overlap),
+        "order:",
+    )
+}
+
 fn quantiles(quantiles: &Quantiles) -> String {
     let Quantiles { p50, p90, p99, max } = *quantiles;
     format!("p50 {}, p90 {}, p99 {}, max {}", time(p50), time(p90), time(p99), time(max))
 }
 
 /// A time with three digits.
-fn time(ns: u64) -> String {
+pub(crate) fn time(ns: u64) -> String {
     let time = Duration::from_nanos(ns);
     match ns {
         0..1_000_000 => format!("{:.0} us", time.as_secs_f64() * 1e6),

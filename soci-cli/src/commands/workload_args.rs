@@ -9,7 +9,7 @@ use crate::cli::Global;
 use crate::sources::RegistryFlags;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use recorder::until::Rule;
+use recorder::until::Until;
 use recorder::workload::{InitCommand, Net, Overrides, Spec, User, WorkloadError};
 use rustix::process::Signal;
 use soci_core::registry::Registry;
@@ -33,9 +33,11 @@ pub(crate) struct WorkloadArgs {
     /// Network of the workload.
     #[arg(long, value_enum, default_value_t = NetArg::Host)]
     pub(crate) net: NetArg,
-    /// When the workload is useful: exit, time:S, log:REGEX, tcp:PORT, http:URL or signal. The first of several counts.
-    #[arg(long = "until", value_name = "RULE")]
-    pub(crate) until: Vec<Rule>,
+    /// When the workload is useful: exit, time:TIME (or 60s), log:REGEX, tcp:PORT, http:URL, exec:CMD, notify, signal.
+    /// Several, in one flag joined by " or ": the first counts. RULE+5s: go on for 5 s after it; ready+5s: after
+    /// whichever of them tells readiness. "or\ " and "\+" in REGEX and CMD are no grammar.
+    #[arg(long = "until", value_name = "RULE[ or RULE...]")]
+    pub(crate) until: Vec<Until>,
     /// The command to run in place of the image's.
     #[arg(last = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,
@@ -60,6 +62,11 @@ impl WorkloadArgs {
             cwd: self.cwd.clone(),
             user: self.user.clone(),
         }
+    }
+
+    /// All end rules together.
+    pub(crate) fn until(&self) -> Result<Until> {
+        Ok(Until::join(&self.until)?)
     }
 
     /// The workload's network.

@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use recorder::rootfs::{Overlay, RunDir};
 use recorder::session::{Rules, SessionError, Supervisor, Verdict};
-use recorder::until::Rule;
 use recorder::workload::{Process, namespace::with_private_mounts};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -84,6 +83,7 @@ pub(crate) struct Args {
 
 /// Runs.
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
+    args.workload.until()?; // before anything is fetched
     let reference: Reference = args.image.parse().with_context(|| format!("image {:?}", args.image))?;
     let runtime = Runtime::new().context("start the runtime")?;
     let registry = args.registry.client(&args.image)?;
@@ -201,11 +201,11 @@ impl Start<'_> {
         let rootfs = Rootfs::mount(mounts, &run.path().join("rootfs"))?;
         let net = args.workload.net();
         let spec = workload_args::spec(process, net, rootfs.path(), rootfs.path(), run.path())?;
-        let needs_output = args.workload.until.iter().any(|rule| matches!(rule, Rule::Log(_)));
-        let output =
-            needs_output.then(|| (Box::new(io::stdout()) as Box<_>, Box::new(io::stderr()) as Box<_>));
+        let until = args.workload.until()?;
+        let output = (!until.logs().is_empty())
+            .then(|| (Box::new(io::stdout()) as Box<_>, Box::new(io::stderr()) as Box<_>));
         let rules = Rules {
-            until: args.workload.until.clone(),
+            until,
             tail: if args.wait { Duration::MAX } else { Duration::ZERO },
             timeout: limit(self.global),
         };

@@ -1,0 +1,76 @@
+//! Forgetting what the page cache holds of unpacked layers, so that the next run is as cold as the first. Keeps no
+//! state; links are not followed, so nothing outside the given directories is touched.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{Advice, CWD, Mode, OFlags, fadvise, openat, syncfs};
+
+use super::RootfsError;
+
+/// Asks the kernel to drop the cached pages of every file below `dirs`. Pages in use elsewhere may stay.
+pub fn forget_pages<'a>(dirs: impl IntoIterator<Item = &'a Path>) -> Result<(), RootfsError> {
+    for dir in dirs {
+        // Pages that are not on disk yet would stay: those of a layer that has just been unpacked.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        openat(CWD, dir, flags, Mode::empty())
+            .and_then(|dir| syncfs(&dir))
+            .map_err(|errno| RootfsError::state("sync", dir)(errno.into()))?;
+        forget_below(dir)?;
+    }
+    Ok(())
+}
+
+fn forget_below(dir: &Path) -> Result<(), RootfsError> {
+    for entry in fs::read_dir(dir).map_err(RootfsError::state("read", dir))? {
+        let entry = entry.map_err(RootfsError::state("read", dir))?;
+        let kind = entry.file_type().map_err(RootfsError::state("look at", entry.path()))?;
+        if kind.is_dir() {
+            forget_below(&entry.path())?;
+        } else if kind.is_file() {
+            forget(&entry.path()).map_err(RootfsError::state("drop cached pages of", entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+fn forget(file: &Path) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NOATIME | OFlags::CLOEXEC;
+    let file = openat(CWD, file, flags, Mode::empty())?;
+    Ok(fadvise(&file, 0, None, Advice::DontNeed)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::IoSliceMut;
+
+    use rustix::io::{Errno, ReadWriteFlags, preadv2};
+
+    /// Does the page cache hold the start of the file? `None` when the file system cannot say.
+    fn cached(file: &fs::File) -> Option<bool> {
+        let mut byte = [0];
+        match preadv2(file, &mut [IoSliceMut::new(&mut byte)], 0, ReadWriteFlags::NOWAIT) {
+            Ok(_) => Some(true),
+            Err(Errno::AGAIN) => Some(false),
+            Err(_) => None,
+        }
+    }
+
+    #[test]
+    fn pages_of_files_are_dropped_and_links_are_left_alone() {
+        // Where this test was built, and not where a file may have no other home than the page cache.
+        let here = std::env::current_exe().unwrap();
+        let dir = tempfile::tempdir_in(here.parent().unwrap()).unwrap();
+        let path = dir.path().join("layer/below/file");
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, vec![7; 1 << 16]).unwrap();
+        std::os::unix::fs::symlink("/dev/full", dir.path().join("layer/link")).unwrap();
+        let file = fs::File::open(&path).unwrap();
+        assert_ne!(cached(&file), Some(false), "just written");
+        forget_pages([dir.path().join("layer").as_path()]).unwrap();
+        assert_ne!(cached(&file), Some(true));
+        assert!(forget_pages([dir.path().join("nothing").as_path()]).is_err());
+    }
+}

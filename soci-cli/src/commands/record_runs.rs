@@ -1,0 +1,70 @@
+//! `soci record --runs N`: the same recording several times, each from cold, and what most of the runs need.
+//!
+//! Outputs `<name>.1.trace` and so on, and of them merged `<name>.trace` and `prefetch.json`. The exit code is the
+//! largest of the runs'. A signal or a command that cannot be executed ends it at once: then nothing is merged, and no
+//! merged trace of an earlier call is left to be taken for one.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use recorder::session::{Recorded, write_merged};
+use soci_core::trace::Outcome;
+
+use super::record::{Args, Done, Run, code, finish};
+use super::summary;
+
+/// Records again and again.
+pub(super) fn repeat(
+    args: &Args,
+    name: &str,
+    mut once: impl FnMut(&Run) -> Result<Result<Done, u8>>,
+) -> Result<ExitCode> {
+    let merged = args.out.join(format!("{name}.trace"));
+    match fs::remove_file(&merged) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("remove the earlier {}", merged.display()));
+        }
+        _ => {}
+    }
+    let mut traces: Vec<PathBuf> = Vec::new();
+    let (mut worst, mut outside, mut layers) = (0, 0, Vec::new());
+    for number in 1..=args.runs {
+        let label = format!("run {number} of {}", args.runs);
+        let trace = args.out.join(format!("{name}.{number}.trace"));
+        let run = Run { trace: trace.clone(), label: format!("{label}: "), cold: true };
+        let done = match once(&run).with_context(|| label.clone())? {
+            Ok(done) => done,
+            Err(code) => return Ok(ExitCode::from(code)),
+        };
+        if !args.json {
+            eprintln!("{label}: {}", line(&done.recorded));
+        }
+        let code = code(args, &done.recorded);
+        worst = worst.max(code);
+        if done.recorded.end.outcome == Outcome::Interrupted {
+            eprintln!(
+                "{label} was stopped: the traces of the runs are kept, and none is made of them together"
+            );
+            return Ok(ExitCode::from(code));
+        }
+        outside += done.recorded.outside;
+        layers = done.layers;
+        traces.push(trace);
+    }
+    let stability = write_merged(&traces, &merged).context("merge the traces of the runs")?;
+    finish(args, &merged, outside, &layers, Some(stability))?;
+    Ok(ExitCode::from(worst))
+}
+
+/// One run in a line.
+fn line(recorded: &Recorded) -> String {
+    let end = &recorded.end;
+    let ready = match end.ready_ns {
+        Some(ready) => format!("ready after {}", summary::time(ready)),
+        None => "never ready".to_owned(),
+    };
+    format!("{ready}, {} accesses, {} lost", recorded.accesses, end.dropped)
+}
