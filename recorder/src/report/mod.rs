@@ -169,6 +169,9 @@ fn histogram() -> Histogram<u64> {
 }
 
 #[cfg(test)]
+mod hostile;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use soci_core::trace::{Access, AccessKind, Header, LayerRef, Outcome, Process, TraceWriter};
