@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use flate2::read::ZlibDecoder;
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What a browser made of a page.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ pub fn decode_png(png: &[u8]) -> Option<Picture> {
                 0 => 0,
                 1 => left,
                 2 => above[at],
-                3 => ((u16::from(left) + u16::from(above[at])) / 2) as u8,
+                3 => left.midpoint(above[at]),
                 4 => paeth(left, above[at], corner),
                 _ => return None,
             };

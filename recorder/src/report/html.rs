@@ -18,7 +18,7 @@ const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("page.js");
 
 /// Longest name of an image, longest command line.
-const MAX_IMAGE: usize = 200;
+const MAX_IMAGE: usize = 120;
 const MAX_COMMAND: usize = 800;
 
 /// A report as HTML.
@@ -137,7 +137,7 @@ fn figures(report: &Report) -> Markup {
         dl.figures aria-label="Key figures" {
             (figure("Ready after", ready, format!("recorded {}", time(end.map_or(report.timeline.span_ns, |end| end.ended_ns)))))
             (figure("Bytes read", bytes(summary.bytes), image.unwrap_or_else(|| "distinct".into())))
-            (figure("Before READY", bytes(before), format!("{} of what was read", percent(before, summary.bytes))))
+            (figure("Before READY", bytes(before), format!("{} of it", percent(before, summary.bytes))))
             (figure("Files", count(summary.files), format!("in {layers} of {} layers", summary.layers.len())))
             (figure("Accesses", count(summary.accesses), note))
             (figure("Waited", time(report.waited_ns), "over all requests".into()))

@@ -173,6 +173,9 @@ fn histogram() -> Histogram<u64> {
 }
 
 #[cfg(test)]
+mod hostile;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use soci_core::trace::{Access, AccessKind, Header, LayerRef, Outcome, Process, TraceWriter};

@@ -48,6 +48,7 @@ pub(super) fn accesses(report: &Report) -> Markup {
             viewBox=(format!("0 0 {WIDTH} {}", height + TOP + BOTTOM)) {
             title id="accesses-title" { "Accesses over time, by layer and file" }
             desc id="accesses-desc" { (describe) }
+            (tail(report, height))
             (time_axis(timeline.span_ns, height))
             @for (at, row) in rows.iter().enumerate() {
                 @let y = TOP + at as f64 * step;
@@ -165,6 +166,7 @@ pub(super) fn cumulative(report: &Report) -> Markup {
                 line.grid x1=(LEFT) x2=(LEFT + PLOT) y1=(y(value)) y2=(y(value)) {}
                 text.name x=(LEFT - 14.0) y=(y(value) + 4.0) { (bytes(value)) }
             }
+            (tail(report, HEIGHT))
             (time_axis(timeline.span_ns, HEIGHT))
             path.area d=(area) {}
             path.line d=(line) {}
@@ -201,18 +203,12 @@ fn time_axis(span_ns: u64, height: f64) -> Markup {
     }
 }
 
-/// About eight round times from zero on.
+/// Up to ten round times from zero on.
 fn time_ticks(span_ns: u64) -> Vec<u64> {
-    let mut step = 1u64;
-    let fits = |step: u64| span_ns / step <= 9;
-    while !fits(step) {
-        let next = [2, 5, 10].into_iter().filter_map(|by| step.checked_mul(by));
-        match next.clone().find(|&step| fits(step)).or(next.last()) {
-            Some(next) => step = next,
-            None => break,
-        }
-    }
-    (0..=(span_ns / step).min(10)).map(|tick| tick * step).collect()
+    let powers = (0..20).filter_map(|power| 10u64.checked_pow(power));
+    let mut steps = powers.flat_map(|power| [1, 2, 5].map(|times| power.saturating_mul(times)));
+    let step = steps.find(|step| span_ns / step <= 9).unwrap_or(u64::MAX);
+    (0..=span_ns / step).map(|tick| tick * step).collect()
 }
 
 fn tick_words(ns: u64) -> String {
@@ -229,9 +225,19 @@ fn x_of(ns: u64, span_ns: u64) -> f64 {
     (x * 10.0).round() / 10.0
 }
 
+/// A tint behind what happens after readiness.
+fn tail(report: &Report, height: f64) -> Markup {
+    let x = ready_ns(report).map_or(LEFT + PLOT, |ns| x_of(ns, report.timeline.span_ns));
+    html! { rect.tail x=(x) y=(TOP) width=(format!("{:.1}", LEFT + PLOT - x)) height=(height) {} }
+}
+
+fn ready_ns(report: &Report) -> Option<u64> {
+    report.summary.end.as_ref().and_then(|end| end.ready_ns)
+}
+
 /// The moment of readiness.
 fn ready(report: &Report, height: f64) -> Markup {
-    let Some(ns) = report.summary.end.as_ref().and_then(|end| end.ready_ns) else { return html! {} };
+    let Some(ns) = ready_ns(report) else { return html! {} };
     let x = x_of(ns, report.timeline.span_ns);
     // Beside the line, on the side with more room.
     let (anchor, beside) = if x > LEFT + PLOT / 2.0 { ("end", -6.0) } else { ("start", 6.0) };

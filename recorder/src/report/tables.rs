@@ -138,7 +138,7 @@ pub(super) fn tail_only(report: &Report) -> Markup {
                 p { "Everything that was read was needed before READY, or the recording has no tail." }
             } @else {
                 p { (bytes(whole)) " (" (percent(whole, report.summary.bytes)) ") were first needed after READY, "
-                    (bytes(of_files)) " of them in " (count(files.len() as u64)) " files that were not touched before. They may come late." }
+                    (bytes(of_files)) " of them in " (count(files.len() as u64)) @if files.len() == 1 { " file that was" } @else { " files that were" } " not touched before. They may come late." }
                 table {
                     thead { tr { th scope="col" { "File" } th.n scope="col" { "Bytes" } th.n scope="col" { "First need" } } }
                     tbody { @for file in top(files.iter().copied(), |file| file.bytes) { tr {

@@ -3,8 +3,10 @@
 //! Translates only: what is shown is decided in `recorder::report`. The page is written beside its place and renamed,
 //! so that nobody sees half of it.
 
-use std::fs;
-use std::io::Write;
+use std::cmp::Reverse;
+use std::fs::{self, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -46,7 +48,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
     if args.json {
         writeln!(out, "{}", json::pretty(&report)?)?;
     } else {
-        write!(out, "{}{}", summary::text(&report.summary, None), text(&report))?;
+        write!(out, "{}", summary::text(&report.summary, None))?;
+        write_text(&mut out, &report)?;
     }
     if let Some(path) = &args.output {
         if same_file(path, &args.trace) {
@@ -67,27 +70,26 @@ pub(crate) fn write_page(report: &Report, path: &Path) -> Result<()> {
         let mut file = NamedTempFile::new_in(dir)?;
         file.write_all(page(report).as_bytes())?;
         // Readable for all, as any page: the temporary file is not.
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        file.as_file().set_permissions(mode)?;
+        file.as_file().set_permissions(Permissions::from_mode(0o644))?;
         file.persist(path)?;
         Ok(())
     };
     write().with_context(|| format!("write {}", path.display()))
 }
 
-/// What the summary of a recording does not say: who recorded, which files were largest.
-fn text(report: &Report) -> String {
-    let mut text = format!("engine:      {}\n", printable(report.engine.as_bytes()));
-    let (tail, bytes_after) = (report.tail_only().count(), bytes(report.summary.phases.tail));
-    text += &format!("after ready: {bytes_after} were first needed then; {tail} files only then\n");
+/// What the summary of a recording does not say: who recorded, what came late, which files were largest.
+fn write_text(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    writeln!(out, "engine:      {}", printable(report.engine.as_bytes()))?;
+    let (late, files) = (bytes(report.summary.phases.tail), report.tail_only().count());
+    writeln!(out, "after ready: {late} were first needed then; {files} files only then")?;
     let mut files: Vec<_> = report.files.iter().collect();
-    files.sort_by_key(|file| std::cmp::Reverse(file.bytes));
+    files.sort_by_key(|file| Reverse(file.bytes));
     for (at, file) in files.into_iter().take(FILES).enumerate() {
         let name = if at == 0 { "most read:" } else { "" };
         let (size, wait) = (bytes(file.bytes), time(file.wait_ns));
-        text += &format!("{name:<12} {size:>9}, waited {wait:>8}  {}\n", file.path);
+        writeln!(out, "{name:<12} {size:>9}, waited {wait:>8}  {}", file.path)?;
     }
-    text
+    Ok(())
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
