@@ -307,3 +307,20 @@ fn a_damaged_layer_stops_the_build_and_names_itself() {
     assert!(create().contains(&format!("{}: not found", tar.digest)));
     assert_eq!(place.soci.run(["index", "ls", "-q"]).ok(), "", "no index is recorded");
 }
+
+#[test]
+fn end_rules_that_could_mean_two_things_are_refused_with_a_hint() {
+    let place = Soci::new();
+    for (rule, hint) in [
+        ("log:cat or dog", r#"where " or " belongs to the rule before it, write " or\ ""#),
+        ("log:x or 60", "needs its unit, as in 60s"),
+        ("tcp:80+5", "as in tcp:80+5s"),
+        ("exit+5s", "nothing goes on after the workload's end"),
+    ] {
+        let refused = place.run(["record", "--image", "oci:nothing", "--until", rule]);
+        assert_eq!(refused.code, 1);
+        assert!(refused.stderr.contains(hint), "{rule}: {}", refused.stderr);
+    }
+    let alone = place.run(["record", "--image", "oci:nothing", "--until", "ready+5s or 60s"]).failed();
+    assert!(alone.contains("says nothing alone"), "{alone}");
+}

@@ -209,6 +209,15 @@ fn the_workloads_exit_code_is_passed_on() {
     assert_eq!(code(&["--until", "log:READY", "--", "do", "say", "no"]), Some(4));
     assert_eq!(code(&["--until", "log:READY", "--timeout", "500ms", "--", "do", "sleep", "60000"]), Some(4));
     assert_eq!(
+        code(&["--until", "notify", "--timeout", "20", "--", "do", "notify", "READY=1", "sleep", "60000"]),
+        Some(0)
+    );
+    assert_eq!(
+        code(&["--until", "exec:do exists /", "--timeout", "20", "--", "do", "sleep", "60000"]),
+        Some(0),
+        "a command on the snapshotter's mounts"
+    );
+    assert_eq!(
         code(&["--until", "log:READY", "--wait", "--", "do", "say", "READY", "sleep", "200", "exit", "9"]),
         Some(9)
     );

@@ -1,7 +1,8 @@
 //! Readiness as systemd's services tell it: a datagram with the line `READY=1` on the socket that NOTIFY_SOCKET names.
 //!
 //! [`Notify`] owns the socket, which is bound into the workload's `/dev`, where it hides nothing of the image. Every
-//! message is read for as long as the watch lasts, so that a workload that goes on talking never waits for a reader.
+//! message is read for as long as the watch lasts, so that a workload that goes on talking never waits for a reader. On
+//! our side the socket has no name any more once the workload has it: nothing stays behind, even after SIGKILL.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -27,7 +28,7 @@ const MAX_MESSAGE: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Notify {
     socket: UnixDatagram,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Notify {
@@ -41,15 +42,18 @@ impl Notify {
         fs::set_permissions(&path, Permissions::from_mode(0o666))?;
         spec.process.set_var(VARIABLE, INSIDE);
         spec.binds.push((path, INSIDE.into()));
-        Ok(Self { socket, _dir: dir })
+        Ok(Self { socket, dir })
     }
 
-    /// Reads messages until the watch is over; `ready` is called at the first that says so.
-    pub(super) fn listen(&self, over: &AtomicBool, ready: impl Fn(Instant)) {
+    /// Reads messages of a workload that has been started, until the watch is over; `ready` is called at the first that
+    /// says so.
+    pub(super) fn listen(self, over: &AtomicBool, ready: impl Fn(Instant)) {
+        let Self { socket, dir } = self;
+        drop(dir); // the workload's mount of it stays
         let mut message = vec![0; MAX_MESSAGE];
         let mut told = false;
         while !over.load(Ordering::Relaxed) {
-            match self.socket.recv(&mut message) {
+            match socket.recv(&mut message) {
                 Ok(length) if !told && says_ready(&message[..length]) => {
                     ready(Instant::now());
                     told = true;
