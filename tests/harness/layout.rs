@@ -53,8 +53,16 @@ pub fn write(dir: &Path, layers: &[PathBuf], process: &Value) {
 /// # Panics
 /// When there is no C compiler, or no static C library for it.
 pub fn compile_workload(to: &Path) {
+    compile("do.c", to);
+}
+
+/// Compiles a program of `programs/` to `to`, which becomes an executable without libraries.
+///
+/// # Panics
+/// When there is no C compiler, or no static C library for it.
+pub fn compile(source: &str, to: &Path) {
     fs::create_dir_all(to.parent().expect("a file has a directory")).expect("make the directory");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/do.c");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs").join(source);
     let status = Command::new("cc").args(["-static", "-O1", "-o"]).arg(to).arg(source).status();
     assert!(status.expect("cc is installed").success(), "the workload program does not compile");
 }

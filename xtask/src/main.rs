@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod codegen;
 mod demo;
+mod ebpf;
 mod exec;
 mod images;
 mod lab;
@@ -28,6 +29,7 @@ enum Task {
     Bench(bench::Args),
     Codegen(codegen::Args),
     Demo(demo::Args),
+    Ebpf(ebpf::Args),
     Images(images::Args),
     Link(link::Args),
     Test(test::Args),
@@ -38,6 +40,7 @@ fn main() -> Result<()> {
         Task::Bench(args) => bench::run(&args),
         Task::Codegen(args) => codegen::run(&args),
         Task::Demo(args) => demo::run(&args),
+        Task::Ebpf(args) => ebpf::run(&args),
         Task::Images(args) => images::run(&args),
         Task::Link(args) => link::run(&args),
         Task::Test(args) => test::run(&args),

@@ -30,6 +30,8 @@ pub(crate) enum Need {
     Link,
     /// Stock zlib and a C compiler, as a yardstick.
     Zlib,
+    /// Compiling the eBPF programs: what the unpacked toolchain is linked with, a C compiler.
+    Ebpf,
     /// A real containerd for the containerd tests.
     Containerd,
     /// Python's tarfile, the second opinion on archives.
@@ -57,6 +59,13 @@ impl Need {
                 ("linux-libc-dev", File("/usr/include/linux/if_tun.h")),
             ],
             Self::Zlib => &[("gcc", Program("gcc")), ("zlib1g-dev", File("/usr/include/zlib.h"))],
+            Self::Ebpf => &[
+                ("gcc", Program("gcc")),
+                ("libc6-dev", File("/usr/include/stdio.h")),
+                ("libedit2", File("/usr/lib/x86_64-linux-gnu/libedit.so.2")),
+                ("libxml2", File("/usr/lib/x86_64-linux-gnu/libxml2.so.2")),
+                ("libz3-4", File("/usr/lib/x86_64-linux-gnu/libz3.so.4")),
+            ],
             Self::Containerd => &[("containerd", Program("containerd")), ("runc", Program("runc"))],
             Self::Oracles => &[("python3", Program("python3"))],
             Self::Chromium => &[("chromium", Program("chromium"))],

@@ -19,7 +19,10 @@ const PREFIX: &str = "soci-record-";
 /// How long the last processes may take to be gone.
 const EMPTY: Duration = Duration::from_secs(5);
 /// Inode of the namespace that is not inside any other (`PROC_CGROUP_INIT_INO` of the kernel).
-const INITIAL_NAMESPACE: u64 = 0xeffffffb;
+const INITIAL_NAMESPACE: u64 = 0xefff_fffb;
+
+/// Number of the next cgroup of this process.
+static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// Why there is no cgroup for the workload.
 #[derive(Debug, thiserror::Error)]
@@ -71,18 +74,16 @@ impl Cgroup {
         let own = read("/proc/self/cgroup")?;
         let own = own.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"0::/"));
         let own = PathBuf::from(std::ffi::OsString::from_vec(own.ok_or(CgroupError::NoUnified)?.to_vec()));
-        let (root, mounted) = match unified(&read("/proc/self/mountinfo")?) {
-            Some(root) => (root, None),
-            None => {
-                let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-                mount("cgroup2", mountpoint, "cgroup2", flags, c"")
-                    .map_err(|errno| CgroupError::system("mount cgroup2 on", mountpoint)(errno.into()))?;
-                (mountpoint.to_owned(), Some(mountpoint.to_owned()))
-            }
+        let (root, mounted) = if let Some(root) = unified(&read("/proc/self/mountinfo")?) {
+            (root, None)
+        } else {
+            let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+            mount("cgroup2", mountpoint, "cgroup2", flags, c"")
+                .map_err(|errno| CgroupError::system("mount cgroup2 on", mountpoint)(errno.into()))?;
+            (mountpoint.to_owned(), Some(mountpoint.to_owned()))
         };
         let parent = root.join(&own);
         remove_orphans(&parent);
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = parent.join(format!("{PREFIX}{}-{number}", std::process::id()));
         // From here on the drop takes the mount away.

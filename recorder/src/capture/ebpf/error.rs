@@ -32,7 +32,7 @@ pub enum EbpfError {
         member: &'static str,
     },
     /// The kernel is too old, or built without tracepoints.
-    #[error("this kernel has no tracepoint {0} (Linux 6.5 or newer has those of the page cache)")]
+    #[error("this kernel has no tracepoint {0}: it is too old, or built without tracepoints")]
     NoTracepoint(&'static str),
     /// The object or one of its maps was refused.
     #[error("load the eBPF object{}", hint(.0))]

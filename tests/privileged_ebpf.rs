@@ -1,0 +1,325 @@
+//! The eBPF engine against workloads that say themselves which bytes they needed: nothing needed is missing, and no
+//! event is lost without being counted.
+//!
+//! Needs root and a kernel with its type information and the tracepoints of the page cache.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use harness::daemon::program;
+use harness::layout;
+use recorder::capture::{Capture, Ebpf, RING_BYTES};
+use recorder::workload::Cgroup;
+use serde_json::json;
+use soci_core::trace::{Access, AccessKind, End, Tail, TraceReader};
+use tempfile::TempDir;
+
+const PAGE: u64 = 4096;
+const FILE_PAGES: u64 = 256;
+const BIG_PAGES: u64 = 4096;
+
+/// Ways of reading in which the kernel names exactly the pages that are asked for.
+const EXACT: [&str; 9] =
+    ["read", "whole", "pread", "readv", "sendfile", "splice", "copy", "uring", "populate"];
+/// Ways in which it also names pages that it maps beside those.
+const MAPPED: [&str; 5] = ["shared", "private", "code", "write", "exec"];
+
+/// An image of two layers; built once, never changed.
+fn home() -> &'static Path {
+    static HOME: OnceLock<PathBuf> = OnceLock::new();
+    HOME.get_or_init(|| {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
+        let _ = fs::remove_dir_all(&dir); // of an earlier run
+        let (low, high) = (dir.join("low"), dir.join("high"));
+        for name in ["bin/access", "data/exec"] {
+            layout::compile("access.c", &low.join(name));
+            fs::set_permissions(low.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        layout::compile_workload(&low.join("bin/do"));
+        let content: Vec<u8> = (0..FILE_PAGES * PAGE).map(|at| (at / 7 * 31 % 251) as u8).collect();
+        for (number, kind) in EXACT.iter().chain(&MAPPED).filter(|kind| **kind != "exec").enumerate() {
+            // In both layers, so that two file systems' worth of inodes take part.
+            write(if number % 2 == 0 { &low } else { &high }, &format!("data/{kind}"), &content);
+        }
+        write(&low, "data/big", &vec![7; (BIG_PAGES * PAGE) as usize]);
+        write(&low, "data/old", b"content of the lower layer");
+        write(&high, "data/old", b"content of the upper layer");
+        write(&low, "data/changed", b"to be written to");
+        write(&low, "data/a-name", b"two names, the first is hidden");
+        fs::hard_link(low.join("data/a-name"), low.join("data/b-name")).unwrap();
+        write(&high, "data/a-name", b"another file");
+        layout::write(&dir.join("image"), &[low, high], &json!({"Env": ["PATH=/bin"]}));
+        dir
+    })
+}
+
+fn write(root: &Path, path: &str, content: &[u8]) {
+    let file = root.join(path);
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(file, content).unwrap();
+}
+
+/// One call of `soci record`.
+struct Recording {
+    dir: TempDir,
+    output: Output,
+}
+
+impl Recording {
+    fn of(flags: &[&str], words: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new(program("soci"));
+        command.args(["record", "--image", &format!("oci:{}", home().join("image").display())]);
+        command.args(["--name", "t"]).arg("--state").arg(home().join("state")).arg("--out").arg(dir.path());
+        command.args(flags).arg("--").args(words).stdin(Stdio::null());
+        let output = command.output().unwrap();
+        Self { dir, output }
+    }
+
+    /// The accesses of a recording that went well.
+    fn accesses(&self) -> Vec<Access> {
+        assert_eq!(self.output.status.code(), Some(0), "{}", self.stderr());
+        self.trace().0
+    }
+
+    fn trace(&self) -> (Vec<Access>, End) {
+        let mut reader = TraceReader::open(&self.dir.path().join("t.trace")).unwrap();
+        let accesses = reader.by_ref().collect::<Result<Vec<_>, _>>().unwrap();
+        match reader.tail() {
+            Some(Tail::Sealed(end)) => (accesses, end.clone()),
+            other => panic!("not sealed: {other:?}"),
+        }
+    }
+
+    fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.output.stdout).into_owned()
+    }
+
+    fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.output.stderr).into_owned()
+    }
+
+    /// Pages of each path that the workload says it needed, and the kind it needed them by.
+    fn truth(&self) -> BTreeMap<String, (String, BTreeSet<u64>)> {
+        let mut truth: BTreeMap<String, (String, BTreeSet<u64>)> = BTreeMap::new();
+        for line in self.stdout().lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            match words[..] {
+                ["truth", kind, path, offset, length] => {
+                    let (offset, length): (u64, u64) = (offset.parse().unwrap(), length.parse().unwrap());
+                    let entry =
+                        truth.entry(path.to_owned()).or_insert_with(|| (kind.into(), BTreeSet::new()));
+                    entry.1.extend(offset / PAGE..(offset + length).div_ceil(PAGE));
+                }
+                ["absent", kind] => println!("this machine has no {kind}"),
+                _ => panic!("unexpected line {line:?}"),
+            }
+        }
+        truth
+    }
+}
+
+/// The pages of each file that a trace names.
+fn pages(accesses: &[Access]) -> BTreeMap<String, BTreeSet<u64>> {
+    let mut pages: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+    for access in accesses {
+        let of_file = pages.entry(String::from_utf8_lossy(&access.path).into_owned()).or_default();
+        of_file.extend(access.offset / PAGE..(access.offset + access.len).div_ceil(PAGE));
+    }
+    pages
+}
+
+#[test]
+fn every_page_that_a_workload_needed_is_recorded() {
+    let kinds: Vec<&str> = EXACT.iter().chain(&MAPPED).copied().collect();
+    let recording = Recording::of(&["--engine", "ebpf"], &[&["access"], &kinds[..]].concat());
+    let accesses = recording.accesses();
+    let recorded = pages(&accesses);
+    let truth = recording.truth();
+    assert!(truth.len() >= kinds.len() - 2, "{}", recording.stdout());
+    for (path, (kind, needed)) in &truth {
+        let seen = recorded.get(path).cloned().unwrap_or_default();
+        let missing: Vec<_> = needed.difference(&seen).collect();
+        let precision = needed.len() as f64 / seen.len().max(1) as f64;
+        println!(
+            "{kind:9} needed {:3} pages, recorded {:3}: precision {precision:.2}",
+            needed.len(),
+            seen.len()
+        );
+        assert_eq!(missing, Vec::<&u64>::new(), "{kind}: needed and not recorded");
+        if EXACT.contains(&kind.as_str()) {
+            assert_eq!(&seen, needed, "{kind} is exact");
+        }
+    }
+    let has = |path: &str, kind: AccessKind| {
+        accesses.iter().any(|access| &*access.path == path.as_bytes() && access.kind == kind)
+    };
+    assert!(has("bin/access", AccessKind::Exec) && has("data/exec", AccessKind::Exec));
+    assert!(has("data/pread", AccessKind::Read) && has("data/shared", AccessKind::Fault));
+    let whole = accesses.iter().filter(|access| &*access.path == b"data/whole");
+    assert_eq!(whole.map(|access| access.len).sum::<u64>(), FILE_PAGES * PAGE, "each byte once");
+    assert!(accesses.windows(2).all(|pair| pair[0].t_ns <= pair[1].t_ns));
+    let comm = &accesses.iter().find(|access| &*access.path == b"data/pread").unwrap().process.comm;
+    assert_eq!(&**comm, b"access");
+}
+
+#[test]
+fn whatever_the_fuse_log_saw_the_page_cache_shows_too() {
+    // copy_file_range does not cross from FUSE to the overlay's writable layer.
+    let kinds: Vec<&str> = EXACT.iter().chain(&MAPPED).copied().filter(|kind| *kind != "copy").collect();
+    let words = [&["access"], &kinds[..]].concat();
+    let [ebpf, fuse] =
+        ["ebpf", "fuse"].map(|engine| pages(&Recording::of(&["--engine", engine], &words).accesses()));
+    for (path, needed) in &fuse {
+        let missing: Vec<_> = needed.difference(&ebpf[path]).collect();
+        assert_eq!(missing, Vec::<&u64>::new(), "{path}");
+    }
+    let total = |pages: &BTreeMap<String, BTreeSet<u64>>| pages.values().map(BTreeSet::len).sum::<usize>();
+    println!("pages: fuse {}, ebpf {}", total(&fuse), total(&ebpf));
+}
+
+#[test]
+fn layers_names_and_written_files_are_told_apart() {
+    let words = [
+        "do",
+        "read",
+        "/data/old",
+        "0",
+        "9",
+        "read",
+        "/data/b-name",
+        "0",
+        "9",
+        "write",
+        "/data/changed",
+        "read",
+        "/data/changed",
+        "0",
+        "1",
+        "write",
+        "/data/new",
+        "read",
+        "/data/new",
+        "0",
+        "1",
+    ];
+    let recording = Recording::of(&["--engine", "auto"], &words);
+    let accesses = recording.accesses();
+    assert!(recording.stderr().contains("engine:      ebpf"), "{}", recording.stderr());
+    let layers: BTreeMap<String, Option<u32>> = accesses
+        .iter()
+        .map(|access| (String::from_utf8_lossy(&access.path).into_owned(), access.layer))
+        .collect();
+    assert_eq!(layers.get("data/old"), Some(&Some(1)));
+    assert_eq!(layers.get("data/b-name"), Some(&Some(0)), "{layers:?}");
+    assert_eq!(layers.get("bin/do"), Some(&Some(0)));
+    for name in ["data/new", "data/changed", "data/a-name"] {
+        assert_eq!(layers.get(name), None, "{name} was written or not read");
+    }
+    assert!(!recording.stderr().contains("(0 lost, 0 outside"), "{}", recording.stderr());
+    let left: Vec<_> = fs::read_dir(home().join("state"))
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("run-"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_recording_with_losses_says_so_and_fails() {
+    let words = ["access", "flood", "/data/big", "4096"];
+    let lossy = Recording::of(&["--engine", "ebpf", "--ring-buffer", "4096"], &words);
+    let (accesses, end) = lossy.trace();
+    assert_eq!(lossy.output.status.code(), Some(3), "{}", lossy.stderr());
+    assert!(end.dropped > 0);
+    let seen = pages(&accesses).get("data/big").map_or(0, BTreeSet::len) as u64;
+    assert!(seen < BIG_PAGES && seen + end.dropped >= BIG_PAGES, "{seen} pages and {} lost", end.dropped);
+    let whole = pages(&Recording::of(&["--engine", "ebpf"], &words).accesses());
+    assert_eq!(whole["data/big"].len() as u64, BIG_PAGES);
+}
+
+/// A layer with one large file, and the program that reads it page by page.
+struct Flood {
+    layer: PathBuf,
+    cgroup: Cgroup,
+    _dir: TempDir,
+}
+
+impl Flood {
+    fn new() -> Self {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let layer = dir.path().join("layer");
+        write(&layer, "big", &vec![7; (BIG_PAGES * PAGE) as usize]);
+        layout::compile("access.c", &dir.path().join("access"));
+        let mountpoint = dir.path().join("cgroup");
+        fs::create_dir(&mountpoint).unwrap();
+        Self { layer, cgroup: Cgroup::new(&mountpoint).unwrap(), _dir: dir }
+    }
+
+    fn attach(&self, ring_bytes: u32) -> Ebpf {
+        Ebpf::attach(&self.cgroup, std::slice::from_ref(&self.layer), &self.layer, ring_bytes).unwrap()
+    }
+
+    fn start(&self, inside: bool) -> std::process::Child {
+        let procs = if inside { self.cgroup.dir().join("cgroup.procs") } else { "/dev/null".into() };
+        let script = r#"echo 0 > "$1"; exec "$2" flood "$3" "$4""#;
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh"]).arg(procs).arg(self.layer.with_file_name("access"));
+        command.arg(self.layer.join("big")).arg(BIG_PAGES.to_string()).spawn().unwrap()
+    }
+}
+
+#[test]
+fn with_a_reader_that_stands_still_each_event_is_received_or_counted_as_dropped() {
+    let flood = Flood::new();
+    let mut capture = flood.attach(64 << 10);
+    assert!(flood.start(true).wait().unwrap().success());
+    let stalled = capture.counts().unwrap();
+    assert_eq!(stalled.received, 0);
+    assert!(stalled.emitted >= BIG_PAGES && stalled.dropped > 0, "{stalled:?}");
+    let handed_out = std::iter::from_fn(|| capture.next(Duration::ZERO)).count() as u64;
+    let counts = capture.counts().unwrap();
+    println!("{counts:?}");
+    assert_eq!(counts.emitted, counts.received + counts.dropped);
+    assert!(counts.received > 0 && handed_out > 0 && handed_out + counts.outside <= counts.received);
+
+    // Somebody else who reads the same file is not recorded.
+    assert!(flood.start(false).wait().unwrap().success());
+    assert_eq!(capture.counts().unwrap().emitted, counts.emitted);
+}
+
+#[test]
+fn with_a_slow_reader_the_account_is_exact_too_and_a_quick_one_gets_all() {
+    let flood = Flood::new();
+    for (ring_bytes, pause) in [(16 << 10, Duration::from_millis(1)), (RING_BYTES, Duration::ZERO)] {
+        let mut capture = flood.attach(ring_bytes);
+        let mut child = flood.start(true);
+        let (mut bytes, limit) = (0, Instant::now() + Duration::from_mins(1));
+        while child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < limit);
+            bytes += capture.next(Duration::from_millis(1)).map_or(0, |access| access.len);
+            std::thread::sleep(pause);
+        }
+        bytes += std::iter::from_fn(|| capture.next(Duration::ZERO)).map(|access| access.len).sum::<u64>();
+        let counts = capture.counts().unwrap();
+        println!("{counts:?}");
+        assert_eq!(counts.emitted, counts.received + counts.dropped);
+        if ring_bytes == RING_BYTES {
+            assert_eq!((counts.dropped, bytes), (0, BIG_PAGES * PAGE));
+        }
+    }
+}
+
+#[test]
+fn the_workloads_cgroup_is_gone_afterwards() {
+    let flood = Flood::new();
+    let dir = flood.cgroup.dir().to_owned();
+    let mut child = flood.start(true);
+    child.wait().unwrap();
+    drop(flood);
+    assert!(!dir.exists());
+}

@@ -1,0 +1,160 @@
+/* A workload that reads files of an image in every way there is, and says which bytes it needed: one line
+ * `truth KIND PATH OFFSET LENGTH` for each, or `absent KIND` for a way that this machine does not have. Each kind has a
+ * file of its own, /data/KIND. Arguments: the kinds; or `flood FILE PAGES`, which reads pages one by one; or `nothing`.
+ * Linked statically: an image may consist of it and its files. A failed call ends it with code 99. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/io_uring.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PAGE 4096
+#define FILE_BYTES (256 * PAGE)
+
+static char buffer[64 * PAGE];
+static char path[256];
+
+static void need(int good, const char *what) {
+    if (!good) {
+        perror(what);
+        exit(99);
+    }
+}
+
+static int open_data(const char *kind) {
+    snprintf(path, sizeof path, "/data/%s", kind);
+    int fd = open(path, O_RDONLY);
+    need(fd >= 0, path);
+    return fd;
+}
+
+static void truth(const char *kind, long offset, long length) {
+    printf("truth %s %s %ld %ld\n", kind, path + 1, offset, length);
+}
+
+static void touch(const char *kind, volatile char *bytes, long page) {
+    (void)bytes[page * PAGE + 5];
+    truth(kind, page * PAGE, PAGE);
+}
+
+/* One read through a ring of its own, by raw system calls. */
+static int uring_read(int fd, void *to, unsigned length, off_t offset) {
+    struct io_uring_params p;
+    memset(&p, 0, sizeof p);
+    int ring = syscall(__NR_io_uring_setup, 4, &p);
+    if (ring < 0) return -1;
+    int protection = PROT_READ | PROT_WRITE, flags = MAP_SHARED | MAP_POPULATE;
+    char *queue = mmap(NULL, p.sq_off.array + p.sq_entries * sizeof(unsigned), protection, flags, ring,
+                       IORING_OFF_SQ_RING);
+    struct io_uring_sqe *entry =
+        mmap(NULL, p.sq_entries * sizeof *entry, protection, flags, ring, IORING_OFF_SQES);
+    need(queue != MAP_FAILED && (void *)entry != MAP_FAILED, "io_uring");
+    memset(entry, 0, sizeof *entry);
+    entry->opcode = IORING_OP_READ;
+    entry->fd = fd;
+    entry->addr = (unsigned long)to;
+    entry->len = length;
+    entry->off = offset;
+    *(unsigned *)(queue + p.sq_off.array) = 0;
+    __atomic_store_n((unsigned *)(queue + p.sq_off.tail), 1, __ATOMIC_RELEASE);
+    need(syscall(__NR_io_uring_enter, ring, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) == 1, "io_uring_enter");
+    close(ring);
+    return 0;
+}
+
+static void one(const char *kind) {
+    int pipe_fds[2];
+    need(pipe(pipe_fds) == 0, "pipe");
+    int fd = open_data(kind);
+    if (!strcmp(kind, "read")) {
+        need(lseek(fd, 5000, SEEK_SET) == 5000 && read(fd, buffer, 100) == 100, kind);
+        truth(kind, 5000, 100);
+        need(lseek(fd, 9 * PAGE - 1, SEEK_SET) > 0 && read(fd, buffer, 2) == 2, kind);
+        truth(kind, 9 * PAGE - 1, 2);
+    } else if (!strcmp(kind, "whole")) {
+        while (read(fd, buffer, sizeof buffer) > 0) continue;
+        truth(kind, 0, FILE_BYTES);
+    } else if (!strcmp(kind, "pread")) {
+        need(pread(fd, buffer, 10, 20000) == 10, kind);
+        truth(kind, 20000, 10);
+        need(pread(fd, buffer, 3 * PAGE, 100 * PAGE) == 3 * PAGE, kind);
+        truth(kind, 100 * PAGE, 3 * PAGE);
+    } else if (!strcmp(kind, "readv")) {
+        struct iovec parts[2] = {{buffer, 700}, {buffer + PAGE, PAGE}};
+        need(lseek(fd, 28672, SEEK_SET) > 0 && readv(fd, parts, 2) == 700 + PAGE, kind);
+        truth(kind, 28672, 700 + PAGE);
+        need(preadv(fd, parts, 2, 200 * PAGE) == 700 + PAGE, kind);
+        truth(kind, 200 * PAGE, 700 + PAGE);
+    } else if (!strcmp(kind, "sendfile")) {
+        off_t at = 8192;
+        need(sendfile(pipe_fds[1], fd, &at, 3000) == 3000, kind);
+        truth(kind, 8192, 3000);
+    } else if (!strcmp(kind, "splice")) {
+        off_t at = 16384;
+        need(splice(fd, &at, pipe_fds[1], NULL, 2000, 0) == 2000, kind);
+        truth(kind, 16384, 2000);
+    } else if (!strcmp(kind, "copy")) {
+        off_t at = 24576;
+        int to = open("/data/copied", O_CREAT | O_WRONLY | O_TRUNC, 0600);
+        need(to >= 0, "/data/copied");
+        ssize_t copied = copy_file_range(fd, &at, to, NULL, 1500, 0);
+        need(copied == 1500 || errno == EXDEV || errno == EOPNOTSUPP, kind);
+        if (copied == 1500) truth(kind, 24576, 1500);
+        else printf("absent %s\n", kind);
+        close(to);
+    } else if (!strcmp(kind, "uring")) {
+        if (uring_read(fd, buffer, 512, 12288) == 0) truth(kind, 12288, 512);
+        else printf("absent %s\n", kind);
+    } else if (!strcmp(kind, "shared") || !strcmp(kind, "private") || !strcmp(kind, "code")) {
+        int protection = PROT_READ | (*kind == 'c' ? PROT_EXEC : 0);
+        char *bytes = mmap(NULL, FILE_BYTES, protection, *kind == 's' ? MAP_SHARED : MAP_PRIVATE, fd, 0);
+        need(bytes != MAP_FAILED, kind);
+        long pages[] = {10, 11, 40, 7, 200, 255, 128};
+        for (unsigned n = 0; n < sizeof pages / sizeof *pages; n++) touch(kind, bytes, pages[n]);
+    } else if (!strcmp(kind, "write")) { /* a private page that is written to: its content is needed first */
+        char *bytes = mmap(NULL, FILE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+        need(bytes != MAP_FAILED, kind);
+        bytes[30 * PAGE] = 1;
+        truth(kind, 30 * PAGE, PAGE);
+    } else if (!strcmp(kind, "populate")) {
+        need(mmap(NULL, 4 * PAGE, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 16 * PAGE) != MAP_FAILED, kind);
+        truth(kind, 16 * PAGE, 4 * PAGE);
+    } else if (!strcmp(kind, "exec")) {
+        pid_t child = fork();
+        if (child == 0) {
+            execl(path, path, "nothing", NULL);
+            _exit(99);
+        }
+        int status;
+        need(waitpid(child, &status, 0) == child && status == 0, kind);
+        truth(kind, 0, PAGE);
+    } else {
+        fprintf(stderr, "unknown kind %s\n", kind);
+        exit(99);
+    }
+    close(fd);
+    close(pipe_fds[0]);
+    close(pipe_fds[1]);
+}
+
+int main(int argc, char **argv) {
+    if (argc == 2 && !strcmp(argv[1], "nothing")) return 0;
+    if (argc == 4 && !strcmp(argv[1], "flood")) {
+        int fd = open(argv[2], O_RDONLY);
+        need(fd >= 0, argv[2]);
+        for (long page = 0; page < atol(argv[3]); page++) {
+            need(pread(fd, buffer, 1, page * PAGE) == 1, argv[2]);
+        }
+        return 0;
+    }
+    for (int n = 1; n < argc; n++) one(argv[n]);
+    return 0;
+}
