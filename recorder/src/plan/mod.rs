@@ -97,6 +97,11 @@ impl Coverage {
         missing
     }
 
+    /// The ranges of the set, ascending.
+    pub fn ranges(&self) -> impl Iterator<Item = ByteRange> {
+        self.ends.iter().map(|(&start, &end)| ByteRange::new(start, end))
+    }
+
     /// Number of bytes in the set.
     pub fn len(&self) -> u64 {
         self.ends.iter().map(|(start, end)| end - start).sum()

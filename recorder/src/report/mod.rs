@@ -2,6 +2,8 @@
 //!
 //! Built from a trace file alone; sizes of the unpacked layers may be added by whoever knows them.
 
+mod contents;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +15,8 @@ use soci_core::trace::{End, Phase, Tail, TraceError, TraceReader};
 use soci_core::units::ByteRange;
 
 use crate::plan::Coverage;
+
+pub use contents::{Contents, Flaw, Kinds};
 
 /// Figures of one recording.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -174,6 +178,7 @@ mod tests {
             engine: "fuse".into(),
             argv: vec!["x".into()],
             started_at: "2026-01-01T00:00:00Z".into(),
+            warm: None,
         };
         let mut writer = TraceWriter::create(&path, &header).unwrap();
         let rows = [

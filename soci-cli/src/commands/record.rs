@@ -160,7 +160,7 @@ fn finish(args: &Args, trace: &Path, recorded: &Recorded, layers: &[UnpackedLaye
     if args.json {
         eprintln!("{}", serde_json::to_string(&summary)?);
     } else {
-        eprint!("{}", summary::text(&summary, recorded.outside));
+        eprint!("{}", summary::text(&summary, Some(recorded.outside)));
         eprintln!("written:     {} and {}", trace.display(), list.display());
     }
     let end = &recorded.end;

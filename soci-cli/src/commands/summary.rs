@@ -6,8 +6,8 @@ use std::time::Duration;
 use indicatif::HumanBytes;
 use recorder::report::{Quantiles, Summary};
 
-/// Lines for people. `outside` are accesses to files that are not the image's.
-pub(crate) fn text(summary: &Summary, outside: u64) -> String {
+/// Lines for people. `outside` are accesses to files that are not the image's, if known.
+pub(crate) fn text(summary: &Summary, outside: Option<u64>) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "{:<12} {value}", format!("{name}:")); // a String takes everything
@@ -40,7 +40,8 @@ pub(crate) fn text(summary: &Summary, outside: u64) -> String {
     line("first need", quantiles(&summary.first_need_ns));
     line("wait", quantiles(&summary.wait_ns));
     let dropped = summary.end.as_ref().map_or(0, |end| end.dropped);
-    line("accesses", format!("{} ({dropped} lost, {outside} outside the image)", summary.accesses));
+    let outside = outside.map_or(String::new(), |outside| format!(", {outside} outside the image"));
+    line("accesses", format!("{} ({dropped} lost{outside})", summary.accesses));
     text
 }
 
