@@ -30,6 +30,8 @@ pub(crate) enum Need {
     Link,
     /// Stock zlib and a C compiler, as a yardstick.
     Zlib,
+    /// strace, and programs for it to look at.
+    Strace,
     /// A real containerd for the containerd tests.
     Containerd,
 }
@@ -53,6 +55,7 @@ impl Need {
                 ("linux-libc-dev", File("/usr/include/linux/if_tun.h")),
             ],
             Self::Zlib => &[("gcc", Program("gcc")), ("zlib1g-dev", File("/usr/include/zlib.h"))],
+            Self::Strace => &[("strace", Program("strace")), ("python3", Program("python3"))],
             Self::Containerd => &[("containerd", Program("containerd")), ("runc", Program("runc"))],
         }
     }

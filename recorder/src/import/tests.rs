@@ -140,6 +140,8 @@ fn rows_come_back_as_they_were() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn any_rows_are_the_same_after_a_round(
         rows in prop::collection::vec(
