@@ -43,7 +43,7 @@ const FIRST_EPOCH: u64 = 31_536_000;
 /// Takes a line apart; `None` when it is nothing that strace prints.
 pub(super) fn parse(line: &[u8]) -> Option<Line<'_>> {
     let mut rest = line.trim_ascii();
-    if rest == b"<unfinished ...>" || rest.starts_with(b"strace: ") || rest.starts_with(b"[ Process PID=") {
+    if rest.starts_with(b"strace: ") || rest.starts_with(b"[ Process PID=") {
         return Some(Line { pid: None, stamp: None, event: Event::Notice });
     }
     let mut pid = None;
@@ -85,18 +85,18 @@ fn event(text: &[u8]) -> Option<Event<'_>> {
     if name == 0 || text[name] != b'(' {
         return None;
     }
-    Some(match text.strip_suffix(b"<unfinished ...>").or_else(|| interrupted(text)) {
+    Some(match text.strip_suffix(b"<unfinished ...>") {
         Some(start) => Event::Unfinished(start),
         None => Event::Call(text),
     })
 }
 
-/// Without `-o`, strace speaks of a new process in the middle of its parent's call: `vfork(strace: Process 8 attached`, and
-/// the `<unfinished ...>` follows in a line of its own.
-fn interrupted(text: &[u8]) -> Option<&[u8]> {
+/// Without `-o`, strace speaks of a new process in the middle of a call, `vfork(strace: Process 8 attached`, and the rest of
+/// the call is the next line. The part before, if this is such a line.
+pub(super) fn interrupted(text: &[u8]) -> Option<&[u8]> {
     const WORD: &[u8] = b"strace: Process ";
     let at = text.strip_suffix(b" attached")?.windows(WORD.len()).rposition(|window| window == WORD)?;
-    Some(&text[..at])
+    (at > 0).then(|| &text[..at])
 }
 
 fn stamp(word: &[u8]) -> Option<Stamp> {

@@ -19,7 +19,7 @@ use soci_core::trace::{AccessKind, Phase, Process};
 use self::call::{Call, has_word, shown_path};
 use self::line::{Event, Stamp};
 use self::state::State;
-use super::lines::Lines;
+use super::lines::{Lines, MAX_LINE};
 use super::{Collector, ImportError, Use};
 
 const DAY_NS: u64 = 86_400_000_000_000;
@@ -37,6 +37,7 @@ pub(super) fn read(
         made: HashSet::new(),
         processes: HashSet::new(),
         uses: Vec::new(),
+        interrupted: None,
     };
     while let Some(line) = lines.next()? {
         if line.trim_ascii().is_empty() || log.line(line).is_some() {
@@ -89,11 +90,26 @@ struct Log {
     made: HashSet<Vec<u8>>,
     processes: HashSet<Arc<Process>>,
     uses: Vec<(Arc<[u8]>, Use)>,
+    /// The front of a line into which strace has spoken.
+    interrupted: Option<Vec<u8>>,
 }
 
 impl Log {
     /// Takes a line; `None` when it is not understood.
     fn line(&mut self, text: &[u8]) -> Option<()> {
+        let mut joined = self.interrupted.take();
+        if let Some(front) = &mut joined {
+            front.extend_from_slice(text);
+        }
+        let text = joined.as_deref().unwrap_or(text);
+        if let Some(front) = line::interrupted(text).filter(|front| front.len() < MAX_LINE) {
+            self.interrupted = Some(front.to_vec());
+            return Some(());
+        }
+        self.whole_line(text)
+    }
+
+    fn whole_line(&mut self, text: &[u8]) -> Option<()> {
         let line = line::parse(text)?;
         if line.event == Event::Notice && line.stamp.is_none() {
             return Some(());

@@ -121,13 +121,17 @@ fn without_a_file_of_its_own_strace_names_processes_only_while_there_are_several
 [pid     8]      0.000200 read(3, ""..., 1) = 1
 [pid     7]      0.000300 <... vfork resumed>) = 8
 [pid     7]      0.000400 read(3, ""..., 2) = 2
+[pid     7]      0.000010 clone(flags=SIGCHLDstrace: Process 9 attached
+, child_tidptr=0x7f) = 9
+[pid     9]      0.000010 read(3, ""..., 5) = 5
+[pid     9]      0.000010 +++ exited with 0 +++
 [pid     8]      0.000500 +++ exited with 0 +++
      0.000600 read(3, ""..., 3) = 3
 "#;
     let (accesses, done) = read(log);
     assert_eq!(done.unknown_lines, 0);
     let seen: Vec<(u64, u64, u64)> = accesses.iter().map(|a| (a.t_ns, a.offset, a.len)).collect();
-    assert_eq!(seen, [(300_000, 0, 1), (1_000_000, 1, 2), (2_100_000, 3, 3)]);
+    assert_eq!(seen, [(300_000, 0, 1), (1_000_000, 1, 2), (1_020_000, 3, 5), (2_130_000, 8, 3)]);
 }
 
 #[test]
