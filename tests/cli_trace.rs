@@ -44,8 +44,12 @@ fn place() -> Place {
     Place { soci, layers }
 }
 
-/// Writes a trace of (path, offset, length, milliseconds).
-fn trace(path: &Path, accesses: &[(&str, u64, u64, u64)], seal: bool) {
+/// Writes a trace of (path, offset, length, milliseconds). `lost` accesses were dropped; without it, it is torn.
+fn trace(path: &Path, accesses: &[(&str, u64, u64, u64)], lost: Option<u64>) {
+    flagged_trace(path, accesses, lost, None);
+}
+
+fn flagged_trace(path: &Path, accesses: &[(&str, u64, u64, u64)], lost: Option<u64>, warm: Option<bool>) {
     let header = Header {
         image: "oci:image".into(),
         manifest: Digest::of(b"another build of the image"),
@@ -53,6 +57,7 @@ fn trace(path: &Path, accesses: &[(&str, u64, u64, u64)], seal: bool) {
         engine: "test".into(),
         argv: Vec::new(),
         started_at: "2026-01-01T00:00:00Z".into(),
+        warm,
     };
     let mut writer = TraceWriter::create(path, &header).unwrap();
     let process = Arc::new(Process { pid: 1, comm: Arc::from(&b"app"[..]) });
@@ -70,15 +75,9 @@ fn trace(path: &Path, accesses: &[(&str, u64, u64, u64)], seal: bool) {
         };
         writer.access(&access).unwrap();
     }
-    if seal {
+    if let Some(dropped) = lost {
         writer
-            .finish(&End {
-                dropped: 2,
-                outcome: Ended::Ready,
-                ready_ns: Some(1),
-                ended_ns: 2,
-                exit_code: None,
-            })
+            .finish(&End { dropped, outcome: Ended::Ready, ready_ns: Some(1), ended_ns: 2, exit_code: None })
             .unwrap();
     } else {
         writer.flush().unwrap();
@@ -131,8 +130,8 @@ const ACCESSES: &[(&str, u64, u64, u64)] = &[
 #[test]
 fn needs_become_exact_spans_in_order_over_all_layers() {
     let place = place();
-    trace(&place.soci.dir().join("run.trace"), ACCESSES, true);
-    let outcome = place.create(&["--span-size", "262144"]);
+    trace(&place.soci.dir().join("run.trace"), ACCESSES, Some(2));
+    let outcome = place.create(&["--span-size", "262144", "--allow-incomplete"]);
     for text in [
         "2 accesses were lost",
         "the trace was recorded on image manifest",
@@ -156,7 +155,7 @@ fn needs_become_exact_spans_in_order_over_all_layers() {
 #[test]
 fn a_trace_layout_hugs_what_is_needed_and_is_not_taken_for_upstreams() {
     let place = place();
-    trace(&place.soci.dir().join("run.trace"), ACCESSES, true);
+    trace(&place.soci.dir().join("run.trace"), ACCESSES, Some(0));
     place.create(&[]).ok();
     let default = place.index();
     place.create(&["--span-layout", "trace"]).ok();
@@ -188,17 +187,39 @@ fn a_trace_layout_hugs_what_is_needed_and_is_not_taken_for_upstreams() {
 #[test]
 fn a_torn_trace_gives_what_is_left_and_an_empty_one_is_refused() {
     let place = place();
-    trace(&place.soci.dir().join("run.trace"), &ACCESSES[..2], false);
-    let outcome = place.create(&[]);
+    trace(&place.soci.dir().join("run.trace"), &ACCESSES[..2], None);
+    let outcome = place.create(&["--allow-incomplete"]);
     assert!(outcome.stderr.contains("is cut after byte"), "{}", outcome.stderr);
     outcome.ok();
     assert_eq!(place.spans(&place.index(), 1).len(), 1);
 
-    trace(&place.soci.dir().join("run.trace"), &[], true);
+    trace(&place.soci.dir().join("run.trace"), &[], Some(0));
     assert_eq!(place.create(&[]).failed(), "soci: trace run.trace has no accesses");
     std::fs::write(place.soci.dir().join("run.trace"), "no trace at all").unwrap();
     assert_eq!(place.create(&[]).failed(), "soci: read trace run.trace: not a trace file (wrong magic)");
     let both = place.create(&["--prefetch-file", "x"]);
     assert_eq!(both.code, 1);
     assert!(both.stderr.contains("cannot be used with"), "{}", both.stderr);
+}
+
+#[test]
+fn a_trace_that_may_lack_something_is_refused_unless_that_is_allowed() {
+    let place = place();
+    let path = place.soci.dir().join("run.trace");
+    for (lost, warm, text) in [
+        (Some(7), None, "trace run.trace is incomplete: 7 accesses were lost while recording"),
+        (None, None, "trace run.trace is incomplete: it is cut after byte"),
+        (Some(0), Some(true), "trace run.trace is incomplete: the page cache was warm"),
+    ] {
+        flagged_trace(&path, &ACCESSES[..2], lost, warm);
+        let refused = place.create(&[]);
+        assert!(refused.stderr.contains("--allow-incomplete"), "{}", refused.stderr);
+        let said = refused.failed();
+        assert!(said.starts_with(&format!("soci: {text}")), "{said}");
+        let taken = place.create(&["--allow-incomplete"]);
+        assert!(taken.stderr.contains(&format!("warning: {text}")), "{}", taken.stderr);
+        taken.ok();
+    }
+    flagged_trace(&path, &ACCESSES[..2], Some(0), Some(false));
+    assert!(!place.create(&[]).stderr.contains("incomplete"));
 }

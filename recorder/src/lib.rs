@@ -5,11 +5,16 @@
 //! * [`capture`] sees what it reads; [`resolve`] finds the layer of each path.
 //! * [`until`] knows when a recording is over; [`session`] is one recording, from start to sealed trace.
 //! * [`plan`] turns a trace into what to fetch first; [`report`] says what was seen.
+//! * [`export`] writes traces for other tools, [`import`] makes traces of what other tools wrote; [`escape`] is how both
+//!   write names that are no text.
 //!
 //! A library without terminal and environment: it prints nothing, installs no signal handlers and reads no variables.
 //! Whatever it mounts or starts is gone when the owning value is dropped.
 
 pub mod capture;
+pub mod escape;
+pub mod export;
+pub mod import;
 pub mod plan;
 pub mod report;
 pub mod resolve;

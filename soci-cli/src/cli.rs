@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    commands::{self, index, prefetch, ztoc},
+    commands::{self, index, prefetch, trace, ztoc},
     root::ContentStore,
 };
 
@@ -84,6 +84,9 @@ pub(crate) enum Command {
     /// List and show prefetch artifacts.
     #[command(subcommand)]
     Prefetch(prefetch::Command),
+    /// Look into recordings, and exchange them with other tools.
+    #[command(subcommand)]
+    Trace(trace::Command),
     /// Run a container of an image, its layers served by a private snapshotter.
     Run(commands::run::Args),
     /// Execute a program that dies with its parent.
@@ -108,6 +111,7 @@ impl Command {
             Self::Index(command) => within(global, |global| command.run(global)),
             Self::Ztoc(command) => within(global, |global| command.run(global)),
             Self::Prefetch(command) => within(global, |global| command.run(global)),
+            Self::Trace(command) => within(global, |global| command.run(global)),
         }
     }
 }

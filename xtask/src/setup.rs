@@ -32,6 +32,8 @@ pub(crate) enum Need {
     Zlib,
     /// Compiling the eBPF programs: what the unpacked toolchain is linked with, a C compiler.
     Ebpf,
+    /// strace, and programs for it to look at.
+    Strace,
     /// A real containerd for the containerd tests.
     Containerd,
     /// Python's tarfile, the second opinion on archives.
@@ -66,6 +68,7 @@ impl Need {
                 ("libxml2", File("/usr/lib/x86_64-linux-gnu/libxml2.so.2")),
                 ("libz3-4", File("/usr/lib/x86_64-linux-gnu/libz3.so.4")),
             ],
+            Self::Strace => &[("strace", Program("strace")), ("python3", Program("python3"))],
             Self::Containerd => &[("containerd", Program("containerd")), ("runc", Program("runc"))],
             Self::Oracles => &[("python3", Program("python3"))],
             Self::Chromium => &[("chromium", Program("chromium"))],

@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if wants(Tier::Privileged) {
         setup::require_root("the privileged tests")?;
         setup::require_fuse()?;
-        setup::ensure(&[Need::Containerd, Need::Registry, Need::Link])?;
+        setup::ensure(&[Need::Containerd, Need::Registry, Need::Link, Need::Strace])?;
     }
     if wants(Tier::Plain) {
         setup::ensure(&[Need::Oracles, Need::Chromium])?;

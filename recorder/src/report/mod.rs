@@ -3,8 +3,10 @@
 //! Built from a trace file alone; sizes of the unpacked layers may be added by whoever knows them. [`Summary`] is its
 //! figures, [`Report`] all that is shown, [`page`] the page that shows it. Sums of hostile numbers stop at the largest.
 
+mod contents;
 mod detail;
 mod html;
+mod stability;
 mod svg;
 mod tables;
 pub mod timeline;
@@ -24,8 +26,7 @@ pub use self::detail::{FileUse, ProcessUse, Report};
 pub use self::html::page;
 use crate::plan::Coverage;
 
-mod stability;
-
+pub use contents::{Contents, Flaw, Kinds};
 pub use stability::Stability;
 
 /// Figures of one recording.
@@ -192,6 +193,7 @@ mod tests {
             engine: "fuse".into(),
             argv: vec!["x".into()],
             started_at: "2026-01-01T00:00:00Z".into(),
+            warm: None,
         };
         let mut writer = TraceWriter::create(&path, &header).unwrap();
         let rows = [

@@ -110,6 +110,8 @@ pub fn record(
         engine: capture.engine().into(),
         argv: spec.process.args.clone(),
         started_at: wall_clock(started),
+        // The capture mounts a file system of its own, whose page cache is empty.
+        warm: Some(false),
     };
     let mut log = Log::new(started, TraceWriter::create(&options.trace, &header)?);
     let verdict = loop {

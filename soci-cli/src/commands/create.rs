@@ -6,10 +6,11 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result, bail};
+use recorder::report::Flaw;
 use soci_core::{
     image::{Image, ImageSource},
     index::{Event, IndexVersion, Settings, TraceSettings, build},
-    trace::{Access, Tail, TraceReader},
+    trace::{Access, TraceReader},
     ztoc::DEFAULT_SPAN_SIZE,
 };
 use tokio::runtime::Runtime;
@@ -51,6 +52,9 @@ pub(crate) struct Args {
     /// A recording of the workload: prefetch what it read, in the order in which it needed it.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prefetch_file", "prefetch_files_json"])]
     trace: Option<String>,
+    /// Take a trace that may lack something: accesses were lost, its end is missing, or the page cache was warm.
+    #[arg(long, requires = "trace")]
+    allow_incomplete: bool,
     /// Where spans begin: by upstream's rule, or also at the edges of what the trace needs.
     #[arg(long, value_name = "LAYOUT", default_value = "upstream", requires_if("trace", "trace"))]
     span_layout: SpanLayout,
@@ -105,7 +109,8 @@ fn settings(args: &Args) -> Result<Settings> {
     }
     prefetch_files.retain(|path| !path.trim().is_empty());
     let span_gap = (args.span_layout == SpanLayout::Trace).then_some(args.span_gap);
-    let trace = args.trace.as_deref().map(|path| accesses(Path::new(path))).transpose()?;
+    let trace =
+        args.trace.as_deref().map(|path| accesses(Path::new(path), args.allow_incomplete)).transpose()?;
     Ok(Settings {
         version: IndexVersion::V1,
         span_size,
@@ -130,23 +135,19 @@ fn listed(path: &Path) -> Result<Vec<String>> {
     Ok(paths.unwrap_or_default())
 }
 
-/// The accesses of a trace, with a warning when it is not complete.
-fn accesses(path: &Path) -> Result<Vec<Access>> {
+/// The accesses of a trace. One that may lack something is refused, or with `allow_incomplete` warned about.
+fn accesses(path: &Path, allow_incomplete: bool) -> Result<Vec<Access>> {
     let read = || format!("read trace {}", path.display());
     let mut reader = TraceReader::open(path).with_context(read)?;
     let accesses = reader.by_ref().collect::<Result<Vec<_>, _>>().with_context(read)?;
-    match reader.tail() {
-        Some(Tail::Sealed(end)) if end.dropped > 0 => {
-            eprintln!(
-                "warning: trace {}: {} accesses were lost while recording",
-                path.display(),
-                end.dropped
+    for flaw in Flaw::of(reader.header(), reader.tail()) {
+        let message = format!("trace {} is incomplete: {flaw}", path.display());
+        if !allow_incomplete {
+            return Err(
+                Hinted::new(message, "record again, or take it as it is with --allow-incomplete").into()
             );
         }
-        Some(Tail::Torn { good }) => {
-            eprintln!("warning: trace {} is cut after byte {good}: using what is there", path.display());
-        }
-        _ => {}
+        eprintln!("warning: {message}");
     }
     if accesses.is_empty() {
         return Err(Hinted::new(

@@ -12,6 +12,7 @@ pub(crate) mod report;
 pub(crate) mod run;
 mod summary;
 pub(crate) mod tied;
+pub(crate) mod trace;
 mod workload_args;
 pub(crate) mod workload_init;
 pub(crate) mod ztoc;

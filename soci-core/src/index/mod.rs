@@ -5,11 +5,13 @@
 
 mod builder;
 mod layer;
+mod look;
 mod manifest;
 mod planned;
 mod settings;
 
 pub use builder::build;
 pub use layer::{LayerBuildError, SkipReason};
+pub use look::view;
 pub use manifest::{EMPTY_CONFIG, IndexError, IndexVersion, SociIndex, layer_of};
 pub use settings::{BuildError, BuildReport, Event, Settings, TraceSettings};

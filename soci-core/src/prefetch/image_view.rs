@@ -145,7 +145,16 @@ impl ImageView {
     /// # Errors
     /// See [`NotLocated`].
     pub fn locate(&self, path: &[u8]) -> Result<Located, NotLocated> {
+        self.find(path).map(|(_, located)| located)
+    }
+
+    /// Like [`Self::locate`], with the file's own path: no links on the way, no leading slash.
+    ///
+    /// # Errors
+    /// See [`NotLocated`].
+    pub fn find(&self, path: &[u8]) -> Result<(Vec<u8>, Located), NotLocated> {
         let mut way = vec![ROOT];
+        let mut names: Vec<Vec<u8>> = Vec::new(); // of all in `way` but the root
         let mut rest: VecDeque<Vec<u8>> = split(path).map(<[u8]>::to_vec).collect();
         let mut links = 0;
         while let Some(name) = rest.pop_front() {
@@ -154,6 +163,7 @@ impl ImageView {
                 b".." => {
                     if way.len() > 1 {
                         way.pop();
+                        names.pop();
                     }
                     continue;
                 }
@@ -169,13 +179,20 @@ impl ImageView {
                     }
                     if target.starts_with(b"/") {
                         way.truncate(1);
+                        names.clear();
                     }
                     for part in split(target).collect::<Vec<_>>().into_iter().rev() {
                         rest.push_front(part.to_vec());
                     }
                 }
-                Content::File(located) if rest.is_empty() => return Ok(*located),
-                Content::Dir => way.push(child),
+                Content::File(located) if rest.is_empty() => {
+                    names.push(name);
+                    return Ok((names.join(&b'/'), *located));
+                }
+                Content::Dir => {
+                    way.push(child);
+                    names.push(name);
+                }
                 Content::File(_) | Content::Other if rest.is_empty() => return Err(NotLocated::NotRegular),
                 Content::File(_) | Content::Other => return Err(NotLocated::Missing),
             }

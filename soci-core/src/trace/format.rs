@@ -56,6 +56,10 @@ pub struct Header {
     pub argv: Vec<String>,
     /// When the workload was started, RFC 3339 UTC. All times in the trace count from here.
     pub started_at: String,
+    /// True when pages of the image may have been in memory before the start, so that reads of them are missing;
+    /// absent when not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm: Option<bool>,
 }
 
 /// One layer of the recorded image.

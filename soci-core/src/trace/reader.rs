@@ -33,6 +33,8 @@ pub enum Tail {
 #[derive(Debug)]
 pub struct TraceReader {
     file: BufReader<File>,
+    version: u16,
+    flags: u16,
     header: Header,
     position: u64,
     block: Vec<u8>,
@@ -76,6 +78,8 @@ impl TraceReader {
         };
         Ok(Self {
             file,
+            version,
+            flags,
             header,
             position,
             block: Vec::new(),
@@ -91,6 +95,16 @@ impl TraceReader {
     /// What was recorded.
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// Version of the format that the file has.
+    pub fn version(&self) -> u16 {
+        self.version
+    }
+
+    /// Feature bits of the file; all are known here, else it could not have been opened.
+    pub fn flags(&self) -> u16 {
+        self.flags
     }
 
     /// How the file ends; `None` until the iterator is exhausted.

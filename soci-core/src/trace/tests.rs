@@ -15,6 +15,7 @@ fn header() -> Header {
         engine: "fuse".into(),
         argv: vec!["/bin/app".into(), "--flag".into()],
         started_at: "2026-01-02T03:04:05Z".into(),
+        warm: None,
     }
 }
 

@@ -1,0 +1,108 @@
+//! `soci trace`: look into recordings, and exchange them with other tools.
+
+mod dump;
+mod export;
+mod import;
+mod info;
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use soci_core::trace::TraceReader;
+use tempfile::{Builder, NamedTempFile};
+
+use crate::cli::Global;
+
+/// Look into recordings, and exchange them with other tools.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Show what a trace is of, how whole it is, and what it has.
+    Info(info::Args),
+    /// Print the accesses, one a line.
+    Dump(dump::Args),
+    /// Write a trace in another format.
+    Export(export::Args),
+    /// Make a trace of an image from what another tool wrote.
+    Import(import::Args),
+}
+
+impl Command {
+    pub(crate) fn run(self, global: &Global) -> Result<()> {
+        let outcome = match self {
+            Self::Info(args) => info::run(&args),
+            Self::Dump(args) => dump::run(&args),
+            Self::Export(args) => export::run(&args),
+            Self::Import(args) => import::run(&args, global),
+        };
+        match outcome {
+            // Whoever reads our output has seen enough.
+            Err(error) if is_broken_pipe(&error) => Ok(()),
+            outcome => outcome,
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn open(path: &Path) -> Result<TraceReader> {
+    TraceReader::open(path).with_context(|| format!("read trace {}", path.display()))
+}
+
+/// Warns of what a trace that was read to its end may lack.
+fn warn_of_flaws(path: &Path, trace: &TraceReader) {
+    for flaw in recorder::report::Flaw::of(trace.header(), trace.tail()) {
+        eprintln!("warning: trace {}: {flaw}", path.display());
+    }
+}
+
+/// Standard output, in large pieces.
+fn stdout() -> BufWriter<io::StdoutLock<'static>> {
+    BufWriter::with_capacity(64 << 10, io::stdout().lock())
+}
+
+/// A file that takes its name when it is whole.
+struct Pending {
+    file: NamedTempFile,
+}
+
+impl Pending {
+    /// Beside the file that it will be.
+    fn new(path: &Path) -> Result<Self> {
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut builder = Builder::new();
+        builder.prefix(".soci-").permissions(Permissions::from_mode(0o666));
+        let file = builder.tempfile_in(dir).with_context(|| format!("create {}", path.display()))?;
+        Ok(Self { file })
+    }
+
+    fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    fn writer(&mut self) -> BufWriter<&mut File> {
+        BufWriter::with_capacity(64 << 10, self.file.as_file_mut())
+    }
+
+    /// Gives it its name; a file of that name is replaced, or with `keep` left alone, which is an error.
+    fn finish(mut self, path: &Path, keep: bool) -> Result<()> {
+        let create = || format!("create {}", path.display());
+        self.file.flush().and_then(|()| self.file.as_file().sync_all()).with_context(create)?;
+        if keep {
+            self.file.persist_noclobber(path).map_err(|error| error.error).with_context(create)?;
+        } else {
+            self.file.persist(path).map_err(|error| error.error).with_context(create)?;
+        }
+        Ok(())
+    }
+}
+
+/// Does something that is not a plain file have this name (a terminal, a pipe)? Such is written to, not replaced.
+fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| !meta.is_file())
+}
