@@ -72,8 +72,12 @@ struct Recording {
 
 impl Recording {
     fn of(flags: &[&str], words: &[&str]) -> Self {
+        Self::by(Command::new(program("soci")), flags, words)
+    }
+
+    /// By a command that becomes `soci`.
+    fn by(mut command: Command, flags: &[&str], words: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut command = Command::new(program("soci"));
         command.args(["record", "--image", &format!("oci:{}", home().join("image").display())]);
         command.args(["--name", "t"]).arg("--state").arg(home().join("state")).arg("--out").arg(dir.path());
         command.args(flags).arg("--").args(words).stdin(Stdio::null());
@@ -227,6 +231,26 @@ fn layers_names_and_written_files_are_told_apart() {
         .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("run-"))
         .collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn where_ebpf_cannot_be_used_the_fuse_log_records_and_the_reason_is_said() {
+    let inside = || {
+        let mut command = Command::new("unshare");
+        command.args(["--cgroup", "--"]).arg(program("soci"));
+        command
+    };
+    let words = ["access", "pread", "shared"];
+    let recording = Recording::by(inside(), &[], &words);
+    let recorded = pages(&recording.accesses());
+    let said = "engine:      fuse, because eBPF cannot be used: inside a cgroup namespace";
+    assert!(recording.stderr().contains(said), "{}", recording.stderr());
+    for (path, (_, needed)) in recording.truth() {
+        assert_eq!(recorded[&path], needed, "{path}");
+    }
+    let refused = Recording::by(inside(), &["--engine", "ebpf"], &words);
+    assert_eq!(refused.output.status.code(), Some(1));
+    assert!(refused.stderr().contains("inside a cgroup namespace"), "{}", refused.stderr());
 }
 
 #[test]
