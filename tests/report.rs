@@ -38,6 +38,7 @@ fn header(image: &str, layers: u64) -> Header {
             .map(String::from)
             .to_vec(),
         started_at: "2026-01-01T00:00:00Z".into(),
+        warm: Some(false),
     }
 }
 

@@ -96,7 +96,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
 
 /// One recording, and no other.
 fn alone(args: &Args, name: &str, once: impl FnOnce(&Run) -> Result<Result<Done, u8>>) -> Result<ExitCode> {
-    let run = Run { trace: args.out.join(format!("{name}.trace")), label: String::new(), cold: false };
+    let run = Run { trace: args.out.join(format!("{name}.trace")), label: String::new() };
     let done = match once(&run)? {
         Ok(done) => done,
         Err(code) => return Ok(ExitCode::from(code)),
@@ -111,8 +111,6 @@ pub(super) struct Run {
     pub(super) trace: PathBuf,
     /// What stands before its progress.
     pub(super) label: String,
-    /// Are cached pages of the layers to be dropped first?
-    pub(super) cold: bool,
 }
 
 /// A recording that is over.
@@ -132,9 +130,7 @@ fn record(
 ) -> Result<Result<Done, u8>> {
     let process = Process::new(&image.config, &args.workload.overrides())?;
     let layers = unpack(&args.state, image, runtime)?;
-    if this.cold {
-        forget_pages(layers.iter().map(|layer| layer.dir.as_path()))?;
-    }
+    forget_pages(layers.iter().map(|layer| layer.dir.as_path()))?;
     let run = RunDir::new(&args.state)?;
     let dir = |name: &str| -> Result<PathBuf> {
         let path = run.path().join(name);

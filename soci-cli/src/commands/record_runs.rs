@@ -34,7 +34,7 @@ pub(super) fn repeat(
     for number in 1..=args.runs {
         let label = format!("run {number} of {}", args.runs);
         let trace = args.out.join(format!("{name}.{number}.trace"));
-        let run = Run { trace: trace.clone(), label: format!("{label}: "), cold: true };
+        let run = Run { trace: trace.clone(), label: format!("{label}: ") };
         let done = match once(&run).with_context(|| label.clone())? {
             Ok(done) => done,
             Err(code) => return Ok(ExitCode::from(code)),

@@ -68,7 +68,7 @@ impl Identity {
 }
 
 /// Calls `file` for each regular file below `dir`, links not followed.
-pub(super) fn walk(dir: &Path, file: &mut dyn FnMut(&Path, &fs::Metadata)) -> Result<(), EbpfError> {
+fn walk(dir: &Path, file: &mut dyn FnMut(&Path, &fs::Metadata)) -> Result<(), EbpfError> {
     let mut dirs = vec![dir.to_owned()];
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(&dir).map_err(EbpfError::layer(&dir))? {

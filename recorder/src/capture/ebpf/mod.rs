@@ -9,7 +9,6 @@
 //! ring buffer is enough to have all of it.
 
 mod btf;
-mod cold;
 mod error;
 mod identity;
 mod load;
@@ -77,7 +76,8 @@ impl std::fmt::Debug for Ebpf {
 impl Ebpf {
     /// Watches what the tasks of `cgroup` read from the files of `layers`, whose overlay is mounted on `rootfs`.
     ///
-    /// The files are taken out of the page cache first, so that the recording is as good as cold.
+    /// Pages that are mapped already and in the page cache are not seen again: take the files out of it first, with
+    /// [`crate::rootfs::forget_pages`].
     pub fn attach(
         cgroup: &Cgroup,
         layers: &[PathBuf],
@@ -86,7 +86,6 @@ impl Ebpf {
     ) -> Result<Self, EbpfError> {
         let identity = Identity::of(layers, rootfs)?;
         let loaded = Loaded::new(cgroup.id(), cgroup.level(), ring_bytes)?;
-        cold::drop_cached(layers)?;
         let now = clock_gettime(ClockId::Monotonic);
         Ok(Self {
             loaded,
