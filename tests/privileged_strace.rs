@@ -86,7 +86,7 @@ fn cat_reads_whole_files_in_all_forms_of_the_log() {
 
 #[test]
 fn a_program_with_threads_forks_and_mappings_is_followed() {
-    let program = r#"
+    let program = r"
 import mmap, os, threading
 d = os.getcwd()
 a = os.open(d + '/a', os.O_RDONLY)
@@ -109,7 +109,7 @@ c = os.open(os.path.basename(d) + '/c ü', os.O_RDONLY)
 os.read(c, 60)
 w = os.open(d + '/b', os.O_RDWR | os.O_TRUNC)
 os.read(w, 70)
-"#;
+";
     for options in [&["-tt"][..], &["-ttt", "-y"]] {
         let (soci, accesses) = traced(options, true, &["python3", "-c", program]);
         let want = [

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use soci_core::trace::{Access, AccessKind, Phase, Process, TraceError};
 
 use super::lines::Lines;
-use super::{Collector, ImportError, Use};
+use super::{Collector, ImportError, Use, shared};
 use crate::escape::unescape;
 use crate::export::Row;
 
@@ -70,14 +70,8 @@ fn parse(row: &Row<'_>, processes: &mut HashSet<Arc<Process>>) -> Result<(Use, V
         return Err(format!("path {:?} is not absolute", row.path));
     }
     path.remove(0);
-    let process = Arc::new(Process { pid: row.pid, comm: name(&row.comm, "comm")?.into() });
-    let process = match processes.get(&process) {
-        Some(known) => Arc::clone(known),
-        None => {
-            processes.insert(Arc::clone(&process));
-            process
-        }
-    };
+    let comm = name(&row.comm, "comm")?.into();
+    let process = shared(processes, Process { pid: row.pid, comm });
     let range = Some((row.offset, row.length));
     Ok((Use { t_ns: row.t_ns, phase, kind, range, process: Some(process), wait_ns: row.wait_ns }, path))
 }

@@ -37,15 +37,11 @@ impl<'a> Lines<'a> {
             return Ok(None);
         }
         self.number += 1;
-        match self.line.pop() {
-            Some(b'\n') => {
-                if self.line.last() == Some(&b'\r') {
-                    self.line.pop();
-                }
-            }
-            Some(_) if read == MAX_LINE => return Err(self.wrong("longer than 1 MiB")),
-            Some(last) => self.line.push(last),
-            None => {}
+        if self.line.last() == Some(&b'\n') {
+            self.line.pop();
+            self.line.pop_if(|last| *last == b'\r');
+        } else if read == MAX_LINE {
+            return Err(self.wrong("longer than 1 MiB"));
         }
         Ok(Some(&self.line))
     }

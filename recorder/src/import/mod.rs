@@ -1,7 +1,8 @@
 //! Traces from what other tools wrote: lists of files, system call logs, rows of ours.
 //!
 //! [`import`] owns the trace being written. What must always hold: a trace names only files that the image shows, under
-//! their own path (links followed), with ranges that lie inside them; all else is counted. On any error the trace is not
+//! their own path (links followed), with ranges that lie inside them; all else is counted. Rows of ours alone are taken as
+//! they are, so that nothing changes on the way; whoever uses a trace looks its paths up anyway. On any error the trace is not
 //! sealed, and the caller throws it away. Nothing in the input can make it panic; lines have a longest length.
 
 mod files;
@@ -16,6 +17,7 @@ mod strace;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::io::{self, BufRead};
 use std::path::Path;
 use std::sync::Arc;
@@ -201,6 +203,16 @@ impl Use {
             wait_ns: 0,
         }
     }
+}
+
+/// A process as one value for all its uses.
+fn shared(known: &mut HashSet<Arc<Process>>, process: Process) -> Arc<Process> {
+    if let Some(known) = known.get(&process) {
+        return Arc::clone(known);
+    }
+    let process = Arc::new(process);
+    known.insert(Arc::clone(&process));
+    process
 }
 
 impl Collector<'_> {

@@ -140,7 +140,7 @@ fn rows_come_back_as_they_were() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(64))] // each case runs every importer on files
 
     #[test]
     fn any_rows_are_the_same_after_a_round(

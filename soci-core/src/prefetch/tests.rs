@@ -29,6 +29,24 @@ fn layer_of(view: &ImageView, path: &str) -> Result<usize, NotLocated> {
 }
 
 #[test]
+fn a_file_is_found_under_its_own_path_whatever_leads_there() {
+    let view = view(&[vec![
+        file("usr/lib/x.so.1", 0, 7),
+        entry("usr/lib/x.so", EntryKind::Symlink, "x.so.1"),
+        entry("lib", EntryKind::Symlink, "usr/lib"),
+        entry("deep/er/up", EntryKind::Symlink, "../../lib/./"),
+        entry("deep/abs", EntryKind::Symlink, "/lib/x.so"),
+        entry("hard", EntryKind::HardLink, "usr/lib/x.so.1"),
+    ]]);
+    for path in ["usr/lib/x.so.1", "/lib/x.so", "deep/er/up/x.so", "deep/abs", "../lib//../lib/x.so"] {
+        let (own, located) = view.find(path.as_bytes()).unwrap();
+        assert_eq!((own.as_slice(), located.content.len()), (&b"usr/lib/x.so.1"[..], 7), "{path}");
+    }
+    assert_eq!(view.find(b"hard").unwrap().0, b"hard");
+    assert_eq!(view.find(b"lib"), Err(NotLocated::NotRegular));
+}
+
+#[test]
 fn upper_layers_hide_replace_and_merge() {
     let view = view(&[
         vec![

@@ -20,7 +20,7 @@ use self::call::{Call, has_word, shown_path};
 use self::line::{Event, Stamp};
 use self::state::State;
 use super::lines::{Lines, MAX_LINE};
-use super::{Collector, ImportError, Use};
+use super::{Collector, ImportError, Use, shared};
 
 const DAY_NS: u64 = 86_400_000_000_000;
 /// The kernel's short names have so many bytes.
@@ -152,7 +152,11 @@ impl Log {
             "creat" => self.made_file(pid, descriptor.ok()?, call.string(0)?),
             "close" => self.state.close(pid, call.descriptor(0)?, call.descriptor(0)?),
             "close_range" => {
-                self.state.close(pid, call.descriptor(0)?, u32::try_from(call.number(1)?).unwrap_or(u32::MAX))
+                self.state.close(
+                    pid,
+                    call.descriptor(0)?,
+                    u32::try_from(call.number(1)?).unwrap_or(u32::MAX),
+                );
             }
             "dup" => self.state.dup(pid, call.descriptor(0)?, descriptor.ok()?, false),
             "dup2" | "dup3" => {
@@ -271,14 +275,7 @@ impl Log {
         }
         let comm =
             self.state.process(pid).map_or_else(|| Arc::from(&b""[..]), |process| Arc::clone(&process.comm));
-        let process = Arc::new(Process { pid, comm });
-        let process = match self.processes.get(&process) {
-            Some(known) => Arc::clone(known),
-            None => {
-                self.processes.insert(Arc::clone(&process));
-                process
-            }
-        };
+        let process = shared(&mut self.processes, Process { pid, comm });
         self.uses
             .push((path, Use { t_ns, phase: Phase::Start, kind, range, process: Some(process), wait_ns }));
     }
