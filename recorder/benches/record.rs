@@ -31,7 +31,7 @@ fn main() -> Result<()> {
     bench.cost(
         "find + cat of 40 k files",
         rounds,
-        &[small.clone()],
+        std::slice::from_ref(&small),
         &format!("find {} -type f -print0 | xargs -0 cat >/dev/null", small.display()),
     )?;
     let python = python_library()?;
