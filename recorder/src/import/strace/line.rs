@@ -91,12 +91,13 @@ fn event(text: &[u8]) -> Option<Event<'_>> {
     })
 }
 
-/// Without `-o`, strace speaks of a new process in the middle of a call, `vfork(strace: Process 8 attached`, and the rest of
-/// the call is the next line. The part before, if this is such a line.
-pub(super) fn interrupted(text: &[u8]) -> Option<&[u8]> {
+/// Without `-o`, strace speaks of a new process, `strace: Process 8 attached`, in a line of its own or in the middle of a
+/// call, whose rest is then the next line. The part before, and the process.
+pub(super) fn announced(text: &[u8]) -> Option<(&[u8], u32)> {
     const WORD: &[u8] = b"strace: Process ";
-    let at = text.strip_suffix(b" attached")?.windows(WORD.len()).rposition(|window| window == WORD)?;
-    (at > 0).then(|| &text[..at])
+    let text = text.strip_suffix(b" attached")?;
+    let at = text.windows(WORD.len()).rposition(|window| window == WORD)?;
+    Some((&text[..at], u32::try_from(number(&text[at + WORD.len()..])?).ok()?))
 }
 
 fn stamp(word: &[u8]) -> Option<Stamp> {

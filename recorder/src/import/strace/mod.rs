@@ -102,8 +102,9 @@ impl Log {
             front.extend_from_slice(text);
         }
         let text = joined.as_deref().unwrap_or(text);
-        if let Some(front) = line::interrupted(text).filter(|front| front.len() < MAX_LINE) {
-            self.interrupted = Some(front.to_vec());
+        if let Some((front, pid)) = line::announced(text) {
+            self.state.announce(pid);
+            self.interrupted = (!front.is_empty() && front.len() < MAX_LINE).then(|| front.to_vec());
             return Some(());
         }
         self.whole_line(text)

@@ -3,7 +3,7 @@
 //! Owns the processes, their descriptor tables and the open files behind them. What must always hold: descriptors made by
 //! `dup` or inherited share one position, as in the kernel; tables are shared by threads and copied by forks.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Most descriptors that are remembered of a table: more than any limit lets a process open by default.
@@ -40,6 +40,10 @@ pub(super) struct State {
     working_dir: Vec<u8>,
     /// Who was the last to begin a fork that has not been seen to return, and whether the child shares descriptors.
     forking: Option<(u32, bool)>,
+    /// Processes that strace says are new.
+    announced: HashSet<u32>,
+    /// Who the last line without a number was about.
+    last: u32,
 }
 
 /// The number of a process whose lines carry none.
@@ -54,25 +58,41 @@ impl State {
             opens: Vec::new(),
             working_dir: working_dir.as_bytes().to_vec(),
             forking: None,
+            announced: HashSet::new(),
+            last: UNNAMED,
         }
     }
 
     /// The process that a line is about. Without `-o`, strace names processes only while there are several: a line
     /// without a number is about the only one there is, and a number that was never met may be the first one's.
     pub(super) fn who(&mut self, pid: Option<u32>, resumes: bool) -> u32 {
+        let named = pid.is_some();
         let pid = match pid {
             Some(pid) => pid,
             None if self.processes.len() == 1 => *self.processes.keys().next().unwrap_or(&UNNAMED),
+            // A child that was made has no part in this until strace has seen it.
+            None if self.processes.contains_key(&self.last) => self.last,
             None => UNNAMED,
         };
+        if !named {
+            self.last = pid;
+        }
         if self.processes.contains_key(&pid) {
             return pid;
         }
-        let first = self.processes.get(&UNNAMED);
-        let is_first = first.is_some_and(|first| resumes == first.unfinished.is_some());
-        if is_first && (resumes || self.forking.is_none()) {
+        let is_first = self.processes.get(&UNNAMED).is_some_and(|first| {
+            if self.announced.is_empty() {
+                resumes == first.unfinished.is_some() && (resumes || self.forking.is_none())
+            } else {
+                !self.announced.contains(&pid)
+            }
+        });
+        if is_first {
             let first = self.processes.remove(&UNNAMED);
             self.processes.extend(first.map(|first| (pid, first)));
+            if self.last == UNNAMED {
+                self.last = pid;
+            }
             if let Some((parent @ UNNAMED, _)) = &mut self.forking {
                 *parent = pid;
             }
@@ -81,6 +101,11 @@ impl State {
             self.born(pid, self.forking.map(|(parent, _)| parent), shares);
         }
         pid
+    }
+
+    /// Takes note of a new process that has not done anything yet.
+    pub(super) fn announce(&mut self, pid: u32) {
+        self.announced.insert(pid);
     }
 
     /// A process begins, with what its parent has.

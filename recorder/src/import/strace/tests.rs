@@ -127,11 +127,26 @@ fn without_a_file_of_its_own_strace_names_processes_only_while_there_are_several
 [pid     9]      0.000010 +++ exited with 0 +++
 [pid     8]      0.000500 +++ exited with 0 +++
      0.000600 read(3, ""..., 3) = 3
+     0.000010 clone(flags=SIGCHLD) = 10
+     0.000010 read(3, ""..., 1) = 1
+[pid    10]      0.000010 +++ exited with 0 +++
+     0.000010 read(3, ""..., 1) = 1
 "#;
     let (accesses, done) = read(log);
     assert_eq!(done.unknown_lines, 0);
+    assert!(accesses[1..].iter().all(|access| [7, 9].contains(&access.process.pid)));
     let seen: Vec<(u64, u64, u64)> = accesses.iter().map(|a| (a.t_ns, a.offset, a.len)).collect();
-    assert_eq!(seen, [(300_000, 0, 1), (1_000_000, 1, 2), (1_020_000, 3, 5), (2_130_000, 8, 3)]);
+    assert_eq!(
+        seen,
+        [
+            (300_000, 0, 1),
+            (1_000_000, 1, 2),
+            (1_020_000, 3, 5),
+            (2_130_000, 8, 3),
+            (2_150_000, 11, 1),
+            (2_170_000, 12, 1)
+        ]
+    );
 }
 
 #[test]
