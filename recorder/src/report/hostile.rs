@@ -20,6 +20,7 @@ fn report(names: &[Vec<u8>], numbers: u64) -> Report {
         engine: text(1),
         argv: vec![text(0), text(1)],
         started_at: text(2),
+        warm: None,
     };
     let mut writer = TraceWriter::create(&trace, &header).unwrap();
     for (at, name) in names.iter().enumerate() {
