@@ -3,12 +3,15 @@
 //! Accesses are whole pages, one after the other; a plan holds longer ranges. Two accesses become one range when the
 //! second starts where the first ended and comes at most [`SAME_NEED_NS`] later, so that a file that is read slowly
 //! stays in as many pieces as it has deadlines. Every byte is in one range only: that of its first need.
+//!
+//! What the kernel only mapped beside a fault may never be touched: within the start, and again within the tail after
+//! readiness, it comes behind everything that was asked for, so that a guess never delays a need.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use soci_core::prefetch::{Plan, PlanItem};
-use soci_core::trace::Access;
+use soci_core::trace::{Access, AccessKind, Phase};
 use soci_core::units::ByteRange;
 
 mod merge;
@@ -21,7 +24,7 @@ pub const SAME_NEED_NS: u64 = 10_000_000;
 /// The needed ranges of a recording's accesses, first need first. Accesses may come in any order.
 pub fn plan<'a>(accesses: impl IntoIterator<Item = &'a Access>) -> Plan {
     let mut accesses: Vec<&Access> = accesses.into_iter().collect();
-    accesses.sort_by_key(|access| access.t_ns);
+    accesses.sort_by_key(|access| (access.phase == Phase::Tail, access.kind == AccessKind::Map, access.t_ns));
     let mut items: Vec<PlanItem> = Vec::new();
     let mut files: HashMap<Arc<[u8]>, Planned> = HashMap::new();
     for access in accesses {
@@ -29,7 +32,9 @@ pub fn plan<'a>(accesses: impl IntoIterator<Item = &'a Access>) -> Plan {
         for range in file.covered.add(ByteRange::new(access.offset, access.offset.saturating_add(access.len)))
         {
             let open = file.open.filter(|open| {
-                items[open.item].range.end == range.start && access.t_ns - open.last_ns <= SAME_NEED_NS
+                // Behind the needs time begins anew with the guesses: those open no range of a need.
+                let later = access.t_ns.checked_sub(open.last_ns);
+                items[open.item].range.end == range.start && later.is_some_and(|later| later <= SAME_NEED_NS)
             });
             let item = if let Some(open) = open {
                 items[open.item].range.end = range.end;

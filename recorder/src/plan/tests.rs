@@ -44,6 +44,28 @@ fn pages_of_one_need_become_one_range_in_order_of_first_need() {
 }
 
 #[test]
+fn pages_mapped_beside_a_fault_come_behind_the_needs_of_their_part_of_the_run() {
+    let kind = |kind, access: Access| Access { kind, ..access };
+    let tail = |access: Access| Access { phase: Phase::Tail, ..access };
+    let trace = [
+        kind(AccessKind::Fault, access(1, "lib", 4096, 4096)),
+        kind(AccessKind::Map, access(2, "lib", 0, 16384)),
+        kind(AccessKind::Fault, access(30, "lib", 8192, 4096)),
+        tail(access(60, "late", 0, 4096)),
+    ];
+    let expected = [
+        ("lib", 4096, 8192, 1),
+        ("lib", 8192, 12288, 30),
+        ("lib", 0, 4096, 2),
+        ("lib", 12288, 16384, 2),
+        ("late", 0, 4096, 60),
+    ];
+    let expected: Vec<_> =
+        expected.iter().map(|&(path, start, end, t)| (path.to_owned(), start, end, t)).collect();
+    assert_eq!(planned(&trace), expected);
+}
+
+#[test]
 fn only_bytes_not_seen_before_are_planned() {
     let trace = [access(1, "a", 100, 100), access(50, "a", 0, 300)];
     let expected = [("a", 100, 200, 1), ("a", 0, 100, 50), ("a", 200, 300, 50)];
