@@ -3,6 +3,9 @@
 //! Owns the attached programs and the reading end of their ring buffer; dropping it detaches them. Needs CAP_BPF and
 //! CAP_PERFMON and a kernel with its type information.
 //!
+//! The kernel side wakes nobody: [`Capture::next`] sleeps for its patience and looks again, so the reader must come back
+//! before the ring buffer is full.
+//!
 //! # What must always hold
 //! Every event that the kernel side counted as emitted is either received here or counted as dropped; each received
 //! one is handed out, known already, or counted as outside the image. When the workload is over, one more look at the
