@@ -130,6 +130,11 @@ impl Coverage {
         Self { ends }
     }
 
+    /// Is this byte in the set?
+    pub fn contains(&self, at: u64) -> bool {
+        self.ends.range(..=at).next_back().is_some_and(|(_, &end)| end > at)
+    }
+
     /// Number of bytes in the set.
     pub fn len(&self) -> u64 {
         self.ends.iter().map(|(start, end)| end - start).sum()

@@ -91,6 +91,7 @@ proptest! {
             let got: Vec<u64> = missing.iter().flat_map(|range| range.start..range.end).collect();
             prop_assert_eq!(got, expected);
             prop_assert!(missing.windows(2).all(|pair| pair[0].end < pair[1].start));
+            prop_assert!((0..96).all(|at| coverage.contains(at) == bitmap[at as usize]));
             prop_assert_eq!(coverage.len(), bitmap.iter().filter(|&&set| set).count() as u64);
         }
     }

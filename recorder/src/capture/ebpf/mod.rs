@@ -26,6 +26,7 @@ use recorder_ebpf::{Counter, Event, EventKind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 use soci_core::trace::{AccessKind, Process};
+use soci_core::units::ByteRange;
 
 pub use btf::BtfError;
 pub use error::EbpfError;
@@ -140,12 +141,12 @@ impl Ebpf {
             return;
         };
         let seen = self.seen.entry(Arc::clone(path)).or_default();
-        let (start, end) = (event.offset, event.offset.saturating_add(event.length));
+        let range = ByteRange::new(event.offset, event.offset.saturating_add(event.length));
         let (kind, new) = match kind {
-            EventKind::Read => (AccessKind::Read, seen.need(start, end)),
-            EventKind::Fault => (AccessKind::Fault, seen.need(start, end)),
-            EventKind::Map => (AccessKind::Map, seen.map(start, end)),
-            EventKind::Exec if seen.execute() => (AccessKind::Exec, vec![(start, end)]),
+            EventKind::Read => (AccessKind::Read, seen.need(range)),
+            EventKind::Fault => (AccessKind::Fault, seen.need(range)),
+            EventKind::Map => (AccessKind::Map, seen.map(range)),
+            EventKind::Exec if seen.execute() => (AccessKind::Exec, vec![range]),
             EventKind::Exec => (AccessKind::Exec, Vec::new()),
         };
         let process = self.processes.entry((event.tgid, event.comm)).or_insert_with(|| {
@@ -158,12 +159,12 @@ impl Ebpf {
         } else {
             instant.checked_sub(Duration::from_nanos(clock - event.t_ns)).unwrap_or(instant)
         };
-        self.ready.extend(new.into_iter().map(|(from, to)| RawAccess {
+        self.ready.extend(new.into_iter().map(|range| RawAccess {
             at,
             kind,
             path: Arc::clone(path),
-            offset: from,
-            len: to - from,
+            offset: range.start,
+            len: range.len(),
             process: Arc::clone(process),
             wait: Duration::ZERO,
         }));
