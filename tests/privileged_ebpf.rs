@@ -7,19 +7,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use harness::daemon::program;
 use harness::layout;
+use harness::recording::{PAGE, Recording};
 use recorder::capture::{Capture, Ebpf, RING_BYTES};
 use recorder::workload::Cgroup;
 use serde_json::json;
-use soci_core::trace::{Access, AccessKind, End, Tail, TraceReader};
+use soci_core::trace::{Access, AccessKind};
 use tempfile::TempDir;
 
-const PAGE: u64 = 4096;
 const FILE_PAGES: u64 = 256;
 const BIG_PAGES: u64 = 4096;
 
@@ -64,68 +64,42 @@ fn write(root: &Path, path: &str, content: &[u8]) {
     fs::write(file, content).unwrap();
 }
 
-/// One call of `soci record`.
-struct Recording {
-    dir: TempDir,
-    output: Output,
+fn record(flags: &[&str], words: &[&str]) -> Recording {
+    record_by(Command::new(program("soci")), flags, words)
 }
 
-impl Recording {
-    fn of(flags: &[&str], words: &[&str]) -> Self {
-        Self::by(Command::new(program("soci")), flags, words)
-    }
-
-    /// By a command that becomes `soci`.
-    fn by(mut command: Command, flags: &[&str], words: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+/// By a command that becomes `soci`.
+fn record_by(mut command: Command, flags: &[&str], words: &[&str]) -> Recording {
+    Recording::of(|out| {
         command.args(["record", "--image", &format!("oci:{}", home().join("image").display())]);
-        command.args(["--name", "t"]).arg("--state").arg(home().join("state")).arg("--out").arg(dir.path());
+        command.args(["--name", "t"]).arg("--state").arg(home().join("state")).arg("--out").arg(out);
         command.args(flags).arg("--").args(words).stdin(Stdio::null());
-        let output = command.output().unwrap();
-        Self { dir, output }
-    }
+        command
+    })
+}
 
-    /// The accesses of a recording that went well.
-    fn accesses(&self) -> Vec<Access> {
-        assert_eq!(self.output.status.code(), Some(0), "{}", self.stderr());
-        self.trace().0
-    }
+/// The accesses of a recording that went well.
+fn complete(recording: &Recording) -> Vec<Access> {
+    assert_eq!(recording.code(), Some(0), "{}", recording.stderr());
+    recording.trace("t.trace").0
+}
 
-    fn trace(&self) -> (Vec<Access>, End) {
-        let mut reader = TraceReader::open(&self.dir.path().join("t.trace")).unwrap();
-        let accesses = reader.by_ref().collect::<Result<Vec<_>, _>>().unwrap();
-        match reader.tail() {
-            Some(Tail::Sealed(end)) => (accesses, end.clone()),
-            other => panic!("not sealed: {other:?}"),
-        }
-    }
-
-    fn stdout(&self) -> String {
-        String::from_utf8_lossy(&self.output.stdout).into_owned()
-    }
-
-    fn stderr(&self) -> String {
-        String::from_utf8_lossy(&self.output.stderr).into_owned()
-    }
-
-    /// Pages of each path that the workload says it needed, and the kind it needed them by.
-    fn truth(&self) -> BTreeMap<String, (String, BTreeSet<u64>)> {
-        let mut truth: BTreeMap<String, (String, BTreeSet<u64>)> = BTreeMap::new();
-        for line in self.stdout().lines() {
-            let words: Vec<&str> = line.split(' ').collect();
-            match words[..] {
-                ["truth", kind, path, offset, length] => {
-                    let (offset, length): (u64, u64) = (offset.parse().unwrap(), length.parse().unwrap());
-                    let entry =
-                        truth.entry(path.to_owned()).or_insert_with(|| (kind.into(), BTreeSet::new()));
-                    entry.1.extend(offset / PAGE..(offset + length).div_ceil(PAGE));
-                }
-                ["absent", kind] => println!("this machine has no {kind}"),
-                _ => panic!("unexpected line {line:?}"),
+/// Pages of each path that the workload says it needed, and the kind it needed them by.
+fn truth(recording: &Recording) -> BTreeMap<String, (String, BTreeSet<u64>)> {
+    let mut truth: BTreeMap<String, (String, BTreeSet<u64>)> = BTreeMap::new();
+    for line in recording.stdout().lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words[..] {
+            ["truth", kind, path, offset, length] => {
+                let (offset, length): (u64, u64) = (offset.parse().unwrap(), length.parse().unwrap());
+                let entry = truth.entry(path.to_owned()).or_insert_with(|| (kind.into(), BTreeSet::new()));
+                entry.1.extend(offset / PAGE..(offset + length).div_ceil(PAGE));
             }
+            ["absent", kind] => println!("this machine has no {kind}"),
+            _ => panic!("unexpected line {line:?}"),
         }
-        truth
     }
+    truth
 }
 
 /// The pages of each file that a trace names.
@@ -141,10 +115,10 @@ fn pages(accesses: &[Access]) -> BTreeMap<String, BTreeSet<u64>> {
 #[test]
 fn every_page_that_a_workload_needed_is_recorded() {
     let kinds: Vec<&str> = EXACT.iter().chain(&MAPPED).copied().collect();
-    let recording = Recording::of(&["--engine", "ebpf"], &[&["access"], &kinds[..]].concat());
-    let accesses = recording.accesses();
+    let recording = record(&["--engine", "ebpf"], &[&["access"], &kinds[..]].concat());
+    let accesses = complete(&recording);
     let recorded = pages(&accesses);
-    let truth = recording.truth();
+    let truth = truth(&recording);
     assert!(truth.len() >= kinds.len() - 2, "{}", recording.stdout());
     for (path, (kind, needed)) in &truth {
         let seen = recorded.get(path).cloned().unwrap_or_default();
@@ -178,7 +152,7 @@ fn whatever_the_fuse_log_saw_the_page_cache_shows_too() {
     let kinds: Vec<&str> = EXACT.iter().chain(&MAPPED).copied().filter(|kind| *kind != "copy").collect();
     let words = [&["access"], &kinds[..]].concat();
     let [ebpf, fuse] =
-        ["ebpf", "fuse"].map(|engine| pages(&Recording::of(&["--engine", engine], &words).accesses()));
+        ["ebpf", "fuse"].map(|engine| pages(&complete(&record(&["--engine", engine], &words))));
     for (path, needed) in &fuse {
         let missing: Vec<_> = needed.difference(&ebpf[path]).collect();
         assert_eq!(missing, Vec::<&u64>::new(), "{path}");
@@ -212,8 +186,8 @@ fn layers_names_and_written_files_are_told_apart() {
         "0",
         "1",
     ];
-    let recording = Recording::of(&["--engine", "auto"], &words);
-    let accesses = recording.accesses();
+    let recording = record(&["--engine", "auto"], &words);
+    let accesses = complete(&recording);
     assert!(recording.stderr().contains("engine:      ebpf"), "{}", recording.stderr());
     let layers: BTreeMap<String, Option<u32>> = accesses
         .iter()
@@ -241,28 +215,28 @@ fn where_ebpf_cannot_be_used_the_fuse_log_records_and_the_reason_is_said() {
         command
     };
     let words = ["access", "pread", "shared"];
-    let recording = Recording::by(inside(), &[], &words);
-    let recorded = pages(&recording.accesses());
+    let recording = record_by(inside(), &[], &words);
+    let recorded = pages(&complete(&recording));
     let said = "engine:      fuse, because eBPF cannot be used: inside a cgroup namespace";
     assert!(recording.stderr().contains(said), "{}", recording.stderr());
-    for (path, (_, needed)) in recording.truth() {
+    for (path, (_, needed)) in truth(&recording) {
         assert_eq!(recorded[&path], needed, "{path}");
     }
-    let refused = Recording::by(inside(), &["--engine", "ebpf"], &words);
-    assert_eq!(refused.output.status.code(), Some(1));
+    let refused = record_by(inside(), &["--engine", "ebpf"], &words);
+    assert_eq!(refused.code(), Some(1));
     assert!(refused.stderr().contains("inside a cgroup namespace"), "{}", refused.stderr());
 }
 
 #[test]
 fn a_recording_with_losses_says_so_and_fails() {
     let words = ["access", "flood", "/data/big", "4096"];
-    let lossy = Recording::of(&["--engine", "ebpf", "--ring-buffer", "4096"], &words);
-    let (accesses, end) = lossy.trace();
-    assert_eq!(lossy.output.status.code(), Some(3), "{}", lossy.stderr());
+    let lossy = record(&["--engine", "ebpf", "--ring-buffer", "4096"], &words);
+    let (accesses, end) = lossy.trace("t.trace");
+    assert_eq!(lossy.code(), Some(3), "{}", lossy.stderr());
     assert!(end.dropped > 0);
     let seen = pages(&accesses).get("data/big").map_or(0, BTreeSet::len) as u64;
     assert!(seen < BIG_PAGES && seen + end.dropped >= BIG_PAGES, "{seen} pages and {} lost", end.dropped);
-    let whole = pages(&Recording::of(&["--engine", "ebpf"], &words).accesses());
+    let whole = pages(&complete(&record(&["--engine", "ebpf"], &words)));
     assert_eq!(whole["data/big"].len() as u64, BIG_PAGES);
 }
 

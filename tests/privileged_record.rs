@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -15,12 +15,11 @@ use std::time::{Duration, Instant};
 use harness::daemon::program;
 use harness::layout;
 use harness::machine::{mounts_mentioning, processes_mentioning};
+use harness::recording::{PAGE, Recording, pages, sealed};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use soci_core::trace::{Access, AccessKind, End, Outcome, Phase, Tail, TraceReader};
-use tempfile::TempDir;
+use soci_core::trace::{Access, AccessKind, End, Outcome, Phase};
 
-const PAGE: u64 = 4096;
 const BIG_PAGES: u64 = 4000;
 
 /// An image of two layers; built once, never changed.
@@ -65,34 +64,8 @@ fn write(root: &Path, path: &str, content: &[u8]) {
     fs::write(file, content).unwrap();
 }
 
-/// One call of `soci record`.
-struct Recording {
-    dir: TempDir,
-    output: Output,
-}
-
-impl Recording {
-    fn of(flags: &[&str], words: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let output = command(dir.path(), flags, words).output().unwrap();
-        Self { dir, output }
-    }
-
-    fn code(&self) -> Option<i32> {
-        self.output.status.code()
-    }
-
-    fn stdout(&self) -> String {
-        String::from_utf8_lossy(&self.output.stdout).into_owned()
-    }
-
-    fn stderr(&self) -> String {
-        String::from_utf8_lossy(&self.output.stderr).into_owned()
-    }
-
-    fn trace(&self) -> (Vec<Access>, End) {
-        read_trace(self.dir.path()).unwrap_or_else(|| panic!("no sealed trace: {}", self.stderr()))
-    }
+fn record(flags: &[&str], words: &[&str]) -> Recording {
+    Recording::of(|out| command(out, flags, words))
 }
 
 fn command(dir: &Path, flags: &[&str], words: &[&str]) -> Command {
@@ -107,24 +80,14 @@ fn command(dir: &Path, flags: &[&str], words: &[&str]) -> Command {
     command
 }
 
+/// The trace in a directory of results.
 fn read_trace(dir: &Path) -> Option<(Vec<Access>, End)> {
-    let mut reader = TraceReader::open(&dir.join("t.trace")).ok()?;
-    let accesses = reader.by_ref().collect::<Result<Vec<_>, _>>().unwrap();
-    match reader.tail() {
-        Some(Tail::Sealed(end)) => Some((accesses, end.clone())),
-        _ => None,
-    }
-}
-
-/// The pages of a file that a trace names.
-fn pages(accesses: &[Access], path: &str) -> BTreeSet<u64> {
-    let of_file = accesses.iter().filter(|access| &*access.path == path.as_bytes());
-    of_file.flat_map(|a| a.offset / PAGE..(a.offset + a.len).div_ceil(PAGE)).collect()
+    sealed(&dir.join("t.trace"))
 }
 
 #[test]
 fn exactly_the_pages_that_were_touched_are_recorded_each_once() {
-    let recording = Recording::of(
+    let recording = record(
         &[],
         &[
             "read",
@@ -159,7 +122,7 @@ fn exactly_the_pages_that_were_touched_are_recorded_each_once() {
         ],
     );
     assert_eq!(recording.code(), Some(0), "{}", recording.stderr());
-    let (accesses, end) = recording.trace();
+    let (accesses, end) = recording.trace("t.trace");
     let mut expected: BTreeSet<u64> = (256..272).collect();
     expected.extend([10, 2000, 2001, 3000, 3002, BIG_PAGES - 1]);
     assert_eq!(pages(&accesses, "data/big"), expected);
@@ -177,7 +140,7 @@ fn exactly_the_pages_that_were_touched_are_recorded_each_once() {
 
 #[test]
 fn every_access_names_the_layer_that_the_file_comes_from() {
-    let recording = Recording::of(
+    let recording = record(
         &[],
         &[
             "read",
@@ -206,7 +169,7 @@ fn every_access_names_the_layer_that_the_file_comes_from() {
     );
     assert_eq!(recording.code(), Some(0), "{}", recording.stderr());
     assert_eq!(recording.stdout(), "/data/gone no\n/data/opaque/below no\n/data/two yes\n");
-    let (accesses, _) = recording.trace();
+    let (accesses, _) = recording.trace("t.trace");
     let layers: BTreeMap<String, Option<u32>> =
         accesses.iter().map(|a| (String::from_utf8_lossy(&a.path).into_owned(), a.layer)).collect();
     assert_eq!(layers["data/old"], Some(1));
@@ -236,20 +199,19 @@ fn written_files_are_not_the_images() {
         "0",
         "9",
     ];
-    let recording = Recording::of(&[], &words);
+    let recording = record(&[], &words);
     assert_eq!(recording.code(), Some(0), "{}", recording.stderr());
-    let (accesses, _) = recording.trace();
+    let (accesses, _) = recording.trace("t.trace");
     assert!(accesses.iter().all(|access| !access.path.starts_with(b"data/")), "{accesses:?}");
 }
 
 #[test]
 fn the_workload_runs_as_under_an_oci_runtime() {
-    let recording = Recording::of(&[], &[]);
+    let recording = record(&[], &[]);
     assert_eq!(recording.stdout(), "default\nFROM=image\n");
-    let recording = Recording::of(&["--arg=env", "--arg=NEW", "--env", "NEW=a=b"], &[]);
+    let recording = record(&["--arg=env", "--arg=NEW", "--env", "NEW=a=b"], &[]);
     assert_eq!(recording.stdout(), "NEW=a=b\n");
-    let recording =
-        Recording::of(&["--user", "web", "--cwd", "/made/here"], &["who", "env", "HOME", "env", "FROM"]);
+    let recording = record(&["--user", "web", "--cwd", "/made/here"], &["who", "env", "HOME", "env", "FROM"]);
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let who =
         format!("pid 1 uid 1000 gid 1001 groups 50 cwd /made/here host {host}\nHOME=/home/web\nFROM=image\n");
@@ -260,10 +222,8 @@ fn the_workload_runs_as_under_an_oci_runtime() {
     ];
     let paths: Vec<String> = devices.iter().map(|name| format!("/dev/{name}")).collect();
     let words: Vec<&str> = paths.iter().flat_map(|path| ["exists", path.as_str()]).collect();
-    let recording = Recording::of(
-        &["--net", "none", "--user", "5"],
-        &[&words[..], &["who", "write", "/dev/null"]].concat(),
-    );
+    let recording =
+        record(&["--net", "none", "--user", "5"], &[&words[..], &["who", "write", "/dev/null"]].concat());
     let said = recording.stdout();
     for path in &paths[..9] {
         assert!(said.contains(&format!("{path} yes\n")), "{path}: {said}{}", recording.stderr());
@@ -274,18 +234,18 @@ fn the_workload_runs_as_under_an_oci_runtime() {
 
 #[test]
 fn failures_of_the_workload_are_told_apart_and_its_trace_is_kept() {
-    let failed = Recording::of(&[], &["read", "/data/old", "0", "1", "exit", "42"]);
+    let failed = record(&[], &["read", "/data/old", "0", "1", "exit", "42"]);
     assert_eq!(failed.code(), Some(5), "{}", failed.stderr());
-    assert_eq!(failed.trace().1.exit_code, Some(42));
+    assert_eq!(failed.trace("t.trace").1.exit_code, Some(42));
 
-    let never = Recording::of(&["--until", "log:READY"], &["say", "something else", "exit", "0"]);
+    let never = record(&["--until", "log:READY"], &["say", "something else", "exit", "0"]);
     assert_eq!(never.code(), Some(4), "{}", never.stderr());
-    let end = never.trace().1;
+    let end = never.trace("t.trace").1;
     assert_eq!((end.outcome, end.ready_ns, end.exit_code), (Outcome::Exited, None, Some(0)));
 
-    let late = Recording::of(&["--until", "log:READY", "--timeout", "300ms"], &["sleep", "60000"]);
+    let late = record(&["--until", "log:READY", "--timeout", "300ms"], &["sleep", "60000"]);
     assert_eq!(late.code(), Some(4), "{}", late.stderr());
-    let end = late.trace().1;
+    let end = late.trace("t.trace").1;
     assert_eq!((end.outcome, end.ready_ns, end.exit_code), (Outcome::TimedOut, None, None));
 
     let dir = tempfile::tempdir().unwrap();
@@ -293,7 +253,7 @@ fn failures_of_the_workload_are_told_apart_and_its_trace_is_kept() {
         let output = command(dir.path(), &[], &[]).args(["--", program]).output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
     }
-    let nobody = Recording::of(&["--user", "nobody"], &["who"]);
+    let nobody = record(&["--user", "nobody"], &["who"]);
     assert_eq!(nobody.code(), Some(1));
     assert!(nobody.stderr().contains("no user \"nobody\""), "{}", nobody.stderr());
 }
@@ -321,9 +281,9 @@ fn end_rules_divide_the_recording_into_phases() {
         "60000",
     ];
     let recording =
-        Recording::of(&["--until", "tcp:1", "--until", "log:^READY", "--tail", "2", "--net", "none"], &words);
+        record(&["--until", "tcp:1", "--until", "log:^READY", "--tail", "2", "--net", "none"], &words);
     assert_eq!(recording.code(), Some(0), "{}", recording.stderr());
-    let (accesses, end) = recording.trace();
+    let (accesses, end) = recording.trace("t.trace");
     assert_eq!((end.outcome, end.exit_code), (Outcome::Ready, None));
     let phase = |page: u64| {
         accesses.iter().find(|a| &*a.path == b"data/big" && a.offset == page * PAGE).map(|a| a.phase)
@@ -332,24 +292,22 @@ fn end_rules_divide_the_recording_into_phases() {
     let tail = end.ended_ns - end.ready_ns.unwrap();
     assert_eq!(tail, 2_000_000_000, "the trace ends with the tail, to the nanosecond");
 
-    let without_tail = Recording::of(&["--until", "log:^READY"], &words);
-    assert!(without_tail.trace().0.iter().all(|access| access.phase != Phase::Tail));
+    let without_tail = record(&["--until", "log:^READY"], &words);
+    assert!(without_tail.trace("t.trace").0.iter().all(|access| access.phase != Phase::Tail));
 
     // In a network of its own, the port is the workload's.
-    let listening = Recording::of(
-        &["--until", "tcp:7", "--net", "none"],
-        &["sleep", "100", "listen", "7", "sleep", "60000"],
-    );
+    let listening =
+        record(&["--until", "tcp:7", "--net", "none"], &["sleep", "100", "listen", "7", "sleep", "60000"]);
     assert_eq!(listening.code(), Some(0), "{}", listening.stderr());
-    let timed = Recording::of(&["--until", "time:0.2"], &["sleep", "60000"]);
-    assert_eq!(timed.trace().1.ready_ns, Some(200_000_000));
+    let timed = record(&["--until", "time:0.2"], &["sleep", "60000"]);
+    assert_eq!(timed.trace("t.trace").1.ready_ns, Some(200_000_000));
 }
 
 #[test]
 fn a_port_that_answers_before_the_start_is_an_error() {
     let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let rule = format!("tcp:{}", server.local_addr().unwrap().port());
-    let recording = Recording::of(&["--until", &rule], &["sleep", "60000"]);
+    let recording = record(&["--until", &rule], &["sleep", "60000"]);
     assert_eq!(recording.code(), Some(1));
     assert!(recording.stderr().contains("true before the start"), "{}", recording.stderr());
 }
@@ -423,6 +381,6 @@ fn even_a_killed_recorder_leaves_no_mount_and_no_process() {
     signal(&child, Signal::KILL);
     child.wait().unwrap();
     assert_clean(mark);
-    assert_eq!(Recording::of(&[], &["say", "next"]).code(), Some(0));
+    assert_eq!(record(&[], &["say", "next"]).code(), Some(0));
     assert_eq!(state_entries(), Vec::<PathBuf>::new(), "the next recording has cleaned up");
 }

@@ -67,9 +67,7 @@ impl Bench {
     /// # Panics
     /// When the program cannot be started.
     pub fn record(&self, flags: &[&str], words: &[&str]) -> Recording {
-        let dir = tempfile::tempdir().expect("make a directory");
-        let output = self.command(dir.path(), flags, words).output().expect("soci runs");
-        Recording { dir, output }
+        Recording::of(|out| self.command(out, flags, words))
     }
 }
 
@@ -83,9 +81,24 @@ pub struct Recording {
 }
 
 impl Recording {
+    /// Runs the command that `command` makes for a directory of results.
+    ///
+    /// # Panics
+    /// When the program cannot be started.
+    pub fn of(command: impl FnOnce(&Path) -> Command) -> Self {
+        let dir = tempfile::tempdir().expect("make a directory");
+        let output = command(dir.path()).output().expect("soci runs");
+        Self { dir, output }
+    }
+
     /// The exit code.
     pub fn code(&self) -> Option<i32> {
         self.output.status.code()
+    }
+
+    /// Standard output.
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.output.stdout).into_owned()
     }
 
     /// Standard error.
@@ -98,13 +111,21 @@ impl Recording {
     /// # Panics
     /// When it is not.
     pub fn trace(&self, name: &str) -> (Vec<Access>, End) {
-        let mut reader = TraceReader::open(&self.dir.path().join(name))
-            .unwrap_or_else(|error| panic!("{name}: {error}: {}", self.stderr()));
-        let accesses = reader.by_ref().collect::<Result<Vec<_>, _>>().expect("read the trace");
-        match reader.tail() {
-            Some(Tail::Sealed(end)) => (accesses, end.clone()),
-            other => panic!("{name}: {other:?}: {}", self.stderr()),
-        }
+        sealed(&self.dir.path().join(name))
+            .unwrap_or_else(|| panic!("{name} is no sealed trace: {}", self.stderr()))
+    }
+}
+
+/// A trace, if it is there and sealed.
+///
+/// # Panics
+/// When it is damaged.
+pub fn sealed(trace: &Path) -> Option<(Vec<Access>, End)> {
+    let mut reader = TraceReader::open(trace).ok()?;
+    let accesses = reader.by_ref().collect::<Result<Vec<_>, _>>().expect("read the trace");
+    match reader.tail() {
+        Some(Tail::Sealed(end)) => Some((accesses, end.clone())),
+        _ => None,
     }
 }
 
