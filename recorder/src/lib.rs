@@ -3,6 +3,7 @@
 //! * [`rootfs`] unpacks an image's layers once each and mounts overlays of them.
 //! * [`workload`] runs a command on a root file system as an OCI runtime would.
 //! * [`capture`] sees what it reads; [`resolve`] finds the layer of each path.
+//! * [`stage`] chooses the engine and mounts the root file system that goes with it.
 //! * [`until`] knows when a recording is over; [`session`] is one recording, from start to sealed trace.
 //! * [`plan`] turns a trace into what to fetch first; [`report`] says what was seen.
 //! * [`export`] writes traces for other tools, [`import`] makes traces of what other tools wrote; [`escape`] is how both
@@ -20,5 +21,6 @@ pub mod report;
 pub mod resolve;
 pub mod rootfs;
 pub mod session;
+pub mod stage;
 pub mod until;
 pub mod workload;

@@ -19,6 +19,7 @@ use recorder::report::{Report, Stability, Summary};
 use recorder::resolve::Resolver;
 use recorder::rootfs::{LayerCache, Overlay, RunDir, UnpackedLayer, chain_ids, forget_pages};
 use recorder::session::{self, Progress, Recorded, Rules, SessionError};
+use recorder::stage::Stage;
 use recorder::workload::{Process, namespace::with_private_mounts};
 use rustix::process::Signal;
 use soci_core::image::{Descriptor, Image, ImageSource, Platform};
@@ -27,7 +28,7 @@ use soci_core::trace::{Access, LayerRef, Outcome, TraceReader};
 use soci_core::unpack::LayerFormat;
 use tokio::runtime::{Handle, Runtime};
 
-use super::engine::{EngineArgs, Stage};
+use super::engine::EngineArgs;
 use super::record_runs;
 use super::summary;
 use super::workload_args::{self, PlainHttp, WorkloadArgs, limit};
@@ -142,10 +143,12 @@ fn record(
 
     // Declared in the order of their building: they go in the reverse one.
     let merged = Overlay::read_only(&top_first, &dir("empty")?, &dir("merged")?)?;
-    let mut stage = Stage::new(&args.engine, &top_first, merged.path(), &run)?;
+    let engine = &args.engine;
+    let mut stage = Stage::new(engine.engine(), engine.ring_buffer, &top_first, merged.path(), &run)?;
+    engine.tell(&mut stage);
     let mut spec =
         workload_args::spec(process, args.workload.net(), merged.path(), stage.rootfs(), run.path())?;
-    spec.cgroup = stage.cgroup();
+    spec.cgroup = stage.cgroup().map(Path::to_owned);
     let mut resolver = Resolver::new(&bottom_first).context("open the unpacked layers")?;
 
     let bar = progress_bar(&this.label);
@@ -164,7 +167,7 @@ fn record(
     };
     let init = workload_args::init_command()?;
     let mut show = |progress: &Progress| show(&bar, progress);
-    let recorded = session::record(stage.capture.as_mut(), &mut resolver, &spec, &init, options, &mut show);
+    let recorded = session::record(stage.capture(), &mut resolver, &spec, &init, options, &mut show);
     bar.finish_and_clear();
     let recorded = match recorded {
         Ok(recorded) => recorded,
