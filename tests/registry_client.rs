@@ -64,6 +64,28 @@ async fn bearer_token_is_fetched_once_and_kept() {
 }
 
 #[tokio::test]
+async fn an_old_credential_that_is_forbidden_is_obtained_anew() {
+    for (fresh, expected) in [(Duration::ZERO, true), (Duration::from_hours(1), false)] {
+        let registry = with_auth(AuthMode::Bearer);
+        let blob = registry.put_blob("content");
+        let client = Registry::new(RegistryOptions {
+            keychain: known_user(&registry),
+            credential_fresh: fresh,
+            ..RegistryOptions::default()
+        })
+        .unwrap();
+        let repository = repository(&client, &registry, "team/name");
+        repository.blob(&blob, 100).await.unwrap();
+        registry.forget_requests();
+        registry.faults().add_times(When::path(blob.to_string()), Fault::Status(403, None), 1);
+        let again = repository.blob(&blob, 100).await;
+        assert_eq!(again.is_ok(), expected, "{again:?}");
+        let renewed = [(Server::Registry, 403), (Server::Tokens, 200), (Server::Registry, 200)];
+        assert_eq!(servers(&registry), renewed[..if expected { 3 } else { 1 }]);
+    }
+}
+
+#[tokio::test]
 async fn concurrent_requests_share_one_token_exchange() {
     let registry = with_auth(AuthMode::Bearer);
     let blob = registry.put_blob("content");

@@ -13,6 +13,7 @@ use serde_json::json;
 use snapshotter::fs::{LayerFs, Tree};
 use snapshotter::layer::{Layer, LayerState, MountOptions};
 use soci_core::digest::Digest;
+use soci_core::registry::{HostPolicy, Registry, RegistryOptions, Server};
 use soci_core::units::SpanId;
 use soci_core::ztoc::Ztoc;
 
@@ -186,6 +187,29 @@ fn a_bad_download_is_fetched_again_as_often_as_configured() {
     lab.registry.faults().add_times(layer_path(), Fault::Corrupt, 3);
     assert!(read(&node, &layer, "big", 900_000, 10).is_err());
     assert_eq!(node.stats.span_digest_mismatches.get(), 5);
+}
+
+#[test]
+fn a_mirror_that_sends_wrong_bytes_is_replaced_by_the_registry() {
+    let lab = Lab::new(&[source()]);
+    let mirror = TestRegistry::start();
+    publish(&mirror, "lab", &[source()], SPAN);
+    let layer_path = When::path(lab.image.layers[0].to_string());
+    mirror.faults().add_times(layer_path, Fault::Corrupt, 1000);
+    let node = TestNode::new(lab.root.path(), |options| {
+        let server = Server::parse(&format!("http://{}", mirror.host())).unwrap();
+        let mirrors = [(lab.registry.host(), vec![server])].into();
+        let hosts = HostPolicy { mirrors, ..HostPolicy::default() };
+        options.registry = Registry::new(RegistryOptions { hosts, ..RegistryOptions::default() }).unwrap();
+    });
+    let layer = node.layer(&lab.image, 0);
+    assert_eq!(lab.registry.requests(), [], "all that describes the image came from the mirror");
+    for offset in [0, 900_000] {
+        let at = offset as usize;
+        assert_eq!(read(&node, &layer, "big", offset, 10).unwrap(), big()[at..at + 10]);
+    }
+    assert_eq!(node.stats.span_digest_mismatches.get(), 1, "it is asked once");
+    assert_eq!(lab.ranges(0).len(), 2);
 }
 
 #[test]

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use soci_core::containerd::snapshots::snapshots_server::SnapshotsServer;
-use soci_core::registry::{Keychain, Registry, RegistryError, RegistryOptions, RetryPolicy, Timeouts};
+use soci_core::registry::{
+    HostPolicy, Keychain, Registry, RegistryError, RegistryOptions, RetryPolicy, Timeouts,
+};
 use soci_core::store::{LayoutStore, StoreError};
 use tokio::net::UnixListener;
 use tokio::runtime::Handle;
@@ -161,19 +163,10 @@ fn warn_of_unused(config: &Config) {
             "content_store.type = \"containerd\" has no effect: indexes and zTOCs are kept in the daemon's own store"
         );
     }
-    if config.resolver.host.values().any(|host| !host.mirrors.is_empty()) {
-        warn!(
-            "resolver.host mirrors have no effect yet beyond plain HTTP: layers come from the registry itself"
-        );
-    }
 }
 
 fn registry_options(config: &Config, keychain: Arc<dyn Keychain>) -> RegistryOptions {
     let http = &config.http;
-    // As upstream: an insecure mirror makes its registry one without TLS.
-    let insecure =
-        config.resolver.host.iter().filter(|(_, host)| host.mirrors.iter().any(|mirror| mirror.insecure));
-    let plain_http = insecure.map(|(name, _)| name).chain(&config.registry.plain_http).cloned().collect();
     RegistryOptions {
         user_agent: concat!("soci-snapshotter/", env!("CARGO_PKG_VERSION")).to_owned(),
         timeouts: Timeouts {
@@ -187,7 +180,12 @@ fn registry_options(config: &Config, keychain: Arc<dyn Keychain>) -> RegistryOpt
             min_wait: http.min_wait(),
             max_wait: http.max_wait(),
         },
-        plain_http,
+        hosts: HostPolicy {
+            plain_http: config.registry.plain_http.iter().cloned().collect(),
+            dirs: config.registry.dirs(),
+            mirrors: config.resolver.mirrors(),
+            ..HostPolicy::default()
+        },
         keychain,
         ..RegistryOptions::default()
     }

@@ -31,7 +31,7 @@ impl RegistryFlags {
             _ => None,
         };
         if let (true, Some(host)) = (self.plain_http, &host) {
-            options.plain_http.insert(host.clone());
+            options.hosts.plain_http.insert(host.clone());
         }
         options.keychain = match (&self.user, host) {
             (Some(user), Some(host)) => {

@@ -96,6 +96,8 @@ pub struct Request {
     pub range: Option<String>,
     /// Whether it carried an Authorization header.
     pub authorized: bool,
+    /// Header `x-custom`.
+    pub custom: Option<String>,
     /// Status of the answer.
     pub status: u16,
 }

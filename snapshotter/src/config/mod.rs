@@ -186,6 +186,7 @@ impl Config {
         self.prefetch.fill();
         self.pull_modes.check()?;
         self.resolver.fill();
+        self.resolver.check()?;
         self.cache.fill()
     }
 

@@ -1,11 +1,32 @@
-//! `[registry]`, ours: what upstream's tables have no key for.
+//! `[registry]`, ours beside `config_path`, which is that of containerd's CRI table: what upstream's tables have no key for.
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Registries without TLS.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Where containerd and docker have their descriptions of registries.
+const CONFIG_PATH: &str = "/etc/containerd/certs.d:/etc/docker/certs.d";
+
+/// How registries are reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Registry {
     /// `host` or `host:port` of registries spoken to over plain HTTP. Loopback addresses always are.
     pub plain_http: Vec<String>,
+    /// Directories with `HOST/hosts.toml` (mirrors, certificates, headers), separated by colons; the first that knows a
+    /// registry counts. One that does not exist says nothing.
+    pub config_path: String,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self { plain_http: Vec::new(), config_path: CONFIG_PATH.to_owned() }
+    }
+}
+
+impl Registry {
+    /// The directories of [`Registry::config_path`].
+    pub fn dirs(&self) -> Vec<PathBuf> {
+        self.config_path.split(':').filter(|dir| !dir.is_empty()).map(PathBuf::from).collect()
+    }
 }

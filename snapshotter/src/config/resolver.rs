@@ -1,10 +1,16 @@
 //! `[resolver]`: registry hosts and their mirrors.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::default_if_zero;
+use soci_core::registry::Server;
+
+use super::{ConfigError, default_if_zero};
+
+/// Longer than any transfer.
+const NO_LIMIT: Duration = Duration::from_hours(24 * 365);
 
 /// Registry hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +49,34 @@ impl Default for Resolver {
 }
 
 impl Resolver {
+    /// The mirrors of each registry. An address that cannot be one was refused when the file was read.
+    pub fn mirrors(&self) -> BTreeMap<String, Vec<Server>> {
+        let servers = |host: &Host| host.mirrors.iter().filter_map(|mirror| mirror.server().ok()).collect();
+        self.host.iter().map(|(name, host)| (name.clone(), servers(host))).collect()
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let all = self.host.values().flat_map(|host| &host.mirrors);
+        all.map(Mirror::server).collect::<Result<Vec<_>, _>>().map(drop).map_err(|reason| {
+            ConfigError::value("resolver.host.*.mirrors", format!("a mirror's host is no address: {reason}"))
+        })
+    }
+
     pub(super) fn fill(&mut self) {
         default_if_zero(&mut self.auth_client_ttl_sec, Self::default().auth_client_ttl_sec);
+    }
+}
+
+impl Mirror {
+    /// As upstream, HTTP is spoken only where it is allowed, whatever scheme the address has.
+    fn server(&self) -> Result<Server, String> {
+        let mut server = Server::parse(&self.host)?;
+        server.plain = self.insecure || server.is_loopback();
+        server.timeouts.1 = match self.request_timeout_sec {
+            0 => None,
+            1.. => Some(Duration::from_secs(self.request_timeout_sec.unsigned_abs())),
+            _ => Some(NO_LIMIT),
+        };
+        Ok(server)
     }
 }

@@ -197,6 +197,7 @@ fn spawn_fill(
             claim = returned;
             manager.states().take_unused(span);
             let again = match error {
+                SpanError::Digest { .. } if manager.distrust() => whole(&manager, span).await,
                 SpanError::Digest { .. } if retries > 0 => {
                     retries -= 1;
                     whole(&manager, span).await

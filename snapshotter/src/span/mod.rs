@@ -266,6 +266,11 @@ impl SpanManager {
         claims
     }
 
+    /// Says that bytes received were wrong. `true`: there is another server to ask.
+    pub fn distrust(&self) -> bool {
+        self.sources.lock().iter().fold(false, |any, (_, source)| source.distrust() || any)
+    }
+
     /// Starts a ranged request for compressed bytes, at the first source that gives them.
     pub async fn fetch(&self, range: ByteRange) -> Result<RangeBody, SpanError> {
         let sources = self.sources.lock().clone();

@@ -12,7 +12,9 @@ use oci_client::Reference;
 
 use super::auth::{Access, Action};
 use super::error::{RegistryError, printable};
-use super::hosts::Endpoint;
+use super::hosts::Tls;
+use super::hosts::{Capabilities, Endpoint, Hosts, Route};
+use super::link::Links;
 use super::options::RegistryOptions;
 use super::range::{RangeBody, RangeFetcher, Source};
 use super::traffic::{RequestKind, Traffic};
@@ -34,24 +36,29 @@ const MANIFEST_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, \
 #[derive(Debug, Clone)]
 pub struct Registry {
     transport: Arc<Transport>,
-    plain_http: Arc<std::collections::BTreeSet<String>>,
+    hosts: Arc<Hosts>,
 }
 
 impl Registry {
     /// Sets up the client; asks nobody anything.
     ///
     /// # Errors
-    /// [`RegistryError::Setup`] when an extra trust root is not a certificate.
+    /// [`RegistryError::Setup`] when no HTTP client can be made.
     pub fn new(options: RegistryOptions) -> Result<Self, RegistryError> {
-        let transport = Arc::new(Transport::new(&options)?);
-        Ok(Self { transport, plain_http: Arc::new(options.plain_http) })
+        let links = Links::new(&options);
+        links
+            .link(&Tls::default(), (None, None), &http::HeaderMap::new())
+            .map_err(|source| RegistryError::Setup { source })?;
+        let transport = Arc::new(Transport::new(&options));
+        Ok(Self { transport, hosts: Arc::new(Hosts::new(options.hosts, links)) })
     }
 
     /// The repository that `reference` names; its tag and digest are not looked at.
     pub fn repository(&self, reference: &Reference) -> Repository {
         Repository {
             transport: Arc::clone(&self.transport),
-            endpoint: Endpoint::of(reference, &self.plain_http),
+            host: reference.resolve_registry().into(),
+            route: self.hosts.route(reference),
             name: reference.repository().into(),
         }
     }
@@ -66,14 +73,15 @@ impl Registry {
 #[derive(Debug, Clone)]
 pub struct Repository {
     pub(super) transport: Arc<Transport>,
-    pub(super) endpoint: Endpoint,
+    host: Arc<str>,
+    pub(super) route: Route,
     pub(super) name: Arc<str>,
 }
 
 impl Repository {
     /// Registry host, with port if it has one.
     pub fn host(&self) -> &str {
-        &self.endpoint.host
+        &self.host
     }
 
     /// Name of the repository within the registry.
@@ -92,7 +100,30 @@ impl Repository {
         tag_or_digest: &str,
         kind: RequestKind,
     ) -> Result<(Bytes, Digest, String), RegistryError> {
-        let mut call = self.call(Method::GET, &manifest_path(tag_or_digest)?, kind, Action::Pull)?;
+        let wanted = match tag_or_digest.parse::<Digest>() {
+            Ok(_) => Capabilities::PULL,
+            Err(_) => Capabilities::RESOLVE,
+        };
+        let (mirrors, last) = self.route.to(wanted)?;
+        for mirror in self.transport.awake(mirrors) {
+            match self.manifest_from(&mirror, tag_or_digest, kind, false).await {
+                Err(error) => self.transport.resting.note(&mirror, &error),
+                found => return found,
+            }
+        }
+        self.manifest_from(&last, tag_or_digest, kind, true).await
+    }
+
+    pub(super) async fn manifest_from(
+        &self,
+        server: &Endpoint,
+        tag_or_digest: &str,
+        kind: RequestKind,
+        patient: bool,
+    ) -> Result<(Bytes, Digest, String), RegistryError> {
+        let path = manifest_path(tag_or_digest)?;
+        let mut call = self.call(server, Method::GET, &path, kind, Action::Pull)?;
+        call.patient = patient;
         call.headers.insert(ACCEPT, HeaderValue::from_static(MANIFEST_TYPES));
         let url = call.url.clone();
         let (bytes, stated, media_type) = self.read(&call, MAX_MANIFEST).await?;
@@ -106,7 +137,7 @@ impl Repository {
 
     /// Sends `call` and reads the whole body, beginning again when it breaks off.
     async fn read(&self, call: &Call, limit: u64) -> Result<(Bytes, Option<Digest>, String), RegistryError> {
-        let mut budget = self.transport.budget();
+        let mut budget = self.transport.budget_for(call);
         loop {
             let reply = self.transport.send_within(call, &mut budget).await?;
             let stated = reply.header("docker-content-digest").and_then(|text| text.parse().ok());
@@ -121,7 +152,7 @@ impl Repository {
     /// The whole blob, at most `max_size` bytes, with its digest checked.
     pub async fn blob(&self, digest: &Digest, max_size: u64) -> Result<Bytes, RegistryError> {
         let mut stream = self.blob_stream(digest).await?;
-        let url = || self.url_text(&format!("blobs/{digest}"));
+        let url = || format!("{}/{}/blobs/{digest}", self.host, self.name);
         let too_large = || RegistryError::TooLarge { url: url(), limit: max_size };
         let announced = stream.remaining().unwrap_or(0);
         if announced > max_size {
@@ -145,12 +176,13 @@ impl Repository {
 
     /// The whole blob as it arrives. The digest is the caller's to check.
     pub async fn blob_stream(&self, digest: &Digest) -> Result<RangeBody, RegistryError> {
-        RangeBody::open_whole(Arc::new(self.source(*digest))).await
+        RangeBody::open_whole(Arc::new(Source::new(self.clone(), *digest))).await
     }
 
     /// Whether the registry has the blob.
     pub async fn blob_exists(&self, digest: &Digest) -> Result<bool, RegistryError> {
-        let call = self.call(Method::HEAD, &format!("blobs/{digest}"), RequestKind::Push, Action::Push)?;
+        let path = format!("blobs/{digest}");
+        let call = self.call(&self.writer()?, Method::HEAD, &path, RequestKind::Push, Action::Push)?;
         match self.transport.send(&call).await {
             Ok(_) => Ok(true),
             Err(RegistryError::NotFound { .. }) => Ok(false),
@@ -160,33 +192,32 @@ impl Repository {
 
     /// A reader of ranges of the blob `digest` of `size` bytes. Asks nobody anything yet.
     pub fn range_fetcher(&self, digest: Digest, size: u64) -> RangeFetcher {
-        RangeFetcher::new(self.source(digest), size)
+        RangeFetcher::new(Source::new(self.clone(), digest), size)
     }
 
-    fn source(&self, digest: Digest) -> Source {
-        Source::new(Arc::clone(&self.transport), self.access(Action::Pull), digest)
+    /// The server that is written to: the registry itself, where it may be. (containerd writes to the first mirror whose
+    /// `hosts.toml` does not forbid it, which is seldom what was meant.)
+    pub(super) fn writer(&self) -> Result<Endpoint, RegistryError> {
+        Ok(self.route.to(Capabilities::PUSH)?.1)
     }
 
-    pub(super) fn access(&self, action: Action) -> Access {
-        Access { endpoint: self.endpoint.clone(), repository: Arc::clone(&self.name), action }
+    pub(super) fn access(&self, server: &Endpoint, action: Action) -> Access {
+        Access { endpoint: server.clone(), repository: Arc::clone(&self.name), action }
     }
 
-    /// A call to `path` of this repository's API.
+    /// A call to `path` of this repository's API on `server`.
     pub(super) fn call(
         &self,
+        server: &Endpoint,
         method: Method,
         path: &str,
         kind: RequestKind,
         action: Action,
     ) -> Result<Call, RegistryError> {
-        let mut call = Call::get(self.endpoint.url(&self.name, path)?, kind);
+        let mut call = Call::get(server.url(&self.name, path)?, kind, &server.link);
         call.method = method;
-        call.access = Some(self.access(action));
+        call.access = Some(self.access(server, action));
         Ok(call)
-    }
-
-    fn url_text(&self, path: &str) -> String {
-        self.endpoint.url(&self.name, path).map_or_else(|_| path.to_owned(), |url| printable(&url))
     }
 }
 

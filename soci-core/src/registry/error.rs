@@ -3,11 +3,13 @@
 //! Owns no state. Invariant: no error carries a secret: URLs are kept without user, password and query
 //! (signed download addresses carry their signature in the query), and transport errors without URL.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{StatusCode, Url};
 
 use super::auth::KeychainError;
+use super::hosts::{Capabilities, HostsError};
 use crate::digest::Digest;
 use crate::units::ByteRange;
 
@@ -42,6 +44,19 @@ pub enum RegistryError {
         /// Cause.
         #[source]
         source: reqwest::Error,
+    },
+    /// What the user said about the registry's servers cannot be used; none was asked.
+    #[error("the servers of the registry are not known")]
+    Hosts {
+        /// Cause.
+        #[source]
+        source: Arc<HostsError>,
+    },
+    /// The user's description of the registry leaves no server for this.
+    #[error("its hosts.toml leaves no server for {wanted}")]
+    NotCapable {
+        /// What was wanted.
+        wanted: Capabilities,
     },
     /// Status 404: the registry answered, and does not have it.
     #[error("{url} not found")]

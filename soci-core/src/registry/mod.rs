@@ -1,7 +1,8 @@
 //! Registries: pull, ranged reads, referrers and push over the OCI distribution API.
 //!
 //! [`Registry`] (`client`) is the door. Behind it: `transport` sends one call with authentication (`auth`),
-//! redirects and retries (`retry`); `range` reads blobs; `referrers` and `push` do the rest. Every answer is
+//! redirects and retries (`retry`); `range` reads blobs; `referrers` and `push` do the rest; `hosts`
+//! says which servers stand for a registry, and `link` makes the connections. Every answer is
 //! hostile: each has a size limit, ranges must be exactly those asked for, digests are checked.
 //!
 //! Own code over an HTTP client rather than a registry crate's, because ranged reads must keep the redirect
@@ -12,6 +13,7 @@ mod client;
 mod content;
 mod error;
 mod hosts;
+mod link;
 mod options;
 mod partial;
 mod push;
@@ -26,6 +28,7 @@ pub use auth::{Anonymous, Credential, DockerConfig, FixedCredential, Keychain, K
 pub use client::{Registry, Repository};
 pub use content::Content;
 pub use error::{FetchError, Phase, RegistryError};
+pub use hosts::{Capabilities, HostPolicy, HostsError, Server, Tls};
 pub use oci_client::{ParseError, Reference};
 pub use options::{RegistryOptions, Timeouts};
 pub use range::{RangeBody, RangeFetcher};

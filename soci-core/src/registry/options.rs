@@ -2,12 +2,12 @@
 //!
 //! Plain values, no state. The defaults are those of the `[http]` table of the configuration.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::auth::{Anonymous, Keychain};
+use super::hosts::HostPolicy;
 use super::retry::RetryPolicy;
 
 /// Time limits of one attempt.
@@ -43,12 +43,13 @@ pub struct RegistryOptions {
     pub timeouts: Timeouts,
     /// Retries.
     pub retry: RetryPolicy,
-    /// Registries (`host` or `host:port`) spoken to without TLS. Loopback hosts always are.
-    pub plain_http: BTreeSet<String>,
+    /// Which servers stand for which registry, and how they are spoken to.
+    pub hosts: HostPolicy,
     /// Where credentials come from.
     pub keychain: Arc<dyn Keychain>,
-    /// Certificates (PEM, one or more each) trusted in addition to the system's.
-    pub extra_roots: Vec<Vec<u8>>,
+    /// Some registries answer 403 to a credential that has expired. One at least this old is then obtained anew, once; a
+    /// younger one is really forbidden.
+    pub credential_fresh: Duration,
     /// Idle connections kept open to one host.
     pub max_idle_per_host: usize,
 }
@@ -59,9 +60,9 @@ impl Default for RegistryOptions {
             user_agent: concat!("soci/", env!("CARGO_PKG_VERSION")).to_owned(),
             timeouts: Timeouts::default(),
             retry: RetryPolicy::default(),
-            plain_http: BTreeSet::new(),
+            hosts: HostPolicy::default(),
             keychain: Arc::new(Anonymous),
-            extra_roots: Vec::new(),
+            credential_fresh: Duration::from_mins(1),
             max_idle_per_host: 64,
         }
     }
@@ -73,7 +74,7 @@ impl fmt::Debug for RegistryOptions {
             .field("user_agent", &self.user_agent)
             .field("timeouts", &self.timeouts)
             .field("retry", &self.retry)
-            .field("plain_http", &self.plain_http)
+            .field("hosts", &self.hosts)
             .finish_non_exhaustive()
     }
 }

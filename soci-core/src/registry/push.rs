@@ -107,7 +107,7 @@ impl Repository {
         let tag = fallback_tag(subject);
         let _writing = self.transport.tag_writer.lock().await;
         for _ in 0..TAG_ATTEMPTS {
-            let mut manifests = self.referrers_by_tag(subject).await?;
+            let mut manifests = self.referrers_by_tag(&self.writer()?, subject, true).await?;
             if manifests.iter().any(|known| known.digest == descriptor.digest) {
                 return Ok(());
             }
@@ -118,7 +118,7 @@ impl Repository {
             // The next turn reads back what really stands there.
             self.put_manifest(&tag, OCI_INDEX, &raw).await?;
         }
-        let url = self.endpoint.url(&self.name, &format!("manifests/{tag}"))?;
+        let url = self.writer()?.url(&self.name, &format!("manifests/{tag}"))?;
         Err(RegistryError::protocol(&url, "other writers keep overwriting the referrers tag"))
     }
 
@@ -147,7 +147,7 @@ impl Repository {
     /// POST for an address, then one PUT with everything.
     async fn upload_whole(&self, digest: &Digest, content: &Content) -> Result<(), RegistryError> {
         let address = self.begin_upload().await?;
-        let mut call = self.upload_call(Method::PUT, with_digest(address, digest));
+        let mut call = self.upload_call(Method::PUT, with_digest(address, digest))?;
         call.content = content.clone();
         self.transport.attempt(&call).await.map(drop)
     }
@@ -164,7 +164,7 @@ impl Repository {
         let mut sent = 0;
         while sent < content.len() {
             let part = ByteRange::new(sent, content.len().min(sent + CHUNK));
-            let mut call = self.upload_call(Method::PATCH, address.clone());
+            let mut call = self.upload_call(Method::PATCH, address.clone())?;
             let range = HeaderValue::try_from(format!("{}-{}", part.start, part.end - 1));
             call.headers
                 .insert(CONTENT_RANGE, range.map_err(|_| RegistryError::protocol(&call.url, "range"))?);
@@ -176,7 +176,7 @@ impl Repository {
                 }
                 Err(error) => {
                     self.transport.pause(error, budget).await?;
-                    let status = self.upload_call(Method::GET, address.clone());
+                    let status = self.upload_call(Method::GET, address.clone())?;
                     let reply = self.transport.send_within(&status, budget).await?;
                     sent = received(&reply).filter(|sent| *sent <= content.len()).ok_or_else(|| {
                         RegistryError::protocol(reply.url(), "upload status without a valid Range")
@@ -185,7 +185,7 @@ impl Repository {
                 }
             }
         }
-        let call = self.upload_call(Method::PUT, with_digest(address, digest));
+        let call = self.upload_call(Method::PUT, with_digest(address, digest))?;
         self.transport.attempt(&call).await.map(drop)
     }
 
@@ -195,18 +195,19 @@ impl Repository {
     }
 
     fn push_call(&self, method: Method, path: &str) -> Result<Call, RegistryError> {
-        self.call(method, path, RequestKind::Push, Action::Push)
+        self.call(&self.writer()?, method, path, RequestKind::Push, Action::Push)
     }
 
     /// A call to an upload address, which may be on another host: then it carries its own permission.
-    fn upload_call(&self, method: Method, url: Url) -> Call {
-        let mut call = Call::get(url, RequestKind::Push);
+    fn upload_call(&self, method: Method, url: Url) -> Result<Call, RegistryError> {
+        let server = self.writer()?;
+        let mut call = Call::get(url, RequestKind::Push, &server.link);
         call.method = method;
-        call.access = Some(self.access(Action::Push));
+        call.access = Some(self.access(&server, Action::Push));
         if call.method != Method::GET {
             call.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         }
-        call
+        Ok(call)
     }
 }
 

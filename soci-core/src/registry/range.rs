@@ -1,19 +1,23 @@
 //! Reading blobs: byte ranges of a known blob, and whole blobs.
 //!
-//! A [`RangeFetcher`] owns the address that the registry redirected to, until that address stops working; a
-//! [`RangeBody`] owns one transfer. Invariants: every byte handed on stands at the offset it was asked for, as far
+//! A [`RangeFetcher`] owns the address that the registry redirected to, until that address stops working, and knows
+//! which mirrors failed for this blob; a [`RangeBody`] owns one transfer. Invariants: every byte handed on stands at the offset it was asked for, as far
 //! as the server's headers tell (digests are the caller's to check); a body ends exactly at the end of its
 //! range or with an error; what was received is never asked for again.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes};
 use http::header::RANGE;
 use parking_lot::Mutex;
 use reqwest::Url;
 
-use super::auth::Access;
+use super::auth::{Access, Action};
+use super::client::Repository;
 use super::error::{FetchError, RegistryError, printable};
+use super::hosts::{Capabilities, Endpoint};
 use super::partial::{Accepted, Want};
 use super::reply::Reply;
 use super::retry::Budget;
@@ -24,6 +28,11 @@ use crate::units::ByteRange;
 
 /// Bytes in front of a range that are read and thrown away when a server answers with the whole blob.
 const MAX_SKIP: u64 = 1 << 20;
+
+/// How long a mirror that failed for a blob is not asked for it.
+const AVOID: Duration = Duration::from_mins(1);
+/// The same for one whose bytes were wrong.
+const DISTRUST: Duration = Duration::from_hours(1);
 
 /// Reads ranges of one blob. Clones share the redirect target.
 #[derive(Debug, Clone)]
@@ -47,6 +56,12 @@ impl RangeFetcher {
         self.size
     }
 
+    /// Says that the bytes received last were not the blob's. `true`: a mirror is to blame, and is not asked again soon, so
+    /// that another attempt asks somebody else.
+    pub fn distrust(&self) -> bool {
+        self.source.distrust()
+    }
+
     /// Starts to read `range`, which must lie within the blob. Returns when the first response header that
     /// fits is there; an empty range needs no request.
     ///
@@ -54,7 +69,8 @@ impl RangeFetcher {
     /// Those of [`RegistryError`]; transient ones only after the retry budget is used up.
     pub async fn fetch(&self, range: ByteRange) -> Result<RangeBody, FetchError> {
         if range.end > self.size {
-            return Err(RegistryError::RangeNotSatisfiable { url: printable(&self.source.url()?), range });
+            let url = self.source.name();
+            return Err(RegistryError::RangeNotSatisfiable { url, range });
         }
         RangeBody::open(Arc::clone(&self.source), range.start, Some(range.end), Some(self.size), MAX_SKIP)
             .await
@@ -64,54 +80,111 @@ impl RangeFetcher {
 /// One blob in one repository, and how it is reached.
 #[derive(Debug)]
 pub(crate) struct Source {
-    transport: Arc<Transport>,
-    access: Access,
+    repository: Repository,
     digest: Digest,
-    /// Where the registry redirected to last.
-    target: Mutex<Option<Url>>,
+    choice: Mutex<Choice>,
     /// Held while the redirect is looked up, so that one look-up serves all who wait.
     lookup: tokio::sync::Mutex<()>,
 }
 
+/// Who is asked for a blob, and where.
+#[derive(Debug, Default)]
+struct Choice {
+    /// Mirrors (by number) that failed for this blob, and until when they are not asked.
+    avoided: HashMap<usize, Instant>,
+    /// Who answered last; `None`: nobody yet, or the last server.
+    mirror: Option<usize>,
+    /// Where the server asked redirected to last, and which server that was.
+    target: Option<(Url, Option<usize>)>,
+}
+
 impl Source {
-    pub(crate) fn new(transport: Arc<Transport>, access: Access, digest: Digest) -> Self {
-        Self { transport, access, digest, target: Mutex::default(), lookup: tokio::sync::Mutex::default() }
+    pub(crate) fn new(repository: Repository, digest: Digest) -> Self {
+        Self { repository, digest, choice: Mutex::default(), lookup: tokio::sync::Mutex::default() }
     }
 
-    fn url(&self) -> Result<Url, RegistryError> {
-        self.access.endpoint.url(&self.access.repository, &format!("blobs/{}", self.digest))
+    fn transport(&self) -> &Transport {
+        &self.repository.transport
+    }
+
+    /// For error messages.
+    fn name(&self) -> String {
+        format!("{}/{}/blobs/{}", self.repository.host(), self.repository.name(), self.digest)
+    }
+
+    /// Asks the first server that is not avoided, and the next ones at once when a mirror fails.
+    async fn request(&self, want: Want) -> Result<(Reply, Accepted), RegistryError> {
+        let (mirrors, last) = self.repository.route.to(Capabilities::PULL)?;
+        for (number, mirror) in mirrors.iter().enumerate() {
+            if self.avoids(number) || self.transport().resting.has(mirror) {
+                continue;
+            }
+            match self.request_from(mirror, Some(number), want).await {
+                Ok(answer) => {
+                    self.choice.lock().mirror = Some(number);
+                    return Ok(answer);
+                }
+                Err(error) => {
+                    self.transport().resting.note(mirror, &error);
+                    self.choice.lock().avoided.insert(number, Instant::now() + AVOID);
+                }
+            }
+        }
+        let answer = self.request_from(&last, None, want).await?;
+        self.choice.lock().mirror = None;
+        Ok(answer)
+    }
+
+    fn avoids(&self, mirror: usize) -> bool {
+        self.choice.lock().avoided.get(&mirror).is_some_and(|until| *until > Instant::now())
+    }
+
+    fn distrust(&self) -> bool {
+        let mut choice = self.choice.lock();
+        let Some(mirror) = choice.mirror.take() else { return false };
+        tracing::warn!(mirror, blob = self.name(), "wrong bytes from a mirror");
+        choice.avoided.insert(mirror, Instant::now() + DISTRUST);
+        true
     }
 
     /// One attempt; a cached redirect target that fails is forgotten, and unless the failure is transient the
-    /// registry is asked at once.
-    async fn request(&self, want: Want) -> Result<(Reply, Accepted), RegistryError> {
-        if let Some(outcome) = self.request_from_target(want).await {
+    /// server is asked at once.
+    async fn request_from(
+        &self,
+        server: &Endpoint,
+        number: Option<usize>,
+        want: Want,
+    ) -> Result<(Reply, Accepted), RegistryError> {
+        let access = &self.repository.access(server, Action::Pull);
+        if let Some(outcome) = self.request_from_target(access, number, want).await {
             return outcome;
         }
         // The first requests for a blob wait for the one that finds out where the registry redirects to, but
         // not on a registry that is known to serve its blobs itself.
-        let looking_up = if self.transport.serves_blobs(&self.access.endpoint) {
-            None
-        } else {
-            Some(self.lookup.lock().await)
-        };
+        let looking_up =
+            if self.transport().serves_blobs(server) { None } else { Some(self.lookup.lock().await) };
         if looking_up.is_some()
-            && let Some(outcome) = self.request_from_target(want).await
+            && let Some(outcome) = self.request_from_target(access, number, want).await
         {
             return outcome;
         }
-        let url = self.url()?;
-        let reply = self.transport.attempt(&self.call(url.clone(), want)).await?;
+        let url = server.url(self.repository.name(), &format!("blobs/{}", self.digest))?;
+        let reply = self.transport().attempt(&call(access, url.clone(), want)).await?;
         let accepted = want.check(&reply)?;
         let redirected = *reply.url() != url;
-        self.transport.note_serves_blobs(&self.access.endpoint, !redirected);
-        *self.target.lock() = redirected.then(|| reply.url().clone());
+        self.transport().note_serves_blobs(server, !redirected);
+        self.choice.lock().target = redirected.then(|| (reply.url().clone(), number));
         Ok((reply, accepted))
     }
 
-    async fn request_from_target(&self, want: Want) -> Option<Result<(Reply, Accepted), RegistryError>> {
-        let target = self.target.lock().clone()?;
-        let outcome = match self.transport.attempt(&self.call(target.clone(), want)).await {
+    async fn request_from_target(
+        &self,
+        access: &Access,
+        number: Option<usize>,
+        want: Want,
+    ) -> Option<Result<(Reply, Accepted), RegistryError>> {
+        let target = self.choice.lock().target.clone().filter(|(_, of)| *of == number)?.0;
+        let outcome = match self.transport().attempt(&call(access, target.clone(), want)).await {
             Ok(reply) => want.check(&reply).map(|accepted| (reply, accepted)),
             Err(error) => Err(error),
         };
@@ -126,21 +199,21 @@ impl Source {
     }
 
     fn forget(&self, target: &Url) {
-        let mut cached = self.target.lock();
-        if cached.as_ref() == Some(target) {
-            *cached = None;
+        let mut choice = self.choice.lock();
+        if choice.target.as_ref().is_some_and(|(cached, _)| cached == target) {
+            choice.target = None;
         }
     }
+}
 
-    fn call(&self, url: Url, want: Want) -> Call {
-        let kind = if want.is_whole() { RequestKind::Blob } else { RequestKind::Range };
-        let mut call = Call::get(url, kind);
-        call.access = Some(self.access.clone());
-        if let Some(header) = want.header() {
-            call.headers.insert(RANGE, header);
-        }
-        call
+fn call(access: &Access, url: Url, want: Want) -> Call {
+    let kind = if want.is_whole() { RequestKind::Blob } else { RequestKind::Range };
+    let mut call = Call::get(url, kind, &access.endpoint.link);
+    call.access = Some(access.clone());
+    if let Some(header) = want.header() {
+        call.headers.insert(RANGE, header);
     }
+    call
 }
 
 /// Bytes of a blob as they arrive.
@@ -167,7 +240,7 @@ impl RangeBody {
         size: Option<u64>,
         max_skip: u64,
     ) -> Result<Self, RegistryError> {
-        let budget = source.transport.budget();
+        let budget = source.transport().budget();
         let mut body = Self { source, next: start, end, size, max_skip, budget, reply: None, skip: 0 };
         body.ensure_reply().await?;
         Ok(body)
@@ -200,7 +273,7 @@ impl RangeBody {
                 Err(failure) => failure,
             };
             self.reply = None;
-            self.source.transport.pause(failure, &mut self.budget).await?;
+            self.source.transport().pause(failure, &mut self.budget).await?;
         }
     }
 
@@ -216,7 +289,7 @@ impl RangeBody {
                     let range = ByteRange::new(want.start, want.end.unwrap_or(u64::MAX));
                     return Err(RegistryError::RangeNotSatisfiable { url, range });
                 }
-                Err(error) => self.source.transport.pause(error, &mut self.budget).await?,
+                Err(error) => self.source.transport().pause(error, &mut self.budget).await?,
             }
         }
         Ok(())

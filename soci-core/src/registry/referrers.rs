@@ -10,8 +10,9 @@ use http::{HeaderValue, Method};
 use reqwest::Url;
 
 use super::auth::Action;
-use super::client::{MAX_MANIFEST, Repository};
+use super::client::{MAX_MANIFEST, Repository, manifest_path};
 use super::error::RegistryError;
+use super::hosts::{Capabilities, Endpoint};
 use super::traffic::RequestKind;
 use crate::digest::Digest;
 use crate::image::{Descriptor, ImageIndex};
@@ -24,14 +25,34 @@ const MAX_REFERRERS: usize = 10_000;
 
 impl Repository {
     /// Manifests that refer to `subject`, optionally only those of one artifact type, in the registry's order.
+    ///
+    /// A mirror that lists none is not believed: many keep images only.
     pub async fn referrers(
         &self,
         subject: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>, RegistryError> {
-        let mut found = match self.referrers_by_api(subject, artifact_type).await? {
+        let (mirrors, last) = self.route.to(Capabilities::RESOLVE)?;
+        for mirror in self.transport.awake(mirrors) {
+            match self.referrers_from(&mirror, subject, artifact_type, false).await {
+                Ok(found) if found.is_empty() => {}
+                Ok(found) => return Ok(found),
+                Err(error) => self.transport.resting.note(&mirror, &error),
+            }
+        }
+        self.referrers_from(&last, subject, artifact_type, true).await
+    }
+
+    async fn referrers_from(
+        &self,
+        server: &Endpoint,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+        patient: bool,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
+        let mut found = match self.referrers_by_api(server, subject, artifact_type, patient).await? {
             Some(found) => found,
-            None => self.referrers_by_tag(subject).await?,
+            None => self.referrers_by_tag(server, subject, patient).await?,
         };
         // A registry may ignore the filter, and a tagged index knows none.
         if let Some(wanted) = artifact_type {
@@ -43,11 +64,14 @@ impl Repository {
     /// `None`: the registry has no referrers API.
     async fn referrers_by_api(
         &self,
+        server: &Endpoint,
         subject: &Digest,
         artifact_type: Option<&str>,
+        patient: bool,
     ) -> Result<Option<Vec<Descriptor>>, RegistryError> {
         let path = format!("referrers/{subject}");
-        let mut call = self.call(Method::GET, &path, RequestKind::Referrers, Action::Pull)?;
+        let mut call = self.call(server, Method::GET, &path, RequestKind::Referrers, Action::Pull)?;
+        call.patient = patient;
         call.headers.insert(ACCEPT, HeaderValue::from_static(OCI_INDEX));
         if let Some(wanted) = artifact_type {
             call.url.query_pairs_mut().append_pair("artifactType", wanted);
@@ -71,7 +95,7 @@ impl Repository {
                 return Err(RegistryError::protocol(&url, format!("more than {MAX_REFERRERS} referrers")));
             }
             match next {
-                Some(next) if self.endpoint.serves(&next) => call.url = next,
+                Some(next) if server.serves(&next) => call.url = next,
                 Some(_) => return Err(RegistryError::protocol(&url, "next page on another host")),
                 None => return Ok(Some(found)),
             }
@@ -80,11 +104,16 @@ impl Repository {
     }
 
     /// The list kept under the fallback tag; empty when there is no such tag.
-    pub(super) async fn referrers_by_tag(&self, subject: &Digest) -> Result<Vec<Descriptor>, RegistryError> {
-        match self.manifest_as(&fallback_tag(subject), RequestKind::Referrers).await {
+    pub(super) async fn referrers_by_tag(
+        &self,
+        server: &Endpoint,
+        subject: &Digest,
+        patient: bool,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
+        let tag = fallback_tag(subject);
+        match self.manifest_from(server, &tag, RequestKind::Referrers, patient).await {
             Ok((raw, _, _)) => {
-                let url = self.endpoint.url(&self.name, &format!("manifests/{}", fallback_tag(subject)))?;
-                Ok(parse_index(&url, raw)?.manifests)
+                Ok(parse_index(&server.url(&self.name, &manifest_path(&tag)?)?, raw)?.manifests)
             }
             Err(RegistryError::NotFound { .. }) => Ok(Vec::new()),
             Err(error) => Err(error),

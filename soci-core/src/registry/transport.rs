@@ -6,7 +6,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -17,8 +16,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::auth::{Access, Auth};
 use super::content::Content;
 use super::error::{Phase, RegistryError, printable};
-use super::hosts::{Endpoint, is_loopback};
-use super::options::{RegistryOptions, Timeouts};
+use super::hosts::{Endpoint, Resting};
+use super::link::Link;
+use super::options::RegistryOptions;
 use super::reply::Reply;
 use super::retry::{Budget, RetryPolicy};
 use super::traffic::{RequestKind, Traffic};
@@ -36,11 +36,15 @@ pub(crate) struct Call {
     pub(crate) kind: RequestKind,
     /// Whose credential to show when the registry asks; `None`: never any.
     pub(crate) access: Option<Access>,
+    /// How connections are made.
+    pub(crate) link: Link,
+    /// Worth repeated attempts: there is no other server to ask.
+    pub(crate) patient: bool,
 }
 
 impl Call {
     /// A GET without credential.
-    pub(crate) fn get(url: Url, kind: RequestKind) -> Self {
+    pub(crate) fn get(url: Url, kind: RequestKind, link: &Link) -> Self {
         Self {
             method: Method::GET,
             url,
@@ -48,6 +52,8 @@ impl Call {
             content: Content::Empty,
             kind,
             access: None,
+            link: link.clone(),
+            patient: true,
         }
     }
 }
@@ -55,34 +61,33 @@ impl Call {
 /// Sends calls.
 #[derive(Debug)]
 pub(crate) struct Transport {
-    client: reqwest::Client,
-    /// For this machine's own addresses, which no proxy can reach.
-    direct: reqwest::Client,
-    timeouts: Timeouts,
     retry: RetryPolicy,
     auth: Auth,
     /// Registries whose last blob came without a redirect.
     serving_blobs: Mutex<HashSet<Endpoint>>,
+    /// Mirrors that could not be reached lately.
+    pub(crate) resting: Resting,
     /// Held while a referrers tag is read, changed and written.
     pub(crate) tag_writer: tokio::sync::Mutex<()>,
     pub(crate) traffic: Arc<Traffic>,
 }
 
 impl Transport {
-    pub(crate) fn new(options: &RegistryOptions) -> Result<Self, RegistryError> {
-        // Fails when the program chose a provider already: then that one is used.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let setup = |source| RegistryError::Setup { source };
-        Ok(Self {
-            client: client(options, false).map_err(setup)?,
-            direct: client(options, true).map_err(setup)?,
-            timeouts: options.timeouts,
+    pub(crate) fn new(options: &RegistryOptions) -> Self {
+        Self {
             retry: options.retry,
-            auth: Auth::new(Arc::clone(&options.keychain)),
+            auth: Auth::new(Arc::clone(&options.keychain), options.credential_fresh),
             serving_blobs: Mutex::default(),
+            resting: Resting::default(),
             tag_writer: tokio::sync::Mutex::default(),
             traffic: Arc::default(),
-        })
+        }
+    }
+
+    /// Those of `mirrors` that are worth asking now.
+    pub(crate) fn awake(&self, mut mirrors: Vec<Endpoint>) -> Vec<Endpoint> {
+        mirrors.retain(|mirror| !self.resting.has(mirror));
+        mirrors
     }
 
     /// Whether this registry is known to serve blobs itself, without redirects.
@@ -105,9 +110,14 @@ impl Transport {
         Budget::new(self.retry)
     }
 
+    /// A fresh retry budget for `call`.
+    pub(crate) fn budget_for(&self, call: &Call) -> Budget {
+        if call.patient { self.budget() } else { Budget::new(RetryPolicy { max_retries: 0, ..self.retry }) }
+    }
+
     /// Sends `call` with a budget of its own; only success statuses are `Ok`.
     pub(crate) async fn send(&self, call: &Call) -> Result<Reply, RegistryError> {
-        self.send_within(call, &mut self.budget()).await
+        self.send_within(call, &mut self.budget_for(call)).await
     }
 
     /// Sends `call`, repeating it after transient failures as long as `budget` lasts.
@@ -155,7 +165,10 @@ impl Transport {
         };
         let shown = self.auth.header(self, access).await?;
         let reply = self.once(call, url, shown.as_ref()).await?;
-        if reply.status() != StatusCode::UNAUTHORIZED {
+        // Some registries say "forbidden" to a credential that has expired.
+        let stale = reply.status() == StatusCode::FORBIDDEN
+            && shown.as_ref().is_some_and(|shown| self.auth.is_old(access, shown));
+        if reply.status() != StatusCode::UNAUTHORIZED && !stale {
             return Ok(reply);
         }
         let values = reply.headers().get_all(WWW_AUTHENTICATE);
@@ -177,9 +190,12 @@ impl Transport {
         url: &Url,
         authorization: Option<&HeaderValue>,
     ) -> Result<Reply, RegistryError> {
-        let client =
-            if is_loopback(url.host_str().unwrap_or_default()) { &self.direct } else { &self.client };
-        let mut request = client.request(call.method.clone(), url.clone()).headers(call.headers.clone());
+        let timeouts = call.link.timeouts();
+        let mut request = call.link.client(url).request(call.method.clone(), url.clone());
+        request = request.headers(call.headers.clone());
+        if call.access.as_ref().is_some_and(|access| access.endpoint.serves(url)) {
+            request = request.headers(call.link.headers().clone());
+        }
         request = request.header(ACCEPT_ENCODING, "identity");
         if let Some(header) = authorization {
             request = request.header(AUTHORIZATION, header);
@@ -190,22 +206,22 @@ impl Transport {
             .await
             .map_err(|source| RegistryError::Content { source })?;
         self.traffic.count_request(call.kind);
-        let deadline = Instant::now() + self.timeouts.whole;
+        let deadline = Instant::now() + timeouts.whole;
         let sending = request.send();
         let response = match progress {
-            None => timeout(self.timeouts.connect + self.timeouts.header, sending)
+            None => timeout(timeouts.connect + timeouts.header, sending)
                 .await
                 .map_err(|_| RegistryError::timed_out(url, Phase::Header))?,
             Some(progress) => {
                 tokio::select! {
                     response = sending => response,
-                    () = progress.stalled(self.timeouts.stall, self.timeouts.whole) =>
+                    () = progress.stalled(timeouts.stall, timeouts.whole) =>
                         return Err(RegistryError::timed_out(url, Phase::Stall)),
                 }
             }
         };
         let response = response.map_err(|source| RegistryError::transport(url, source))?;
-        Ok(Reply::new(response, deadline, self.timeouts.stall, Arc::clone(&self.traffic)))
+        Ok(Reply::new(response, deadline, timeouts.stall, Arc::clone(&self.traffic)))
     }
 }
 
@@ -220,33 +236,4 @@ fn redirect_target(from: &Url, headers: &HeaderMap) -> Result<Url, RegistryError
         ("http", "http") | (_, "https") => Ok(target),
         _ => Err(RegistryError::protocol(from, format!("redirect to scheme {}", target.scheme()))),
     }
-}
-
-/// The HTTP client, with the system's trust roots if there are any; `direct`: never through a proxy.
-fn client(options: &RegistryOptions, direct: bool) -> reqwest::Result<reqwest::Client> {
-    let mut roots = Vec::new();
-    for pem in &options.extra_roots {
-        roots.extend(reqwest::Certificate::from_pem_bundle(pem)?);
-    }
-    let builder = || {
-        let builder = reqwest::Client::builder()
-            .user_agent(&options.user_agent)
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(options.timeouts.connect)
-            .pool_max_idle_per_host(options.max_idle_per_host)
-            .pool_idle_timeout(Duration::from_secs(90))
-            .tcp_nodelay(true)
-            .tcp_keepalive(Duration::from_secs(30))
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .http2_keep_alive_timeout(Duration::from_secs(10))
-            .http2_initial_stream_window_size(4 << 20)
-            .http2_initial_connection_window_size(32 << 20)
-            .referer(false);
-        if direct { builder.no_proxy() } else { builder }
-    };
-    builder().tls_certs_merge(roots.clone()).build().or_else(|error| {
-        // A machine without any trust root can still use plain HTTP registries, and its own roots.
-        tracing::warn!(error = &error as &dyn std::error::Error, "no system certificates");
-        builder().tls_certs_only(roots).build()
-    })
 }

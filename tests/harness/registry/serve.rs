@@ -58,11 +58,14 @@ async fn answer(state: &State, server: Server, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let uri = parts.uri.to_string();
     let mut headers = parts.headers;
+    let text =
+        |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let logged = super::Request {
         server,
         method: parts.method.to_string(),
         path: uri.clone(),
-        range: headers.get(RANGE).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
+        range: text(RANGE.as_str()),
+        custom: text("x-custom"),
         authorized: headers.contains_key(AUTHORIZATION),
         status: 0,
     };

@@ -58,6 +58,7 @@ impl Access {
 #[derive(Debug, Clone)]
 struct Grant {
     header: HeaderValue,
+    since: Instant,
     expires: Instant,
 }
 
@@ -67,13 +68,15 @@ type Slot = Arc<tokio::sync::Mutex<Option<Grant>>>;
 #[derive(Debug)]
 pub(crate) struct Auth {
     keychain: Arc<dyn Keychain>,
+    fresh: Duration,
     challenges: Mutex<HashMap<Endpoint, Challenge>>,
     slots: Mutex<HashMap<Access, Slot>>,
 }
 
 impl Auth {
-    pub(crate) fn new(keychain: Arc<dyn Keychain>) -> Self {
-        Self { keychain, challenges: Mutex::default(), slots: Mutex::default() }
+    /// `fresh`: see [`super::RegistryOptions::credential_fresh`].
+    pub(crate) fn new(keychain: Arc<dyn Keychain>, fresh: Duration) -> Self {
+        Self { keychain, fresh, challenges: Mutex::default(), slots: Mutex::default() }
     }
 
     /// The header for a first attempt: none for a registry that never asked for one.
@@ -96,9 +99,19 @@ impl Auth {
         challenges: &[String],
         refused: Option<&HeaderValue>,
     ) -> Result<Option<HeaderValue>, RegistryError> {
-        let Some(challenge) = Challenge::choose(challenges) else { return Ok(None) };
+        let known = || self.challenges.lock().get(&access.endpoint).cloned();
+        let Some(challenge) = Challenge::choose(challenges).or_else(known) else { return Ok(None) };
         self.challenges.lock().insert(access.endpoint.clone(), challenge.clone());
         self.grant(transport, access, &challenge, refused).await.map(Some)
+    }
+
+    /// Whether `shown` was obtained so long ago that it may have expired.
+    pub(crate) fn is_old(&self, access: &Access, shown: &HeaderValue) -> bool {
+        let slot = self.slots.lock().get(access).cloned();
+        let slot = slot.as_ref().and_then(|slot| slot.try_lock().ok());
+        slot.as_ref()
+            .and_then(|slot| slot.as_ref())
+            .is_some_and(|grant| grant.header == shown && grant.since.elapsed() >= self.fresh)
     }
 
     async fn grant(
@@ -139,10 +152,12 @@ impl Auth {
         match (challenge, credential) {
             (_, Credential::RegistryToken(token)) => Ok(Grant {
                 header: sensitive(&format!("Bearer {token}"), host)?,
+                since: Instant::now(),
                 expires: Instant::now() + BASIC_LIFETIME,
             }),
             (Challenge::Basic, Credential::Basic { user, password }) => {
-                Ok(Grant { header: basic(&user, &password, host)?, expires: Instant::now() + BASIC_LIFETIME })
+                let header = basic(&user, &password, host)?;
+                Ok(Grant { header, since: Instant::now(), expires: Instant::now() + BASIC_LIFETIME })
             }
             (Challenge::Basic, _) => {
                 Err(unauthorized("a user and a password are needed, and none are known"))
@@ -152,10 +167,15 @@ impl Auth {
                     return Err(unauthorized("the token server named by the registry has no TLS"));
                 }
                 let scope = scope.clone().unwrap_or_else(|| access.scope());
-                let request = token::Request { realm, service: service.as_deref(), scope: &scope };
+                let request = token::Request {
+                    realm,
+                    link: &access.endpoint.link,
+                    service: service.as_deref(),
+                    scope: &scope,
+                };
                 let token = token::exchange(transport, &request, &credential).await?;
                 let header = sensitive(&format!("Bearer {}", token.value), host)?;
-                Ok(Grant { header, expires: Instant::now() + token.lifetime })
+                Ok(Grant { header, since: Instant::now(), expires: Instant::now() + token.lifetime })
             }
         }
     }

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use super::{Credential, sensitive};
 use crate::registry::content::Content;
 use crate::registry::error::RegistryError;
+use crate::registry::link::Link;
 use crate::registry::traffic::RequestKind;
 use crate::registry::transport::{Call, Transport};
 
@@ -27,6 +28,7 @@ const MAX_LIFETIME: Duration = Duration::from_hours(24);
 /// What to ask of which token server.
 pub(super) struct Request<'a> {
     pub(super) realm: &'a Url,
+    pub(super) link: &'a Link,
     pub(super) service: Option<&'a str>,
     pub(super) scope: &'a str,
 }
@@ -58,7 +60,7 @@ async fn ask(
     request: &Request<'_>,
     credential: &Credential,
 ) -> Result<Token, RegistryError> {
-    let mut call = Call::get(request.realm.clone(), RequestKind::Token);
+    let mut call = Call::get(request.realm.clone(), RequestKind::Token, request.link);
     let host = request.realm.authority();
     if let Credential::IdentityToken(refresh_token) = credential {
         let mut form = Url::parse("form:").map_err(|_| RegistryError::protocol(request.realm, "no form"))?;

@@ -1,0 +1,169 @@
+//! Connections: the HTTP clients, one for each set of certificates and limits.
+//!
+//! [`Links`] owns them; an equal set gets the same [`Link`], whose connections are then shared.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+use parking_lot::Mutex;
+use reqwest::Url;
+
+use super::hosts::{Tls, is_loopback};
+use super::options::{RegistryOptions, Timeouts};
+
+/// A way to make connections, with the headers that go along.
+#[derive(Clone)]
+pub(crate) struct Link(Arc<Parts>);
+
+struct Parts {
+    client: reqwest::Client,
+    /// For this machine's own addresses, which no proxy can reach.
+    direct: reqwest::Client,
+    headers: HeaderMap,
+    timeouts: Timeouts,
+}
+
+impl Link {
+    /// The client for `url`.
+    pub(crate) fn client(&self, url: &Url) -> &reqwest::Client {
+        if is_loopback(url.host_str().unwrap_or_default()) { &self.0.direct } else { &self.0.client }
+    }
+
+    /// Headers for the server itself, not for those it redirects to.
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        &self.0.headers
+    }
+
+    /// Time limits.
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        self.0.timeouts
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("timeouts", &self.0.timeouts).finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Link {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Link {}
+
+impl Hash for Link {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct Settings {
+    tls: Tls,
+    connect: Duration,
+    whole: Duration,
+    headers: Vec<(String, Vec<u8>)>,
+}
+
+/// All links.
+pub(crate) struct Links {
+    user_agent: String,
+    timeouts: Timeouts,
+    max_idle_per_host: usize,
+    made: Mutex<HashMap<Settings, Link>>,
+}
+
+impl fmt::Debug for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Links").field("user_agent", &self.user_agent).finish_non_exhaustive()
+    }
+}
+
+impl Links {
+    pub(crate) fn new(options: &RegistryOptions) -> Self {
+        // Fails when the program chose a provider already: then that one is used.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Self {
+            user_agent: options.user_agent.clone(),
+            timeouts: options.timeouts,
+            max_idle_per_host: options.max_idle_per_host,
+            made: Mutex::default(),
+        }
+    }
+
+    /// The link with these certificates, limits (connecting, whole exchange) and headers.
+    pub(crate) fn link(
+        &self,
+        tls: &Tls,
+        (connect, whole): (Option<Duration>, Option<Duration>),
+        headers: &HeaderMap,
+    ) -> reqwest::Result<Link> {
+        let timeouts = Timeouts {
+            connect: connect.unwrap_or(self.timeouts.connect),
+            whole: whole.unwrap_or(self.timeouts.whole),
+            ..self.timeouts
+        };
+        let settings = Settings {
+            tls: tls.clone(),
+            connect: timeouts.connect,
+            whole: timeouts.whole,
+            headers: headers
+                .iter()
+                .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned()))
+                .collect(),
+        };
+        let mut made = self.made.lock();
+        if let Some(link) = made.get(&settings) {
+            return Ok(link.clone());
+        }
+        let link = Link(Arc::new(Parts {
+            client: self.client(tls, timeouts, false)?,
+            direct: self.client(tls, timeouts, true)?,
+            headers: headers.clone(),
+            timeouts,
+        }));
+        made.insert(settings, link.clone());
+        Ok(link)
+    }
+
+    /// An HTTP client, with the system's trust roots if there are any; `direct`: never through a proxy.
+    fn client(&self, tls: &Tls, timeouts: Timeouts, direct: bool) -> reqwest::Result<reqwest::Client> {
+        let mut roots = Vec::new();
+        for pem in &tls.roots {
+            roots.extend(reqwest::Certificate::from_pem_bundle(pem)?);
+        }
+        let identity = tls.identity.as_deref().map(reqwest::Identity::from_pem).transpose()?;
+        let builder = || {
+            let mut builder = reqwest::Client::builder()
+                .user_agent(&self.user_agent)
+                .redirect(reqwest::redirect::Policy::none())
+                .connect_timeout(timeouts.connect)
+                .pool_max_idle_per_host(self.max_idle_per_host)
+                .pool_idle_timeout(Duration::from_secs(90))
+                .tcp_nodelay(true)
+                .tcp_keepalive(Duration::from_secs(30))
+                .http2_keep_alive_interval(Duration::from_secs(10))
+                .http2_keep_alive_timeout(Duration::from_secs(10))
+                .http2_initial_stream_window_size(4 << 20)
+                .http2_initial_connection_window_size(32 << 20)
+                .tls_danger_accept_invalid_certs(tls.skip_verify)
+                .referer(false);
+            if let Some(identity) = identity.clone() {
+                builder = builder.identity(identity);
+            }
+            if direct { builder.no_proxy() } else { builder }
+        };
+        builder().tls_certs_merge(roots.clone()).build().or_else(|error| {
+            // A machine without any trust root can still use plain HTTP registries, and its own roots.
+            tracing::warn!(error = &error as &dyn std::error::Error, "no system certificates");
+            builder().tls_certs_only(roots).build()
+        })
+    }
+}
