@@ -89,6 +89,12 @@ pub(crate) enum Command {
     Trace(trace::Command),
     /// Run a container of an image, its layers served by a private snapshotter.
     Run(commands::run::Args),
+    /// Check what this machine has and lacks for recording and for lazy starts.
+    Doctor(commands::doctor::Args),
+    /// Print the completions of a shell.
+    Completion(commands::completion::Args),
+    /// Print or write the manual pages.
+    Man(commands::man::Args),
     /// Execute a program that dies with its parent.
     #[command(hide = true)]
     Tied(commands::tied::Args),
@@ -103,6 +109,9 @@ impl Command {
         match self {
             Self::Record(args) => commands::record::run(&args, global),
             Self::Run(args) => commands::run::run(&args, global),
+            Self::Doctor(args) => commands::doctor::run(&args, global),
+            Self::Completion(args) => within(global, move |_| commands::completion::run(&args)),
+            Self::Man(args) => within(global, move |_| commands::man::run(&args)),
             Self::Tied(args) => commands::tied::run(&args),
             Self::WorkloadInit(args) => Ok(commands::workload_init::run(&args)),
             Self::Report(args) => within(global, |_| commands::report::run(args)),

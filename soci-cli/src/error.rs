@@ -57,6 +57,9 @@ fn registry_hint(error: &RegistryError) -> Option<&'static str> {
         RegistryError::Unauthorized { .. } | RegistryError::Denied { .. } => {
             Some("give --user NAME[:PASSWORD], or log in so that the docker configuration has the credential")
         }
+        RegistryError::Hosts { .. } | RegistryError::NotCapable { .. } => {
+            Some("mend or remove the hosts.toml of this registry")
+        }
         RegistryError::Transport { .. } => Some("a registry without TLS needs --plain-http"),
         _ => None,
     }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use soci_core::trace::{AccessKind, Process};
 
-pub use ebpf::{BtfError, Counts, Ebpf, EbpfError, RING_BYTES};
+pub use ebpf::{BtfError, Counts, Ebpf, EbpfError, RING_BYTES, probe_ebpf};
 pub use fuse_log::FuseLog;
 
 /// One observed use of bytes, as the engine saw it.

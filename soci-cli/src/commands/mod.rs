@@ -1,8 +1,11 @@
 //! The commands, one file each: arguments, what they do, what they print.
 
+pub(crate) mod completion;
 pub(crate) mod create;
+pub(crate) mod doctor;
 mod engine;
 pub(crate) mod index;
+pub(crate) mod man;
 pub(crate) mod prefetch;
 pub(crate) mod push;
 mod push_image;

@@ -77,6 +77,15 @@ impl std::fmt::Debug for Ebpf {
     }
 }
 
+/// Whether the programs can be used here: loads and attaches them for a moment, watching nobody.
+///
+/// # Errors
+/// The reason why not.
+pub fn probe_ebpf() -> Result<(), EbpfError> {
+    let page = u32::try_from(rustix::param::page_size()).unwrap_or(1 << 16);
+    Loaded::new(0, 0, page).map(drop)
+}
+
 impl Ebpf {
     /// Watches what the tasks of `cgroup` read from the files of `layers`, whose overlay is mounted on `rootfs`.
     ///

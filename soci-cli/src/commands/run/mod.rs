@@ -133,7 +133,7 @@ struct Start<'a> {
 impl Start<'_> {
     fn run(self) -> Result<ExitCode> {
         let args = self.args;
-        let program = snapshotter(args.snapshotter_bin.as_deref())?;
+        let program = snapshotter_program(args.snapshotter_bin.as_deref())?;
         let _alone = occupy(self.root)?;
         let host = self.reference.resolve_registry().to_owned();
         let daemon = Daemon::start(&Setup {
@@ -279,7 +279,7 @@ fn exit_code(verdict: &Verdict, ready: bool) -> u8 {
 }
 
 /// The daemon's program: the one that was named, the one beside this program, or the one on the path.
-fn snapshotter(named: Option<&Path>) -> Result<PathBuf> {
+pub(crate) fn snapshotter_program(named: Option<&Path>) -> Result<PathBuf> {
     if let Some(named) = named {
         return Ok(named.to_path_buf());
     }

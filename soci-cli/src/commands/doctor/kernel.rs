@@ -1,0 +1,102 @@
+//! What the kernel lets us do: FUSE, overlays, eBPF, cgroups.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::Path;
+
+use recorder::capture::probe_ebpf;
+use recorder::rootfs::Overlay;
+
+use super::Finding;
+
+/// All checks of this machine alone.
+pub(super) fn check() -> Vec<Finding> {
+    let root = rustix::process::geteuid().is_root();
+    let mut findings = vec![kernel(), user(root), fuse(), passthrough_of_overlay(root), cgroup()];
+    findings.push(ebpf(root));
+    findings
+}
+
+fn kernel() -> Finding {
+    let name = rustix::system::uname();
+    let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
+    Finding::ok(
+        "kernel",
+        format!("{} {} {}", text(name.sysname()), text(name.release()), text(name.machine())),
+    )
+}
+
+fn user(root: bool) -> Finding {
+    if root {
+        return Finding::ok("user", "root");
+    }
+    Finding::failed(
+        "user",
+        "not root: no mounts, no eBPF; index, zTOC and trace commands work",
+        "run soci doctor, record and run as root",
+    )
+}
+
+fn fuse() -> Finding {
+    match OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => Finding::ok("fuse", "/dev/fuse can be opened"),
+        Err(error) => Finding::failed(
+            "fuse",
+            format!("/dev/fuse: {error}"),
+            "load the module (modprobe fuse); in a container, pass the device",
+        ),
+    }
+}
+
+/// Mounts an overlay of empty directories for a moment: the only honest test.
+fn passthrough_of_overlay(root: bool) -> Finding {
+    const CHECK: &str = "overlayfs";
+    const ADVICE: &str = "load the module (modprobe overlay); the snapshotter's root must be on ext4, xfs or btrfs, not on an overlay";
+    if !root {
+        return Finding::warning(CHECK, "not tried: needs root", "");
+    }
+    let attempt = || -> Result<(), String> {
+        let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let part = |name: &str| dir.path().join(name);
+        fs::create_dir(part("lower")).map_err(|error| error.to_string())?;
+        let overlay = Overlay::writable(&[&part("lower")], &part("upper"), &part("work"), &part("merged"));
+        let overlay = overlay.map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
+        fs::write(overlay.path().join("file"), "written").map_err(|error| error.to_string())
+    };
+    match attempt() {
+        Ok(()) => Finding::ok(CHECK, "an overlay can be mounted and written"),
+        Err(error) => Finding::failed(CHECK, error, ADVICE),
+    }
+}
+
+fn cgroup() -> Finding {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let unified = mounts.lines().find_map(|line| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        file_system.starts_with("cgroup2 ").then(|| mount.split(' ').nth(4).unwrap_or_default().to_owned())
+    });
+    match unified {
+        Some(place) if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() => {
+            Finding::ok("cgroup", format!("version 2 at {place}"))
+        }
+        Some(place) => Finding::ok("cgroup", format!("versions 1 and 2 (unified at {place})")),
+        None => {
+            Finding::warning("cgroup", "no unified hierarchy is mounted", "soci record mounts one for itself")
+        }
+    }
+}
+
+/// Loads and attaches the recorder's programs for a moment.
+fn ebpf(root: bool) -> Finding {
+    const CHECK: &str = "ebpf";
+    const ADVICE: &str = "soci record uses FUSE instead (--engine fuse)";
+    if let Err(error) = File::open("/sys/kernel/btf/vmlinux") {
+        return Finding::warning(CHECK, format!("no kernel types: /sys/kernel/btf/vmlinux: {error}"), ADVICE);
+    }
+    if !root {
+        return Finding::warning(CHECK, "not tried: needs root", ADVICE);
+    }
+    match probe_ebpf() {
+        Ok(()) => Finding::ok(CHECK, "kernel types and tracepoints are there; the programs load and attach"),
+        Err(error) => Finding::warning(CHECK, format!("{:#}", anyhow::Error::new(error)), ADVICE),
+    }
+}

@@ -1,0 +1,80 @@
+//! `soci doctor` on this machine: with the services of a node, without them, and with a registry that lacks something.
+
+use std::fs;
+
+use harness::containerd::Containerd;
+use harness::daemon::Daemon;
+use harness::faults::{Fault, When};
+use harness::image::{LayerSource, TarWriter, publish};
+use harness::machine::mounts_mentioning;
+use harness::registry::{AuthMode, Habits, TestRegistry};
+use harness::soci::{Outcome, Soci};
+use serde_json::Value;
+
+/// State and text of a finding.
+fn finding(outcome: &Outcome, check: &str) -> (String, String) {
+    let all: Vec<Value> =
+        serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {outcome:?}"));
+    let one =
+        all.iter().find(|one| one["check"] == check).unwrap_or_else(|| panic!("no {check}: {outcome:?}"));
+    let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
+    (text("state"), text("found") + " " + &text("advice"))
+}
+
+#[test]
+fn a_whole_node_is_well_and_says_what_is_missing_when_it_is_not() {
+    let work = tempfile::tempdir().unwrap();
+    let path = |name: &str| work.path().join(name).display().to_string();
+    let config = path("config.toml");
+    fs::write(&config, "[cache]\nmax_bytes = 1000000\n").unwrap();
+    let daemon = Daemon::start(work.path(), "");
+    let containerd = Containerd::start(work.path(), &daemon);
+    let socket = daemon.socket().display().to_string();
+    let soci = Soci::new();
+    let address = path("containerd.sock");
+    let doctor = |config: &str| {
+        soci.run(["--address", &address, "doctor", "--json", "--snapshotter", &socket, "--config", config])
+    };
+    let well = doctor(&config);
+    assert_eq!(well.code, 0, "{well:?}");
+    for check in ["user", "fuse", "overlayfs", "ebpf", "config", "snapshotter", "containerd"] {
+        assert_eq!(finding(&well, check).0, "ok", "{check}: {well:?}");
+    }
+    assert_eq!(mounts_mentioning("/merged").len(), 0, "what was tried is gone");
+
+    fs::write(&config, "[cache]\nmax_bytes = true\n").unwrap();
+    let broken = doctor(&config);
+    assert_eq!(broken.code, 1);
+    let (state, text) = finding(&broken, "config");
+    assert!(state == "failed" && text.contains("config.toml"), "{text}");
+
+    drop(containerd);
+    drop(daemon);
+    let alone = doctor("/nowhere/config.toml");
+    assert_eq!(alone.code, 0, "{alone:?}");
+    for check in ["snapshotter", "containerd"] {
+        let (state, text) = finding(&alone, check);
+        assert!(state == "warning" && text.contains(".sock"), "{text}");
+    }
+}
+
+#[test]
+fn a_registry_is_examined_as_the_snapshotter_will_need_it() {
+    let registry = TestRegistry::start();
+    let tar = TarWriter::default().file("a", b"content").finish();
+    let image = publish(&registry, "app", &[LayerSource::of_tar(&tar)], 64 << 10);
+    let soci = Soci::new();
+    let well = soci.run(["doctor", "--json", &image.reference]);
+    for check in ["registry", "ranges"] {
+        assert_eq!(finding(&well, check).0, "ok", "{check}: {well:?}");
+    }
+    registry.faults().add(When::path(image.layers[0].to_string()), Fault::Status(403, None));
+    let forbidden = soci.run(["doctor", "--json", &image.reference]);
+    assert_eq!((forbidden.code, finding(&forbidden, "ranges").0.as_str()), (1, "failed"));
+
+    let closed = TestRegistry::with(Habits { auth: AuthMode::Basic, ..Habits::default() });
+    let refused = soci.run(["doctor", &format!("{}/app", closed.host())]);
+    assert_eq!(refused.code, 1);
+    let advice = refused.stdout.lines().find(|line| line.contains("->") && line.contains("log in"));
+    assert!(refused.stdout.contains("FAIL  registry") && advice.is_some(), "{}", refused.stdout);
+}
