@@ -20,7 +20,14 @@ fn header() -> Header {
 }
 
 fn end() -> End {
-    End { dropped: 3, outcome: Outcome::Ready, ready_ns: Some(77), ended_ns: 99, exit_code: None }
+    End {
+        dropped: 3,
+        outcome: Outcome::Ready,
+        ready_ns: Some(77),
+        ended_ns: 99,
+        exit_code: None,
+        outside: None,
+    }
 }
 
 fn access() -> impl Strategy<Value = Access> {
@@ -29,7 +36,8 @@ fn access() -> impl Strategy<Value = Access> {
         Just(AccessKind::Read),
         Just(AccessKind::Fault),
         Just(AccessKind::Map),
-        Just(AccessKind::Exec)
+        Just(AccessKind::Exec),
+        Just(AccessKind::Open)
     ];
     (
         any::<u64>(),
