@@ -130,3 +130,39 @@ fn what_the_verifier_says_is_shown() {
     assert!(matches!(&error, EbpfError::Verifier { log, .. } if !log.is_empty()), "{error:?}");
     assert!(error.to_string().contains("the verifier refuses the program"), "{error}");
 }
+
+/// The kernel's own type information, but with one member of a structure at the place of another.
+fn kernel_with_member_at(member: &str, other: &str) -> (tempfile::TempDir, PathBuf) {
+    let mut types = fs::read(TYPES).unwrap();
+    let word = |at: usize, types: &[u8]| u32::from_ne_bytes(types[at..at + 4].try_into().unwrap());
+    let header = word(4, &types) as usize;
+    let (from, length) = (header + word(8, &types) as usize, word(12, &types) as usize);
+    let strings = header + word(16, &types) as usize;
+    let name = |text: &str| {
+        let text = [b"\0", text.as_bytes(), b"\0"].concat();
+        (types[strings..].windows(text.len()).position(|window| window == text).unwrap() + 1) as u32
+    };
+    let (member, other) = (name(member), name(other));
+    let places: Vec<usize> = (from..from + length).step_by(4).collect();
+    let offset = |wanted: u32| places.iter().copied().find(|&at| word(at, &types) == wanted).unwrap() + 8;
+    let (to, what) = (offset(member), word(offset(other), &types));
+    types[to..to + 4].copy_from_slice(&what.to_ne_bytes());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("vmlinux");
+    fs::write(&file, types).unwrap();
+    (dir, file)
+}
+
+#[test]
+fn an_inode_that_cannot_be_read_is_counted_and_told_to_who_listens() {
+    // Its file system is looked for where its number is.
+    let (_dir, file) = kernel_with_member_at("i_sb", "i_ino");
+    let words = ["access", "pread"];
+    let quiet = image().record_by(after(BIND, &file), &["--engine", "ebpf"], &words);
+    assert!(complete(&quiet).is_empty());
+    assert!(quiet.stderr().contains("of unknown files"), "{}", quiet.stderr());
+    assert!(!quiet.stderr().contains("could not be read"), "{}", quiet.stderr());
+    let listening = image().record_by(after(BIND, &file), &["--engine", "ebpf", "--debug"], &words);
+    assert!(complete(&listening).is_empty());
+    assert!(listening.stderr().contains("an inode could not be read"), "{}", listening.stderr());
+}
