@@ -83,7 +83,7 @@ impl Call {
     /// The first of the `count` bytes that it has read. `position` is that of its file before the call, if known.
     #[inline(always)]
     pub(crate) fn start(&self, count: u64, position: Option<u64>) -> Option<u64> {
-        let pointer = match self.number {
+        let pointer: u64 = match self.number {
             PREAD64 => return kernel::member(self.regs, Field::RegsFourth),
             PREADV | PREADV2 => {
                 let given: u64 = kernel::member(self.regs, Field::RegsFourth)?;

@@ -119,17 +119,18 @@ impl Ebpf {
         let written = fs::metadata(upper).map_err(EbpfError::layer(upper))?;
         let devices = identity.devices().iter().copied().chain([identity::inode(&written).dev]).collect();
         let loaded = Loaded::new(cgroup.id(), cgroup.level(), settings)?;
-        let now = clock_gettime(ClockId::Monotonic);
+        let strangers = Strangers::new(devices);
+        let (instant, now) = (Instant::now(), clock_gettime(ClockId::Monotonic)); // one right after the other
         Ok(Self {
             loaded,
             exact: settings.exact,
             identity,
             seen: HashMap::new(),
-            strangers: Strangers::new(devices),
+            strangers,
             upper: upper.to_owned(),
             processes: HashMap::new(),
             ready: VecDeque::new(),
-            clock: (Instant::now(), now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64),
+            clock: (instant, now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64),
             ring_records: settings.ring_bytes / RECORD_BYTES + 1,
             received: 0,
         })
