@@ -77,7 +77,14 @@ fn flagged_trace(path: &Path, accesses: &[(&str, u64, u64, u64)], lost: Option<u
     }
     if let Some(dropped) = lost {
         writer
-            .finish(&End { dropped, outcome: Ended::Ready, ready_ns: Some(1), ended_ns: 2, exit_code: None })
+            .finish(&End {
+                dropped,
+                outcome: Ended::Ready,
+                ready_ns: Some(1),
+                ended_ns: 2,
+                exit_code: None,
+                outside: None,
+            })
             .unwrap();
     } else {
         writer.flush().unwrap();

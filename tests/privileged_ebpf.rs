@@ -5,122 +5,37 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use harness::access::{AccessImage, BIG_PAGES, EXACT, FILE_PAGES, MAPPED, complete, pages, truth, write};
 use harness::daemon::program;
 use harness::layout;
-use harness::recording::{PAGE, Recording};
-use recorder::capture::{Capture, Ebpf, RING_BYTES};
+use harness::recording::PAGE;
+use recorder::capture::{Capture, Ebpf, RING_BYTES, Settings};
 use recorder::workload::Cgroup;
-use serde_json::json;
-use soci_core::trace::{Access, AccessKind};
+use soci_core::trace::AccessKind;
 use tempfile::TempDir;
 
-const FILE_PAGES: u64 = 256;
-const BIG_PAGES: u64 = 4096;
-
-/// Ways of reading in which the kernel names exactly the pages that are asked for.
-const EXACT: [&str; 9] =
-    ["read", "whole", "pread", "readv", "sendfile", "splice", "copy", "uring", "populate"];
-/// Ways in which it also names pages that it maps beside those.
-const MAPPED: [&str; 5] = ["shared", "private", "code", "write", "exec"];
-
-/// An image of two layers; built once, never changed.
-fn home() -> &'static Path {
-    static HOME: OnceLock<PathBuf> = OnceLock::new();
-    HOME.get_or_init(|| {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
-        let _ = fs::remove_dir_all(&dir); // of an earlier run
-        let (low, high) = (dir.join("low"), dir.join("high"));
-        for name in ["bin/access", "data/exec"] {
-            layout::compile("access.c", &low.join(name));
-            fs::set_permissions(low.join(name), fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        layout::compile_workload(&low.join("bin/do"));
-        let content: Vec<u8> = (0..FILE_PAGES * PAGE).map(|at| (at / 7 * 31 % 251) as u8).collect();
-        for (number, kind) in EXACT.iter().chain(&MAPPED).filter(|kind| **kind != "exec").enumerate() {
-            // In both layers, so that two file systems' worth of inodes take part.
-            write(if number % 2 == 0 { &low } else { &high }, &format!("data/{kind}"), &content);
-        }
-        write(&low, "data/big", &vec![7; (BIG_PAGES * PAGE) as usize]);
-        write(&low, "data/old", b"content of the lower layer");
-        write(&high, "data/old", b"content of the upper layer");
-        write(&low, "data/changed", b"to be written to");
-        write(&low, "data/a-name", b"two names, the first is hidden");
-        fs::hard_link(low.join("data/a-name"), low.join("data/b-name")).unwrap();
-        write(&high, "data/a-name", b"another file");
-        layout::write(&dir.join("image"), &[low, high], &json!({"Env": ["PATH=/bin"]}));
-        dir
+fn image() -> &'static AccessImage {
+    static IMAGE: OnceLock<AccessImage> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        AccessImage::new(&Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME")))
     })
-}
-
-fn write(root: &Path, path: &str, content: &[u8]) {
-    let file = root.join(path);
-    fs::create_dir_all(file.parent().unwrap()).unwrap();
-    fs::write(file, content).unwrap();
-}
-
-fn record(flags: &[&str], words: &[&str]) -> Recording {
-    record_by(Command::new(program("soci")), flags, words)
-}
-
-/// By a command that becomes `soci`.
-fn record_by(mut command: Command, flags: &[&str], words: &[&str]) -> Recording {
-    Recording::of(|out| {
-        command.args(["record", "--image", &format!("oci:{}", home().join("image").display())]);
-        command.args(["--name", "t"]).arg("--state").arg(home().join("state")).arg("--out").arg(out);
-        command.args(flags).arg("--").args(words).stdin(Stdio::null());
-        command
-    })
-}
-
-/// The accesses of a recording that went well.
-fn complete(recording: &Recording) -> Vec<Access> {
-    assert_eq!(recording.code(), Some(0), "{}", recording.stderr());
-    recording.trace("t.trace").0
-}
-
-/// Pages of each path that the workload says it needed, and the kind it needed them by.
-fn truth(recording: &Recording) -> BTreeMap<String, (String, BTreeSet<u64>)> {
-    let mut truth: BTreeMap<String, (String, BTreeSet<u64>)> = BTreeMap::new();
-    for line in recording.stdout().lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        match words[..] {
-            ["truth", kind, path, offset, length] => {
-                let (offset, length): (u64, u64) = (offset.parse().unwrap(), length.parse().unwrap());
-                let entry = truth.entry(path.to_owned()).or_insert_with(|| (kind.into(), BTreeSet::new()));
-                entry.1.extend(offset / PAGE..(offset + length).div_ceil(PAGE));
-            }
-            ["absent", kind] => println!("this machine has no {kind}"),
-            _ => panic!("unexpected line {line:?}"),
-        }
-    }
-    truth
-}
-
-/// The pages of each file that a trace names.
-fn pages(accesses: &[Access]) -> BTreeMap<String, BTreeSet<u64>> {
-    let mut pages: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
-    for access in accesses {
-        let of_file = pages.entry(String::from_utf8_lossy(&access.path).into_owned()).or_default();
-        of_file.extend(access.offset / PAGE..(access.offset + access.len).div_ceil(PAGE));
-    }
-    pages
 }
 
 #[test]
 fn every_page_that_a_workload_needed_is_recorded() {
     let kinds: Vec<&str> = EXACT.iter().chain(&MAPPED).copied().collect();
-    let recording = record(&["--engine", "ebpf"], &[&["access"], &kinds[..]].concat());
+    let recording = image().record(&["--engine", "ebpf"], &[&["access"], &kinds[..]].concat());
     let accesses = complete(&recording);
     let recorded = pages(&accesses);
     let truth = truth(&recording);
     assert!(truth.len() >= kinds.len() - 2, "{}", recording.stdout());
-    for (path, (kind, needed)) in &truth {
+    for (path, of_file) in &truth {
+        let (kind, needed) = (&of_file.kind, of_file.pages());
         let seen = recorded.get(path).cloned().unwrap_or_default();
         let missing: Vec<_> = needed.difference(&seen).collect();
         let precision = needed.len() as f64 / seen.len().max(1) as f64;
@@ -131,7 +46,7 @@ fn every_page_that_a_workload_needed_is_recorded() {
         );
         assert_eq!(missing, Vec::<&u64>::new(), "{kind}: needed and not recorded");
         if EXACT.contains(&kind.as_str()) {
-            assert_eq!(&seen, needed, "{kind} is exact");
+            assert_eq!(seen, needed, "{kind} is exact");
         }
     }
     let has = |path: &str, kind: AccessKind| {
@@ -152,7 +67,7 @@ fn whatever_the_fuse_log_saw_the_page_cache_shows_too() {
     let kinds: Vec<&str> = EXACT.iter().chain(&MAPPED).copied().filter(|kind| *kind != "copy").collect();
     let words = [&["access"], &kinds[..]].concat();
     let [ebpf, fuse] =
-        ["ebpf", "fuse"].map(|engine| pages(&complete(&record(&["--engine", engine], &words))));
+        ["ebpf", "fuse"].map(|engine| pages(&complete(&image().record(&["--engine", engine], &words))));
     for (path, needed) in &fuse {
         let missing: Vec<_> = needed.difference(&ebpf[path]).collect();
         assert_eq!(missing, Vec::<&u64>::new(), "{path}");
@@ -186,7 +101,7 @@ fn layers_names_and_written_files_are_told_apart() {
         "0",
         "1",
     ];
-    let recording = record(&["--engine", "auto"], &words);
+    let recording = image().record(&["--engine", "auto"], &words);
     let accesses = complete(&recording);
     assert!(recording.stderr().contains("engine:      ebpf"), "{}", recording.stderr());
     let layers: BTreeMap<String, Option<u32>> = accesses
@@ -199,8 +114,8 @@ fn layers_names_and_written_files_are_told_apart() {
     for name in ["data/new", "data/changed", "data/a-name"] {
         assert_eq!(layers.get(name), None, "{name} was written or not read");
     }
-    assert!(!recording.stderr().contains("(0 lost, 0 outside"), "{}", recording.stderr());
-    let left: Vec<_> = fs::read_dir(home().join("state"))
+    assert!(recording.stderr().contains("of what the workload wrote"), "{}", recording.stderr());
+    let left: Vec<_> = fs::read_dir(image().state())
         .unwrap()
         .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("run-"))
         .collect();
@@ -215,14 +130,14 @@ fn where_ebpf_cannot_be_used_the_fuse_log_records_and_the_reason_is_said() {
         command
     };
     let words = ["access", "pread", "shared"];
-    let recording = record_by(inside(), &[], &words);
+    let recording = image().record_by(inside(), &[], &words);
     let recorded = pages(&complete(&recording));
     let said = "engine:      fuse, because eBPF cannot be used: inside a cgroup namespace";
     assert!(recording.stderr().contains(said), "{}", recording.stderr());
-    for (path, (_, needed)) in truth(&recording) {
-        assert_eq!(recorded[&path], needed, "{path}");
+    for (path, needed) in truth(&recording) {
+        assert_eq!(recorded[&path], needed.pages(), "{path}");
     }
-    let refused = record_by(inside(), &["--engine", "ebpf"], &words);
+    let refused = image().record_by(inside(), &["--engine", "ebpf"], &words);
     assert_eq!(refused.code(), Some(1));
     assert!(refused.stderr().contains("inside a cgroup namespace"), "{}", refused.stderr());
 }
@@ -230,13 +145,13 @@ fn where_ebpf_cannot_be_used_the_fuse_log_records_and_the_reason_is_said() {
 #[test]
 fn a_recording_with_losses_says_so_and_fails() {
     let words = ["access", "flood", "/data/big", "4096"];
-    let lossy = record(&["--engine", "ebpf", "--ring-buffer", "4096"], &words);
+    let lossy = image().record(&["--engine", "ebpf", "--ring-buffer", "4096"], &words);
     let (accesses, end) = lossy.trace("t.trace");
     assert_eq!(lossy.code(), Some(3), "{}", lossy.stderr());
     assert!(end.dropped > 0);
     let seen = pages(&accesses).get("data/big").map_or(0, BTreeSet::len) as u64;
     assert!(seen < BIG_PAGES && seen + end.dropped >= BIG_PAGES, "{seen} pages and {} lost", end.dropped);
-    let whole = pages(&complete(&record(&["--engine", "ebpf"], &words)));
+    let whole = pages(&complete(&image().record(&["--engine", "ebpf"], &words)));
     assert_eq!(whole["data/big"].len() as u64, BIG_PAGES);
 }
 
@@ -259,7 +174,9 @@ impl Flood {
     }
 
     fn attach(&self, ring_bytes: u32) -> Ebpf {
-        Ebpf::attach(&self.cgroup, std::slice::from_ref(&self.layer), &self.layer, ring_bytes).unwrap()
+        let settings = Settings { ring_bytes, ..Settings::default() };
+        let (layers, upper) = (std::slice::from_ref(&self.layer), self.layer.parent().unwrap());
+        Ebpf::attach(&self.cgroup, layers, &self.layer, upper, &settings).unwrap()
     }
 
     fn start(&self, inside: bool) -> std::process::Child {

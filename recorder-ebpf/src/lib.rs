@@ -20,39 +20,47 @@ pub const CGROUP_LEVEL: &str = "CGROUP_LEVEL";
 pub const PAGE_SHIFT: &str = "PAGE_SHIFT";
 
 /// Size of the ring buffer in the object; the loader may choose another one. A power of two.
-pub const RING_BYTES: u32 = 16 << 20;
+pub const RING_BYTES: u32 = 8 << 20;
 
-/// What kind of page-cache event the kernel saw.
+/// What kind of event the kernel saw.
 ///
 /// The numbers are part of the ABI: append, never renumber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
+#[repr(u16)]
 pub enum EventKind {
-    /// A buffered read asked for pages (`mm_filemap_get_pages`).
+    /// A buffered read asked for pages (`mm_filemap_get_pages`), or, when calls are watched, a call of the read family
+    /// has given so many bytes.
     Read = 1,
     /// A page fault brought in one page (`mm_filemap_fault`).
     Fault = 2,
     /// Fault-around mapped pages that were already cached (`mm_filemap_map_pages`).
     Map = 3,
-    /// A process replaced its program (`sched_process_exec`). The inode is that of the file system the program was
-    /// opened on: an overlay's own, not the one below it that owns the page cache.
+    /// A process replaced its program (`sched_process_exec`).
     Exec = 4,
+    /// A call has opened the file; no bytes. Only when calls are watched.
+    Open = 5,
 }
 
 impl EventKind {
     /// The kind with this number.
-    pub const fn new(number: u32) -> Option<Self> {
+    pub const fn new(number: u16) -> Option<Self> {
         match number {
             1 => Some(Self::Read),
             2 => Some(Self::Fault),
             3 => Some(Self::Map),
             4 => Some(Self::Exec),
+            5 => Some(Self::Open),
             _ => None,
         }
     }
 }
 
-/// One record of the ring buffer: 64 bytes, no padding.
+/// Flag of an event: the file has no name any more.
+pub const UNLINKED: u16 = 1;
+/// Flag of an event: the inode is an overlay's own, because this kernel does not say which one is below it.
+pub const OVERLAY: u16 = 2;
+
+/// One record of the ring buffer: 56 bytes, no padding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Event {
@@ -60,53 +68,46 @@ pub struct Event {
     pub t_ns: u64,
     /// Inode number of the file that owns the page cache.
     pub ino: u64,
-    /// First byte, a multiple of the page size.
+    /// First byte; a multiple of the page size unless a call was watched.
     pub offset: u64,
-    /// Number of bytes, clipped to the file's size; never 0.
-    pub length: u64,
+    /// Number of bytes, clipped to the file's size; 0 for an opening only.
+    pub length: u32,
     /// Kernel device number (major << 20 | minor).
     pub dev: u32,
-    /// One of [`EventKind`].
-    pub kind: u32,
     /// Thread group id in the initial pid namespace.
     pub tgid: u32,
-    /// Inode generation, told apart from a reused inode number.
-    pub generation: u32,
+    /// One of [`EventKind`].
+    pub kind: u16,
+    /// [`UNLINKED`], [`OVERLAY`].
+    pub flags: u16,
     /// The thread's name, padded with zeros.
     pub comm: [u8; 16],
 }
 
-const _: () = assert!(size_of::<Event>() == 64, "the event is part of the ABI");
+const _: () = assert!(size_of::<Event>() == 56, "the event is part of the ABI");
 const _: () = assert!(align_of::<Event>() == 8, "ring buffer records are 8-byte aligned");
 
 impl Event {
     /// Reads a record of the ring buffer; `None` when it has another size.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        fn word(bytes: &[u8], at: usize) -> u64 {
-            let mut word = [0; 8];
-            word.copy_from_slice(&bytes[at..at + 8]);
-            u64::from_ne_bytes(word)
-        }
-        fn half(bytes: &[u8], at: usize) -> u32 {
-            let mut half = [0; 4];
-            half.copy_from_slice(&bytes[at..at + 4]);
-            u32::from_ne_bytes(half)
+        fn take<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+            let mut part = [0; N];
+            part.copy_from_slice(&bytes[at..at + N]);
+            part
         }
         if bytes.len() != size_of::<Self>() {
             return None;
         }
-        let mut comm = [0; 16];
-        comm.copy_from_slice(&bytes[48..]);
         Some(Self {
-            t_ns: word(bytes, 0),
-            ino: word(bytes, 8),
-            offset: word(bytes, 16),
-            length: word(bytes, 24),
-            dev: half(bytes, 32),
-            kind: half(bytes, 36),
-            tgid: half(bytes, 40),
-            generation: half(bytes, 44),
-            comm,
+            t_ns: u64::from_ne_bytes(take(bytes, 0)),
+            ino: u64::from_ne_bytes(take(bytes, 8)),
+            offset: u64::from_ne_bytes(take(bytes, 16)),
+            length: u32::from_ne_bytes(take(bytes, 24)),
+            dev: u32::from_ne_bytes(take(bytes, 28)),
+            tgid: u32::from_ne_bytes(take(bytes, 32)),
+            kind: u16::from_ne_bytes(take(bytes, 36)),
+            flags: u16::from_ne_bytes(take(bytes, 38)),
+            comm: take(bytes, 40),
         })
     }
 }
@@ -131,38 +132,119 @@ pub const COUNTER_COUNT: u32 = 3;
 #[repr(usize)]
 pub enum Field {
     /// The inode that owns a page cache.
-    MappingHost = 0,
+    MappingHost,
     /// Its number.
-    InodeIno = 1,
+    InodeIno,
     /// Its size in bytes.
-    InodeSize = 2,
-    /// Its generation.
-    InodeGeneration = 3,
+    InodeSize,
+    /// The number of its names.
+    InodeLinks,
     /// Its file system.
-    InodeSb = 4,
+    InodeSb,
     /// The device number of a file system.
-    SuperDev = 5,
+    SuperDev,
+    /// The kind of a file system.
+    SuperMagic,
     /// The program file of an exec.
-    BinprmFile = 6,
+    BinprmFile,
     /// The inode of an open file.
-    FileInode = 7,
+    FileInode,
+    /// Where the inode of an overlay's file begins in what the overlay keeps of it.
+    OverlayInode,
+    /// Its file in the writable layer, if there is one.
+    OverlayUpper,
+    /// Its files in the layers below.
+    OverlayEntry,
+    /// The list of those, the topmost first.
+    OverlayStack,
+    /// The file of an element of that list.
+    OverlayDentry,
+    /// The inode of a name.
+    DentryInode,
+    /// Kind and permissions of a file.
+    InodeMode,
+    /// The position of an open file.
+    FilePosition,
+    /// The open files of a task.
+    TaskFiles,
+    /// Their table.
+    FilesTable,
+    /// The number of its entries.
+    TableSize,
+    /// Its entries.
+    TableEntries,
+    /// A task's flags for the way into and out of the kernel.
+    TaskThreadInfo,
+    /// Those of this architecture.
+    ThreadInfoStatus,
+    /// The number of a system call.
+    RegsCall,
+    /// What it has returned.
+    RegsReturn,
+    /// Its first argument.
+    RegsFirst,
+    /// Its second argument.
+    RegsSecond,
+    /// Its third argument.
+    RegsThird,
+    /// Its fourth argument.
+    RegsFourth,
 }
 
 /// Structure and member of each [`Field`], in the order of their numbers.
-pub const FIELDS: [(&str, &str); 8] = [
+pub const FIELDS: [(&str, &str); 29] = [
     ("address_space", "host"),
     ("inode", "i_ino"),
     ("inode", "i_size"),
-    ("inode", "i_generation"),
+    ("inode", "i_nlink"),
     ("inode", "i_sb"),
     ("super_block", "s_dev"),
+    ("super_block", "s_magic"),
     ("linux_binprm", "file"),
     ("file", "f_inode"),
+    ("ovl_inode", "vfs_inode"),
+    ("ovl_inode", "__upperdentry"),
+    ("ovl_inode", "oe"),
+    ("ovl_entry", "__lowerstack"),
+    ("ovl_path", "dentry"),
+    ("dentry", "d_inode"),
+    ("inode", "i_mode"),
+    ("file", "f_pos"),
+    ("task_struct", "files"),
+    ("files_struct", "fdt"),
+    ("fdtable", "max_fds"),
+    ("fdtable", "fd"),
+    ("task_struct", "thread_info"),
+    ("thread_info", "status"),
+    ("pt_regs", "orig_ax"),
+    ("pt_regs", "ax"),
+    ("pt_regs", "di"),
+    ("pt_regs", "si"),
+    ("pt_regs", "dx"),
+    ("pt_regs", "r10"),
 ];
 
-/// The programs: name in the object, and the tracepoint that it is attached to.
-pub const PROGRAMS: [(&str, &str); 4] = [
+/// So many members at the front are needed in any case; the others only where calls are watched.
+pub const NEEDED_FIELDS: usize = Field::OverlayInode as usize;
+
+/// The offset of a member that this kernel does not have.
+pub const NO_MEMBER: u32 = u32::MAX;
+
+/// A program: its name in the object, and the tracepoint that it is attached to.
+pub type Program = (&'static str, &'static str);
+
+/// The programs that see pages.
+pub const PROGRAMS: [Program; 4] = [
     ("get_pages", "mm_filemap_get_pages"),
+    ("fault", "mm_filemap_fault"),
+    ("map_pages", "mm_filemap_map_pages"),
+    ("exec", "sched_process_exec"),
+];
+
+/// The programs that see calls of the read family, and the other pages.
+pub const EXACT_PROGRAMS: [Program; 5] = [
+    ("sys_exit", "sys_exit"),
+    ("get_pages_exact", "mm_filemap_get_pages"),
     ("fault", "mm_filemap_fault"),
     ("map_pages", "mm_filemap_map_pages"),
     ("exec", "sched_process_exec"),

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use recorder::capture::{Capture, Ebpf, RING_BYTES};
+use recorder::capture::{Capture, Ebpf, Settings};
 use recorder::workload::Cgroup;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -25,7 +25,9 @@ const EVENTS: u64 = 1_000_000;
 fn main() -> Result<()> {
     let rounds = std::env::args().skip_while(|arg| arg != "-n").nth(1).map_or(Ok(7), |n| n.parse())?;
     let dir = tempfile::tempdir()?;
-    let bench = Bench { cgroup: Cgroup::new(&make(dir.path(), "cgroup")?)?, dir: dir.path().to_owned() };
+    let exact = std::env::args().any(|arg| arg == "--exact");
+    let cgroup = Cgroup::new(&make(dir.path(), "cgroup")?)?;
+    let bench = Bench { cgroup, dir: dir.path().to_owned(), exact };
     bench.set_up_time()?;
     let small = bench.tree("small", SMALL_FILES)?;
     bench.cost(
@@ -45,6 +47,7 @@ fn main() -> Result<()> {
 struct Bench {
     cgroup: Cgroup,
     dir: PathBuf,
+    exact: bool,
 }
 
 /// One run of a workload.
@@ -73,7 +76,8 @@ impl Bench {
     }
 
     fn attach(&self, layers: &[PathBuf]) -> Result<Ebpf> {
-        Ok(Ebpf::attach(&self.cgroup, layers, &self.dir, RING_BYTES)?)
+        let settings = Settings { exact: self.exact, ..Settings::default() };
+        Ok(Ebpf::attach(&self.cgroup, layers, &self.dir, &self.dir, &settings)?)
     }
 
     fn set_up_time(&self) -> Result<()> {

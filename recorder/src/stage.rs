@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::capture::{Capture, CaptureError, Ebpf, EbpfError, FuseLog};
+use crate::capture::{Capture, CaptureError, Ebpf, EbpfError, FuseLog, Settings};
 use crate::rootfs::{Overlay, RootfsError, RunDir};
 use crate::workload::{Cgroup, CgroupError};
 
@@ -61,18 +61,18 @@ pub struct Stage {
 
 impl Stage {
     /// Sets it up in `run` for the layer directories `layers`, the topmost first, whose read-only view is `merged`.
-    /// `ring_bytes` is the size of the eBPF ring buffer: a power of two, at least a page.
+    /// The settings are those of eBPF.
     pub fn new(
         engine: Engine,
-        ring_bytes: u32,
+        settings: &Settings,
         layers: &[PathBuf],
         merged: &Path,
         run: &RunDir,
     ) -> Result<Self, StageError> {
         let refused = match engine {
             Engine::Fuse => None,
-            Engine::Ebpf => return Self::ebpf(ring_bytes, layers, run),
-            Engine::Auto => match Self::ebpf(ring_bytes, layers, run) {
+            Engine::Ebpf => return Self::ebpf(settings, layers, run),
+            Engine::Auto => match Self::ebpf(settings, layers, run) {
                 Ok(stage) => return Ok(stage),
                 Err(error) => Some(error),
             },
@@ -82,11 +82,11 @@ impl Stage {
         Ok(Self { rootfs, capture: Box::new(fuse), cgroup: None, refused })
     }
 
-    fn ebpf(ring_bytes: u32, layers: &[PathBuf], run: &RunDir) -> Result<Self, StageError> {
+    fn ebpf(settings: &Settings, layers: &[PathBuf], run: &RunDir) -> Result<Self, StageError> {
         let cgroup = Cgroup::new(&make(run, "cgroup")?)?;
         let lower: Vec<&Path> = layers.iter().map(PathBuf::as_path).collect();
         let rootfs = overlay(&lower, run)?;
-        let capture = Ebpf::attach(&cgroup, layers, rootfs.path(), ring_bytes)?;
+        let capture = Ebpf::attach(&cgroup, layers, rootfs.path(), &run.path().join("upper"), settings)?;
         Ok(Self { rootfs, capture: Box::new(capture), cgroup: Some(cgroup), refused: None })
     }
 

@@ -1,5 +1,6 @@
 //! What the test tiers share. Each module owns one stand-in for the world outside, or one tool to look at it.
 
+pub mod access;
 pub mod browser;
 pub mod containerd;
 pub mod daemon;

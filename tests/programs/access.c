@@ -127,6 +127,40 @@ static void one(const char *kind) {
     } else if (!strcmp(kind, "populate")) {
         need(mmap(NULL, 4 * PAGE, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 16 * PAGE) != MAP_FAILED, kind);
         truth(kind, 16 * PAGE, 4 * PAGE);
+    } else if (!strcmp(kind, "direct")) { /* around the page cache, the last of it a short read at the end */
+        int around = open(path, O_RDONLY | O_DIRECT);
+        need(around >= 0, kind);
+        void *aligned;
+        need(posix_memalign(&aligned, PAGE, 2 * PAGE) == 0, kind);
+        need(pread(around, aligned, 2 * PAGE, 50 * PAGE) == 2 * PAGE, kind);
+        truth(kind, 50 * PAGE, 2 * PAGE);
+        need(lseek(around, 120 * PAGE, SEEK_SET) > 0 && read(around, aligned, PAGE) == PAGE, kind);
+        truth(kind, 120 * PAGE, PAGE);
+        close(around);
+    } else if (!strcmp(kind, "shared_position")) { /* two processes read through one open file, a byte at a time */
+        pid_t child = fork();
+        for (int n = 0; n < 3000; n++) need(read(fd, buffer, 1) == 1, kind);
+        if (child == 0) _exit(0);
+        int status;
+        need(waitpid(child, &status, 0) == child && status == 0, kind);
+        truth(kind, 0, 6000);
+    } else if (!strcmp(kind, "opened")) { /* and not read, here and by two other calls */
+        close(openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC));
+        unsigned long long how[3] = {O_RDONLY, 0, 0};
+        close(syscall(__NR_openat2, AT_FDCWD, path, how, sizeof how));
+    } else if (!strcmp(kind, "reasons")) { /* reads of files that are not the image's, 100 bytes each */
+        const char *names[] = {"/data/written", "/data/deleted", "/dev/shm/elsewhere", "/data/reasons"};
+        for (int n = 0; n < 4; n++) {
+            int file = open(names[n], O_RDWR | O_CREAT, 0600);
+            need(file >= 0 && pwrite(file, buffer, 100, 0) == 100, names[n]);
+            if (n == 1) need(unlink(names[n]) == 0, names[n]);
+            need(pread(file, buffer, 100, 0) == 100, names[n]);
+            close(file);
+        }
+        need(rename("/data/old-name", "/data/new-name") == 0, "rename");
+        int renamed = open("/data/new-name", O_RDONLY);
+        need(renamed >= 0 && pread(renamed, buffer, 100, 0) == 100, "/data/new-name");
+        close(renamed);
     } else if (!strcmp(kind, "exec")) {
         pid_t child = fork();
         if (child == 0) {

@@ -21,6 +21,8 @@ use crate::setup::{self, Need};
 /// Where the sources are compiled, on every machine.
 const STAGE: &str = "/tmp/soci-ebpf-stage";
 const TARGET: &str = "bpfel-unknown-none";
+/// Its place in the work folder.
+const TOOLCHAIN: &str = "ebpf-toolchain";
 const LINKER: &str = "0.13.0";
 /// Debian packages (bookworm-security): rustc 1.96 with LLVM 22, and `core` for the target as bitcode.
 const PACKAGES: [&str; 5] =
@@ -40,21 +42,37 @@ pub(crate) struct Args {
 
 /// Runs the subcommand.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    setup::ensure(&[Need::Ebpf])?;
-    let lab = args.lab.open()?;
-    let toolchain = lab.dir("ebpf-toolchain")?;
-    install(&toolchain)?;
-    let object = build(&toolchain, &lab.dir("ebpf-target")?)?;
-    let committed = home().join("recorder.bpf.o");
     if args.check {
-        let same = fs::read(&committed).is_ok_and(|bytes| bytes == object);
-        ensure!(same, "the object is not what its sources give: run `cargo xtask ebpf`");
-        return Ok(());
+        return check(&args.lab);
     }
+    let object = compile(&args.lab)?;
+    let committed = home().join("recorder.bpf.o");
     fs::write(&committed, &object)?;
     fs::write(home().join("recorder.bpf.sum"), sum(&object)?)?;
     eprintln!("{}: {} bytes", committed.display(), object.len());
     Ok(())
+}
+
+/// Fails when the committed object is not what its sources give.
+pub(crate) fn check(lab: &LabArgs) -> Result<()> {
+    let object = compile(lab)?;
+    let same = fs::read(home().join("recorder.bpf.o")).is_ok_and(|bytes| bytes == object);
+    ensure!(same, "the object is not what its sources give: run `cargo xtask ebpf`");
+    Ok(())
+}
+
+/// Is the toolchain here already?
+pub(crate) fn is_installed(lab: &LabArgs) -> Result<bool> {
+    Ok(lab.open()?.dir(TOOLCHAIN)?.join("bin/bpf-linker").exists())
+}
+
+/// Compiles the programs, with the toolchain fetched when it is not here.
+fn compile(lab: &LabArgs) -> Result<Vec<u8>> {
+    setup::ensure(&[Need::Ebpf])?;
+    let lab = lab.open()?;
+    let toolchain = lab.dir(TOOLCHAIN)?;
+    install(&toolchain)?;
+    build(&toolchain, &lab.dir("ebpf-target")?)
 }
 
 /// Puts the toolchain into `dir`, unless it is there. No package of the machine changes.
@@ -122,7 +140,7 @@ fn build_in(stage: &Path, toolchain: &Path, target_dir: &Path) -> Result<Vec<u8>
         cargo_home.or_else(|| Some(std::env::home_dir()?.join(".cargo"))).context("no home directory")?;
     let map = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
     let flags = [
-        "--cfg=bpf_target_arch=\"x86_64\"".to_owned(), // for both: the programs read no registers
+        "--cfg=bpf_target_arch=\"x86_64\"".to_owned(), // for all: registers are read at offsets of the kernel's BTF
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         map(stage, "soci"),

@@ -9,8 +9,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::ebpf;
 use crate::exec;
-use crate::lab::{cargo, workspace};
+use crate::lab::{LabArgs, cargo, workspace};
 use crate::setup::{self, Need};
 
 const PRIVILEGED: &str = "privileged_";
@@ -24,6 +25,12 @@ pub(crate) struct Args {
     /// Also compare with the reference material in this folder
     #[arg(long, value_name = "DIR")]
     shared: Option<PathBuf>,
+    /// Also compile the eBPF programs and compare with the committed object; fetches the toolchain when it is not there.
+    /// Where it is, the lints do so unasked
+    #[arg(long)]
+    ebpf_check: bool,
+    #[command(flatten)]
+    lab: LabArgs,
 }
 
 /// A part of the tests.
@@ -49,6 +56,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         setup::ensure(&[Need::Oracles, Need::Chromium])?;
     }
     let suite = Suite::new(args.shared.as_deref())?;
+    if args.ebpf_check || wants(Tier::Lint) && ebpf::is_installed(&args.lab)? {
+        ebpf::check(&args.lab)?;
+    }
     if wants(Tier::Lint) {
         exec::run(&mut cargo(["fmt", "--all", "--check"]))?;
         exec::run(suite.cargo(&["clippy", "--all-targets"]).args(["--", "-D", "warnings"]))?;

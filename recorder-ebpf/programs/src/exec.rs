@@ -11,8 +11,9 @@ pub fn exec(ctx: BtfTracePointContext) -> i32 {
     if !filter::wanted() {
         return 0;
     }
-    let inode = kernel::member::<*const u8>(ctx.arg(2), Field::BinprmFile)
-        .and_then(|file| kernel::member::<*const u8>(file, Field::FileInode));
-    report::range(EventKind::Exec, inode.unwrap_or(core::ptr::null()), 0, kernel::bytes(1));
+    let file = kernel::member::<*const u8>(ctx.arg(2), Field::BinprmFile)
+        .and_then(|file| kernel::member::<*const u8>(file, Field::FileInode))
+        .and_then(|inode| kernel::file_below(inode));
+    report::range(EventKind::Exec, &report::known(file), 0, kernel::bytes(1));
     0
 }

@@ -4,40 +4,79 @@
 //! before the programs are loaded. Memory is read by a helper that answers an error for a bad address.
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use recorder_ebpf::{FIELDS, Field};
+use recorder_ebpf::{FIELDS, Field, NO_MEMBER, OVERLAY, UNLINKED};
 
 #[unsafe(no_mangle)]
 static OFFSETS: [u32; FIELDS.len()] = [0; FIELDS.len()];
 #[unsafe(no_mangle)]
 static PAGE_SHIFT: u32 = 12;
 
+/// `OVERLAYFS_SUPER_MAGIC`.
+const OVERLAY_MAGIC: u64 = 0x794c_7630;
+
 /// A file as the page cache knows it.
+#[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct File {
-    pub(crate) dev: u32,
     pub(crate) ino: u64,
-    pub(crate) generation: u32,
     pub(crate) size: u64,
+    pub(crate) dev: u32,
+    pub(crate) flags: u32,
 }
 
 /// Identity and size of an inode.
 #[inline(always)]
 pub(crate) fn file(inode: *const u8) -> Option<File> {
     let sb: *const u8 = member(inode, Field::InodeSb)?;
+    let links: u32 = member(inode, Field::InodeLinks)?;
     Some(File {
-        dev: member(sb, Field::SuperDev)?,
         ino: member(inode, Field::InodeIno)?,
-        generation: member(inode, Field::InodeGeneration)?,
         size: member(inode, Field::InodeSize)?,
+        dev: member(sb, Field::SuperDev)?,
+        flags: if links == 0 { UNLINKED as u32 } else { 0 },
     })
+}
+
+/// Identity of the inode that owns the page cache of what was opened as this one: an overlay keeps none of its own.
+#[inline(always)]
+pub(crate) fn file_below(inode: *const u8) -> Option<File> {
+    let sb: *const u8 = member(inode, Field::InodeSb)?;
+    let magic: u64 = member(sb, Field::SuperMagic)?;
+    if magic != OVERLAY_MAGIC {
+        return file(inode);
+    }
+    if offset(Field::OverlayStack) == NO_MEMBER {
+        let own = file(inode)?;
+        return Some(File { flags: own.flags | OVERLAY as u32, ..own });
+    }
+    let overlay = inode.wrapping_sub(offset(Field::OverlayInode) as usize);
+    let mut dentry: *const u8 = member(overlay, Field::OverlayUpper)?;
+    if dentry.is_null() {
+        let entry: *const u8 = member(overlay, Field::OverlayEntry)?;
+        let topmost = entry.wrapping_add(offset(Field::OverlayStack) as usize);
+        dentry = member(topmost, Field::OverlayDentry)?;
+    }
+    file(member(dentry, Field::DentryInode)?)
 }
 
 /// A member of the structure at `base`.
 #[inline(always)]
 pub(crate) fn member<T>(base: *const u8, field: Field) -> Option<T> {
-    // SAFETY: an element of an initialised static; volatile, because the loader replaces the values in the object.
-    let offset = unsafe { core::ptr::read_volatile((&raw const OFFSETS).cast::<u32>().add(field as usize)) };
+    read(base.wrapping_add(offset(field) as usize))
+}
+
+/// A number or pointer of the kernel.
+#[inline(always)]
+pub(crate) fn read<T>(at: *const u8) -> Option<T> {
     // SAFETY: the helper checks the address; every T used here is a plain number or pointer.
-    unsafe { bpf_probe_read_kernel(base.wrapping_add(offset as usize).cast::<T>()) }.ok()
+    unsafe { bpf_probe_read_kernel(at.cast::<T>()) }.ok()
+}
+
+/// Where a member begins in its structure.
+#[inline(always)]
+pub(crate) fn offset(field: Field) -> u32 {
+    // SAFETY: an element of an initialised static; volatile, because the loader replaces the values in the object.
+    unsafe { core::ptr::read_volatile((&raw const OFFSETS).cast::<u32>().add(field as usize)) }
 }
 
 /// The bytes of a number of pages.

@@ -1,4 +1,4 @@
-//! The kernel side of the recorder: four programs on tracepoints of the page cache and of exec.
+//! The kernel side of the recorder: programs on tracepoints of the page cache, of exec, and of system calls.
 //!
 //! Program list only. Each hook family has a file; [`filter`] says who is recorded, [`kernel`] reads the kernel's
 //! structures, [`report`] owns the ring buffer and the counters. Nothing here decides what an access means.
@@ -7,6 +7,9 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod anomaly;
+mod call;
+mod exact;
 mod exec;
 mod filter;
 mod kernel;

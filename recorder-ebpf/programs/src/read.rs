@@ -3,11 +3,13 @@
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use recorder_ebpf::EventKind;
 
-use crate::report;
+use crate::{filter, report};
 
 /// `mm_filemap_get_pages(mapping, first, last)`: the pages that a read asks for, whether cached or not.
 #[btf_tracepoint(function = "mm_filemap_get_pages")]
 pub fn get_pages(ctx: BtfTracePointContext) -> i32 {
-    report::pages(EventKind::Read, ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    if filter::wanted() {
+        report::pages(ctx.arg(0), ctx.arg(1), ctx.arg(2)).report(EventKind::Read);
+    }
     0
 }

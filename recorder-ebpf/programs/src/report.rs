@@ -11,7 +11,10 @@ use aya_ebpf::{
 };
 use recorder_ebpf::{COUNTER_COUNT, Counter, Event, EventKind, Field, RING_BYTES};
 
-use crate::{filter, kernel};
+use crate::{
+    anomaly,
+    kernel::{self, File},
+};
 
 /// `BPF_RB_NO_WAKEUP`: the reader looks by itself every few milliseconds. To wake it costs the recorded task several
 /// microseconds, for each event when the reader is quick: more than all else here together.
@@ -22,26 +25,56 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT, 0);
 
-/// Reports pages `first..=last` of a mapping, if the current task is recorded.
-#[inline(always)]
-pub(crate) fn pages(kind: EventKind, mapping: *const u8, first: u64, last: u64) {
-    if !filter::wanted() {
-        return;
-    }
-    let inode = kernel::member(mapping, Field::MappingHost).unwrap_or(core::ptr::null());
-    range(kind, inode, kernel::bytes(first), kernel::bytes(last.wrapping_sub(first).wrapping_add(1)));
+/// Some pages of a file.
+#[derive(Clone, Copy)]
+pub(crate) struct Pages {
+    pub(crate) file: File,
+    /// First byte.
+    pub(crate) start: u64,
+    /// Byte behind the last.
+    pub(crate) end: u64,
 }
 
-/// Reports bytes of an inode, cut at its end. The current task is one that is recorded.
+/// Pages `first..=last` of a mapping.
 #[inline(always)]
-pub(crate) fn range(kind: EventKind, inode: *const u8, offset: u64, length: u64) {
-    // A file that cannot be read is reported as one that nobody knows, so that it is counted all the same.
-    let file = kernel::file(inode).unwrap_or(kernel::File { dev: 0, ino: 0, generation: 0, size: u64::MAX });
+pub(crate) fn pages(mapping: *const u8, first: u64, last: u64) -> Pages {
+    let inode = kernel::member(mapping, Field::MappingHost).unwrap_or(core::ptr::null());
+    let file = known(kernel::file(inode));
+    Pages { file, start: kernel::bytes(first), end: kernel::bytes(last.wrapping_add(1)) }
+}
+
+/// The file; one that cannot be read is one that nobody knows, so that it is counted all the same.
+#[inline(always)]
+pub(crate) fn known(file: Option<File>) -> File {
+    file.unwrap_or_else(|| {
+        anomaly::unreadable();
+        File { ino: 0, size: u64::MAX, dev: 0, flags: 0 }
+    })
+}
+
+impl Pages {
+    /// Reports them. The current task is one that is recorded.
+    #[inline(always)]
+    pub(crate) fn report(&self, kind: EventKind) {
+        range(kind, &self.file, self.start, self.end.wrapping_sub(self.start));
+    }
+}
+
+/// Reports bytes of a file, cut at its end. The current task is one that is recorded.
+#[inline(always)]
+pub(crate) fn range(kind: EventKind, file: &File, offset: u64, length: u64) {
     if offset >= file.size {
         count(Counter::Empty);
         return;
     }
     let rest = file.size - offset;
+    let length = if length < rest { length } else { rest };
+    event(kind, file, offset, if length < u32::MAX as u64 { length as u32 } else { u32::MAX });
+}
+
+/// Reports as it is.
+#[inline(always)]
+pub(crate) fn event(kind: EventKind, file: &File, offset: u64, length: u32) {
     count(Counter::Emitted);
     let Some(mut record) = EVENTS.reserve::<Event>(0) else {
         count(Counter::Dropped);
@@ -52,11 +85,11 @@ pub(crate) fn range(kind: EventKind, inode: *const u8, offset: u64, length: u64)
         t_ns: unsafe { bpf_ktime_get_ns() },
         ino: file.ino,
         offset,
-        length: if length < rest { length } else { rest },
+        length,
         dev: file.dev,
-        kind: kind as u32,
         tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
-        generation: file.generation,
+        kind: kind as u16,
+        flags: file.flags as u16,
         comm: bpf_get_current_comm().unwrap_or_default(),
     });
     record.submit(NO_WAKEUP);

@@ -14,9 +14,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use soci_core::trace::{AccessKind, Process};
+use soci_core::trace::{AccessKind, Outside, Process};
 
-pub use ebpf::{BtfError, Counts, Ebpf, EbpfError, RING_BYTES, probe_ebpf};
+pub use ebpf::{BtfError, Counts, Ebpf, EbpfError, RING_BYTES, Settings, probe_ebpf};
 pub use fuse_log::FuseLog;
 
 /// One observed use of bytes, as the engine saw it.
@@ -30,7 +30,7 @@ pub struct RawAccess {
     pub path: Arc<[u8]>,
     /// First byte.
     pub offset: u64,
-    /// Number of bytes that were there; never 0.
+    /// Number of bytes that were there; 0 for an opening only.
     pub len: u64,
     /// Who asked.
     pub process: Arc<Process>,
@@ -49,9 +49,10 @@ pub trait Capture: std::fmt::Debug {
     /// Accesses that were seen but could not be handed out.
     fn dropped(&self) -> u64;
 
-    /// Accesses that were left out because they are of no file of the image.
-    fn outside(&self) -> u64 {
-        0
+    /// Accesses that were left out because they are of no file of the image. To be asked when the workload is over and
+    /// what it wrote is still there.
+    fn outside(&self) -> Outside {
+        Outside::default()
     }
 }
 

@@ -94,6 +94,9 @@ fn files(trace: &mut TraceReader) -> Result<Vec<File>, ExportError> {
     let mut known: HashMap<Arc<[u8]>, usize> = HashMap::new();
     for access in trace {
         let access = access?;
+        if access.len == 0 {
+            continue; // opened: nothing of it is needed
+        }
         let at = match known.entry(Arc::clone(&access.path)) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(new) => {

@@ -104,5 +104,6 @@ pub fn kind_name(kind: AccessKind) -> &'static str {
         AccessKind::Fault => "fault",
         AccessKind::Map => "map",
         AccessKind::Exec => "exec",
+        AccessKind::Open => "open",
     }
 }

@@ -47,6 +47,7 @@ fn write(path: &Path) {
         ready_ns: Some(800_000),
         ended_ns: 1_000_000,
         exit_code: None,
+        outside: None,
     };
     writer.finish(&end).unwrap();
 }

@@ -57,6 +57,7 @@ fn parse(row: &Row<'_>, processes: &mut HashSet<Arc<Process>>) -> Result<(Use, V
         "fault" => AccessKind::Fault,
         "map" => AccessKind::Map,
         "exec" => AccessKind::Exec,
+        "open" => AccessKind::Open,
         other => return Err(format!("unknown kind {other:?}")),
     };
     if row.offset.checked_add(row.length).is_none() {

@@ -276,6 +276,7 @@ impl Collector<'_> {
             ready_ns: None,
             ended_ns: self.last_ns,
             exit_code: None,
+            outside: None,
         })?;
         Ok(self.done)
     }

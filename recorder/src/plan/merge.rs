@@ -1,14 +1,14 @@
 //! Several recordings of the same workload as one: what most of them need, at the median of the moments. Pure.
 //!
-//! Only first needs count. A byte is in the result when more than half of the runs need it; its access (moment, kind,
+//! Only first needs count, and first openings. A byte is in the result when more than half of the runs need it; its access (moment, kind,
 //! process, wait) is the one in the middle of those of the runs that need it, the earlier one of two. Runs have no
 //! numbers here: their order cannot matter.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use soci_core::trace::{Access, End, Outcome, Phase};
+use soci_core::trace::{Access, AccessKind, End, Outcome, Phase};
 use soci_core::units::ByteRange;
 
 use super::Coverage;
@@ -17,9 +17,18 @@ use super::Coverage;
 /// result.
 pub fn merge(runs: &[Vec<Access>], ready_ns: Option<u64>) -> Vec<Access> {
     let mut files: HashMap<&[u8], Vec<Need>> = HashMap::new();
+    let mut openings: HashMap<&[u8], Vec<Need>> = HashMap::new();
     for run in runs {
         let mut known: HashMap<&[u8], Coverage> = HashMap::new();
+        let mut opened: HashSet<&[u8]> = HashSet::new();
         for (place, access) in in_order(run).into_iter().enumerate() {
+            if access.kind == AccessKind::Open {
+                if opened.insert(&access.path) {
+                    let range = ByteRange::new(0, 0);
+                    openings.entry(&access.path).or_default().push(Need { range, access, place });
+                }
+                continue;
+            }
             let range = ByteRange::new(access.offset, access.offset.saturating_add(access.len));
             for range in known.entry(&access.path).or_default().add(range) {
                 files.entry(&access.path).or_default().push(Need { range, access, place });
@@ -27,6 +36,10 @@ pub fn merge(runs: &[Vec<Access>], ready_ns: Option<u64>) -> Vec<Access> {
         }
     }
     let mut merged: Vec<Need> = files.values().flat_map(|needs| supported(needs, runs.len())).collect();
+    for mut needs in openings.into_values().filter(|needs| needs.len() * 2 > runs.len()) {
+        needs.sort_by(Need::order);
+        merged.push(needs[(needs.len() - 1) / 2]);
+    }
     merged.sort_by(|a, b| a.order(b).then(a.range.start.cmp(&b.range.start)));
     merged.into_iter().map(|need| need.to_access(ready_ns)).collect()
 }
@@ -121,6 +134,7 @@ pub fn merge_ends(ends: &[End]) -> Option<End> {
         ready_ns: if ready.len() * 2 > ends.len() { median(ready) } else { None },
         ended_ns: median(ends.iter().map(|end| end.ended_ns).collect())?,
         exit_code: ends.iter().filter_map(|end| end.exit_code).max(),
+        outside: ends.iter().filter_map(|end| end.outside).reduce(|sum, more| sum.plus(&more)),
     })
 }
 

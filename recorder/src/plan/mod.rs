@@ -7,7 +7,8 @@
 //! What the kernel only mapped beside a fault may never be touched: within the start, and again within the tail after
 //! readiness, it comes behind everything that was asked for, so that a guess never delays a need.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use soci_core::prefetch::{Plan, PlanItem};
@@ -49,13 +50,20 @@ pub fn plan<'a>(accesses: impl IntoIterator<Item = &'a Access>) -> Plan {
     Plan { items }
 }
 
-/// Paths in the order of their first use, each once, without leading slashes.
-pub fn first_use<'a>(accesses: impl IntoIterator<Item = &'a Access>) -> Vec<Arc<[u8]>> {
-    let mut accesses: Vec<&Access> = accesses.into_iter().collect();
-    accesses.sort_by_key(|access| access.t_ns);
-    let mut seen = HashSet::new();
-    let paths = accesses.into_iter().map(|access| &access.path);
-    paths.filter(|path| seen.insert(Arc::clone(path))).cloned().collect()
+/// Paths in the order of the first need of any byte, each once, without leading slashes.
+pub fn first_use(accesses: impl IntoIterator<Item = impl Borrow<Access>>) -> Vec<Arc<[u8]>> {
+    let mut first: HashMap<Arc<[u8]>, (u64, usize)> = HashMap::new();
+    for (place, access) in accesses.into_iter().enumerate() {
+        let access: &Access = access.borrow();
+        if access.len > 0 {
+            let moment = (access.t_ns, place);
+            let known = first.entry(Arc::clone(&access.path)).or_insert(moment);
+            *known = moment.min(*known);
+        }
+    }
+    let mut paths: Vec<_> = first.into_iter().collect();
+    paths.sort_unstable_by_key(|(_, moment)| *moment);
+    paths.into_iter().map(|(path, _)| path).collect()
 }
 
 #[derive(Debug, Default)]
@@ -103,6 +111,23 @@ impl Coverage {
             missing.push(ByteRange::new(at, range.end));
         }
         self.ends.insert(start, end);
+        missing
+    }
+
+    /// The parts of a range that are not in the set.
+    pub fn missing(&self, range: ByteRange) -> Vec<ByteRange> {
+        let mut missing = Vec::new();
+        let before = self.ends.range(..=range.start).next_back().map_or(range.start, |(_, &end)| end);
+        let mut at = range.start.max(before);
+        for (&start, &end) in self.ends.range(range.start..range.end.max(range.start)) {
+            if start > at {
+                missing.push(ByteRange::new(at, start));
+            }
+            at = at.max(end);
+        }
+        if at < range.end {
+            missing.push(ByteRange::new(at, range.end));
+        }
         missing
     }
 

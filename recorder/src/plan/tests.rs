@@ -81,7 +81,9 @@ proptest! {
         let mut coverage = Coverage::default();
         let mut bitmap = [false; 96];
         for (start, len) in ranges {
+            let before = coverage.missing(ByteRange::new(start, start + len));
             let missing = coverage.add(ByteRange::new(start, start + len));
+            prop_assert_eq!(&before, &missing);
             let mut expected = Vec::new();
             for at in start..start + len {
                 if !std::mem::replace(&mut bitmap[at as usize], true) {

@@ -57,6 +57,8 @@ pub struct Kinds {
     pub map: u64,
     /// Executions.
     pub exec: u64,
+    /// Openings.
+    pub open: u64,
 }
 
 /// Why a trace may lack accesses.
@@ -105,6 +107,7 @@ impl Contents {
                 AccessKind::Fault => &mut kinds.fault,
                 AccessKind::Map => &mut kinds.map,
                 AccessKind::Exec => &mut kinds.exec,
+                AccessKind::Open => &mut kinds.open,
             } += 1;
         }
         let ranges = plan::plan(&accesses).items.len() as u64;
@@ -173,7 +176,14 @@ mod tests {
                 })
                 .unwrap();
         }
-        let end = End { dropped, outcome: Outcome::Ready, ready_ns: Some(1), ended_ns: 2, exit_code: None };
+        let end = End {
+            dropped,
+            outcome: Outcome::Ready,
+            ready_ns: Some(1),
+            ended_ns: 2,
+            exit_code: None,
+            outside: None,
+        };
         writer.finish(&end).unwrap();
     }
 

@@ -41,7 +41,14 @@ fn report(names: &[Vec<u8>], numbers: u64) -> Report {
     }
     let (outcome, exit_code) = (Outcome::Exited, Some(i32::MIN));
     writer
-        .finish(&End { dropped: numbers, outcome, ready_ns: Some(numbers), ended_ns: numbers / 2, exit_code })
+        .finish(&End {
+            dropped: numbers,
+            outcome,
+            ready_ns: Some(numbers),
+            ended_ns: numbers / 2,
+            exit_code,
+            outside: None,
+        })
         .unwrap();
     Report::read(&trace, &[numbers]).unwrap()
 }

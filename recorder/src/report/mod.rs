@@ -42,6 +42,8 @@ pub struct Summary {
     pub accesses: u64,
     /// Image files read from.
     pub files: u64,
+    /// Image files opened and not read from. Only an exact recording knows them.
+    pub opened_only: u64,
     /// Distinct bytes of image files read.
     pub bytes: u64,
     /// Distinct bytes by the phase of their first need.
@@ -141,6 +143,8 @@ impl Summary {
                 bytes: 0,
             })
             .collect();
+        let all = files.len();
+        files.retain(|_, coverage| !coverage.is_empty());
         for ((_, layer), coverage) in &files {
             if let Some(share) = layer.and_then(|layer| layers.get_mut(layer as usize)) {
                 share.files += 1;
@@ -153,6 +157,7 @@ impl Summary {
             end,
             accesses,
             files: files.len() as u64,
+            opened_only: (all - files.len()) as u64,
             bytes: files.values().fold(0, |sum, file| sum.saturating_add(file.len())),
             phases,
             image_bytes: (!content_bytes.is_empty()).then(|| content_bytes.iter().sum()),
@@ -218,6 +223,7 @@ mod tests {
             ready_ns: Some(2500),
             ended_ns: 5000,
             exit_code: None,
+            outside: None,
         };
         writer.finish(&end).unwrap();
 

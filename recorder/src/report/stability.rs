@@ -78,7 +78,7 @@ impl Stability {
 
 fn bytes_read(run: &[Access]) -> Read {
     let mut read = Read::new();
-    for access in run {
+    for access in run.iter().filter(|access| access.len > 0) {
         let range = ByteRange::new(access.offset, access.offset.saturating_add(access.len));
         read.entry(Arc::clone(&access.path)).or_default().add(range);
     }

@@ -13,6 +13,9 @@ use super::{Recorded, SessionError, Verdict};
 use crate::capture::{Capture, RawAccess};
 use crate::resolve::Resolver;
 
+/// Accesses that are taken at once, before those are written that can be.
+const MAX_BATCH: usize = 1 << 14;
+
 /// How far a recording is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -48,13 +51,17 @@ impl Log {
         self.ready = ready;
     }
 
-    /// Takes what the capture has, waiting `patience` for the first.
-    pub(super) fn take(&mut self, capture: &mut dyn Capture, patience: Duration) {
+    /// Takes what the capture has, but no more than can be kept, waiting `patience` for the first; true when that was
+    /// all.
+    pub(super) fn take(&mut self, capture: &mut dyn Capture, patience: Duration) -> bool {
         let mut next = capture.next(patience);
-        while let Some(access) = next {
+        for _ in 0..MAX_BATCH {
+            let Some(access) = next else { return true };
             self.pending.push_back(access);
             next = capture.next(Duration::ZERO);
         }
+        self.pending.extend(next);
+        false
     }
 
     /// Writes what was asked for no later than `limit`.
@@ -93,16 +100,19 @@ impl Log {
 
     /// Ends the trace.
     pub(super) fn seal(self, verdict: &Verdict, capture: &dyn Capture) -> Result<Recorded, SessionError> {
+        let mut outside = capture.outside();
+        outside.unknown += self.outside;
         let end = End {
             dropped: capture.dropped(),
             outcome: verdict.outcome,
             ready_ns: self.ready.map(|ready| nanoseconds(self.started, ready)),
             ended_ns: nanoseconds(self.started, verdict.ended),
             exit_code: verdict.exit.map(|exit| i32::from(exit.code)),
+            outside: Some(outside),
         };
         let accesses = self.writer.accesses();
         self.writer.finish(&end)?;
-        Ok(Recorded { end, accesses, outside: self.outside + capture.outside(), signal: verdict.signal })
+        Ok(Recorded { end, accesses, signal: verdict.signal })
     }
 
     pub(super) fn progress(&self, now: Instant) -> Progress {

@@ -69,8 +69,6 @@ pub struct Recorded {
     pub end: End,
     /// Accesses in the trace.
     pub accesses: u64,
-    /// Accesses to files that are not the image's: left out.
-    pub outside: u64,
     /// The signal that stopped it.
     pub signal: Option<Signal>,
 }
@@ -126,7 +124,9 @@ pub fn record(
         progress(&log.progress(now));
     };
     supervisor.finish();
-    log.take(capture, Duration::ZERO);
+    while !log.take(capture, Duration::ZERO) {
+        log.write_until(verdict.ended, resolver)?;
+    }
     log.write_until(verdict.ended, resolver)?;
     log.seal(&verdict, capture)
 }

@@ -1,7 +1,8 @@
 //! The flags that choose the engine of a recording, and what is said about the choice.
 
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use recorder::capture::RING_BYTES;
+use recorder::capture::{RING_BYTES, Settings};
 use recorder::stage::{Engine, Stage};
 
 /// How accesses are seen.
@@ -12,7 +13,10 @@ pub(crate) struct EngineArgs {
     engine: EngineArg,
     /// Size of the eBPF ring buffer in bytes, a power of two; a larger one loses less.
     #[arg(long, value_name = "BYTES", default_value_t = RING_BYTES, value_parser = ring_bytes)]
-    pub(super) ring_buffer: u32,
+    ring_buffer: u32,
+    /// With --engine ebpf: record the exact bytes of reading calls, O_DIRECT, and openings.
+    #[arg(long)]
+    exact: bool,
 }
 
 /// `--engine`.
@@ -27,7 +31,16 @@ enum EngineArg {
 }
 
 impl EngineArgs {
-    pub(super) fn engine(&self) -> Engine {
+    /// The engine and its settings; an error when they contradict each other.
+    pub(super) fn choice(&self) -> Result<(Engine, Settings)> {
+        if self.exact && self.engine != EngineArg::Ebpf {
+            bail!("--exact needs --engine ebpf: no other engine sees calls");
+        }
+        let settings = Settings { ring_bytes: self.ring_buffer, exact: self.exact, ..Settings::default() };
+        Ok((self.engine(), settings))
+    }
+
+    fn engine(&self) -> Engine {
         match self.engine {
             EngineArg::Auto => Engine::Auto,
             EngineArg::Ebpf => Engine::Ebpf,

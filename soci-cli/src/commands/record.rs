@@ -24,7 +24,7 @@ use recorder::workload::{Process, namespace::with_private_mounts};
 use rustix::process::Signal;
 use soci_core::image::{Descriptor, Image, ImageSource, Platform};
 use soci_core::media_type::{LayerKind, layer_compression};
-use soci_core::trace::{Access, LayerRef, Outcome, TraceReader};
+use soci_core::trace::{LayerRef, Outcome, TraceReader};
 use soci_core::unpack::LayerFormat;
 use tokio::runtime::{Handle, Runtime};
 
@@ -78,6 +78,7 @@ pub(crate) struct Args {
 /// Records.
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     args.workload.until()?; // before anything is fetched
+    args.engine.choice()?;
     fs::create_dir_all(&args.out).with_context(|| format!("make {}", args.out.display()))?;
     let runtime = Runtime::new().context("start the runtime")?;
     let (image, signals) = runtime.block_on(async {
@@ -102,7 +103,7 @@ fn alone(args: &Args, name: &str, once: impl FnOnce(&Run) -> Result<Result<Done,
         Ok(done) => done,
         Err(code) => return Ok(ExitCode::from(code)),
     };
-    finish(args, &run.trace, done.recorded.outside, &done.layers, None)?;
+    finish(args, &run.trace, &done.layers, None)?;
     Ok(ExitCode::from(code(args, &done.recorded)))
 }
 
@@ -143,9 +144,9 @@ fn record(
 
     // Declared in the order of their building: they go in the reverse one.
     let merged = Overlay::read_only(&top_first, &dir("empty")?, &dir("merged")?)?;
-    let engine = &args.engine;
-    let mut stage = Stage::new(engine.engine(), engine.ring_buffer, &top_first, merged.path(), &run)?;
-    engine.tell(&mut stage);
+    let (engine, settings) = args.engine.choice()?;
+    let mut stage = Stage::new(engine, &settings, &top_first, merged.path(), &run)?;
+    args.engine.tell(&mut stage);
     let mut spec =
         workload_args::spec(process, args.workload.net(), merged.path(), stage.rootfs(), run.path())?;
     spec.cgroup = stage.cgroup().map(Path::to_owned);
@@ -189,12 +190,16 @@ fn record(
 pub(super) fn finish(
     args: &Args,
     trace: &Path,
-    outside: u64,
     layers: &[UnpackedLayer],
     stability: Option<Stability>,
 ) -> Result<()> {
-    let accesses = TraceReader::open(trace)?.collect::<Result<Vec<Access>, _>>()?;
-    let paths = plan::first_use(&accesses);
+    let mut failed = None;
+    let accesses =
+        TraceReader::open(trace)?.map_while(|access| access.map_err(|error| failed = Some(error)).ok());
+    let paths = plan::first_use(accesses);
+    if let Some(error) = failed {
+        return Err(error).with_context(|| format!("read {}", trace.display()));
+    }
     let paths: Vec<String> =
         paths.iter().filter_map(|path| Some(format!("/{}", std::str::from_utf8(path).ok()?))).collect();
     let list = args.out.join("prefetch.json");
@@ -207,7 +212,7 @@ pub(super) fn finish(
     if args.json {
         eprintln!("{}", serde_json::to_string(&summary::Json { summary, stability })?);
     } else {
-        eprint!("{}", summary::text(&summary, Some(outside)));
+        eprint!("{}", summary::text(&summary));
         if let Some(stability) = stability {
             eprint!("{}", summary::stability(&stability));
         }

@@ -30,7 +30,7 @@ pub(super) fn repeat(
         _ => {}
     }
     let mut traces: Vec<PathBuf> = Vec::new();
-    let (mut worst, mut outside, mut layers) = (0, 0, Vec::new());
+    let (mut worst, mut layers) = (0, Vec::new());
     for number in 1..=args.runs {
         let label = format!("run {number} of {}", args.runs);
         let trace = args.out.join(format!("{name}.{number}.trace"));
@@ -50,12 +50,11 @@ pub(super) fn repeat(
             );
             return Ok(ExitCode::from(code));
         }
-        outside += done.recorded.outside;
         layers = done.layers;
         traces.push(trace);
     }
     let stability = write_merged(&traces, &merged).context("merge the traces of the runs")?;
-    finish(args, &merged, outside, &layers, Some(stability))?;
+    finish(args, &merged, &layers, Some(stability))?;
     Ok(ExitCode::from(worst))
 }
 

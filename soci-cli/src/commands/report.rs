@@ -48,7 +48,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     if args.json {
         writeln!(out, "{}", json::pretty(&report)?)?;
     } else {
-        write!(out, "{}", summary::text(&report.summary, None))?;
+        write!(out, "{}", summary::text(&report.summary))?;
         write_text(&mut out, &report)?;
     }
     if let Some(path) = &args.output {

@@ -7,6 +7,7 @@ use indicatif::HumanBytes;
 use recorder::report::words::printable;
 use recorder::report::{Quantiles, Stability, Summary};
 use serde::Serialize;
+use soci_core::trace::Outside;
 
 /// A summary for programs.
 #[derive(Debug, Serialize)]
@@ -19,8 +20,8 @@ pub(crate) struct Json {
     pub(crate) stability: Option<Stability>,
 }
 
-/// Lines for people. `outside` are accesses to files that are not the image's; a trace alone does not know them.
-pub(crate) fn text(summary: &Summary, outside: Option<u64>) -> String {
+/// Lines for people.
+pub(crate) fn text(summary: &Summary) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "{:<12} {value}", format!("{name}:")); // a String takes everything
@@ -42,6 +43,9 @@ pub(crate) fn text(summary: &Summary, outside: Option<u64>) -> String {
         "read",
         format!("{} files, {}{}", summary.files, HumanBytes(bytes), share(bytes, summary.image_bytes)),
     );
+    if summary.opened_only > 0 {
+        line("opened only", format!("{} files", summary.opened_only));
+    }
     for (at, layer) in summary.layers.iter().enumerate() {
         let share = share(layer.bytes, layer.content_bytes);
         let digest = &layer.digest.hex()[..12];
@@ -53,9 +57,24 @@ pub(crate) fn text(summary: &Summary, outside: Option<u64>) -> String {
     line("first need", quantiles(&summary.first_need_ns));
     line("wait", quantiles(&summary.wait_ns));
     let dropped = summary.end.as_ref().map_or(0, |end| end.dropped);
-    let outside = outside.map_or(String::new(), |outside| format!(", {outside} outside the image"));
-    line("accesses", format!("{} ({dropped} lost{outside})", summary.accesses));
+    line("accesses", format!("{} ({dropped} lost)", summary.accesses));
+    if let Some(outside) = summary.end.as_ref().and_then(|end| end.outside).filter(|all| all.total() > 0) {
+        line("left out", left_out(&outside));
+    }
     text
+}
+
+/// Accesses to files that are not the image's, with the reasons that there are.
+fn left_out(outside: &Outside) -> String {
+    let reasons = [
+        (outside.elsewhere, "of other file systems"),
+        (outside.written, "of what the workload wrote"),
+        (outside.deleted, "of deleted files"),
+        (outside.unknown, "of unknown files"),
+    ];
+    let reasons = reasons.into_iter().filter(|(count, _)| *count > 0);
+    let reasons: Vec<_> = reasons.map(|(count, reason)| format!("{count} {reason}")).collect();
+    format!("{} outside the image ({})", outside.total(), reasons.join(", "))
 }
 
 /// Lines for people about the agreement of runs.

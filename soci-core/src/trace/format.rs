@@ -9,6 +9,7 @@
 //!         | 2 process  pid  length  bytes(comm)     the next process id, from 0
 //!         | 3 access   zigzag(t_ns - t_ns of the access before in this block, or 0)  phase + 4 * kind
 //!                      path id  layer index + 1 or 0  offset  length  process id  wait_ns
+//! flags   = 1 kind 4 may occur: a file was opened, length 0
 //! ```
 //! Fixed-width integers are little-endian. A reader refuses another magic, version 0, a higher version and unknown flags (a
 //! flag means "you cannot read this without knowing me"); unknown keys in the JSON blocks are ignored. Holds no state.
@@ -21,9 +22,13 @@ use crate::digest::Digest;
 
 pub(super) const MAGIC: &[u8; 8] = b"SOCITRC\n";
 pub(super) const VERSION: u16 = 1;
-/// Flags this code understands: none yet.
-pub(super) const KNOWN_FLAGS: u16 = 0;
+/// Accesses of kind [`AccessKind::Open`] may occur.
+pub(super) const FLAG_OPENS: u16 = 1;
+/// Flags this code understands.
+pub(super) const KNOWN_FLAGS: u16 = FLAG_OPENS;
 pub(super) const PREAMBLE_LEN: usize = 12;
+/// Where the flags are in the file.
+pub(super) const FLAGS_AT: u64 = 10;
 pub(super) const FRAME_LEN: usize = 9;
 /// Longest payload of a block. The writer stays far below it.
 pub(super) const MAX_BLOCK: usize = 8 << 20;
@@ -86,6 +91,41 @@ pub struct End {
     /// The workload's exit status when it has ended by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+    /// Accesses to files that are not the image's, which were left out; absent when not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside: Option<Outside>,
+}
+
+/// Accesses to files that are not the image's, by the reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Outside {
+    /// On a file system that has none of the image (bind mounts, tmpfs, /proc), or the recorder's own program.
+    pub elsewhere: u64,
+    /// Written by the workload: made, copied up to be changed, or renamed.
+    pub written: u64,
+    /// Deleted while it was still open.
+    pub deleted: u64,
+    /// None of these is known.
+    pub unknown: u64,
+}
+
+impl Outside {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        [self.elsewhere, self.written, self.deleted, self.unknown].into_iter().fold(0, u64::saturating_add)
+    }
+
+    /// Both counts together.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            elsewhere: self.elsewhere.saturating_add(other.elsewhere),
+            written: self.written.saturating_add(other.written),
+            deleted: self.deleted.saturating_add(other.deleted),
+            unknown: self.unknown.saturating_add(other.unknown),
+        }
+    }
 }
 
 /// Why a recording stopped.
@@ -124,6 +164,8 @@ pub enum AccessKind {
     Map,
     /// The file was executed, or named as interpreter.
     Exec,
+    /// The file was opened; no bytes.
+    Open,
 }
 
 /// A process that touched the image.
@@ -150,7 +192,7 @@ pub struct Access {
     pub layer: Option<u32>,
     /// First byte.
     pub offset: u64,
-    /// Number of bytes.
+    /// Number of bytes; 0 for [`AccessKind::Open`].
     pub len: u64,
     /// Who asked.
     pub process: Arc<Process>,
@@ -209,7 +251,7 @@ impl AccessKind {
         self as u64
     }
     pub(super) fn from_code(code: u64) -> Option<Self> {
-        [Self::Read, Self::Fault, Self::Map, Self::Exec].into_iter().find(|k| k.code() == code)
+        [Self::Read, Self::Fault, Self::Map, Self::Exec, Self::Open].into_iter().find(|k| k.code() == code)
     }
 }
 

@@ -11,6 +11,6 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use format::{Access, AccessKind, End, Header, LayerRef, Outcome, Phase, Process, TraceError};
+pub use format::{Access, AccessKind, End, Header, LayerRef, Outcome, Outside, Phase, Process, TraceError};
 pub use reader::{Tail, TraceReader};
 pub use writer::TraceWriter;

@@ -12,9 +12,9 @@ use std::{
 };
 
 use super::format::{
-    Access, AccessKind, BLOCK_END, BLOCK_HEADER, BLOCK_RECORDS, End, FRAME_LEN, Header, KNOWN_FLAGS, MAGIC,
-    MAX_BLOCK, MAX_COMM, MAX_PATH, PREAMBLE_LEN, Phase, Process, RECORD_ACCESS, RECORD_PATH, RECORD_PROCESS,
-    TraceError, VERSION, crc, take_varint, unzigzag,
+    Access, AccessKind, BLOCK_END, BLOCK_HEADER, BLOCK_RECORDS, End, FLAG_OPENS, FRAME_LEN, Header,
+    KNOWN_FLAGS, MAGIC, MAX_BLOCK, MAX_COMM, MAX_PATH, PREAMBLE_LEN, Phase, Process, RECORD_ACCESS,
+    RECORD_PATH, RECORD_PROCESS, TraceError, VERSION, crc, take_varint, unzigzag,
 };
 
 /// How the file ends.
@@ -146,6 +146,9 @@ impl TraceReader {
         let decoded = decode(&mut rest, self.last_t, &mut self.paths, &mut self.processes);
         self.cursor += before - rest.len();
         match decoded {
+            Ok(Some(access)) if access.kind == AccessKind::Open && self.flags & FLAG_OPENS == 0 => {
+                Err(self.malformed("an opening, which the flags do not announce"))
+            }
             Ok(Some(access)) => {
                 self.last_t = access.t_ns;
                 Ok(Some(access))

@@ -20,7 +20,14 @@ fn header() -> Header {
 }
 
 fn end() -> End {
-    End { dropped: 3, outcome: Outcome::Ready, ready_ns: Some(77), ended_ns: 99, exit_code: None }
+    End {
+        dropped: 3,
+        outcome: Outcome::Ready,
+        ready_ns: Some(77),
+        ended_ns: 99,
+        exit_code: None,
+        outside: None,
+    }
 }
 
 fn access() -> impl Strategy<Value = Access> {
@@ -29,7 +36,8 @@ fn access() -> impl Strategy<Value = Access> {
         Just(AccessKind::Read),
         Just(AccessKind::Fault),
         Just(AccessKind::Map),
-        Just(AccessKind::Exec)
+        Just(AccessKind::Exec),
+        Just(AccessKind::Open)
     ];
     (
         any::<u64>(),
@@ -109,7 +117,9 @@ proptest! {
             let read: Vec<_> = reader.by_ref().map_while(Result::ok).collect();
             prop_assert!(accesses.starts_with(&read));
             let torn = matches!(reader.tail(), Some(Tail::Torn { .. }));
-            prop_assert!(torn);
+            // A flag that announces openings promises none.
+            let announced = at as u64 == format::FLAGS_AT && bit == 0;
+            prop_assert!(torn || announced && read == accesses);
         }
     }
 
@@ -144,11 +154,40 @@ fn other_files_and_newer_versions_are_refused() {
     newer[8] = 0;
     assert!(matches!(open(&newer), TraceError::Version(0)));
     let mut feature = bytes.clone();
-    feature[10] = 1;
-    assert!(matches!(open(&feature), TraceError::Features(1)));
+    feature[10] = 2;
+    assert!(matches!(open(&feature), TraceError::Features(2)));
     let mut header = bytes;
     header[30] ^= 1;
     assert!(matches!(open(&header), TraceError::Header(_)));
+}
+
+#[test]
+fn an_opening_is_announced_by_a_flag_and_nothing_else_is() {
+    let process = Arc::new(Process { pid: 1, comm: Arc::from(&b"a"[..]) });
+    let access = |kind, len| Access {
+        t_ns: 1,
+        phase: Phase::Start,
+        kind,
+        path: Arc::from(&b"p"[..]),
+        layer: None,
+        offset: 0,
+        len,
+        process: Arc::clone(&process),
+        wait_ns: 0,
+    };
+    let read = access(AccessKind::Read, 5);
+    let plain = write(std::slice::from_ref(&read), 1, true);
+    assert_eq!(TraceReader::open(plain.path()).unwrap().flags(), 0, "for those who know no openings");
+    let accesses = [read, access(AccessKind::Open, 0)];
+    let file = write(&accesses, 1, true);
+    let reader = TraceReader::open(file.path()).unwrap();
+    assert_eq!(reader.flags(), 1);
+    assert_eq!(reader.collect::<Result<Vec<_>, _>>().unwrap(), accesses);
+    let mut bytes = fs::read(file.path()).unwrap();
+    bytes[format::FLAGS_AT as usize] = 0;
+    fs::write(file.path(), bytes).unwrap();
+    let last = TraceReader::open(file.path()).unwrap().last().unwrap();
+    assert!(matches!(last, Err(TraceError::Malformed { .. })), "{last:?}");
 }
 
 #[test]

@@ -3,18 +3,19 @@
 //! The writer owns the file and the tables of paths and processes already defined in it. What must always hold: the
 //! file is a valid trace (perhaps without its tail) after every block, so a crash loses at most the open block.
 
-use std::{collections::HashMap, fs::File, io::Write, path::Path, sync::Arc};
+use std::{collections::HashMap, fs::File, io::Write, os::unix::fs::FileExt, path::Path, sync::Arc};
 
 use super::format::{
-    Access, BLOCK_END, BLOCK_HEADER, BLOCK_RECORDS, BLOCK_TARGET, End, Header, KNOWN_FLAGS, MAGIC, MAX_COMM,
-    MAX_PATH, Process, RECORD_ACCESS, RECORD_PATH, RECORD_PROCESS, TraceError, VERSION, crc, put_varint,
-    zigzag,
+    Access, AccessKind, BLOCK_END, BLOCK_HEADER, BLOCK_RECORDS, BLOCK_TARGET, End, FLAG_OPENS, FLAGS_AT,
+    Header, MAGIC, MAX_COMM, MAX_PATH, Process, RECORD_ACCESS, RECORD_PATH, RECORD_PROCESS, TraceError,
+    VERSION, crc, put_varint, zigzag,
 };
 
 /// Writes one trace. Not finished with [`TraceWriter::finish`], the file reads as a torn trace.
 #[derive(Debug)]
 pub struct TraceWriter {
     file: File,
+    flags: u16,
     block: Vec<u8>,
     last_t: u64,
     paths: HashMap<Arc<[u8]>, u64>,
@@ -31,11 +32,12 @@ impl TraceWriter {
         let mut file = File::create(path)?;
         let mut preamble = MAGIC.to_vec();
         preamble.extend(VERSION.to_le_bytes());
-        preamble.extend(KNOWN_FLAGS.to_le_bytes());
+        preamble.extend(0u16.to_le_bytes());
         file.write_all(&preamble)?;
         let json = serde_json::to_vec(header).map_err(|e| TraceError::Header(e.to_string()))?;
         let mut writer = Self {
             file,
+            flags: 0,
             block: Vec::with_capacity(BLOCK_TARGET + MAX_PATH + 256),
             last_t: 0,
             paths: HashMap::new(),
@@ -53,6 +55,11 @@ impl TraceWriter {
     pub fn access(&mut self, access: &Access) -> Result<(), TraceError> {
         too_long("path", access.path.len(), MAX_PATH)?;
         too_long("process name", access.process.comm.len(), MAX_COMM)?;
+        if access.kind == AccessKind::Open && self.flags & FLAG_OPENS == 0 {
+            // Only now, so that a trace without openings can be read by those who do not know them.
+            self.flags |= FLAG_OPENS;
+            self.file.write_all_at(&self.flags.to_le_bytes(), FLAGS_AT)?;
+        }
         let path = self.path_id(&access.path);
         let process = self.process_id(&access.process);
         let out = &mut self.block;

@@ -21,8 +21,14 @@ pub enum EbpfError {
         source: io::Error,
     },
     /// The kernel's type information cannot be understood.
-    #[error("the kernel's type information (BTF)")]
-    Types(#[from] BtfError),
+    #[error("understand {path}: it should be the kernel's type information (BTF)")]
+    Types {
+        /// Where it is.
+        path: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: BtfError,
+    },
     /// The kernel has another idea of its structures.
     #[error("this kernel has no member {member} in struct {structure}")]
     NoMember {
@@ -31,6 +37,19 @@ pub enum EbpfError {
         /// Member.
         member: &'static str,
     },
+    /// Calls cannot be watched on this kernel.
+    #[error(
+        "exact recording: this kernel has no member {member} in struct {structure}; without it, pages can be recorded"
+    )]
+    NotExact {
+        /// Structure.
+        structure: &'static str,
+        /// Member.
+        member: &'static str,
+    },
+    /// Calls cannot be watched on this machine.
+    #[error("exact recording knows the system calls of x86-64 only; without it, pages can be recorded")]
+    Architecture,
     /// The kernel is too old, or built without tracepoints.
     #[error("this kernel has no tracepoint {0}: it is too old, or built without tracepoints")]
     NoTracepoint(&'static str),

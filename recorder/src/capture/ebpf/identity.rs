@@ -1,10 +1,11 @@
 //! Which file of the image an inode is.
 //!
-//! Owns a table from (device, inode) of every regular file of the layer directories to its path. The page cache of an
+//! Owns a table from (device, inode) of every regular file of the layer directories to its names. The page cache of an
 //! overlay's file belongs to the file of the layer below, so an event names that one. The layers must not change while
 //! the table is used; an inode that is not in it is not the image's.
+//!
+//! The table is made to be small: 24 bytes and the name for each name, sorted, and no allocation of its own for any.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -15,60 +16,117 @@ use std::sync::Arc;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, major, minor, openat, openat2, statfs};
 
 use super::EbpfError;
+use crate::resolve::Resolver;
 
 /// File systems whose files do not have the device number that their page cache has.
 const STACKED: [(i64, &str); 2] = [(0x9123_683e, "btrfs"), (0x794c_7630, "overlayfs")];
 
 /// An inode as the kernel names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Inode {
     pub(super) dev: u32,
     pub(super) ino: u64,
 }
 
+/// One name of a file.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    ino: u64,
+    dev: u32,
+    /// Its layer, counted from the topmost.
+    layer: u32,
+    /// Where its name begins.
+    name: usize,
+}
+
 /// The table.
 #[derive(Debug)]
 pub(super) struct Identity {
-    files: HashMap<Inode, Arc<[u8]>>,
-    /// Device of the workload's overlay, and of the layers below it.
-    overlay: (u32, u32),
+    /// Sorted by inode; of one inode the name that is shown comes first.
+    entries: Vec<Entry>,
+    /// Names, each with a zero behind it.
+    names: Vec<u8>,
+    /// The devices that the layers are on.
+    devices: Vec<u32>,
 }
 
 impl Identity {
-    /// Reads the layer directories, in any order. `rootfs` is the overlay of them that the workload will use.
+    /// Reads the layer directories, the topmost first. `rootfs` is the overlay of them that the workload will use.
     pub(super) fn of(layers: &[PathBuf], rootfs: &Path) -> Result<Self, EbpfError> {
-        let mut names: HashMap<Inode, Vec<Vec<u8>>> = HashMap::new();
-        for layer in layers {
+        let mut this = Self { entries: Vec::new(), names: Vec::new(), devices: Vec::new() };
+        for (number, layer) in layers.iter().enumerate() {
             let kind = statfs(layer).map_err(|errno| EbpfError::layer(layer)(errno.into()))?.f_type;
             if let Some((_, name)) = STACKED.iter().find(|(magic, _)| *magic == kind as i64) {
                 return Err(EbpfError::FileSystem { path: layer.clone(), name });
             }
             walk(layer, &mut |path, metadata| {
-                let name = path.strip_prefix(layer).unwrap_or(path).as_os_str().as_bytes().to_vec();
-                names.entry(inode(metadata)).or_default().push(name);
+                let Inode { dev, ino } = inode(metadata);
+                this.entries.push(Entry { ino, dev, layer: number as u32, name: this.names.len() });
+                this.names.extend(path.strip_prefix(layer).unwrap_or(path).as_os_str().as_bytes());
+                this.names.push(0);
             })?;
         }
-        let overlay = fs::metadata(rootfs).map_err(EbpfError::layer(rootfs))?;
-        let below = names.keys().next().map_or(0, |inode| inode.dev);
-        let files =
-            names.into_iter().map(|(inode, names)| (inode, Arc::from(choose(names, inode.ino, rootfs))));
-        Ok(Self { files: files.collect(), overlay: (kernel_dev(overlay.dev()), below) })
+        let names = &this.names;
+        this.entries.sort_unstable_by_key(|entry| (entry.inode(), name_at(names, entry.name)));
+        this.devices = this.entries.iter().map(|entry| entry.dev).collect();
+        this.devices.dedup();
+        this.show(layers, rootfs)?;
+        this.entries.shrink_to_fit();
+        this.names.shrink_to_fit();
+        Ok(this)
+    }
+
+    /// Of each file with several names, puts the first one that the merged view shows to the front: another one may be
+    /// hidden by a layer above.
+    fn show(&mut self, layers: &[PathBuf], rootfs: &Path) -> Result<(), EbpfError> {
+        let bottom_first: Vec<PathBuf> = layers.iter().rev().cloned().collect();
+        let mut resolver = Resolver::new(&bottom_first).map_err(EbpfError::layer(rootfs))?;
+        let names = &self.names;
+        for same in self.entries.chunk_by_mut(|a, b| a.inode() == b.inode()).filter(|same| same.len() > 1) {
+            let shown = |entry: &Entry| {
+                let name = name_at(names, entry.name);
+                let layer = layers.len() as u32 - 1 - entry.layer;
+                is_file(rootfs, name) && resolver.layer(&Arc::from(name)) == Some(layer)
+            };
+            if let Some(at) = same.iter().position(shown) {
+                same[..=at].rotate_right(1);
+            }
+        }
+        Ok(())
     }
 
     /// The path of an image's file, without a leading slash.
-    pub(super) fn path(&self, inode: Inode) -> Option<&Arc<[u8]>> {
-        self.files.get(&inode)
+    pub(super) fn path(&self, inode: Inode) -> Option<&[u8]> {
+        let at = self.entries.partition_point(|entry| entry.inode() < inode);
+        let entry = self.entries.get(at).filter(|entry| entry.inode() == inode)?;
+        Some(name_at(&self.names, entry.name))
     }
 
-    /// The inode behind one of the workload's overlay, which has the number of the one below it.
-    pub(super) fn below(&self, inode: Inode) -> Inode {
-        let (overlay, below) = self.overlay;
-        if inode.dev == overlay { Inode { dev: below, ..inode } } else { inode }
+    /// The inode behind an overlay's own, which has the same number; `None` when there is more than one such.
+    pub(super) fn below(&self, ino: u64) -> Option<Inode> {
+        let candidates = self.devices.iter().map(|&dev| Inode { dev, ino });
+        let mut known = candidates.filter(|inode| self.path(*inode).is_some());
+        known.next().filter(|_| known.next().is_none())
+    }
+
+    /// The devices that the layers are on.
+    pub(super) fn devices(&self) -> &[u32] {
+        &self.devices
     }
 }
 
+impl Entry {
+    fn inode(&self) -> Inode {
+        Inode { dev: self.dev, ino: self.ino }
+    }
+}
+
+fn name_at(names: &[u8], at: usize) -> &[u8] {
+    names[at..].split(|&byte| byte == 0).next().unwrap_or_default()
+}
+
 /// Calls `file` for each regular file below `dir`, links not followed.
-fn walk(dir: &Path, file: &mut dyn FnMut(&Path, &fs::Metadata)) -> Result<(), EbpfError> {
+pub(super) fn walk(dir: &Path, file: &mut dyn FnMut(&Path, &fs::Metadata)) -> Result<(), EbpfError> {
     let mut dirs = vec![dir.to_owned()];
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(&dir).map_err(EbpfError::layer(&dir))? {
@@ -84,29 +142,17 @@ fn walk(dir: &Path, file: &mut dyn FnMut(&Path, &fs::Metadata)) -> Result<(), Eb
     Ok(())
 }
 
-/// The first name, in order, under which the merged view shows the file: another one may be hidden by a layer above.
-fn choose(mut names: Vec<Vec<u8>>, ino: u64, rootfs: &Path) -> Vec<u8> {
-    if names.len() > 1 {
-        names.sort();
-        if let Some(at) = names.iter().position(|name| shows(rootfs, name, ino)) {
-            return names.swap_remove(at);
-        }
-    }
-    names.swap_remove(0)
-}
-
-fn shows(rootfs: &Path, name: &[u8], ino: u64) -> bool {
+/// Does this view show a regular file of this name?
+fn is_file(rootfs: &Path, name: &[u8]) -> bool {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     openat(CWD, rootfs, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .and_then(|root| openat2(root, name, flags, Mode::empty(), resolve))
         .and_then(fstat)
-        .is_ok_and(|stat| {
-            FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_ino == ino
-        })
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
 }
 
-fn inode(metadata: &fs::Metadata) -> Inode {
+pub(super) fn inode(metadata: &fs::Metadata) -> Inode {
     Inode { dev: kernel_dev(metadata.dev()), ino: metadata.ino() }
 }
 
@@ -129,25 +175,44 @@ mod tests {
     #[test]
     fn files_are_known_by_inode_and_a_hidden_name_is_not_chosen() {
         let dir = tempfile::tempdir().unwrap();
-        let (layer, merged) = (dir.path().join("layer"), dir.path().join("merged"));
-        for dir in [layer.join("d"), merged.join("d")] {
+        let [high, low, merged] = ["high", "low", "merged"].map(|name| dir.path().join(name));
+        for dir in [high.clone(), low.join("d"), merged.join("d")] {
             fs::create_dir_all(dir).unwrap();
         }
-        fs::write(layer.join("d/b"), "x").unwrap();
-        fs::hard_link(layer.join("d/b"), layer.join("a")).unwrap();
-        std::os::unix::fs::symlink("b", layer.join("d/link")).unwrap();
+        fs::write(low.join("d/b"), "x").unwrap();
+        fs::hard_link(low.join("d/b"), low.join("a")).unwrap();
+        std::os::unix::fs::symlink("b", low.join("d/link")).unwrap();
         let of = |path: &Path| inode(&fs::metadata(path).unwrap());
-        let known = |identity: &Identity| identity.path(of(&layer.join("a"))).map(|path| path.to_vec());
+        let layers = [high.clone(), low.clone()];
+        let known = |identity: &Identity| identity.path(of(&low.join("a"))).map(<[u8]>::to_vec);
 
-        let identity = match Identity::of(std::slice::from_ref(&layer), &merged) {
+        let identity = match Identity::of(&layers, &merged) {
             Err(EbpfError::FileSystem { .. }) => return, // the temporary directory is on one of these
             other => other.unwrap(),
         };
         assert_eq!(known(&identity), Some(b"a".to_vec()), "none is shown: the first");
         assert_eq!(identity.path(of(&merged)), None);
-        fs::write(merged.join("a"), "of a layer above").unwrap();
-        fs::hard_link(layer.join("d/b"), merged.join("d/b")).unwrap();
-        let identity = Identity::of(std::slice::from_ref(&layer), &merged).unwrap();
+        assert_eq!(identity.below(of(&low.join("a")).ino), Some(of(&low.join("a"))));
+        fs::write(high.join("a"), "of the layer above").unwrap();
+        for name in ["a", "d/b"] {
+            fs::write(merged.join(name), "as an overlay would show it").unwrap();
+        }
+        let identity = Identity::of(&layers, &merged).unwrap();
         assert_eq!(known(&identity), Some(b"d/b".to_vec()));
+        assert_eq!(identity.path(of(&high.join("a"))), Some(&b"a"[..]));
+    }
+
+    #[test]
+    fn the_same_number_on_two_devices_is_two_files() {
+        let entry = |ino, dev, name| Entry { ino, dev, layer: 0, name };
+        let identity = Identity {
+            entries: vec![entry(5, 1, 0), entry(6, 1, 2), entry(5, 2, 4)],
+            names: b"a\0b\0c\0".to_vec(),
+            devices: vec![1, 2],
+        };
+        assert_eq!(identity.path(Inode { dev: 2, ino: 5 }), Some(&b"c"[..]));
+        assert_eq!(identity.path(Inode { dev: 2, ino: 6 }), None);
+        assert_eq!(identity.below(6), Some(Inode { dev: 1, ino: 6 }));
+        assert_eq!(identity.below(5), None, "nobody knows which of them");
     }
 }

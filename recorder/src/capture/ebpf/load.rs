@@ -9,12 +9,18 @@ use std::io;
 use aya::maps::{MapData, PerCpuArray, RingBuf};
 use aya::programs::{BtfTracePoint, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
-use recorder_ebpf::{CGROUP, CGROUP_LEVEL, COUNTERS, Counter, EVENTS, FIELDS, OFFSETS, PAGE_SHIFT, PROGRAMS};
+use recorder_ebpf::{
+    CGROUP, CGROUP_LEVEL, COUNTERS, Counter, EVENTS, EXACT_PROGRAMS, FIELDS, Field, NEEDED_FIELDS, NO_MEMBER,
+    OFFSETS, PAGE_SHIFT, PROGRAMS, Program,
+};
 
+use super::Settings;
+use super::anomalies::Anomalies;
 use super::btf::KernelTypes;
 use super::error::EbpfError;
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../recorder-ebpf/recorder.bpf.o");
+/// The committed programs.
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../recorder-ebpf/recorder.bpf.o");
 
 /// The kernel's types, in the place where it shows them.
 const TYPES: &str = "/sys/kernel/btf/vmlinux";
@@ -25,35 +31,44 @@ const LOG_LINES: usize = 20;
 pub(super) struct Loaded {
     _programs: Ebpf,
     pub(super) events: RingBuf<MapData>,
+    pub(super) anomalies: Anomalies,
     counters: PerCpuArray<MapData, u64>,
 }
 
 impl Loaded {
-    /// Loads and attaches. Records the cgroup `id` at depth `level`, through a ring buffer of `ring_bytes`.
-    pub(super) fn new(id: u64, level: u32, ring_bytes: u32) -> Result<Self, EbpfError> {
-        let offsets = offsets()?;
+    /// Loads and attaches. Records the cgroup `id` at depth `level`.
+    pub(super) fn new(id: u64, level: u32, settings: &Settings) -> Result<Self, EbpfError> {
+        if settings.exact && cfg!(not(target_arch = "x86_64")) {
+            return Err(EbpfError::Architecture);
+        }
+        let wanted: &[Program] = if settings.exact { &EXACT_PROGRAMS } else { &PROGRAMS };
+        let offsets = offsets(wanted, settings.exact)?;
         let types = Btf::from_sys_fs().map_err(|error| EbpfError::Object(Box::new(error.into())))?;
         let page_shift = rustix::param::page_size().trailing_zeros();
         let mut loader = EbpfLoader::new();
         loader.override_global(OFFSETS, &offsets, true);
         loader.override_global(CGROUP, &id, true);
         loader.override_global(CGROUP_LEVEL, &level, true);
+        let (name, level) = Anomalies::level();
+        loader.override_global(name, &level, true);
         loader.override_global(PAGE_SHIFT, &page_shift, true);
-        loader.map_max_entries(EVENTS, ring_bytes);
-        let mut programs = loader.load(OBJECT).map_err(|error| EbpfError::Object(Box::new(error)))?;
+        loader.map_max_entries(EVENTS, settings.ring_bytes);
+        let mut programs =
+            loader.load(settings.object).map_err(|error| EbpfError::Object(Box::new(error)))?;
         let events = programs.take_map(EVENTS).ok_or(EbpfError::Incomplete(EVENTS))?;
         let events = RingBuf::try_from(events).map_err(|source| EbpfError::Map { name: EVENTS, source })?;
+        let anomalies = Anomalies::of(&mut programs);
         let counters = programs.take_map(COUNTERS).ok_or(EbpfError::Incomplete(COUNTERS))?;
         let counters =
             PerCpuArray::try_from(counters).map_err(|source| EbpfError::Map { name: COUNTERS, source })?;
-        for (program, tracepoint) in PROGRAMS {
+        for &(program, tracepoint) in wanted {
             let program_failed = |action| move |source| EbpfError::Program { action, program, source };
             let loaded = programs.program_mut(program).ok_or(EbpfError::Incomplete(program))?;
             let loaded: &mut BtfTracePoint = loaded.try_into().map_err(program_failed("find"))?;
             loaded.load(tracepoint, &types).map_err(|error| refused(program, error))?;
             loaded.attach().map_err(program_failed("attach"))?;
         }
-        Ok(Self { _programs: programs, events, counters })
+        Ok(Self { _programs: programs, events, anomalies, counters })
     }
 
     /// What the kernel side has counted so far, on all CPUs.
@@ -63,18 +78,30 @@ impl Loaded {
     }
 }
 
-/// Offsets of the members that the programs read, in this kernel.
-fn offsets() -> Result<[u32; FIELDS.len()], EbpfError> {
+/// Offsets of the members that the programs read, in this kernel. Without `exact`, it may lack those of calls, and of
+/// overlays as a whole.
+fn offsets(programs: &[Program], exact: bool) -> Result<[u32; FIELDS.len()], EbpfError> {
     let bytes = fs::read(TYPES).map_err(|source| EbpfError::NoTypes { path: TYPES, source })?;
-    let types = KernelTypes::parse(bytes)?;
-    for (_, tracepoint) in PROGRAMS {
-        if !types.has_tracepoint(tracepoint)? {
+    let types = KernelTypes::parse(bytes).map_err(|source| EbpfError::Types { path: TYPES, source })?;
+    let wrong = |source| EbpfError::Types { path: TYPES, source };
+    for &(_, tracepoint) in programs {
+        if !types.has_tracepoint(tracepoint).map_err(wrong)? {
             return Err(EbpfError::NoTracepoint(tracepoint));
         }
     }
-    let mut offsets = [0; FIELDS.len()];
-    for (offset, (structure, member)) in offsets.iter_mut().zip(FIELDS) {
-        *offset = types.offset(structure, member)?.ok_or(EbpfError::NoMember { structure, member })?;
+    let mut offsets = [NO_MEMBER; FIELDS.len()];
+    for (number, (structure, member)) in FIELDS.into_iter().enumerate() {
+        match types.offset(structure, member).map_err(wrong)? {
+            Some(offset) => offsets[number] = offset,
+            None if exact && number >= NEEDED_FIELDS => {
+                return Err(EbpfError::NotExact { structure, member });
+            }
+            None if number < NEEDED_FIELDS => return Err(EbpfError::NoMember { structure, member }),
+            None => {}
+        }
+    }
+    if offsets[Field::OverlayInode as usize..=Field::DentryInode as usize].contains(&NO_MEMBER) {
+        offsets[Field::OverlayStack as usize] = NO_MEMBER; // by which the programs know
     }
     Ok(offsets)
 }
@@ -100,8 +127,10 @@ mod tests {
 
     #[test]
     fn this_kernels_offsets_are_plausible_where_it_shows_its_types() {
-        match offsets() {
-            Ok(offsets) => assert!(offsets.iter().all(|offset| *offset < 4096), "{offsets:?}"),
+        match offsets(&EXACT_PROGRAMS, false) {
+            Ok(offsets) => {
+                assert!(offsets[..NEEDED_FIELDS].iter().all(|offset| *offset < 8192), "{offsets:?}");
+            }
             Err(EbpfError::NoTypes { .. } | EbpfError::NoTracepoint(_)) => {} // not this kernel
             Err(other) => panic!("{other}"),
         }

@@ -8,24 +8,28 @@
 //!
 //! # What must always hold
 //! Every event that the kernel side counted as emitted is either received here or counted as dropped; each received
-//! one is handed out, known already, or counted as outside the image. When the workload is over, one more look at the
+//! one is handed out, known already, or counted as outside the image, by the reason. When the workload is over, one more look at the
 //! ring buffer is enough to have all of it.
 
+mod anomalies;
 mod btf;
 mod error;
 mod identity;
 mod load;
 mod seen;
+mod strangers;
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use recorder_ebpf::{Counter, Event, EventKind};
+use recorder_ebpf::{Counter, Event, EventKind, OVERLAY};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
-use soci_core::trace::{AccessKind, Process};
+use soci_core::trace::{AccessKind, Outside, Process};
 use soci_core::units::ByteRange;
 
 pub use btf::BtfError;
@@ -34,13 +38,31 @@ pub use error::EbpfError;
 use self::identity::{Identity, Inode};
 use self::load::Loaded;
 use self::seen::Seen;
+use self::strangers::Strangers;
 use super::{Capture, RawAccess};
 use crate::workload::Cgroup;
 
-/// Size of the ring buffer when nobody says otherwise: 230 000 events.
+/// Size of the ring buffer when nobody says otherwise: 130 000 events.
 pub const RING_BYTES: u32 = recorder_ebpf::RING_BYTES;
 /// A record of the ring buffer with its header.
 const RECORD_BYTES: u32 = size_of::<Event>() as u32 + 8;
+
+/// What is loaded, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Size of the ring buffer: a power of two, at least a page.
+    pub ring_bytes: u32,
+    /// See calls that read and open files, too: exact bytes, `O_DIRECT`, openings. Costs every call of this machine.
+    pub exact: bool,
+    /// The programs.
+    pub object: &'static [u8],
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { ring_bytes: RING_BYTES, exact: false, object: load::OBJECT }
+    }
+}
 
 /// The account of a recording.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,15 +82,18 @@ pub struct Counts {
 /// Programs that watch a cgroup.
 pub struct Ebpf {
     loaded: Loaded,
+    exact: bool,
     identity: Identity,
-    seen: HashMap<Arc<[u8]>, Seen>,
+    seen: HashMap<Inode, Seen>,
+    strangers: Strangers,
+    /// Where the workload's writes go.
+    upper: PathBuf,
     processes: HashMap<(u32, [u8; 16]), Arc<Process>>,
     ready: VecDeque<RawAccess>,
     /// One moment on both clocks.
     clock: (Instant, u64),
     ring_records: u32,
     received: u64,
-    outside: u64,
 }
 
 impl std::fmt::Debug for Ebpf {
@@ -83,11 +108,12 @@ impl std::fmt::Debug for Ebpf {
 /// The reason why not.
 pub fn probe_ebpf() -> Result<(), EbpfError> {
     let page = u32::try_from(rustix::param::page_size()).unwrap_or(1 << 16);
-    Loaded::new(0, 0, page).map(drop)
+    Loaded::new(0, 0, &Settings { ring_bytes: page, ..Settings::default() }).map(drop)
 }
 
 impl Ebpf {
-    /// Watches what the tasks of `cgroup` read from the files of `layers`, whose overlay is mounted on `rootfs`.
+    /// Watches what the tasks of `cgroup` read from the files of `layers`, the topmost first, whose overlay is mounted
+    /// on `rootfs`; what is written there goes to `upper`.
     ///
     /// Pages that are mapped already and in the page cache are not seen again: take the files out of it first, with
     /// [`crate::rootfs::forget_pages`].
@@ -95,21 +121,27 @@ impl Ebpf {
         cgroup: &Cgroup,
         layers: &[PathBuf],
         rootfs: &Path,
-        ring_bytes: u32,
+        upper: &Path,
+        settings: &Settings,
     ) -> Result<Self, EbpfError> {
         let identity = Identity::of(layers, rootfs)?;
-        let loaded = Loaded::new(cgroup.id(), cgroup.level(), ring_bytes)?;
-        let now = clock_gettime(ClockId::Monotonic);
+        let written = fs::metadata(upper).map_err(EbpfError::layer(upper))?;
+        let devices = identity.devices().iter().copied().chain([identity::inode(&written).dev]).collect();
+        let loaded = Loaded::new(cgroup.id(), cgroup.level(), settings)?;
+        let strangers = Strangers::new(devices);
+        let (instant, now) = (Instant::now(), clock_gettime(ClockId::Monotonic)); // one right after the other
         Ok(Self {
             loaded,
+            exact: settings.exact,
             identity,
             seen: HashMap::new(),
+            strangers,
+            upper: upper.to_owned(),
             processes: HashMap::new(),
             ready: VecDeque::new(),
-            clock: (Instant::now(), now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64),
-            ring_records: ring_bytes / RECORD_BYTES + 1,
+            clock: (instant, now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64),
+            ring_records: settings.ring_bytes / RECORD_BYTES + 1,
             received: 0,
-            outside: 0,
         })
     }
 
@@ -119,13 +151,14 @@ impl Ebpf {
             emitted: self.loaded.count(Counter::Emitted)?,
             dropped: self.loaded.count(Counter::Dropped)?,
             received: self.received,
-            outside: self.outside,
+            outside: self.strangers.total(),
             empty: self.loaded.count(Counter::Empty)?,
         })
     }
 
     /// Reads the ring buffer until something new is found, or everything that was in it when this was called is read.
     fn read(&mut self) {
+        self.loaded.anomalies.forward();
         for _ in 0..self.ring_records {
             let Some(event) = self.loaded.events.next().map(|record| Event::from_bytes(&record)) else {
                 return;
@@ -133,7 +166,7 @@ impl Ebpf {
             self.received += 1;
             match event {
                 Some(event) => self.take(&event),
-                None => self.outside += 1, // of another object: cannot be, and is not hidden either
+                None => self.strangers.unknown(), // of another object: cannot be, and is not hidden either
             }
             if !self.ready.is_empty() {
                 return;
@@ -142,22 +175,33 @@ impl Ebpf {
     }
 
     fn take(&mut self, event: &Event) {
-        let inode = Inode { dev: event.dev, ino: event.ino };
-        let kind = EventKind::new(event.kind);
-        let inode = if kind == Some(EventKind::Exec) { self.identity.below(inode) } else { inode };
-        let (Some(kind), Some(path)) = (kind, self.identity.path(inode)) else {
-            self.outside += 1;
-            return;
+        let Some(kind) = EventKind::new(event.kind) else {
+            return self.strangers.unknown();
         };
-        let seen = self.seen.entry(Arc::clone(path)).or_default();
-        let range = ByteRange::new(event.offset, event.offset.saturating_add(event.length));
+        let inode = Inode { dev: event.dev, ino: event.ino };
+        let below = if event.flags & OVERLAY == 0 { None } else { self.identity.below(event.ino) };
+        let inode = below.unwrap_or(inode);
+        let seen = match self.seen.entry(inode) {
+            Entry::Occupied(seen) => seen.into_mut(),
+            Entry::Vacant(new) => match self.identity.path(inode) {
+                Some(path) => new.insert(Seen::new(path)),
+                None => return self.strangers.note(inode, event.flags),
+            },
+        };
+        let range = ByteRange::new(event.offset, event.offset.saturating_add(u64::from(event.length)));
         let (kind, new) = match kind {
             EventKind::Read => (AccessKind::Read, seen.need(range)),
             EventKind::Fault => (AccessKind::Fault, seen.need(range)),
             EventKind::Map => (AccessKind::Map, seen.map(range)),
             EventKind::Exec if seen.execute() => (AccessKind::Exec, vec![range]),
             EventKind::Exec => (AccessKind::Exec, Vec::new()),
+            EventKind::Open if seen.open() => (AccessKind::Open, vec![ByteRange::new(0, 0)]),
+            EventKind::Open => (AccessKind::Open, Vec::new()),
         };
+        if new.is_empty() {
+            return;
+        }
+        let path = &seen.path;
         let process = self.processes.entry((event.tgid, event.comm)).or_insert_with(|| {
             let name = event.comm.split(|byte| *byte == 0).next().unwrap_or_default();
             Arc::new(Process { pid: event.tgid, comm: Arc::from(name) })
@@ -182,7 +226,7 @@ impl Ebpf {
 
 impl Capture for Ebpf {
     fn engine(&self) -> &'static str {
-        "ebpf"
+        if self.exact { "ebpf-exact" } else { "ebpf" }
     }
 
     fn next(&mut self, patience: Duration) -> Option<RawAccess> {
@@ -219,7 +263,7 @@ impl Capture for Ebpf {
         }
     }
 
-    fn outside(&self) -> u64 {
-        self.outside
+    fn outside(&self) -> Outside {
+        self.strangers.by_reason(&self.upper)
     }
 }

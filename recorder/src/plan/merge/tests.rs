@@ -56,8 +56,14 @@ fn phases_are_those_of_the_result() {
 
 #[test]
 fn the_end_is_the_worst_and_the_middle() {
-    let end =
-        |outcome, ready_ns, ended_ns, dropped| End { dropped, outcome, ready_ns, ended_ns, exit_code: None };
+    let end = |outcome, ready_ns, ended_ns, dropped| End {
+        dropped,
+        outcome,
+        ready_ns,
+        ended_ns,
+        exit_code: None,
+        outside: None,
+    };
     let ends = [
         end(Outcome::Ready, Some(5), 10, 1),
         end(Outcome::TimedOut, None, 99, 2),

@@ -82,7 +82,7 @@ fn text(contents: &Contents) -> String {
         ),
     ));
     let lines = lines.iter().map(|(name, value)| format!("{:<12} {value}\n", format!("{name}:")));
-    summary::text(summary, None) + &lines.collect::<String>()
+    summary::text(summary) + &lines.collect::<String>()
 }
 
 fn outcome(outcome: soci_core::trace::Outcome) -> &'static str {

@@ -1,0 +1,105 @@
+//! Which file an event is of: layers on several devices and on FUSE, and why an event is of no file of the image.
+//!
+//! Needs root, `/dev/fuse` and a kernel with its type information.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use harness::access::{AccessImage, complete, write};
+use harness::layout;
+use harness::recording::PAGE;
+use recorder::capture::{Capture, Ebpf, FuseLog, Settings};
+use recorder::rootfs::Overlay;
+use recorder::workload::Cgroup;
+use soci_core::trace::{AccessKind, Outside};
+
+const PAGES: u64 = 64;
+
+/// What a capture has handed out: bytes by path, and the paths that were executed.
+fn drain(capture: &mut Ebpf) -> (BTreeMap<String, u64>, Vec<String>) {
+    let (mut bytes, mut executed) = (BTreeMap::new(), Vec::new());
+    while let Some(access) = capture.next(Duration::ZERO) {
+        let path = String::from_utf8_lossy(&access.path).into_owned();
+        match access.kind {
+            AccessKind::Exec => executed.push(path),
+            _ => *bytes.entry(path).or_default() += access.len,
+        }
+    }
+    (bytes, executed)
+}
+
+#[test]
+fn layers_on_a_fuse_mount_and_on_another_device_are_told_apart() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let make = |name: &str| {
+        let path = dir.path().join(name);
+        fs::create_dir(&path).unwrap();
+        path
+    };
+    let (backing, plain, served, root) = (make("backing"), make("plain"), make("served"), make("root"));
+    let (upper, work) = (make("upper"), make("work"));
+    write(&backing, "of-fuse", &vec![7; (PAGES * PAGE) as usize]);
+    write(&plain, "of-disk", &vec![8; (PAGES * PAGE) as usize]);
+    layout::compile("access.c", &backing.join("access"));
+    fs::set_permissions(backing.join("access"), fs::Permissions::from_mode(0o755)).unwrap();
+    // The same file twice: only the topmost is shown.
+    fs::copy(backing.join("access"), plain.join("access")).unwrap();
+
+    let fuse = FuseLog::mount(&backing, &served).unwrap();
+    let layers = [fuse.mountpoint().to_owned(), plain.clone()];
+    let devices: Vec<u64> = layers.iter().map(|layer| fs::metadata(layer).unwrap().dev()).collect();
+    assert_ne!(devices[0], devices[1]);
+    let lower: Vec<&Path> = layers.iter().map(PathBuf::as_path).collect();
+    let overlay = Overlay::writable(&lower, &upper, &work, &root).unwrap();
+    let cgroup = Cgroup::new(&make("cgroup")).unwrap();
+    for exact in [false, true] {
+        let settings = Settings { exact, ..Settings::default() };
+        let mut capture = Ebpf::attach(&cgroup, &layers, &root, &upper, &settings).unwrap();
+        for file in ["of-fuse", "of-disk"] {
+            let script = r#"echo 0 > "$1"; exec "$2" flood "$3" "$4""#;
+            let mut command = Command::new("sh");
+            command.args(["-c", script, "sh"]).arg(cgroup.dir().join("cgroup.procs"));
+            command.arg(root.join("access")).arg(root.join(file)).arg(PAGES.to_string());
+            assert!(command.status().unwrap().success());
+        }
+        let (bytes, executed) = drain(&mut capture);
+        let expected = if exact { PAGES } else { PAGES * PAGE }; // the program takes one byte of each page
+        assert_eq!(bytes.get("of-fuse"), Some(&expected), "exact: {exact}, {bytes:?}");
+        assert_eq!(bytes.get("of-disk"), Some(&expected), "exact: {exact}, {bytes:?}");
+        assert!(executed.iter().any(|path| path == "access"), "exact: {exact}, {executed:?}");
+        let counts = capture.counts().unwrap();
+        assert_eq!((counts.dropped, counts.emitted), (0, counts.received));
+    }
+    drop(overlay);
+}
+
+#[test]
+fn events_of_other_files_are_counted_by_their_reason() {
+    let image = AccessImage::new(&Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME")));
+    for flags in [&["--engine", "ebpf"][..], &["--engine", "ebpf", "--exact"]] {
+        let recording = image.record(&[flags, &["--json"]].concat(), &["access", "reasons"]);
+        let accesses = complete(&recording);
+        let Some(outside) = recording.trace("t.trace").1.outside else { panic!("the trace does not know") };
+        println!("{flags:?}: {outside:?}");
+        let Outside { elsewhere, written, deleted, unknown } = outside;
+        assert!(written >= 3 && deleted >= 1, "new, copied up, renamed; deleted: {outside:?}");
+        assert_eq!(unknown, 0);
+        if flags.contains(&"--exact") {
+            assert!(elsewhere >= 1, "a tmpfs: {outside:?}");
+        }
+        let json: serde_json::Value = serde_json::from_str(recording.stderr().trim()).unwrap();
+        assert_eq!(json["end"]["outside"]["written"], written);
+        // Copied up to be renamed: that was a read of the image. What was read under the new name is none.
+        let has = |path: &str| accesses.iter().any(|access| &*access.path == path.as_bytes());
+        assert!(has("data/old-name") && !has("data/new-name") && !has("data/written"));
+        let mut report = Command::new(harness::daemon::program("soci"));
+        let report = report.arg("report").arg(recording.dir.path().join("t.trace")).output().unwrap();
+        let said = String::from_utf8_lossy(&report.stdout).into_owned();
+        assert!(said.contains(&format!("{deleted} of deleted files")), "{said}");
+    }
+}
