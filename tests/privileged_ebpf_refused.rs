@@ -78,7 +78,7 @@ fn a_kernel_without_type_information_is_named() {
     let empty = tempfile::NamedTempFile::new().unwrap();
     let said = "understand /sys/kernel/btf/vmlinux: it should be the kernel's type information (BTF)";
     refused(after(BIND, empty.path()), &[], said);
-    let nothing = r#"mount -t tmpfs nothing /sys/kernel/btf"#;
+    let nothing = "mount -t tmpfs nothing /sys/kernel/btf";
     refused(after(nothing, empty.path()), &[], "the kernel must be built with CONFIG_DEBUG_INFO_BTF");
     let auto = image().record_by(after(nothing, empty.path()), &[], &["access", "pread"]);
     complete(&auto);
