@@ -146,7 +146,7 @@ mod tests {
     fn write(path: &Path, warm: Option<bool>, dropped: u64) {
         let header = Header {
             image: "registry.example/app:1".into(),
-            manifest: Digest::of(b"m"),
+            manifest: Some(Digest::of(b"m")),
             layers: vec![LayerRef { digest: Digest::of(b"l"), size: 50_000_000 }],
             engine: "fuse".into(),
             argv: vec!["app".into()],

@@ -44,11 +44,12 @@ pub(super) const RECORD_ACCESS: u64 = 3;
 /// What was recorded and how: written before the first access.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// The image as the user named it.
+    /// The image as the user named it, or `dir:PATH` for a directory.
     pub image: String,
-    /// Digest of the platform's image manifest.
-    pub manifest: Digest,
-    /// The image's layers, lowest first. [`Access::layer`] indexes this list.
+    /// Digest of the platform's image manifest; absent when a directory was recorded, not an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Digest>,
+    /// The image's layers, lowest first; none of a directory. [`Access::layer`] indexes this list.
     pub layers: Vec<LayerRef>,
     /// Which capture engine recorded (`fuse`, ...).
     pub engine: String,

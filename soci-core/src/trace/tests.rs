@@ -10,7 +10,7 @@ use crate::digest::Digest;
 fn header() -> Header {
     Header {
         image: "example.org/app:1".into(),
-        manifest: Digest::of(b"manifest"),
+        manifest: Some(Digest::of(b"manifest")),
         layers: vec![LayerRef { digest: Digest::of(b"layer"), size: 42 }],
         engine: "fuse".into(),
         argv: vec!["/bin/app".into(), "--flag".into()],

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, major, minor, openat, openat2, statfs};
 
 use super::EbpfError;
+use crate::rootfs::each_file;
 
 /// File systems whose files do not have the device number that their page cache has.
 const STACKED: [(i64, &str); 2] = [(0x9123_683e, "btrfs"), (0x794c_7630, "overlayfs")];
@@ -43,10 +44,12 @@ impl Identity {
             if let Some((_, name)) = STACKED.iter().find(|(magic, _)| *magic == kind as i64) {
                 return Err(EbpfError::FileSystem { path: layer.clone(), name });
             }
-            walk(layer, &mut |path, metadata| {
+            each_file(layer, &mut |path, metadata| {
                 let name = path.strip_prefix(layer).unwrap_or(path).as_os_str().as_bytes().to_vec();
                 names.entry(inode(metadata)).or_default().push(name);
-            })?;
+                Ok(())
+            })
+            .map_err(|(path, source)| EbpfError::Layer { path, source })?;
         }
         let overlay = fs::metadata(rootfs).map_err(EbpfError::layer(rootfs))?;
         let below = names.keys().next().map_or(0, |inode| inode.dev);
@@ -65,23 +68,6 @@ impl Identity {
         let (overlay, below) = self.overlay;
         if inode.dev == overlay { Inode { dev: below, ..inode } } else { inode }
     }
-}
-
-/// Calls `file` for each regular file below `dir`, links not followed.
-fn walk(dir: &Path, file: &mut dyn FnMut(&Path, &fs::Metadata)) -> Result<(), EbpfError> {
-    let mut dirs = vec![dir.to_owned()];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(&dir).map_err(EbpfError::layer(&dir))? {
-            let entry = entry.map_err(EbpfError::layer(&dir))?;
-            let (path, metadata) = (entry.path(), entry.metadata().map_err(EbpfError::layer(&entry.path()))?);
-            if metadata.is_dir() {
-                dirs.push(path);
-            } else if metadata.is_file() {
-                file(&path, &metadata);
-            }
-        }
-    }
-    Ok(())
 }
 
 /// The first name, in order, under which the merged view shows the file: another one may be hidden by a layer above.
