@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use harness::daemon::program;
 use harness::layout;
 use harness::recording::{PAGE, Recording};
+use harness::truth::{Needed, Truth, pages};
 use recorder::capture::{Capture, Ebpf, RING_BYTES};
 use recorder::workload::Cgroup;
 use serde_json::json;
@@ -84,55 +85,17 @@ fn complete(recording: &Recording) -> Vec<Access> {
     recording.trace("t.trace").0
 }
 
-/// Pages of each path that the workload says it needed, and the kind it needed them by.
-fn truth(recording: &Recording) -> BTreeMap<String, (String, BTreeSet<u64>)> {
-    let mut truth: BTreeMap<String, (String, BTreeSet<u64>)> = BTreeMap::new();
-    for line in recording.stdout().lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        match words[..] {
-            ["truth", kind, path, offset, length] => {
-                let (offset, length): (u64, u64) = (offset.parse().unwrap(), length.parse().unwrap());
-                let entry = truth.entry(path.to_owned()).or_insert_with(|| (kind.into(), BTreeSet::new()));
-                entry.1.extend(offset / PAGE..(offset + length).div_ceil(PAGE));
-            }
-            ["absent", kind] => println!("this machine has no {kind}"),
-            _ => panic!("unexpected line {line:?}"),
-        }
-    }
-    truth
-}
-
-/// The pages of each file that a trace names.
-fn pages(accesses: &[Access]) -> BTreeMap<String, BTreeSet<u64>> {
-    let mut pages: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
-    for access in accesses {
-        let of_file = pages.entry(String::from_utf8_lossy(&access.path).into_owned()).or_default();
-        of_file.extend(access.offset / PAGE..(access.offset + access.len).div_ceil(PAGE));
-    }
-    pages
-}
-
 #[test]
 fn every_page_that_a_workload_needed_is_recorded() {
     let kinds: Vec<&str> = EXACT.iter().chain(&MAPPED).copied().collect();
     let recording = record(&["--engine", "ebpf"], &[&["access"], &kinds[..]].concat());
     let accesses = complete(&recording);
     let recorded = pages(&accesses);
-    let truth = truth(&recording);
-    assert!(truth.len() >= kinds.len() - 2, "{}", recording.stdout());
-    for (path, (kind, needed)) in &truth {
-        let seen = recorded.get(path).cloned().unwrap_or_default();
-        let missing: Vec<_> = needed.difference(&seen).collect();
-        let precision = needed.len() as f64 / seen.len().max(1) as f64;
-        println!(
-            "{kind:9} needed {:3} pages, recorded {:3}: precision {precision:.2}",
-            needed.len(),
-            seen.len()
-        );
-        assert_eq!(missing, Vec::<&u64>::new(), "{kind}: needed and not recorded");
-        if EXACT.contains(&kind.as_str()) {
-            assert_eq!(&seen, needed, "{kind} is exact");
-        }
+    let truth = Truth::parse(&recording.stdout());
+    assert!(truth.files.len() >= kinds.len() - 2, "{}", recording.stdout());
+    assert_eq!(truth.missing(&recorded), BTreeSet::new(), "needed and not recorded");
+    for (path, Needed { kind, pages }) in &truth.files {
+        assert!(!EXACT.contains(&kind.as_str()) || &recorded[path] == pages, "{kind} is exact");
     }
     let has = |path: &str, kind: AccessKind| {
         accesses.iter().any(|access| &*access.path == path.as_bytes() && access.kind == kind)
@@ -219,8 +182,8 @@ fn where_ebpf_cannot_be_used_the_fuse_log_records_and_the_reason_is_said() {
     let recorded = pages(&complete(&recording));
     let said = "engine:      fuse, because eBPF cannot be used: inside a cgroup namespace";
     assert!(recording.stderr().contains(said), "{}", recording.stderr());
-    for (path, (_, needed)) in truth(&recording) {
-        assert_eq!(recorded[&path], needed, "{path}");
+    for (path, Needed { pages, .. }) in Truth::parse(&recording.stdout()).files {
+        assert_eq!(recorded[&path], pages, "{path}");
     }
     let refused = record_by(inside(), &["--engine", "ebpf"], &words);
     assert_eq!(refused.code(), Some(1));

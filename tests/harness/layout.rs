@@ -61,10 +61,35 @@ pub fn compile_workload(to: &Path) {
 /// # Panics
 /// When there is no C compiler, or no static C library for it.
 pub fn compile(source: &str, to: &Path) {
+    compile_with(source, to, &["-static"]);
+}
+
+/// Compiles a program of `programs/` to `to` with further flags.
+///
+/// # Panics
+/// When there is no C compiler, or not the libraries for it.
+pub fn compile_with(source: &str, to: &Path, flags: &[&str]) {
     fs::create_dir_all(to.parent().expect("a file has a directory")).expect("make the directory");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs").join(source);
-    let status = Command::new("cc").args(["-static", "-O1", "-o"]).arg(to).arg(source).status();
+    let status = Command::new("cc").args(["-O1", "-o"]).arg(to).arg(source).args(flags).status();
     assert!(status.expect("cc is installed").success(), "the workload program does not compile");
+}
+
+/// Copies the shared objects that a program needs, and its loader, to the same places below `root`.
+///
+/// # Panics
+/// When ldd(1) does not know them.
+pub fn copy_libraries(program: &Path, root: &Path) {
+    let output = Command::new("ldd").arg(program).output().expect("ldd is installed");
+    let text = String::from_utf8(output.stdout).expect("ldd writes text");
+    let mut copied = 0;
+    for word in text.split_ascii_whitespace().filter(|word| word.starts_with('/')) {
+        let to = root.join(word.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().expect("a file has a directory")).expect("make the directory");
+        fs::copy(word, to).expect("copy a shared object");
+        copied += 1;
+    }
+    assert!(copied > 0, "{text}");
 }
 
 fn tar(dir: &Path) -> Vec<u8> {

@@ -12,3 +12,4 @@ pub mod pull;
 pub mod recording;
 pub mod registry;
 pub mod soci;
+pub mod truth;

@@ -5,6 +5,7 @@
 
 mod contents;
 mod detail;
+mod difference;
 mod html;
 mod stability;
 mod svg;
@@ -25,6 +26,8 @@ use soci_core::units::ByteRange;
 pub use self::detail::{FileUse, ProcessUse, Report};
 pub use self::html::page;
 use crate::plan::Coverage;
+
+pub use difference::{Difference, FileDifference, Reason, Share, Side};
 
 pub use contents::{Contents, Flaw, Kinds};
 pub use stability::Stability;
