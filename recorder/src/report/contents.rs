@@ -189,6 +189,24 @@ mod tests {
     }
 
     #[test]
+    fn a_range_of_a_real_python_start_costs_at_most_24_bytes() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["pyml-ebpf.trace", "pyml-fuse.trace"] {
+            let mut reader = TraceReader::open(&golden.join(name)).unwrap();
+            let path = dir.path().join(name);
+            let mut writer = TraceWriter::create(&path, reader.header()).unwrap();
+            for access in reader.by_ref() {
+                writer.access(&access.unwrap()).unwrap();
+            }
+            let Some(Tail::Sealed(end)) = reader.tail() else { panic!("{name} is whole") };
+            writer.finish(end).unwrap();
+            let contents = Contents::read(&path).unwrap();
+            assert!(contents.ranges > 3000 && contents.bytes_per_range <= 24.0, "{name}: {contents:?}");
+        }
+    }
+
+    #[test]
     fn flaws_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.trace");
