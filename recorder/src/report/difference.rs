@@ -167,6 +167,12 @@ impl File {
     }
 }
 
+#[derive(Debug, Default)]
+struct Count {
+    bytes: u64,
+    files: u64,
+}
+
 /// What a trace has.
 struct Bytes {
     image: String,
@@ -198,7 +204,7 @@ impl Bytes {
     }
 
     fn against(&self, other: &Self) -> Side {
-        let mut shares: BTreeMap<(usize, Reason), (u64, BTreeSet<&[u8]>)> = BTreeMap::new();
+        let mut counts: BTreeMap<(usize, Reason), Count> = BTreeMap::new();
         let (mut bytes, mut needed) = (0u64, 0u64);
         for (path, file) in &self.files {
             let theirs = other.files.get(path).map(File::all);
@@ -221,17 +227,19 @@ impl Bytes {
                     (rest, only.len() - of_touched_pages.len()),
                 ];
                 for (reason, bytes) in pieces.into_iter().filter(|(_, bytes)| *bytes > 0) {
-                    let share = shares.entry((at, reason)).or_default();
-                    share.0 = share.0.saturating_add(bytes);
-                    share.1.insert(path);
+                    let count = counts.entry((at, reason)).or_default();
+                    count.bytes = count.bytes.saturating_add(bytes);
+                    count.files += 1;
                 }
             }
         }
-        let share = |((kind, reason), (bytes, files)): (_, (u64, BTreeSet<&[u8]>))| {
-            let kind: usize = kind;
-            Share { kind: KINDS[kind], reason, bytes, files: files.len() as u64 }
+        let share = |((at, reason), count): ((usize, Reason), Count)| Share {
+            kind: KINDS[at],
+            reason,
+            bytes: count.bytes,
+            files: count.files,
         };
-        let mut only: Vec<Share> = shares.into_iter().map(share).collect();
+        let mut only: Vec<Share> = counts.into_iter().map(share).collect();
         only.sort_by_key(|share| std::cmp::Reverse(share.bytes));
         Side {
             image: self.image.clone(),
@@ -254,6 +262,7 @@ fn whole_pages(covered: &Coverage) -> Coverage {
     pages
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 fn name_of_kind<S: Serializer>(kind: &AccessKind, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(kind_name(*kind))
 }
