@@ -3,6 +3,8 @@
 //!
 //! Needs root, a C compiler, and a kernel on which the eBPF engine works.
 
+mod node;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,10 +13,14 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use harness::daemon::program;
+use harness::image::{LayerSource, publish};
 use harness::layout;
 use harness::recording::{PAGE, Recording};
+use harness::registry::TestRegistry;
 use harness::truth::{Truth, pages};
+use node::TestNode;
 use serde_json::{Value, json};
+use snapshotter::layer::MountOptions;
 use soci_core::trace::{AccessKind, TraceReader};
 
 /// Every way of reading of the program `access`.
@@ -75,12 +81,12 @@ impl Home {
         })
     }
 
-    /// The words' first is a program below the directory.
-    fn in_directory(&self, flags: &[&str], words: &[&str]) -> Recording {
+    /// Records a program below `dir`, which is the words' first, in that directory.
+    fn in_directory(&self, dir: &Path, words: &[&str]) -> Recording {
         Recording::of(|out| {
-            let (mut command, layer) = (self.soci(out, flags), self.layer());
-            command.env("DATA", layer.join("data")).arg("--rootfs").arg(&layer).arg("--");
-            command.arg(layer.join(words[0])).args(&words[1..]);
+            let mut command = self.soci(out, &[]);
+            command.env("DATA", dir.join("data")).arg("--rootfs").arg(dir).arg("--");
+            command.arg(dir.join(words[0])).args(&words[1..]);
             command
         })
     }
@@ -120,13 +126,31 @@ fn through_the_recorders_fuse_nothing_is_missing() {
 
 #[test]
 fn in_a_directory_of_the_machine_ebpf_misses_only_what_goes_around_the_page_cache() {
-    let recording = Home::get().in_directory(&[], &all(&["bin/access"]));
+    let recording = Home::get().in_directory(&Home::get().layer(), &all(&["bin/access"]));
     assert!(missing(&recording).iter().all(|kind| kind == "direct"), "{:?}", missing(&recording));
     let (accesses, _) = recording.trace("t.trace");
     assert!(accesses.iter().all(|access| access.layer.is_none()));
     let executed =
         |path: &str| accesses.iter().any(|a| &*a.path == path.as_bytes() && a.kind == AccessKind::Exec);
     assert!(executed("bin/access") && executed("data/exec"));
+}
+
+#[test]
+fn on_a_lazy_layer_ebpf_misses_only_what_goes_around_the_page_cache() {
+    let home = Home::get();
+    let tar = layout::tar(&home.layer());
+    let registry = TestRegistry::start();
+    let image = publish(&registry, "truth", &[LayerSource::of_tar(&tar)], 1 << 20);
+    let root = tempfile::tempdir().unwrap();
+    let node = TestNode::new(root.path(), |_| {});
+    let mountpoint = root.path().join("layer");
+    fs::create_dir(&mountpoint).unwrap();
+    let mounted = node.layer(&image, 0).mount(&mountpoint, MountOptions::default()).unwrap();
+    // Nothing can be written there, and short processes have been tried elsewhere.
+    let words = all(&["bin/access"]).into_iter().filter(|kind| !["copy", "forks"].contains(kind));
+    let recording = home.in_directory(&mountpoint, &words.collect::<Vec<_>>());
+    assert!(missing(&recording).iter().all(|kind| kind == "direct"), "{:?}", missing(&recording));
+    drop(mounted);
 }
 
 #[test]
@@ -137,7 +161,7 @@ fn a_shared_object_that_is_loaded_at_run_time_is_recorded() {
         assert_eq!(missing(&recording), BTreeSet::new(), "{engine}");
     }
     let plugin = home.layer().join("data/plugin");
-    let recording = home.in_directory(&[], &["bin/load", &plugin.to_string_lossy()]);
+    let recording = home.in_directory(&home.layer(), &["bin/load", &plugin.to_string_lossy()]);
     assert_eq!(missing(&recording), BTreeSet::new());
 }
 

@@ -89,7 +89,11 @@ pub fn copy_libraries(program: &Path, root: &Path) {
     }
 }
 
-fn tar(dir: &Path) -> Vec<u8> {
+/// A directory as GNU tar packs it, the same for the same content.
+///
+/// # Panics
+/// When GNU tar fails.
+pub fn tar(dir: &Path) -> Vec<u8> {
     let words =
         ["--create", "--sort=name", "--numeric-owner", "--format=pax", "--mtime=@1700000000", "--directory"];
     let output = Command::new("tar").args(words).arg(dir).arg(".").output().expect("GNU tar is installed");
