@@ -52,7 +52,7 @@ fn trace(path: &Path, accesses: &[(&str, u64, u64, u64)], lost: Option<u64>) {
 fn flagged_trace(path: &Path, accesses: &[(&str, u64, u64, u64)], lost: Option<u64>, warm: Option<bool>) {
     let header = Header {
         image: "oci:image".into(),
-        manifest: Digest::of(b"another build of the image"),
+        manifest: Some(Digest::of(b"another build of the image")),
         layers: Vec::new(),
         engine: "test".into(),
         argv: Vec::new(),

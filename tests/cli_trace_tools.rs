@@ -54,7 +54,7 @@ fn a_log_becomes_a_trace_that_makes_an_index() {
     let info = soci.run(["trace", "info", "app.trace"]).ok();
     for text in [
         "image:       oci:image",
-        "format:      version 1, flags 0x0, sealed, page cache not known",
+        "format:      version 2, flags 0x0, sealed, page cache not known",
         "engine:      import:strace",
         "read:        2 files",
         "kinds:       2 read, 0 fault, 0 map, 1 exec",

@@ -10,10 +10,11 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use harness::access::{AccessImage, BIG_PAGES, EXACT, FILE_PAGES, MAPPED, complete, pages, truth, write};
+use harness::access::{AccessImage, BIG_PAGES, EXACT, FILE_PAGES, MAPPED, complete, write};
 use harness::daemon::program;
 use harness::layout;
 use harness::recording::PAGE;
+use harness::truth::{Truth, pages};
 use recorder::capture::{Capture, Ebpf, RING_BYTES, Settings};
 use recorder::workload::Cgroup;
 use soci_core::trace::AccessKind;
@@ -32,22 +33,12 @@ fn every_page_that_a_workload_needed_is_recorded() {
     let recording = image().record(&["--engine", "ebpf"], &[&["access"], &kinds[..]].concat());
     let accesses = complete(&recording);
     let recorded = pages(&accesses);
-    let truth = truth(&recording);
-    assert!(truth.len() >= kinds.len() - 2, "{}", recording.stdout());
-    for (path, of_file) in &truth {
-        let (kind, needed) = (&of_file.kind, of_file.pages());
-        let seen = recorded.get(path).cloned().unwrap_or_default();
-        let missing: Vec<_> = needed.difference(&seen).collect();
-        let precision = needed.len() as f64 / seen.len().max(1) as f64;
-        println!(
-            "{kind:9} needed {:3} pages, recorded {:3}: precision {precision:.2}",
-            needed.len(),
-            seen.len()
-        );
-        assert_eq!(missing, Vec::<&u64>::new(), "{kind}: needed and not recorded");
-        if EXACT.contains(&kind.as_str()) {
-            assert_eq!(seen, needed, "{kind} is exact");
-        }
+    let truth = Truth::parse(&recording.stdout());
+    assert!(truth.files.len() >= kinds.len() - 2, "{}", recording.stdout());
+    assert_eq!(truth.missing(&recorded), BTreeSet::new(), "needed and not recorded");
+    for (path, needed) in &truth.files {
+        let exact = EXACT.contains(&needed.kind.as_str());
+        assert!(!exact || recorded[path] == needed.pages(), "{} is exact", needed.kind);
     }
     let has = |path: &str, kind: AccessKind| {
         accesses.iter().any(|access| &*access.path == path.as_bytes() && access.kind == kind)
@@ -134,7 +125,7 @@ fn where_ebpf_cannot_be_used_the_fuse_log_records_and_the_reason_is_said() {
     let recorded = pages(&complete(&recording));
     let said = "engine:      fuse, because eBPF cannot be used: inside a cgroup namespace";
     assert!(recording.stderr().contains(said), "{}", recording.stderr());
-    for (path, needed) in truth(&recording) {
+    for (path, needed) in Truth::parse(&recording.stdout()).files {
         assert_eq!(recorded[&path], needed.pages(), "{path}");
     }
     let refused = image().record_by(inside(), &["--engine", "ebpf"], &words);

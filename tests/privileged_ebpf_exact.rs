@@ -5,7 +5,8 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use harness::access::{AccessImage, EXACT, MAPPED, complete, joined, pages, truth};
+use harness::access::{AccessImage, EXACT, MAPPED, complete, joined};
+use harness::truth::{Truth, pages};
 use soci_core::trace::{Access, AccessKind, TraceReader};
 
 const EBPF: [&str; 3] = ["--engine", "ebpf", "--exact"];
@@ -31,7 +32,7 @@ fn calls_are_recorded_by_the_byte_and_the_rest_by_the_page() {
     let recording = image().record(&EBPF, &[&["access"], &kinds[..]].concat());
     let accesses = complete(&recording);
     let pages = pages(&accesses);
-    let truth = truth(&recording);
+    let truth = Truth::parse(&recording.stdout()).files;
     assert!(truth.len() >= kinds.len() - 2, "{}", recording.stdout());
     for (path, needed) in truth {
         let kind = needed.kind.as_str();

@@ -31,7 +31,7 @@ fn header(image: &str, layers: u64) -> Header {
     let layer = |at: u64| LayerRef { digest: Digest::of(&at.to_le_bytes()), size: (at + 3) * 9_000_000 };
     Header {
         image: image.into(),
-        manifest: Digest::of(b"manifest"),
+        manifest: Some(Digest::of(b"manifest")),
         layers: (0..layers).map(layer).collect(),
         engine: "fuse".into(),
         argv: ["python3", "-m", "app", "--name", "</code><script>document.title='argv'</script>"]

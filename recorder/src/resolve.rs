@@ -11,11 +11,31 @@ use std::sync::Arc;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
 
+/// Where a file of a recording comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The layer of this index, the lowest being 0.
+    Layer(u32),
+    /// A directory that is no image.
+    Directory,
+}
+
+impl Origin {
+    /// Index of the layer, if it is one.
+    pub fn layer(self) -> Option<u32> {
+        match self {
+            Self::Layer(at) => Some(at),
+            Self::Directory => None,
+        }
+    }
+}
+
 /// Finds layers of paths.
 #[derive(Debug)]
 pub struct Resolver {
-    layers: Vec<OwnedFd>,
-    known: HashMap<Arc<[u8]>, Option<u32>>,
+    /// None when a directory is recorded.
+    layers: Option<Vec<OwnedFd>>,
+    known: HashMap<Arc<[u8]>, Option<Origin>>,
 }
 
 impl Resolver {
@@ -24,18 +44,24 @@ impl Resolver {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let layers =
             layers.iter().map(|dir| openat(CWD, dir, flags, Mode::empty())).collect::<Result<_, _>>()?;
-        Ok(Self { layers, known: HashMap::new() })
+        Ok(Self { layers: Some(layers), known: HashMap::new() })
     }
 
-    /// Index of the layer that a path (no leading slash) comes from; `None` when it is not a file of the image.
-    pub fn layer(&mut self, path: &Arc<[u8]>) -> Option<u32> {
-        if let Some(&layer) = self.known.get(path) {
-            return layer;
+    /// For the files of a directory that is no image: the capture has already said that they are its own.
+    pub fn of_directory() -> Self {
+        Self { layers: None, known: HashMap::new() }
+    }
+
+    /// What a path (no leading slash) comes from; `None` when it is not a file of the image.
+    pub fn origin(&mut self, path: &Arc<[u8]>) -> Option<Origin> {
+        let Some(layers) = &self.layers else { return Some(Origin::Directory) };
+        if let Some(&origin) = self.known.get(path) {
+            return origin;
         }
-        let layer =
-            (0..self.layers.len()).rev().find(|&at| holds(&self.layers[at], path)).map(|at| at as u32);
-        self.known.insert(Arc::clone(path), layer);
-        layer
+        let origin =
+            (0..layers.len()).rev().find(|&at| holds(&layers[at], path)).map(|at| Origin::Layer(at as u32));
+        self.known.insert(Arc::clone(path), origin);
+        origin
     }
 }
 
@@ -63,7 +89,7 @@ mod tests {
         }
         std::os::unix::fs::symlink("usr", layers[2].join("lib")).unwrap();
         let mut resolver = Resolver::new(&layers).unwrap();
-        let mut layer = |path: &str| resolver.layer(&Arc::from(path.as_bytes()));
+        let mut layer = |path: &str| resolver.origin(&Arc::from(path.as_bytes())).and_then(Origin::layer);
         assert_eq!(layer("a/x"), Some(1));
         assert_eq!(layer("a/y"), Some(0));
         assert_eq!(layer("b/y"), Some(2));

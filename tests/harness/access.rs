@@ -2,7 +2,6 @@
 //!
 //! [`AccessImage`] owns the image and the unpacked layers of one test binary.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -107,54 +106,6 @@ pub fn write(root: &Path, path: &str, content: &[u8]) {
 pub fn complete(recording: &Recording) -> Vec<Access> {
     assert_eq!(recording.code(), Some(0), "{}", recording.stderr());
     recording.trace("t.trace").0
-}
-
-/// What a workload says that it needed of one file.
-#[derive(Debug)]
-pub struct Needed {
-    /// By which kind of access.
-    pub kind: String,
-    /// The bytes, as ranges from the first to behind the last.
-    pub ranges: Vec<(u64, u64)>,
-}
-
-impl Needed {
-    /// The pages.
-    pub fn pages(&self) -> BTreeSet<u64> {
-        self.ranges.iter().flat_map(|(start, end)| start / PAGE..end.div_ceil(PAGE)).collect()
-    }
-}
-
-/// What the workload says that it needed of each path.
-///
-/// # Panics
-/// When it says anything else.
-pub fn truth(recording: &Recording) -> BTreeMap<String, Needed> {
-    let mut truth: BTreeMap<String, Needed> = BTreeMap::new();
-    for line in recording.stdout().lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        match words[..] {
-            ["truth", kind, path, offset, length] => {
-                let number = |text: &str| text.parse::<u64>().expect("a number");
-                let entry = truth.entry(path.to_owned());
-                let needed = entry.or_insert_with(|| Needed { kind: kind.into(), ranges: Vec::new() });
-                needed.ranges.push((number(offset), number(offset) + number(length)));
-            }
-            ["absent", kind] => println!("this machine has no {kind}"),
-            _ => panic!("unexpected line {line:?}"),
-        }
-    }
-    truth
-}
-
-/// The pages of each file that a trace names.
-pub fn pages(accesses: &[Access]) -> BTreeMap<String, BTreeSet<u64>> {
-    let mut pages: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
-    for access in accesses {
-        let of_file = pages.entry(String::from_utf8_lossy(&access.path).into_owned()).or_default();
-        of_file.extend(access.offset / PAGE..(access.offset + access.len).div_ceil(PAGE));
-    }
-    pages
 }
 
 /// Ranges in order, those that touch as one.

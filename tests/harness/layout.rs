@@ -61,13 +61,39 @@ pub fn compile_workload(to: &Path) {
 /// # Panics
 /// When there is no C compiler, or no static C library for it.
 pub fn compile(source: &str, to: &Path) {
+    compile_with(source, to, &["-static"]);
+}
+
+/// Compiles a program of `programs/` to `to` with further flags.
+///
+/// # Panics
+/// When there is no C compiler, or not the libraries for it.
+pub fn compile_with(source: &str, to: &Path, flags: &[&str]) {
     fs::create_dir_all(to.parent().expect("a file has a directory")).expect("make the directory");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs").join(source);
-    let status = Command::new("cc").args(["-static", "-O1", "-o"]).arg(to).arg(source).status();
+    let status = Command::new("cc").args(["-O1", "-o"]).arg(to).arg(source).args(flags).status();
     assert!(status.expect("cc is installed").success(), "the workload program does not compile");
 }
 
-fn tar(dir: &Path) -> Vec<u8> {
+/// Copies the shared objects that a program or shared object needs, and its loader, to the same places below `root`.
+///
+/// # Panics
+/// When there is no ldd(1), or a file cannot be copied.
+pub fn copy_libraries(program: &Path, root: &Path) {
+    let output = Command::new("ldd").arg(program).output().expect("ldd is installed");
+    let text = String::from_utf8(output.stdout).expect("ldd writes text");
+    for word in text.split_ascii_whitespace().filter(|word| word.starts_with('/')) {
+        let to = root.join(word.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().expect("a file has a directory")).expect("make the directory");
+        fs::copy(word, to).expect("copy a shared object");
+    }
+}
+
+/// A directory as GNU tar packs it, the same for the same content.
+///
+/// # Panics
+/// When GNU tar fails.
+pub fn tar(dir: &Path) -> Vec<u8> {
     let words =
         ["--create", "--sort=name", "--numeric-owner", "--format=pax", "--mtime=@1700000000", "--directory"];
     let output = Command::new("tar").args(words).arg(dir).arg(".").output().expect("GNU tar is installed");

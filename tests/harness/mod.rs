@@ -14,3 +14,4 @@ pub mod recording;
 pub mod registry;
 pub mod soci;
 pub mod tls;
+pub mod truth;

@@ -1,11 +1,12 @@
 /* A workload that reads files of an image in every way there is, and says which bytes it needed: one line
  * `truth KIND PATH OFFSET LENGTH` for each, or `absent KIND` for a way that this machine does not have. Each kind has a
- * file of its own, /data/KIND. Arguments: the kinds; or `flood FILE PAGES`, which reads pages one by one; or `nothing`.
+ * file of its own, KIND in the directory that the variable DATA names, else /data; it is called data/KIND. Arguments: the kinds; or `flood FILE PAGES`, which reads pages one by one; or `nothing`.
  * Linked statically: an image may consist of it and its files. A failed call ends it with code 99. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/io_uring.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,8 @@
 
 #define PAGE 4096
 #define FILE_BYTES (256 * PAGE)
+#define THREADS 8
+#define FORKS 10000
 
 static char buffer[64 * PAGE];
 static char path[256];
@@ -29,15 +32,32 @@ static void need(int good, const char *what) {
     }
 }
 
+static void name_data(const char *kind) {
+    const char *directory = getenv("DATA");
+    snprintf(path, sizeof path, "%s/%s", directory ? directory : "/data", kind);
+}
+
 static int open_data(const char *kind) {
-    snprintf(path, sizeof path, "/data/%s", kind);
+    name_data(kind);
     int fd = open(path, O_RDONLY);
     need(fd >= 0, path);
     return fd;
 }
 
 static void truth(const char *kind, long offset, long length) {
-    printf("truth %s %s %ld %ld\n", kind, path + 1, offset, length);
+    printf("truth %s data/%s %ld %ld\n", kind, kind, offset, length);
+}
+
+/* A thread: every THREADS-th page, from its number on. */
+static void *read_pages(void *number) {
+    char byte;
+    int fd = open(path, O_RDONLY);
+    need(fd >= 0, path);
+    for (long page = (long)number; page < FILE_BYTES / PAGE; page += THREADS) {
+        need(pread(fd, &byte, 1, page * PAGE) == 1, path);
+    }
+    close(fd);
+    return NULL;
 }
 
 static void touch(const char *kind, volatile char *bytes, long page) {
@@ -103,13 +123,39 @@ static void one(const char *kind) {
         truth(kind, 16384, 2000);
     } else if (!strcmp(kind, "copy")) {
         off_t at = 24576;
-        int to = open("/data/copied", O_CREAT | O_WRONLY | O_TRUNC, 0600);
-        need(to >= 0, "/data/copied");
+        name_data("copied");
+        int to = open(path, O_CREAT | O_WRONLY | O_TRUNC, 0600);
+        need(to >= 0, path);
         ssize_t copied = copy_file_range(fd, &at, to, NULL, 1500, 0);
         need(copied == 1500 || errno == EXDEV || errno == EOPNOTSUPP, kind);
         if (copied == 1500) truth(kind, 24576, 1500);
         else printf("absent %s\n", kind);
         close(to);
+    } else if (!strcmp(kind, "threads")) { /* each page by one of several threads, at once */
+        pthread_t threads[THREADS];
+        for (long n = 0; n < THREADS; n++) {
+            need(pthread_create(&threads[n], NULL, read_pages, (void *)n) == 0, kind);
+        }
+        for (long n = 0; n < THREADS; n++) need(pthread_join(threads[n], NULL) == 0, kind);
+        truth(kind, 0, FILE_BYTES);
+    } else if (!strcmp(kind, "forks")) { /* each page by a short process */
+        for (long page = 0; page < FORKS; page++) {
+            pid_t child = fork();
+            if (child == 0) _exit(pread(fd, buffer, 1, page * PAGE) == 1 ? 0 : 99);
+            int status;
+            need(child > 0 && waitpid(child, &status, 0) == child && status == 0, kind);
+        }
+        truth(kind, 0, FORKS * (long)PAGE);
+    } else if (!strcmp(kind, "direct")) { /* around the page cache */
+        static char aligned[2 * PAGE] __attribute__((aligned(PAGE)));
+        int direct = open(path, O_RDONLY | O_DIRECT);
+        if (direct >= 0 && pread(direct, aligned, 2 * PAGE, 60 * PAGE) == 2 * PAGE) truth(kind, 60 * PAGE, 2 * PAGE);
+        else printf("absent %s\n", kind);
+        if (direct >= 0) close(direct);
+    } else if (!strcmp(kind, "ahead")) { /* much is brought into memory, and one page of it is used */
+        need(readahead(fd, 0, 32 * PAGE) == 0, kind);
+        need(pread(fd, buffer, 10, 20 * PAGE) == 10, kind);
+        truth(kind, 20 * PAGE, 10);
     } else if (!strcmp(kind, "uring")) {
         if (uring_read(fd, buffer, 512, 12288) == 0) truth(kind, 12288, 512);
         else printf("absent %s\n", kind);

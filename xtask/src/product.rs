@@ -81,7 +81,8 @@ impl Product {
 
     /// Records one run of the image's own command into `out`; unpacked layers are kept in `state`. The workload
     /// sees loopback only, so that no server of this machine answers in its place. By FUSE, on every machine, so that
-    /// results can be compared: eBPF adds pages that were only mapped beside a fault, and that is not measured yet.
+    /// results can be compared: eBPF adds pages that were only mapped beside a fault (docs/recording.md has what that
+    /// costs a start).
     pub(crate) fn record(&self, layout: &Path, state: &Path, out: &Path) -> Command {
         let mut command = exec::command([self.soci()]);
         command.args(["record", "--image", &layout_reference(layout), "--net", "none", "--until", READY]);

@@ -32,7 +32,10 @@ pub(super) fn write(
     out: &mut dyn Write,
 ) -> Result<Exported, ExportError> {
     let files = files(trace)?;
-    let manifest = trace.header().manifest.to_string();
+    let manifest = trace.header().manifest.map(|manifest| manifest.to_string());
+    if format == Format::Stargz && manifest.is_none() {
+        return Err(ExportError::NoImage);
+    }
     let mut exported = Exported::default();
     match format {
         Format::NydusCsv => out.write_all(b"path,size,elapsed\n")?,

@@ -59,6 +59,9 @@ pub enum ExportError {
     /// The output cannot be written.
     #[error("write the output")]
     Write(#[from] io::Error),
+    /// The format names an image, and the trace is of a directory.
+    #[error("this format names the image, and the trace is of a directory")]
+    NoImage,
     /// A row cannot be encoded.
     #[error("encode JSON")]
     Json(#[source] serde_json::Error),

@@ -22,7 +22,7 @@ pub(super) fn write(trace: &mut TraceReader, out: &mut dyn Write) -> Result<Expo
     let header = trace.header();
     let layers = header.layers.clone();
     let about = json!({
-        "image": header.image, "manifest": header.manifest.to_string(), "engine": header.engine,
+        "image": header.image, "manifest": header.manifest.map(|manifest| manifest.to_string()), "engine": header.engine,
         "command": header.argv, "started_at": header.started_at,
     });
     write!(out, "{{\"displayTimeUnit\":\"ms\",\"otherData\":{about},\"traceEvents\":[")?;

@@ -25,7 +25,7 @@ fn write(path: &Path) {
     let layer = |name: &[u8]| LayerRef { digest: Digest::of(name), size: 10 };
     let header = Header {
         image: "i".into(),
-        manifest: Digest::of(b"m"),
+        manifest: Some(Digest::of(b"m")),
         layers: vec![layer(b"0"), layer(b"1")],
         engine: "fuse".into(),
         argv: vec!["app".into()],

@@ -141,7 +141,7 @@ pub fn import(
 ) -> Result<Imported, ImportError> {
     let header = Header {
         image: target.image.clone(),
-        manifest: target.manifest,
+        manifest: Some(target.manifest),
         layers: target.files.layers().to_vec(),
         engine: format!("import:{}", format.name()),
         argv: Vec::new(),

@@ -90,7 +90,7 @@ fn listed_files_are_whole_and_under_their_own_path_and_the_rest_is_counted() {
         assert_eq!((accesses[1].layer, accesses[1].t_ns), (Some(1), 1000));
         let reader = TraceReader::open(&made.dir.path().join("t")).unwrap();
         assert_eq!(reader.header().engine, format!("import:{}", format.name()));
-        assert_eq!(reader.header().manifest, Digest::of(b"m"));
+        assert_eq!(reader.header().manifest, Some(Digest::of(b"m")));
     }
     assert_eq!(made(Format::Paths, " [\"/bin/app\"]").unwrap().rows(), [row("bin/app", 0, 20_000)]);
     assert_eq!(made(Format::Overlaybd, "  bin/app/ \n").unwrap().rows(), [row("bin/app", 0, 20_000)]);
@@ -152,7 +152,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let (first, second) = (dir.path().join("1"), dir.path().join("2"));
         let header = Header {
-            image: "i".into(), manifest: Digest::of(b"m"), layers: target().files.layers().to_vec(),
+            image: "i".into(), manifest: Some(Digest::of(b"m")), layers: target().files.layers().to_vec(),
             engine: "x".into(), argv: Vec::new(), started_at: "2026-01-01T00:00:00Z".into(), warm: None,
         };
         let mut writer = TraceWriter::create(&first, &header).unwrap();

@@ -155,6 +155,14 @@ impl Coverage {
         Self { ends }
     }
 
+    /// The bytes of this set that are not in the other.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        let mut all = other.clone();
+        let missing = self.ranges().flat_map(|range| all.add(range));
+        Self { ends: missing.map(|range| (range.start, range.end)).collect() }
+    }
+
     /// Is this byte in the set?
     pub fn contains(&self, at: u64) -> bool {
         self.ends.range(..=at).next_back().is_some_and(|(_, &end)| end > at)

@@ -117,5 +117,9 @@ proptest! {
             prop_assert_eq!(has(&common, at), has(&one, at) && has(&two, at));
         }
         prop_assert_eq!(common, two.common(&one));
+        let rest = one.without(&two);
+        for at in 0..96 {
+            prop_assert_eq!(has(&rest, at), has(&one, at) && !has(&two, at));
+        }
     }
 }

@@ -149,7 +149,7 @@ mod tests {
     fn write(path: &Path, warm: Option<bool>, dropped: u64) {
         let header = Header {
             image: "registry.example/app:1".into(),
-            manifest: Digest::of(b"m"),
+            manifest: Some(Digest::of(b"m")),
             layers: vec![LayerRef { digest: Digest::of(b"l"), size: 50_000_000 }],
             engine: "fuse".into(),
             argv: vec!["app".into()],
@@ -196,6 +196,24 @@ mod tests {
         assert_eq!((contents.ranges, contents.summary.accesses, contents.processes), (12_000, 12_000, 5));
         assert!(contents.bytes_per_range <= 24.0, "{} bytes", contents.bytes_per_range);
         assert_eq!((contents.sealed, contents.flaws.len(), contents.kinds.read), (true, 0, 12_000));
+    }
+
+    #[test]
+    fn a_range_of_a_real_python_start_costs_at_most_24_bytes() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["pyml-ebpf.trace", "pyml-fuse.trace"] {
+            let mut reader = TraceReader::open(&golden.join(name)).unwrap();
+            let path = dir.path().join(name);
+            let mut writer = TraceWriter::create(&path, reader.header()).unwrap();
+            for access in reader.by_ref() {
+                writer.access(&access.unwrap()).unwrap();
+            }
+            let Some(Tail::Sealed(end)) = reader.tail() else { panic!("{name} is whole") };
+            writer.finish(end).unwrap();
+            let contents = Contents::read(&path).unwrap();
+            assert!(contents.ranges > 3000 && contents.bytes_per_range <= 24.0, "{name}: {contents:?}");
+        }
     }
 
     #[test]

@@ -24,8 +24,8 @@ pub struct Report {
     pub summary: Summary,
     /// The capture engine that recorded.
     pub engine: String,
-    /// Digest of the platform's image manifest.
-    pub manifest: Digest,
+    /// Digest of the platform's image manifest; absent when a directory was recorded.
+    pub manifest: Option<Digest>,
     /// When the workload was started, RFC 3339 UTC.
     pub started_at: String,
     /// Number of good bytes of the trace file when its end is missing.

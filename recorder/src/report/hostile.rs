@@ -15,7 +15,7 @@ fn report(names: &[Vec<u8>], numbers: u64) -> Report {
     let text = |at: usize| String::from_utf8_lossy(&names[at % names.len()]).into_owned();
     let header = Header {
         image: text(0),
-        manifest: Digest::of(b"m"),
+        manifest: Some(Digest::of(b"m")),
         layers: vec![LayerRef { digest: Digest::of(b"0"), size: numbers }],
         engine: text(1),
         argv: vec![text(0), text(1)],

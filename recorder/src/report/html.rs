@@ -86,7 +86,9 @@ fn header(report: &Report, image: &str) -> Markup {
                 dt { "Command" } dd { code { (command) } }
                 dt { "Recorded" } dd { (short(&report.started_at)) " with " (short(&report.engine)) }
                 dt { "Ended" } dd { (ended(report.summary.end.as_ref())) }
-                dt { "Manifest" } dd { code { (report.manifest) } }
+                @if let Some(manifest) = &report.manifest {
+                    dt { "Manifest" } dd { code { (manifest) } }
+                }
             }
         }
     }

@@ -5,6 +5,7 @@
 
 mod contents;
 mod detail;
+mod difference;
 mod html;
 mod stability;
 mod svg;
@@ -25,6 +26,8 @@ use soci_core::units::ByteRange;
 pub use self::detail::{FileUse, ProcessUse, Report};
 pub use self::html::page;
 use crate::plan::Coverage;
+
+pub use difference::{Difference, FileDifference, Reason, Share, Side};
 
 pub use contents::{Contents, Flaw, Kinds};
 pub use stability::Stability;
@@ -193,7 +196,7 @@ mod tests {
         let layer = |name: &[u8]| LayerRef { digest: Digest::of(name), size: 10 };
         let header = Header {
             image: "i".into(),
-            manifest: Digest::of(b"m"),
+            manifest: Some(Digest::of(b"m")),
             layers: vec![layer(b"0"), layer(b"1")],
             engine: "fuse".into(),
             argv: vec!["x".into()],

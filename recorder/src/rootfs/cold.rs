@@ -1,13 +1,12 @@
 //! Forgetting what the page cache holds of unpacked layers, so that the next run is as cold as the first. Keeps no
 //! state; links are not followed, so nothing outside the given directories is touched.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use rustix::fs::{Advice, CWD, Mode, OFlags, fadvise, openat, syncfs};
 
-use super::RootfsError;
+use super::{RootfsError, each_file};
 
 /// Asks the kernel to drop the cached pages of every file below `dirs`. Pages in use elsewhere may stay.
 pub fn forget_pages<'a>(dirs: impl IntoIterator<Item = &'a Path>) -> Result<(), RootfsError> {
@@ -17,20 +16,8 @@ pub fn forget_pages<'a>(dirs: impl IntoIterator<Item = &'a Path>) -> Result<(), 
         openat(CWD, dir, flags, Mode::empty())
             .and_then(|dir| syncfs(&dir))
             .map_err(|errno| RootfsError::state("sync", dir)(errno.into()))?;
-        forget_below(dir)?;
-    }
-    Ok(())
-}
-
-fn forget_below(dir: &Path) -> Result<(), RootfsError> {
-    for entry in fs::read_dir(dir).map_err(RootfsError::state("read", dir))? {
-        let entry = entry.map_err(RootfsError::state("read", dir))?;
-        let kind = entry.file_type().map_err(RootfsError::state("look at", entry.path()))?;
-        if kind.is_dir() {
-            forget_below(&entry.path())?;
-        } else if kind.is_file() {
-            forget(&entry.path()).map_err(RootfsError::state("drop cached pages of", entry.path()))?;
-        }
+        each_file(dir, &mut |file, _| forget(file))
+            .map_err(|(path, error)| RootfsError::state("drop cached pages of", path)(error))?;
     }
     Ok(())
 }
@@ -44,6 +31,7 @@ fn forget(file: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::io::IoSliceMut;
 
     use rustix::io::{Errno, ReadWriteFlags, preadv2};

@@ -4,6 +4,7 @@ mod cold;
 mod layers;
 mod overlay;
 mod run_dir;
+mod walk;
 
 use std::io;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ pub use cold::forget_pages;
 pub use layers::{LayerCache, UnpackedLayer};
 pub use overlay::Overlay;
 pub use run_dir::RunDir;
+pub(crate) use walk::each_file;
 
 /// Why a root file system could not be made.
 #[derive(Debug, thiserror::Error)]

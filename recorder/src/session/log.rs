@@ -70,7 +70,7 @@ impl Log {
         self.pending.make_contiguous().sort_by_key(|access| access.at);
         while self.pending.front().is_some_and(|access| access.at <= limit) {
             let Some(raw) = self.pending.pop_front() else { break };
-            let Some(layer) = resolver.layer(&raw.path) else {
+            let Some(origin) = resolver.origin(&raw.path) else {
                 self.outside += 1;
                 continue;
             };
@@ -88,7 +88,7 @@ impl Log {
                 phase,
                 kind: raw.kind,
                 path: raw.path,
-                layer: Some(layer),
+                layer: origin.layer(),
                 offset: raw.offset,
                 len: raw.len,
                 process: raw.process,

@@ -39,10 +39,10 @@ pub const STOP_GRACE: Duration = Duration::from_secs(10);
 pub struct Options<'a> {
     /// Where the trace goes.
     pub trace: PathBuf,
-    /// The image as the user named it.
+    /// The image as the user named it, or `dir:PATH` for a directory.
     pub image: String,
-    /// Digest of its manifest.
-    pub manifest: Digest,
+    /// Digest of the image's manifest.
+    pub manifest: Option<Digest>,
     /// Its layers, lowest first.
     pub layers: Vec<LayerRef>,
     /// When the recording is over.

@@ -46,7 +46,7 @@ pub(super) fn wait(
 }
 
 fn run(spec: &Spec, over: &AtomicBool) -> Result<bool, String> {
-    let mut command = inside::command(&spec.process).map_err(|(message, _)| message)?;
+    let mut command = inside::command(spec).map_err(|(message, _)| message)?;
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = match command.spawn() {
         Ok(child) => child,

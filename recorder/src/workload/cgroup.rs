@@ -135,6 +135,11 @@ pub(super) fn enter(dir: &Path) -> io::Result<()> {
     fs::write(dir.join("cgroup.procs"), "0")
 }
 
+/// Kills all processes in a cgroup, as far as the kernel knows how (5.14 and later).
+pub(super) fn kill(dir: &Path) -> io::Result<()> {
+    fs::write(dir.join("cgroup.kill"), "1")
+}
+
 /// Removes the cgroups of recorders that were killed. What still has processes stays, the kernel sees to that.
 fn remove_orphans(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {

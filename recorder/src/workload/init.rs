@@ -17,7 +17,7 @@ use rustix::process::{Signal, set_parent_process_death_signal, umask};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
 use super::namespace::{Namespace, leave};
-use super::{Net, Process, Spec, WorkloadError, cgroup, mounts};
+use super::{Isolation, Net, Spec, WorkloadError, cgroup, host, mounts};
 
 /// Everything is prepared.
 pub(super) const READY: u8 = b'R';
@@ -63,7 +63,7 @@ pub fn run(socket: &Path) -> Result<Infallible, WorkloadError> {
     if answer != [GO] {
         return Err(WorkloadError::Setup("the parent changed its mind".into()));
     }
-    let (message, code) = execute(&spec.process);
+    let (message, code) = execute(&spec);
     Err(refuse(&mut parent, EXEC_FAILED, Some(code), message))
 }
 
@@ -95,6 +95,24 @@ fn prepare(spec: &Spec) -> Result<(), String> {
     if let Some(dir) = &spec.cgroup {
         cgroup::enter(dir).map_err(|error| format!("enter the cgroup {}: {error}", dir.display()))?;
     }
+    match spec.isolation {
+        Isolation::Container => contain(spec)?,
+        Isolation::Host => {
+            let parent = rustix::process::getppid().ok_or("the parent is gone")?;
+            host::join(parent.as_raw_nonzero().get().unsigned_abs())
+                .map_err(|error| format!("see what the recorder sees: {error}"))?;
+            if !spec.process.cwd.is_empty() {
+                std::env::set_current_dir(&spec.process.cwd)
+                    .map_err(|error| format!("enter {}: {error}", spec.process.cwd))?;
+            }
+        }
+    }
+    // After the change of user, which clears it.
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|errno| format!("tie to the parent: {errno}"))
+}
+
+/// Makes the process what an OCI runtime makes of one.
+fn contain(spec: &Spec) -> Result<(), String> {
     let mut namespaces = vec![Namespace::Mount, Namespace::Uts, Namespace::Ipc];
     if spec.net == Net::None {
         namespaces.push(Namespace::Net);
@@ -107,9 +125,7 @@ fn prepare(spec: &Spec) -> Result<(), String> {
     fs::create_dir_all(&spec.process.cwd).map_err(|error| format!("make {}: {error}", spec.process.cwd))?;
     become_user(spec).map_err(|errno| format!("become user {}: {errno}", spec.user.uid))?;
     std::env::set_current_dir(&spec.process.cwd)
-        .map_err(|error| format!("enter {}: {error}", spec.process.cwd))?;
-    // After the change of user, which clears it.
-    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|errno| format!("tie to the parent: {errno}"))
+        .map_err(|error| format!("enter {}: {error}", spec.process.cwd))
 }
 
 /// Gives up what the workload must not have, for the calling thread only.
@@ -134,8 +150,8 @@ pub(super) fn become_user(spec: &Spec) -> rustix::io::Result<()> {
 }
 
 /// Becomes the command; returns the reason and a shell's exit code when that fails.
-fn execute(process: &Process) -> (String, u8) {
-    let mut command = match command(process) {
+fn execute(spec: &Spec) -> (String, u8) {
+    let mut command = match command(spec) {
         Ok(command) => command,
         Err(failure) => return failure,
     };
@@ -146,11 +162,17 @@ fn execute(process: &Process) -> (String, u8) {
     )
 }
 
-/// The command with its environment, looked up on its own path; else the reason and a shell's exit code.
-pub(super) fn command(process: &Process) -> Result<Command, (String, u8)> {
+/// The command with its environment, looked up on its own path (of the machine: by the standard library); else the reason and a shell's exit code.
+pub(super) fn command(spec: &Spec) -> Result<Command, (String, u8)> {
+    let process = &spec.process;
     let (name, args) = process.args.split_first().ok_or_else(|| ("no command".to_owned(), 127))?;
-    let program = find(name, process.var("PATH").unwrap_or(""))?;
     let env = process.env.iter().filter_map(|entry| entry.split_once('='));
+    if spec.isolation == Isolation::Host {
+        let mut command = Command::new(name); // which looks on the path itself
+        command.args(args).envs(env);
+        return Ok(command);
+    }
+    let program = find(name, process.var("PATH").unwrap_or(""))?;
     let mut command = Command::new(program);
     command.arg0(name).args(args).env_clear().envs(env);
     Ok(command)

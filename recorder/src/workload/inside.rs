@@ -10,10 +10,14 @@ use std::process::Command;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::namespace::{Namespace, leave};
-use super::{Net, Process, Spec, WorkloadError, init};
+use super::{Isolation, Net, Spec, WorkloadError, host, init};
 
 /// Makes the calling thread part of the workload whose first process is `pid`.
 pub(crate) fn enter(pid: u32, spec: &Spec) -> Result<(), WorkloadError> {
+    if spec.isolation == Isolation::Host {
+        leave(&[Namespace::Directories]).map_err(WorkloadError::system("part from the other threads"))?;
+        return host::join(pid).map_err(WorkloadError::system("see what the workload sees"));
+    }
     let mut kinds = vec![
         ("uts", LinkNameSpaceType::HostNameAndNISDomainName),
         ("ipc", LinkNameSpaceType::InterProcessCommunication),
@@ -40,6 +44,6 @@ pub(crate) fn enter(pid: u32, spec: &Spec) -> Result<(), WorkloadError> {
 }
 
 /// A command as the workload itself would execute it; else the reason and a shell's exit code.
-pub(crate) fn command(process: &Process) -> Result<Command, (String, u8)> {
-    init::command(process)
+pub(crate) fn command(spec: &Spec) -> Result<Command, (String, u8)> {
+    init::command(spec)
 }

@@ -20,7 +20,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::init::{EXEC_FAILED, GO, READY, SETUP_FAILED};
 use super::namespace::{Namespace, leave};
-use super::{Spec, WorkloadError};
+use super::{Isolation, Spec, WorkloadError, cgroup};
 
 /// How the program executes itself: the words before the socket's path.
 #[derive(Debug, Clone)]
@@ -99,8 +99,8 @@ impl Workload {
         let thread = thread::Builder::new()
             .name("workload".into())
             .spawn({
-                let end = Arc::clone(&end);
-                move || own(command, &born_sender, &end, on_exit)
+                let (end, spec) = (Arc::clone(&end), spec.clone());
+                move || own(command, &spec, &born_sender, &end, on_exit)
             })
             .map_err(WorkloadError::system("start a thread"))?;
         let (pid, pidfd, output) = receive_birth(&born)?;
@@ -262,11 +262,13 @@ fn receive_birth(born: &Receiver<Born>) -> Born {
 /// The life of a child, on its own thread.
 fn own(
     mut command: Command,
+    spec: &Spec,
     born: &Sender<Born>,
     end: &(Mutex<Option<Exit>>, Condvar),
     on_exit: impl FnOnce(Exit),
 ) {
-    let birth = leave(&[Namespace::PidOfChildren])
+    let contained = spec.isolation == Isolation::Container;
+    let birth = if contained { leave(&[Namespace::PidOfChildren]) } else { Ok(()) }
         .map_err(WorkloadError::system("make a pid namespace"))
         .and_then(|()| spawn(&mut command));
     let mut child = match birth {
@@ -282,6 +284,11 @@ fn own(
     };
     // The wait of a child of ours fails only when somebody else has taken its status.
     let exit = child.wait().map_or(Exit { code: 255, at: Instant::now() }, Exit::new);
+    if let Some(cgroup) = spec.cgroup.as_deref().filter(|_| !contained)
+        && let Err(error) = cgroup::kill(cgroup)
+    {
+        tracing::warn!(%error, "cannot end what the command has left running");
+    }
     *end.0.lock() = Some(exit);
     end.1.notify_all();
     on_exit(exit);

@@ -5,10 +5,14 @@
 //! running thing. The command is process 1 of its pid namespace and a direct child of ours: when it ends, or when we
 //! do, the kernel kills everything in the namespace. Whoever holds a [`Workload`] owns it; dropping it kills it.
 //!
+//! A command of the machine itself ([`Isolation::Host`]) keeps the machine's namespaces, root, environment, directory and
+//! user; its cgroup is what ends with it.
+//!
 //! No code runs between fork and exec: the program executes itself again with a hidden subcommand that calls
 //! [`init::run`], which connects to a socket, reads a [`Spec`], prepares the namespaces and executes the command.
 
 mod cgroup;
+mod host;
 pub mod init;
 pub(crate) mod inside;
 mod launch;
@@ -40,9 +44,22 @@ pub enum Net {
     None,
 }
 
+/// What a workload shares with the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// Only what an OCI runtime leaves: it is a container.
+    Container,
+    /// Everything: it is a command of the machine, in a cgroup of its own. What is left in that is killed when the
+    /// command has ended.
+    Host,
+}
+
 /// All that the first process of the namespaces has to know. Written by [`Workload::start`], read by [`init::run`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Spec {
+    /// With [`Isolation::Host`] only `process` and `cgroup` count.
+    pub isolation: Isolation,
     /// Directory that becomes `/`; the workload may write to it.
     pub rootfs: PathBuf,
     /// What to run.
@@ -98,7 +115,22 @@ impl Spec {
             }
             Net::None => binds.push((own_hosts()?, "etc/hosts".into())),
         }
-        Ok(Self { rootfs: rootfs.into(), process, user, net, hostname, binds, cgroup: None })
+        let isolation = Isolation::Container;
+        Ok(Self { isolation, rootfs: rootfs.into(), process, user, net, hostname, binds, cgroup: None })
+    }
+
+    /// A command that runs on this machine as its user would run it, in the cgroup `cgroup`.
+    pub fn on_host(process: Process, cgroup: &Path) -> Self {
+        Self {
+            isolation: Isolation::Host,
+            rootfs: "/".into(),
+            process,
+            user: User { uid: 0, gid: 0, groups: Vec::new(), home: "/".into() },
+            net: Net::Host,
+            hostname: String::new(),
+            binds: Vec::new(),
+            cgroup: Some(cgroup.into()),
+        }
     }
 }
 

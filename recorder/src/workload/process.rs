@@ -16,9 +16,9 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub struct Process {
     /// Program and arguments; never empty.
     pub args: Vec<String>,
-    /// `KEY=VALUE`, each key once.
+    /// `KEY=VALUE`, each key once; of a command of the machine, what is added to the recorder's.
     pub env: Vec<String>,
-    /// Working directory in the image, absolute.
+    /// Working directory in the image, absolute; of a command of the machine, the recorder's when empty.
     pub cwd: String,
     /// `user[:group]` by name or number; empty is root.
     pub user: String,
@@ -51,9 +51,7 @@ impl Process {
         if args.is_empty() {
             return Err(WorkloadError::NoCommand);
         }
-        if let Some(bad) = overrides.env.iter().find(|entry| entry.find('=').is_none_or(|at| at == 0)) {
-            return Err(WorkloadError::Environment(bad.clone()));
-        }
+        check(&overrides.env)?;
         let mut env: Vec<String> = Vec::new();
         for entry in image.env.iter().filter(|entry| entry.contains('=')).chain(&overrides.env) {
             put(&mut env, entry.clone());
@@ -70,6 +68,16 @@ impl Process {
         })
     }
 
+    /// A command of this machine: its environment and directory are the recorder's where the user says nothing else.
+    pub fn on_host(overrides: &Overrides) -> Result<Self, WorkloadError> {
+        if overrides.command.is_empty() {
+            return Err(WorkloadError::NoCommand);
+        }
+        check(&overrides.env)?;
+        let cwd = overrides.cwd.clone().unwrap_or_default();
+        Ok(Self { args: overrides.command.clone(), env: overrides.env.clone(), cwd, user: String::new() })
+    }
+
     /// The value of a variable.
     pub fn var(&self, name: &str) -> Option<&str> {
         self.env.iter().find(|entry| key(entry) == name).map(|entry| &entry[name.len() + 1..])
@@ -78,6 +86,14 @@ impl Process {
     /// Adds a variable, in place of one of that name.
     pub(crate) fn set_var(&mut self, name: &str, value: &str) {
         put(&mut self.env, format!("{name}={value}"));
+    }
+}
+
+/// Is each entry `KEY=VALUE`?
+fn check(env: &[String]) -> Result<(), WorkloadError> {
+    match env.iter().find(|entry| entry.find('=').is_none_or(|at| at == 0)) {
+        Some(bad) => Err(WorkloadError::Environment(bad.clone())),
+        None => Ok(()),
     }
 }
 
@@ -118,6 +134,8 @@ mod tests {
         assert_eq!(run(&command).args, ["sh"]);
         let empty = Process::new(&ImageConfig::default(), &Overrides::default());
         assert!(matches!(empty, Err(WorkloadError::NoCommand)));
+        assert!(matches!(Process::on_host(&args), Err(WorkloadError::NoCommand)));
+        assert_eq!(Process::on_host(&command).unwrap().args, ["sh"]);
     }
 
     #[test]
@@ -130,6 +148,8 @@ mod tests {
         for bad in ["A", "=x"] {
             let overrides = Overrides { env: vec![bad.into()], ..Overrides::default() };
             assert!(matches!(Process::new(&image(), &overrides), Err(WorkloadError::Environment(_))));
+            let on_host = Process::on_host(&Overrides { command: vec!["x".into()], ..overrides });
+            assert!(matches!(on_host, Err(WorkloadError::Environment(_))));
         }
     }
 }

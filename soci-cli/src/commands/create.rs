@@ -161,7 +161,10 @@ fn accesses(path: &Path, allow_incomplete: bool) -> Result<Vec<Access>> {
 
 fn warn_about_other_image(args: &Args, image: &Image) -> Result<()> {
     let Some(path) = &args.trace else { return Ok(()) };
-    let recorded = TraceReader::open(Path::new(path))?.header().manifest;
+    let Some(recorded) = TraceReader::open(Path::new(path))?.header().manifest else {
+        eprintln!("note: the trace is of a directory: its paths are looked up in the image");
+        return Ok(());
+    };
     if recorded != image.manifest.digest {
         eprintln!(
             "warning: the trace was recorded on image manifest {recorded}, this one is {}: paths that differ are left out",

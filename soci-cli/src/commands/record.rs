@@ -1,4 +1,4 @@
-//! `soci record`: run a workload of an image and write down what it reads.
+//! `soci record`: run a workload of an image and write down what it reads. With `--rootfs`, see `record_rootfs.rs`.
 //!
 //! Outputs `<name>.trace` and `prefetch.json` (paths in first-use order). Exit codes: 0 recorded; 3 recorded with
 //! losses; 4 the workload never became ready; 5 it became ready by its end, but failed; 130, 143, 129 stopped by
@@ -14,14 +14,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use recorder::capture::Capture;
 use recorder::plan;
 use recorder::report::{Report, Stability, Summary};
 use recorder::resolve::Resolver;
 use recorder::rootfs::{LayerCache, Overlay, RunDir, UnpackedLayer, chain_ids, forget_pages};
 use recorder::session::{self, Progress, Recorded, Rules, SessionError};
 use recorder::stage::Stage;
-use recorder::workload::{Process, namespace::with_private_mounts};
+use recorder::workload::{Process, Spec, namespace::with_private_mounts};
 use rustix::process::Signal;
+use soci_core::digest::Digest;
 use soci_core::image::{Descriptor, Image, ImageSource, Platform};
 use soci_core::media_type::{LayerKind, layer_compression};
 use soci_core::trace::{LayerRef, Outcome, TraceReader};
@@ -29,21 +31,27 @@ use soci_core::unpack::LayerFormat;
 use tokio::runtime::{Handle, Runtime};
 
 use super::engine::EngineArgs;
+use super::record_rootfs;
 use super::record_runs;
 use super::summary;
 use super::workload_args::{self, PlainHttp, WorkloadArgs, limit};
 use crate::cli::Global;
+use crate::error::Hinted;
 
-/// Record what a workload reads from its image.
+/// Record what a workload reads from its image, or a command from a directory.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The image: oci:DIR[:TAG], oci-archive:FILE[:TAG], or a registry reference.
     #[arg(long, value_name = "IMAGE")]
-    image: String,
+    image: Option<String>,
+    /// Without an image: run CMD on this machine, as it is, and record what it reads below DIR (eBPF only).
+    #[arg(long, value_name = "DIR", requires = "command",
+          conflicts_with_all = ["image", "args", "user", "net", "keep", "plain_http"])]
+    rootfs: Option<PathBuf>,
     #[command(flatten)]
-    workload: WorkloadArgs,
+    pub(super) workload: WorkloadArgs,
     #[command(flatten)]
-    engine: EngineArgs,
+    pub(super) engine: EngineArgs,
     /// Go on this long after the workload is ready (seconds, or 300ms, 1m30s, ...).
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = crate::output::duration::parse)]
     tail: Duration,
@@ -55,10 +63,10 @@ pub(crate) struct Args {
     pub(super) out: PathBuf,
     /// Name of the trace, without its extension; the default is the image's.
     #[arg(long, value_name = "NAME")]
-    name: Option<String>,
+    pub(super) name: Option<String>,
     /// Directory for unpacked layers, which are kept and used again.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/soci-record")]
-    state: PathBuf,
+    pub(super) state: PathBuf,
     /// Keep what the workload wrote, and say where it is.
     #[arg(long)]
     keep: bool,
@@ -81,23 +89,56 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     args.engine.choice()?;
     fs::create_dir_all(&args.out).with_context(|| format!("make {}", args.out.display()))?;
     let runtime = Runtime::new().context("start the runtime")?;
-    let (image, signals) = runtime.block_on(async {
-        let registry = args.registry.client(&args.image)?;
-        let source = ImageSource::parse(&args.image, &registry)?;
-        let image = source.resolve(&Platform::host()).await?;
-        Ok::<_, anyhow::Error>((image, workload_args::signals()?))
-    })?;
+    let (source, signals) = runtime
+        .block_on(async { Ok::<_, anyhow::Error>((Source::of(args).await?, workload_args::signals()?)) })?;
     let handle = runtime.handle();
-    with_private_mounts(move || {
-        let name = name(args, &image);
-        let once = |run: &Run| record(args, global, &image, handle, &signals, run);
-        if args.runs > 1 { record_runs::repeat(args, &name, once) } else { alone(args, &name, once) }
+    with_private_mounts(move || match &source {
+        Source::Image(image) => {
+            let name = name(args, image.reference.split('@').next().unwrap_or_default());
+            runs(args, &name, |run| record(args, global, image, handle, &signals, run))
+        }
+        Source::Directory(dir) => {
+            let name = name(args, &dir.to_string_lossy());
+            runs(args, &name, |run| record_rootfs::record(args, global, dir, &signals, run))
+        }
     })
     .context("make private mounts (this needs root)")?
 }
 
+/// Where the files are.
+enum Source {
+    Image(Box<Image>),
+    Directory(PathBuf),
+}
+
+impl Source {
+    async fn of(args: &Args) -> Result<Self> {
+        if let Some(dir) = &args.rootfs {
+            return Ok(Self::Directory(record_rootfs::directory(dir)?));
+        }
+        let Some(name) = &args.image else {
+            return Err(Hinted::new(
+                "nothing to record: neither --image nor --rootfs is given",
+                "--image IMAGE runs the image; --rootfs DIR -- CMD runs a command of this machine",
+            )
+            .into());
+        };
+        let source = ImageSource::parse(name, &args.registry.client(name)?)?;
+        Ok(Self::Image(Box::new(source.resolve(&Platform::host()).await?)))
+    }
+}
+
+/// As many recordings as the user wants.
+fn runs(args: &Args, name: &str, once: impl FnMut(&Run) -> Result<Result<Done, u8>>) -> Result<ExitCode> {
+    if args.runs > 1 { record_runs::repeat(args, name, once) } else { alone(args, name, once) }
+}
+
 /// One recording, and no other.
-fn alone(args: &Args, name: &str, once: impl FnOnce(&Run) -> Result<Result<Done, u8>>) -> Result<ExitCode> {
+fn alone(
+    args: &Args,
+    name: &str,
+    mut once: impl FnMut(&Run) -> Result<Result<Done, u8>>,
+) -> Result<ExitCode> {
     let run = Run { trace: args.out.join(format!("{name}.trace")), label: String::new() };
     let done = match once(&run)? {
         Ok(done) => done,
@@ -152,38 +193,69 @@ fn record(
     spec.cgroup = stage.cgroup().map(Path::to_owned);
     let mut resolver = Resolver::new(&bottom_first).context("open the unpacked layers")?;
 
+    let layer = |layer: &Descriptor| LayerRef { digest: layer.digest, size: layer.size };
+    let what = What {
+        image: image.reference.clone(),
+        manifest: Some(image.manifest.digest),
+        layers: image.layers().iter().map(layer).collect(),
+    };
+    let recorded = session(args, global, what, stage.capture(), &mut resolver, &spec, signals, this)?;
+    drop(stage);
+    drop(merged);
+    let recorded = match recorded {
+        Ok(recorded) => recorded,
+        Err(code) => return Ok(Err(code)),
+    };
+    if args.keep {
+        eprintln!("what the workload wrote: {}", run.keep("upper")?.display());
+    }
+    Ok(Ok(Done { recorded, layers }))
+}
+
+/// What a trace is of.
+pub(super) struct What {
+    /// As the user named it.
+    pub(super) image: String,
+    /// Its manifest, when it is an image.
+    pub(super) manifest: Option<Digest>,
+    /// Its layers, lowest first.
+    pub(super) layers: Vec<LayerRef>,
+}
+
+/// Runs the workload under watch, and shows how far it is; the inner error is as that of [`record`].
+#[expect(clippy::too_many_arguments, reason = "all that one recording is made of, from two places")]
+pub(super) fn session(
+    args: &Args,
+    global: &Global,
+    what: What,
+    capture: &mut dyn Capture,
+    resolver: &mut Resolver,
+    spec: &Spec,
+    signals: &Receiver<Signal>,
+    this: &Run,
+) -> Result<Result<Recorded, u8>> {
     let bar = progress_bar(&this.label);
     let options = session::Options {
         trace: this.trace.clone(),
-        image: image.reference.clone(),
-        manifest: image.manifest.digest,
-        layers: image
-            .layers()
-            .iter()
-            .map(|layer| LayerRef { digest: layer.digest, size: layer.size })
-            .collect(),
+        image: what.image,
+        manifest: what.manifest,
+        layers: what.layers,
         rules: Rules { until: args.workload.until()?, tail: args.tail, timeout: limit(global) },
         output: (Box::new(Around(bar.clone(), io::stdout())), Box::new(Around(bar.clone(), io::stderr()))),
         signals,
     };
     let init = workload_args::init_command()?;
     let mut show = |progress: &Progress| show(&bar, progress);
-    let recorded = session::record(stage.capture(), &mut resolver, &spec, &init, options, &mut show);
+    let recorded = session::record(capture, resolver, spec, &init, options, &mut show);
     bar.finish_and_clear();
-    let recorded = match recorded {
-        Ok(recorded) => recorded,
+    match recorded {
+        Ok(recorded) => Ok(Ok(recorded)),
         Err(SessionError::Workload(error)) if let Some(code) = workload_args::exec_code(&error) => {
             eprintln!("error: {error}");
-            return Ok(Err(code));
+            Ok(Err(code))
         }
-        Err(error) => return Err(error.into()),
-    };
-    drop(stage);
-    drop(merged);
-    if args.keep {
-        eprintln!("what the workload wrote: {}", run.keep("upper")?.display());
+        Err(error) => Err(error.into()),
     }
-    Ok(Ok(Done { recorded, layers }))
 }
 
 /// Writes the list of paths and shows the summary.
@@ -278,12 +350,11 @@ fn format(layer: &Descriptor) -> Result<LayerFormat> {
     }
 }
 
-/// A file name for the trace: the last part of the image's name.
-fn name(args: &Args, image: &Image) -> String {
+/// A file name for the trace: the last part of the name of what is recorded.
+fn name(args: &Args, path: &str) -> String {
     if let Some(name) = &args.name {
         return name.clone();
     }
-    let path = image.reference.split('@').next().unwrap_or_default();
     let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     let name = last.split(':').next().unwrap_or_default();
     let safe = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };

@@ -4,24 +4,32 @@
 //! file    = magic "SOCITRC\n"  version u16  flags u16  block*
 //! block   = kind u8  length u32  crc32 u32 (over kind, length, payload)  payload[length]
 //! kind    = 1 header (JSON, exactly one, first)   2 records   3 end (JSON, at most one, last)
-//! records = record*                                 integers are LEB128 varints
-//! record  = 1 path     length  bytes                the next path id, from 0
+//! records = deflate(record*)                        integers are LEB128 varints
+//! record  = 1 path     shared  length  bytes        the next path id, from 0; its first `shared` bytes are those of
+//!                                                   the path defined before
 //!         | 2 process  pid  length  bytes(comm)     the next process id, from 0
 //!         | 3 access   zigzag(t_ns - t_ns of the access before in this block, or 0)  phase + 4 * kind
-//!                      path id  layer index + 1 or 0  offset  length  process id  wait_ns
+//!                      path id  layer index + 1 or 0  zigzag(offset - end of the access of this path before, or 0)
+//!                      length  process id  wait_ns
 //! flags   = 1 kind 4 may occur: a file was opened, length 0
 //! ```
+//! Version 1, which is read too, has neither `deflate` nor `shared`, and the plain offset.
+//!
 //! Fixed-width integers are little-endian. A reader refuses another magic, version 0, a higher version and unknown flags (a
 //! flag means "you cannot read this without knowing me"); unknown keys in the JSON blocks are ignored. Holds no state.
 
-use std::{io, sync::Arc};
+use std::{
+    io::{self, Read, Write},
+    sync::Arc,
+};
 
+use flate2::{Compression, read::DeflateDecoder, write::DeflateEncoder};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 
 pub(super) const MAGIC: &[u8; 8] = b"SOCITRC\n";
-pub(super) const VERSION: u16 = 1;
+pub(super) const VERSION: u16 = 2;
 /// Accesses of kind [`AccessKind::Open`] may occur.
 pub(super) const FLAG_OPENS: u16 = 1;
 /// Flags this code understands.
@@ -30,12 +38,14 @@ pub(super) const PREAMBLE_LEN: usize = 12;
 /// Where the flags are in the file.
 pub(super) const FLAGS_AT: u64 = 10;
 pub(super) const FRAME_LEN: usize = 9;
-/// Longest payload of a block. The writer stays far below it.
+/// Longest payload of a block, also inflated. The writer stays far below it.
 pub(super) const MAX_BLOCK: usize = 8 << 20;
-/// The writer closes a record block at this size.
+/// The writer closes a record block at this size, before it is deflated.
 pub(super) const BLOCK_TARGET: usize = 32 << 10;
 /// Longest path: the kernel's PATH_MAX.
 pub(super) const MAX_PATH: usize = 4096;
+/// Most bytes of all paths together: a few bytes of a file may say a long path.
+pub(super) const MAX_PATHS: usize = 256 << 20;
 /// Longest process name: the kernel's comm is 16, importers may know more.
 pub(super) const MAX_COMM: usize = 256;
 
@@ -49,11 +59,12 @@ pub(super) const RECORD_ACCESS: u64 = 3;
 /// What was recorded and how: written before the first access.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// The image as the user named it.
+    /// The image as the user named it, or `dir:PATH` for a directory.
     pub image: String,
-    /// Digest of the platform's image manifest.
-    pub manifest: Digest,
-    /// The image's layers, lowest first. [`Access::layer`] indexes this list.
+    /// Digest of the platform's image manifest; absent when a directory was recorded, not an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Digest>,
+    /// The image's layers, lowest first; none of a directory. [`Access::layer`] indexes this list.
     pub layers: Vec<LayerRef>,
     /// Which capture engine recorded (`fuse`, ...).
     pub engine: String,
@@ -287,6 +298,20 @@ pub(super) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
         }
     }
     None
+}
+
+/// The bytes that a payload of records is made of; `None` when they are damaged or too many.
+pub(super) fn inflate(payload: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut plain = DeflateDecoder::new(payload).take(MAX_BLOCK as u64 + 1);
+    plain.read_to_end(&mut bytes).ok().filter(|&length| length <= MAX_BLOCK)?;
+    Some(bytes)
+}
+
+pub(super) fn deflate(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes)?;
+    encoder.finish()
 }
 
 pub(super) fn zigzag(value: i64) -> u64 {

@@ -13,8 +13,8 @@ use std::{
 
 use super::format::{
     Access, AccessKind, BLOCK_END, BLOCK_HEADER, BLOCK_RECORDS, End, FLAG_OPENS, FRAME_LEN, Header,
-    KNOWN_FLAGS, MAGIC, MAX_BLOCK, MAX_COMM, MAX_PATH, PREAMBLE_LEN, Phase, Process, RECORD_ACCESS,
-    RECORD_PATH, RECORD_PROCESS, TraceError, VERSION, crc, take_varint, unzigzag,
+    KNOWN_FLAGS, MAGIC, MAX_BLOCK, MAX_COMM, MAX_PATH, MAX_PATHS, PREAMBLE_LEN, Phase, Process,
+    RECORD_ACCESS, RECORD_PATH, RECORD_PROCESS, TraceError, VERSION, crc, inflate, take_varint, unzigzag,
 };
 
 /// How the file ends.
@@ -40,10 +40,20 @@ pub struct TraceReader {
     block: Vec<u8>,
     cursor: usize,
     block_start: u64,
+    known: Known,
+    tail: Option<Tail>,
+}
+
+/// What the records so far say about the next ones.
+#[derive(Debug, Default)]
+struct Known {
+    version: u16,
     last_t: u64,
     paths: Vec<Arc<[u8]>>,
+    path_bytes: usize,
+    /// Where the last access of each path ended.
+    ends: Vec<u64>,
     processes: Vec<Arc<Process>>,
-    tail: Option<Tail>,
 }
 
 impl TraceReader {
@@ -85,9 +95,7 @@ impl TraceReader {
             block: Vec::new(),
             cursor: 0,
             block_start: position,
-            last_t: 0,
-            paths: Vec::new(),
-            processes: Vec::new(),
+            known: Known { version, ..Known::default() },
             tail: None,
         })
     }
@@ -125,9 +133,12 @@ impl TraceReader {
             self.block_start = self.position;
             match read_block(&mut self.file, &mut self.position)? {
                 Some((BLOCK_RECORDS, payload)) => {
-                    self.block = payload;
+                    self.block = match self.version {
+                        1 => payload,
+                        _ => inflate(&payload).ok_or_else(|| self.malformed("records do not inflate"))?,
+                    };
                     self.cursor = 0;
-                    self.last_t = 0;
+                    self.known.last_t = 0;
                 }
                 Some((BLOCK_END, json)) => {
                     let end = serde_json::from_slice(&json).map_err(|_| self.malformed("end record"))?;
@@ -143,17 +154,13 @@ impl TraceReader {
     fn record(&mut self) -> Result<Option<Access>, TraceError> {
         let mut rest = &self.block[self.cursor..];
         let before = rest.len();
-        let decoded = decode(&mut rest, self.last_t, &mut self.paths, &mut self.processes);
+        let decoded = self.known.decode(&mut rest);
         self.cursor += before - rest.len();
         match decoded {
             Ok(Some(access)) if access.kind == AccessKind::Open && self.flags & FLAG_OPENS == 0 => {
                 Err(self.malformed("an opening, which the flags do not announce"))
             }
-            Ok(Some(access)) => {
-                self.last_t = access.t_ns;
-                Ok(Some(access))
-            }
-            Ok(None) => Ok(None),
+            Ok(access) => Ok(access),
             Err(what) => Err(self.malformed(what)),
         }
     }
@@ -206,49 +213,62 @@ fn fill(file: &mut impl Read, buffer: &mut [u8]) -> Result<bool, TraceError> {
     }
 }
 
-fn decode(
-    rest: &mut &[u8],
-    last_t: u64,
-    paths: &mut Vec<Arc<[u8]>>,
-    processes: &mut Vec<Arc<Process>>,
-) -> Result<Option<Access>, &'static str> {
-    let mut int = || take_varint(rest).ok_or("cut integer");
-    match int()? {
-        RECORD_PATH => {
-            let len = int()?;
-            paths.push(take_bytes(rest, len, MAX_PATH)?.into());
-            Ok(None)
+impl Known {
+    /// Takes one record off the front; definitions give `None`.
+    fn decode(&mut self, rest: &mut &[u8]) -> Result<Option<Access>, &'static str> {
+        let mut int = || take_varint(rest).ok_or("cut integer");
+        match int()? {
+            RECORD_PATH => {
+                let shared = if self.version == 1 { 0 } else { int()? };
+                let len = int()?;
+                let shared = usize::try_from(shared).map_err(|_| "name too long")?;
+                let before = self.paths.last().map_or(&[][..], |path| path);
+                let mut path = before.get(..shared).ok_or("undefined path")?.to_vec();
+                path.extend_from_slice(take_bytes(rest, len, MAX_PATH - shared)?);
+                self.path_bytes += path.len();
+                if self.path_bytes > MAX_PATHS {
+                    return Err("too many paths");
+                }
+                self.paths.push(path.into());
+                self.ends.push(0);
+                Ok(None)
+            }
+            RECORD_PROCESS => {
+                let pid = u32::try_from(int()?).map_err(|_| "pid out of range")?;
+                let len = int()?;
+                let comm = take_bytes(rest, len, MAX_COMM)?.into();
+                self.processes.push(Arc::new(Process { pid, comm }));
+                Ok(None)
+            }
+            RECORD_ACCESS => {
+                let t_ns = self.last_t.wrapping_add(unzigzag(int()?) as u64);
+                let code = int()?;
+                let (path, layer, offset, len) = (int()?, int()?, int()?, int()?);
+                let (process, wait_ns) = (int()?, int()?);
+                let at = usize::try_from(path).map_err(|_| "undefined path")?;
+                let end = self.ends.get_mut(at).ok_or("undefined path")?;
+                let offset =
+                    if self.version == 1 { offset } else { end.wrapping_add(unzigzag(offset) as u64) };
+                *end = offset.checked_add(len).ok_or("range overflow")?;
+                let layer = match layer.checked_sub(1) {
+                    None => None,
+                    Some(index) => Some(u32::try_from(index).map_err(|_| "layer out of range")?),
+                };
+                self.last_t = t_ns;
+                Ok(Some(Access {
+                    t_ns,
+                    phase: Phase::from_code(code & 3).ok_or("unknown phase")?,
+                    kind: AccessKind::from_code(code >> 2).ok_or("unknown access kind")?,
+                    path: entry(&self.paths, path).ok_or("undefined path")?,
+                    layer,
+                    offset,
+                    len,
+                    process: entry(&self.processes, process).ok_or("undefined process")?,
+                    wait_ns,
+                }))
+            }
+            _ => Err("unknown record"),
         }
-        RECORD_PROCESS => {
-            let pid = u32::try_from(int()?).map_err(|_| "pid out of range")?;
-            let len = int()?;
-            let comm = take_bytes(rest, len, MAX_COMM)?.into();
-            processes.push(Arc::new(Process { pid, comm }));
-            Ok(None)
-        }
-        RECORD_ACCESS => {
-            let t_ns = last_t.wrapping_add(unzigzag(int()?) as u64);
-            let code = int()?;
-            let (path, layer, offset, len) = (int()?, int()?, int()?, int()?);
-            let (process, wait_ns) = (int()?, int()?);
-            offset.checked_add(len).ok_or("range overflow")?;
-            let layer = match layer.checked_sub(1) {
-                None => None,
-                Some(index) => Some(u32::try_from(index).map_err(|_| "layer out of range")?),
-            };
-            Ok(Some(Access {
-                t_ns,
-                phase: Phase::from_code(code & 3).ok_or("unknown phase")?,
-                kind: AccessKind::from_code(code >> 2).ok_or("unknown access kind")?,
-                path: entry(paths, path).ok_or("undefined path")?,
-                layer,
-                offset,
-                len,
-                process: entry(processes, process).ok_or("undefined process")?,
-                wait_ns,
-            }))
-        }
-        _ => Err("unknown record"),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::digest::Digest;
 fn header() -> Header {
     Header {
         image: "example.org/app:1".into(),
-        manifest: Digest::of(b"manifest"),
+        manifest: Some(Digest::of(b"manifest")),
         layers: vec![LayerRef { digest: Digest::of(b"layer"), size: 42 }],
         engine: "fuse".into(),
         argv: vec!["/bin/app".into(), "--flag".into()],
@@ -124,9 +124,12 @@ proptest! {
     }
 
     #[test]
-    fn any_payload_with_a_right_checksum_is_survived(payload in prop::collection::vec(any::<u8>(), 0..80)) {
+    fn any_payload_with_a_right_checksum_is_survived(
+        payload in prop::collection::vec(any::<u8>(), 0..80), deflated: bool,
+    ) {
         let file = write(&[], 1, false);
         let mut bytes = fs::read(file.path()).unwrap();
+        let payload = if deflated { format::deflate(&payload).unwrap() } else { payload };
         bytes.push(2);
         bytes.extend((payload.len() as u32).to_le_bytes());
         bytes.extend(format::crc(2, &payload).to_le_bytes());
@@ -159,6 +162,54 @@ fn other_files_and_newer_versions_are_refused() {
     let mut header = bytes;
     header[30] ^= 1;
     assert!(matches!(open(&header), TraceError::Header(_)));
+}
+
+/// A trace of one access as version 1 had it.
+#[test]
+fn the_first_version_is_read() {
+    let file = write(&[], 1, false);
+    let mut bytes = fs::read(file.path()).unwrap();
+    bytes[8] = 1;
+    let mut payload = vec![1, 1, b'a', 2, 7, 1, b'c'];
+    payload.extend([3, 20, 1, 0, 1, 100, 50, 0, 9]); // 10 ns, start, read, "a", layer 0, 100+50, process 0, 9 ns
+    payload.extend([3, 1, 6, 0, 0, 200, 1, 1, 0, 0]); // 1 ns before, tail, fault, 200+1
+    bytes.push(2);
+    bytes.extend((payload.len() as u32).to_le_bytes());
+    bytes.extend(format::crc(2, &payload).to_le_bytes());
+    bytes.extend(&payload);
+    fs::write(file.path(), &bytes).unwrap();
+    let mut reader = TraceReader::open(file.path()).unwrap();
+    let read: Vec<_> = reader.by_ref().collect::<Result<_, _>>().unwrap();
+    let access = |t_ns, phase, kind, layer, offset, len, wait_ns| Access {
+        t_ns,
+        phase,
+        kind,
+        path: Arc::from(&b"a"[..]),
+        layer,
+        offset,
+        len,
+        process: Arc::new(Process { pid: 7, comm: Arc::from(&b"c"[..]) }),
+        wait_ns,
+    };
+    let expected = [
+        access(10, Phase::Start, AccessKind::Read, Some(0), 100, 50, 9),
+        access(9, Phase::Tail, AccessKind::Fault, None, 200, 1, 0),
+    ];
+    assert_eq!((reader.version(), read.as_slice()), (1, &expected[..]));
+}
+
+#[test]
+fn a_block_that_inflates_without_end_is_refused() {
+    let file = write(&[], 1, false);
+    let mut bytes = fs::read(file.path()).unwrap();
+    let payload = format::deflate(&vec![0; format::MAX_BLOCK + 1]).unwrap();
+    bytes.push(2);
+    bytes.extend((payload.len() as u32).to_le_bytes());
+    bytes.extend(format::crc(2, &payload).to_le_bytes());
+    bytes.extend(&payload);
+    fs::write(file.path(), &bytes).unwrap();
+    let mut reader = TraceReader::open(file.path()).unwrap();
+    assert!(matches!(reader.next(), Some(Err(TraceError::Malformed { .. }))));
 }
 
 #[test]

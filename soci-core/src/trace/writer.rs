@@ -7,8 +7,8 @@ use std::{collections::HashMap, fs::File, io::Write, os::unix::fs::FileExt, path
 
 use super::format::{
     Access, AccessKind, BLOCK_END, BLOCK_HEADER, BLOCK_RECORDS, BLOCK_TARGET, End, FLAG_OPENS, FLAGS_AT,
-    Header, MAGIC, MAX_COMM, MAX_PATH, Process, RECORD_ACCESS, RECORD_PATH, RECORD_PROCESS, TraceError,
-    VERSION, crc, put_varint, zigzag,
+    Header, MAGIC, MAX_COMM, MAX_PATH, MAX_PATHS, Process, RECORD_ACCESS, RECORD_PATH, RECORD_PROCESS,
+    TraceError, VERSION, crc, deflate, put_varint, zigzag,
 };
 
 /// Writes one trace. Not finished with [`TraceWriter::finish`], the file reads as a torn trace.
@@ -19,6 +19,10 @@ pub struct TraceWriter {
     block: Vec<u8>,
     last_t: u64,
     paths: HashMap<Arc<[u8]>, u64>,
+    last_path: Arc<[u8]>,
+    path_bytes: usize,
+    /// Where the last access of each path ended.
+    ends: Vec<u64>,
     processes: HashMap<Arc<Process>, u64>,
     accesses: u64,
 }
@@ -41,6 +45,9 @@ impl TraceWriter {
             block: Vec::with_capacity(BLOCK_TARGET + MAX_PATH + 256),
             last_t: 0,
             paths: HashMap::new(),
+            last_path: Arc::default(),
+            path_bytes: 0,
+            ends: Vec::new(),
             processes: HashMap::new(),
             accesses: 0,
         };
@@ -60,7 +67,10 @@ impl TraceWriter {
             self.flags |= FLAG_OPENS;
             self.file.write_all_at(&self.flags.to_le_bytes(), FLAGS_AT)?;
         }
-        let path = self.path_id(&access.path);
+        let path = self.path_id(&access.path)?;
+        let end = &mut self.ends[path as usize];
+        let step = access.offset.wrapping_sub(*end) as i64;
+        *end = access.offset.wrapping_add(access.len);
         let process = self.process_id(&access.process);
         let out = &mut self.block;
         put_varint(out, RECORD_ACCESS);
@@ -68,7 +78,7 @@ impl TraceWriter {
         put_varint(out, access.phase.code() | access.kind.code() << 2);
         put_varint(out, path);
         put_varint(out, access.layer.map_or(0, |layer| u64::from(layer) + 1));
-        put_varint(out, access.offset);
+        put_varint(out, zigzag(step));
         put_varint(out, access.len);
         put_varint(out, process);
         put_varint(out, access.wait_ns);
@@ -90,12 +100,10 @@ impl TraceWriter {
         if self.block.is_empty() {
             return Ok(());
         }
-        let mut block = std::mem::take(&mut self.block);
-        let written = self.write_block(BLOCK_RECORDS, &block);
-        block.clear();
-        self.block = block;
+        let payload = deflate(&self.block)?;
+        self.block.clear();
         self.last_t = 0;
-        written
+        self.write_block(BLOCK_RECORDS, &payload)
     }
 
     /// Seals the trace and syncs it to disk.
@@ -110,16 +118,22 @@ impl TraceWriter {
         Ok(())
     }
 
-    fn path_id(&mut self, path: &Arc<[u8]>) -> u64 {
+    fn path_id(&mut self, path: &Arc<[u8]>) -> Result<u64, TraceError> {
         if let Some(&id) = self.paths.get(path) {
-            return id;
+            return Ok(id);
         }
+        too_long("list of paths", self.path_bytes + path.len(), MAX_PATHS)?;
+        self.path_bytes += path.len();
         let id = self.paths.len() as u64;
         self.paths.insert(path.clone(), id);
         put_varint(&mut self.block, RECORD_PATH);
-        put_varint(&mut self.block, path.len() as u64);
-        self.block.extend_from_slice(path);
-        id
+        let shared = path.iter().zip(self.last_path.iter()).take_while(|(one, two)| one == two).count();
+        put_varint(&mut self.block, shared as u64);
+        put_varint(&mut self.block, (path.len() - shared) as u64);
+        self.block.extend_from_slice(&path[shared..]);
+        self.last_path = Arc::clone(path);
+        self.ends.push(0);
+        Ok(id)
     }
 
     fn process_id(&mut self, process: &Arc<Process>) -> u64 {

@@ -16,7 +16,8 @@ use std::sync::Arc;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, major, minor, openat, openat2, statfs};
 
 use super::EbpfError;
-use crate::resolve::Resolver;
+use crate::resolve::{Origin, Resolver};
+use crate::rootfs::each_file;
 
 /// File systems whose files do not have the device number that their page cache has.
 const STACKED: [(i64, &str); 2] = [(0x9123_683e, "btrfs"), (0x794c_7630, "overlayfs")];
@@ -59,12 +60,14 @@ impl Identity {
             if let Some((_, name)) = STACKED.iter().find(|(magic, _)| *magic == kind as i64) {
                 return Err(EbpfError::FileSystem { path: layer.clone(), name });
             }
-            walk(layer, &mut |path, metadata| {
+            each_file(layer, &mut |path, metadata| {
                 let Inode { dev, ino } = inode(metadata);
                 this.entries.push(Entry { ino, dev, layer: number as u32, name: this.names.len() });
                 this.names.extend(path.strip_prefix(layer).unwrap_or(path).as_os_str().as_bytes());
                 this.names.push(0);
-            })?;
+                Ok(())
+            })
+            .map_err(|(path, source)| EbpfError::Layer { path, source })?;
         }
         let names = &this.names;
         this.entries.sort_unstable_by_key(|entry| (entry.inode(), name_at(names, entry.name)));
@@ -86,7 +89,7 @@ impl Identity {
             let shown = |entry: &Entry| {
                 let name = name_at(names, entry.name);
                 let layer = layers.len() as u32 - 1 - entry.layer;
-                is_file(rootfs, name) && resolver.layer(&Arc::from(name)) == Some(layer)
+                is_file(rootfs, name) && resolver.origin(&Arc::from(name)) == Some(Origin::Layer(layer))
             };
             if let Some(at) = same.iter().position(shown) {
                 same[..=at].rotate_right(1);
@@ -123,23 +126,6 @@ impl Entry {
 
 fn name_at(names: &[u8], at: usize) -> &[u8] {
     names[at..].split(|&byte| byte == 0).next().unwrap_or_default()
-}
-
-/// Calls `file` for each regular file below `dir`, links not followed.
-pub(super) fn walk(dir: &Path, file: &mut dyn FnMut(&Path, &fs::Metadata)) -> Result<(), EbpfError> {
-    let mut dirs = vec![dir.to_owned()];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(&dir).map_err(EbpfError::layer(&dir))? {
-            let entry = entry.map_err(EbpfError::layer(&dir))?;
-            let (path, metadata) = (entry.path(), entry.metadata().map_err(EbpfError::layer(&entry.path()))?);
-            if metadata.is_dir() {
-                dirs.push(path);
-            } else if metadata.is_file() {
-                file(&path, &metadata);
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Does this view show a regular file of this name?

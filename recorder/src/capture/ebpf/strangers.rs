@@ -10,6 +10,8 @@ use std::path::Path;
 use recorder_ebpf::UNLINKED;
 use soci_core::trace::Outside;
 
+use crate::rootfs::each_file;
+
 use super::identity::{self, Inode};
 
 /// More different files than this are not told apart.
@@ -60,11 +62,12 @@ impl Strangers {
     /// All of them, by reason. `upper` has what the workload wrote.
     pub(super) fn by_reason(&self, upper: &Path) -> Outside {
         let mut written = HashSet::new();
-        let looked = identity::walk(upper, &mut |_, metadata| {
+        let looked = each_file(upper, &mut |_, metadata| {
             written.insert(identity::inode(metadata));
+            Ok(())
         });
-        if let Err(error) = looked {
-            tracing::debug!(%error, "cannot look through what the workload wrote");
+        if let Err((path, error)) = looked {
+            tracing::debug!(path = %path.display(), %error, "cannot look through what the workload wrote");
         }
         let mut outside = self.known;
         for (inode, count) in &self.open {

@@ -46,8 +46,10 @@ fn text(contents: &Contents) -> String {
         ("format", format!("version {}, flags {:#x}, {state}, {warm}", contents.version, contents.flags)),
         ("engine", header.engine.clone()),
         ("started", header.started_at.clone()),
-        ("manifest", header.manifest.to_string()),
     ];
+    if let Some(manifest) = header.manifest {
+        lines.push(("manifest", manifest.to_string()));
+    }
     if let Some(end) = &contents.end {
         let code = end.exit_code.map_or(String::new(), |code| format!(" with code {code}"));
         lines.push(("outcome", format!("{}{code}", outcome(end.outcome))));

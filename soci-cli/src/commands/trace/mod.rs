@@ -1,5 +1,6 @@
 //! `soci trace`: look into recordings, and exchange them with other tools.
 
+mod diff;
 mod dump;
 mod export;
 mod import;
@@ -21,6 +22,8 @@ use crate::cli::Global;
 pub(crate) enum Command {
     /// Show what a trace is of, how whole it is, and what it has.
     Info(info::Args),
+    /// Compare two recordings of one workload.
+    Diff(diff::Args),
     /// Print the accesses, one a line.
     Dump(dump::Args),
     /// Write a trace in another format.
@@ -33,6 +36,7 @@ impl Command {
     pub(crate) fn run(self, global: &Global) -> Result<()> {
         let outcome = match self {
             Self::Info(args) => info::run(&args),
+            Self::Diff(args) => diff::run(&args),
             Self::Dump(args) => dump::run(&args),
             Self::Export(args) => export::run(&args),
             Self::Import(args) => import::run(&args, global),

@@ -1,0 +1,57 @@
+//! `soci record --rootfs DIR -- CMD`: a command of this machine, and what it reads below a directory.
+//!
+//! The command runs as its user would run it, but in a cgroup of its own; nothing of it outlives the recording.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Receiver;
+
+use anyhow::{Context, Result, bail};
+use recorder::directory::{DirectoryError, Watched};
+use recorder::resolve::Resolver;
+use recorder::rootfs::{RunDir, forget_pages};
+use recorder::workload::{Process, Spec};
+use rustix::process::Signal;
+
+use super::record::{Args, Done, Run, What, session};
+use crate::cli::Global;
+use crate::error::Hinted;
+
+/// The directory by its real name.
+pub(super) fn directory(dir: &Path) -> Result<PathBuf> {
+    let real = dir.canonicalize().with_context(|| format!("find {}", dir.display()))?;
+    if !real.is_dir() {
+        bail!("{} is not a directory", dir.display());
+    }
+    Ok(real)
+}
+
+/// Records once; the inner error is the exit code of a command that could not be executed.
+pub(super) fn record(
+    args: &Args,
+    global: &Global,
+    dir: &Path,
+    signals: &Receiver<Signal>,
+    this: &Run,
+) -> Result<Result<Done, u8>> {
+    let process = Process::on_host(&args.workload.overrides())?;
+    fs::create_dir_all(&args.state).with_context(|| format!("make {}", args.state.display()))?;
+    forget_pages([dir])?;
+    let run = RunDir::new(&args.state)?;
+    let mountpoint = run.path().join("cgroup");
+    fs::create_dir(&mountpoint).with_context(|| format!("make {}", mountpoint.display()))?;
+    let engine = &args.engine;
+    let (choice, settings) = engine.choice()?;
+    let mut watched = match Watched::new(choice, &settings, dir, &mountpoint) {
+        Err(error @ DirectoryError::Fuse) => {
+            let hint = "leave --engine out, or record an image of these files with --image";
+            return Err(Hinted::new(error.to_string(), hint).into());
+        }
+        watched => watched?,
+    };
+    let spec = Spec::on_host(process, watched.cgroup());
+    let what = What { image: format!("dir:{}", dir.display()), manifest: None, layers: Vec::new() };
+    let mut resolver = Resolver::of_directory();
+    let recorded = session(args, global, what, watched.capture(), &mut resolver, &spec, signals, this)?;
+    Ok(recorded.map(|recorded| Done { recorded, layers: Vec::new() }))
+}
