@@ -16,11 +16,56 @@ pub const OFFSETS: &str = "OFFSETS";
 pub const CGROUP: &str = "CGROUP";
 /// Name of the global with that cgroup's depth; the root's is 0.
 pub const CGROUP_LEVEL: &str = "CGROUP_LEVEL";
+/// Name of the global with the [`ScopeKind`], as a number.
+pub const SCOPE: &str = "SCOPE";
+/// Name of the global with the thread name of processes that start others: see [`ScopeKind::Tree`]. Zeros: none.
+pub const SEED_COMM: &str = "SEED_COMM";
+/// Name of the map from thread group id to [`Tracked`].
+pub const TRACKED: &str = "TRACKED";
 /// Name of the global with the binary logarithm of the page size.
 pub const PAGE_SHIFT: &str = "PAGE_SHIFT";
 
 /// Size of the ring buffer in the object; the loader may choose another one. A power of two.
 pub const RING_BYTES: u32 = 16 << 20;
+
+/// Thread groups that can be tracked at the same time, when nobody says otherwise.
+pub const TRACKED_MAX: u32 = 65_536;
+
+/// Who is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ScopeKind {
+    /// The tasks of one cgroup of the unified hierarchy, its descendants included.
+    Cgroup = 0,
+    /// The thread groups of the map [`TRACKED`]. Children enter it with their parent's group. A process that executes a
+    /// program and gets the name [`SEED_COMM`] enters it as one that starts others: it is not recorded itself, and each
+    /// of its children begins a group.
+    Tree = 1,
+}
+
+/// What is known of a tracked thread group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tracked {
+    /// The first of its ancestors that was tracked or begun by one that starts others; 0 for one that starts others.
+    pub group: u32,
+    /// Its mount namespace at the last program it or its ancestors executed; 0 when none was since the group began.
+    pub namespace: u32,
+}
+
+impl Tracked {
+    /// One that starts others.
+    pub const SEED: Self = Self { group: 0, namespace: 0 };
+
+    /// As a value of the map.
+    pub const fn to_bits(self) -> u64 {
+        self.group as u64 | (self.namespace as u64) << 32
+    }
+
+    /// From a value of the map.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self { group: bits as u32, namespace: (bits >> 32) as u32 }
+    }
+}
 
 /// What kind of page-cache event the kernel saw.
 ///
@@ -52,7 +97,7 @@ impl EventKind {
     }
 }
 
-/// One record of the ring buffer: 64 bytes, no padding.
+/// One record of the ring buffer: 72 bytes, no padding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Event {
@@ -74,9 +119,13 @@ pub struct Event {
     pub generation: u32,
     /// The thread's name, padded with zeros.
     pub comm: [u8; 16],
+    /// [`Tracked::group`] of the thread group; 0 when a cgroup is recorded.
+    pub group: u32,
+    /// [`Tracked::namespace`] of the thread group; 0 when a cgroup is recorded.
+    pub namespace: u32,
 }
 
-const _: () = assert!(size_of::<Event>() == 64, "the event is part of the ABI");
+const _: () = assert!(size_of::<Event>() == 72, "the event is part of the ABI");
 const _: () = assert!(align_of::<Event>() == 8, "ring buffer records are 8-byte aligned");
 
 impl Event {
@@ -96,7 +145,7 @@ impl Event {
             return None;
         }
         let mut comm = [0; 16];
-        comm.copy_from_slice(&bytes[48..]);
+        comm.copy_from_slice(&bytes[48..64]);
         Some(Self {
             t_ns: word(bytes, 0),
             ino: word(bytes, 8),
@@ -107,6 +156,8 @@ impl Event {
             tgid: half(bytes, 40),
             generation: half(bytes, 44),
             comm,
+            group: half(bytes, 64),
+            namespace: half(bytes, 68),
         })
     }
 }
@@ -115,16 +166,18 @@ impl Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Counter {
-    /// Events of the recorded cgroup.
+    /// Events of the recorded tasks.
     Emitted = 0,
     /// Those for which the ring buffer had no room.
     Dropped = 1,
     /// Requests that lay wholly behind the end of their file: no bytes, no event.
     Empty = 2,
+    /// Children of tracked processes for which [`TRACKED`] had no room: what they do is not seen.
+    Untracked = 3,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTER_COUNT: u32 = 3;
+pub const COUNTER_COUNT: u32 = 4;
 
 /// A member of a kernel structure that the programs read. The number is the index in [`OFFSETS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,10 +199,24 @@ pub enum Field {
     BinprmFile = 6,
     /// The inode of an open file.
     FileInode = 7,
+    /// The thread group of a task.
+    TaskTgid = 8,
+    /// What the threads of a group share.
+    TaskSignal = 9,
+    /// The number of its threads that have not ended.
+    SignalLive = 10,
+    /// The namespaces of a task.
+    TaskNsproxy = 11,
+    /// The mount namespace among them.
+    NsproxyMount = 12,
+    /// What all kinds of namespaces have.
+    MountNsCommon = 13,
+    /// The number of a namespace.
+    NsInum = 14,
 }
 
 /// Structure and member of each [`Field`], in the order of their numbers.
-pub const FIELDS: [(&str, &str); 8] = [
+pub const FIELDS: [(&str, &str); 15] = [
     ("address_space", "host"),
     ("inode", "i_ino"),
     ("inode", "i_size"),
@@ -158,6 +225,13 @@ pub const FIELDS: [(&str, &str); 8] = [
     ("super_block", "s_dev"),
     ("linux_binprm", "file"),
     ("file", "f_inode"),
+    ("task_struct", "tgid"),
+    ("task_struct", "signal"),
+    ("signal_struct", "live"),
+    ("task_struct", "nsproxy"),
+    ("nsproxy", "mnt_ns"),
+    ("mnt_namespace", "ns"),
+    ("ns_common", "inum"),
 ];
 
 /// The programs: name in the object, and the tracepoint that it is attached to.
@@ -167,3 +241,6 @@ pub const PROGRAMS: [(&str, &str); 4] = [
     ("map_pages", "mm_filemap_map_pages"),
     ("exec", "sched_process_exec"),
 ];
+
+/// The programs that keep [`TRACKED`], attached for [`ScopeKind::Tree`] only.
+pub const TREE_PROGRAMS: [(&str, &str); 2] = [("fork", "sched_process_fork"), ("exit", "sched_process_exit")];

@@ -4,6 +4,7 @@
 //! * [`workload`] runs a command on a root file system as an OCI runtime would.
 //! * [`capture`] sees what it reads; [`resolve`] finds the layer of each path.
 //! * [`stage`] chooses the engine and mounts the root file system that goes with it.
+//! * [`container`] understands containers that somebody else starts.
 //! * [`until`] knows when a recording is over; [`session`] is one recording, from start to sealed trace.
 //! * [`plan`] turns a trace into what to fetch first; [`report`] says what was seen.
 //! * [`export`] writes traces for other tools, [`import`] makes traces of what other tools wrote; [`escape`] is how both
@@ -13,6 +14,7 @@
 //! Whatever it mounts or starts is gone when the owning value is dropped.
 
 pub mod capture;
+pub mod container;
 pub mod escape;
 pub mod export;
 pub mod import;

@@ -34,10 +34,16 @@ pub(crate) fn file(inode: *const u8) -> Option<File> {
 /// A member of the structure at `base`.
 #[inline(always)]
 pub(crate) fn member<T>(base: *const u8, field: Field) -> Option<T> {
+    // SAFETY: the helper checks the address; every T used here is a plain number or pointer.
+    unsafe { bpf_probe_read_kernel(part(base, field).cast::<T>()) }.ok()
+}
+
+/// The place of a member that is a structure itself.
+#[inline(always)]
+pub(crate) fn part(base: *const u8, field: Field) -> *const u8 {
     // SAFETY: an element of an initialised static; volatile, because the loader replaces the values in the object.
     let offset = unsafe { core::ptr::read_volatile((&raw const OFFSETS).cast::<u32>().add(field as usize)) };
-    // SAFETY: the helper checks the address; every T used here is a plain number or pointer.
-    unsafe { bpf_probe_read_kernel(base.wrapping_add(offset as usize).cast::<T>()) }.ok()
+    base.wrapping_add(offset as usize)
 }
 
 /// The bytes of a number of pages.

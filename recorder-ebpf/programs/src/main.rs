@@ -1,4 +1,4 @@
-//! The kernel side of the recorder: four programs on tracepoints of the page cache and of exec.
+//! The kernel side of the recorder: programs on tracepoints of the page cache and of the life of processes.
 //!
 //! Program list only. Each hook family has a file; [`filter`] says who is recorded, [`kernel`] reads the kernel's
 //! structures, [`report`] owns the ring buffer and the counters. Nothing here decides what an access means.
@@ -13,6 +13,7 @@ mod kernel;
 mod mmap;
 mod read;
 mod report;
+mod tree;
 
 /// Never reached: the verifier admits no program that could panic.
 #[panic_handler]

@@ -47,6 +47,7 @@ pub(crate) fn range(kind: EventKind, inode: *const u8, offset: u64, length: u64)
         count(Counter::Dropped);
         return;
     };
+    let who = filter::tracked();
     record.write(Event {
         // SAFETY: the helper has no conditions.
         t_ns: unsafe { bpf_ktime_get_ns() },
@@ -58,12 +59,14 @@ pub(crate) fn range(kind: EventKind, inode: *const u8, offset: u64, length: u64)
         tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
         generation: file.generation,
         comm: bpf_get_current_comm().unwrap_or_default(),
+        group: who.group,
+        namespace: who.namespace,
     });
     record.submit(NO_WAKEUP);
 }
 
 #[inline(always)]
-fn count(counter: Counter) {
+pub(crate) fn count(counter: Counter) {
     if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
         // Atomic, because another program may interrupt this one; `core` has no atomics for this target.
         // SAFETY: the slot of this CPU lives as long as the map, and nothing else is touched.

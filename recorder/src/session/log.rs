@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use soci_core::trace::{Access, End, Phase, TraceError, TraceWriter};
 
-use super::{Recorded, SessionError, Verdict};
+use super::{Recorded, Verdict};
 use crate::capture::{Capture, RawAccess};
 use crate::resolve::Resolver;
 
@@ -92,7 +92,7 @@ impl Log {
     }
 
     /// Ends the trace.
-    pub(super) fn seal(self, verdict: &Verdict, capture: &dyn Capture) -> Result<Recorded, SessionError> {
+    pub(super) fn seal(self, verdict: &Verdict, capture: &dyn Capture) -> Result<Recorded, TraceError> {
         let end = End {
             dropped: capture.dropped(),
             outcome: verdict.outcome,

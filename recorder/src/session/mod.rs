@@ -4,6 +4,8 @@
 //! trace is sealed in every case in which the workload has run, also when it never became ready, failed, or the user
 //! stopped it: [`Recorded`] says which.
 
+mod container;
+mod host_command;
 mod log;
 mod merged;
 mod output;
@@ -23,6 +25,9 @@ use crate::resolve::Resolver;
 use crate::until::Rule;
 use crate::workload::{InitCommand, Spec, WorkloadError};
 
+pub use container::{
+    ContainerOptions, ContainerSessionError, RecordedContainer, Starter, record_attached, record_started,
+};
 use log::Log;
 pub use log::Progress;
 pub use merged::write_merged;
@@ -101,7 +106,8 @@ pub fn record(
     options: Options<'_>,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Recorded, SessionError> {
-    let mut supervisor = Supervisor::start(spec, init, Some(options.output), options.rules)?;
+    let go = |pid| capture.follow(pid);
+    let mut supervisor = Supervisor::start(spec, init, Some(options.output), options.rules, go)?;
     let started = supervisor.started();
     let header = Header {
         image: options.image,
@@ -128,7 +134,7 @@ pub fn record(
     supervisor.finish();
     log.take(capture, Duration::ZERO);
     log.write_until(verdict.ended, resolver)?;
-    log.seal(&verdict, capture)
+    Ok(log.seal(&verdict, capture)?)
 }
 
 /// A moment of the recent past as RFC 3339 UTC.

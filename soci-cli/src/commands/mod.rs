@@ -7,6 +7,7 @@ pub(crate) mod prefetch;
 pub(crate) mod push;
 mod push_image;
 pub(crate) mod record;
+mod record_container;
 mod record_runs;
 pub(crate) mod report;
 pub(crate) mod run;

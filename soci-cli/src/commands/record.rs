@@ -1,4 +1,5 @@
-//! `soci record`: run a workload of an image and write down what it reads.
+//! `soci record`: run a workload of an image and write down what it reads. Containers that somebody else starts are in
+//! `record_container.rs`.
 //!
 //! Outputs `<name>.trace` and `prefetch.json` (paths in first-use order). Exit codes: 0 recorded; 3 recorded with
 //! losses; 4 the workload never became ready; 5 it became ready by its end, but failed; 130, 143, 129 stopped by
@@ -29,6 +30,7 @@ use soci_core::unpack::LayerFormat;
 use tokio::runtime::{Handle, Runtime};
 
 use super::engine::EngineArgs;
+use super::record_container::{self, ContainerArgs};
 use super::record_runs;
 use super::summary;
 use super::workload_args::{self, PlainHttp, WorkloadArgs, limit};
@@ -37,16 +39,19 @@ use crate::cli::Global;
 /// Record what a workload reads from its image.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The image: oci:DIR[:TAG], oci-archive:FILE[:TAG], or a registry reference.
+    /// The image to run: oci:DIR[:TAG], oci-archive:FILE[:TAG], or a registry reference. Without it, CMD is a command of
+    /// this machine that starts a container through containerd, and that container is recorded.
     #[arg(long, value_name = "IMAGE")]
-    image: String,
+    image: Option<String>,
     #[command(flatten)]
-    workload: WorkloadArgs,
+    pub(super) container: ContainerArgs,
     #[command(flatten)]
-    engine: EngineArgs,
+    pub(super) workload: WorkloadArgs,
+    #[command(flatten)]
+    pub(super) engine: EngineArgs,
     /// Go on this long after the workload is ready (seconds, or 300ms, 1m30s, ...).
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = crate::output::duration::parse)]
-    tail: Duration,
+    pub(super) tail: Duration,
     /// Record this many times, each time from cold, and merge what most of the runs need.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(super) runs: u32,
@@ -55,13 +60,13 @@ pub(crate) struct Args {
     pub(super) out: PathBuf,
     /// Name of the trace, without its extension; the default is the image's.
     #[arg(long, value_name = "NAME")]
-    name: Option<String>,
+    pub(super) name: Option<String>,
     /// Directory for unpacked layers, which are kept and used again.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/soci-record")]
     state: PathBuf,
     /// Keep what the workload wrote, and say where it is.
     #[arg(long)]
-    keep: bool,
+    pub(super) keep: bool,
     /// A trace with losses is not an error.
     #[arg(long)]
     allow_incomplete: bool,
@@ -79,16 +84,17 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     args.workload.until()?; // before anything is fetched
     fs::create_dir_all(&args.out).with_context(|| format!("make {}", args.out.display()))?;
+    let Some(named) = &args.image else { return record_container::run(args, global) };
     let runtime = Runtime::new().context("start the runtime")?;
     let (image, signals) = runtime.block_on(async {
-        let registry = args.registry.client(&args.image)?;
-        let source = ImageSource::parse(&args.image, &registry)?;
+        let registry = args.registry.client(named)?;
+        let source = ImageSource::parse(named, &registry)?;
         let image = source.resolve(&Platform::host()).await?;
         Ok::<_, anyhow::Error>((image, workload_args::signals()?))
     })?;
     let handle = runtime.handle();
     with_private_mounts(move || {
-        let name = name(args, &image);
+        let name = name(args, &image.reference);
         let once = |run: &Run| record(args, global, &image, handle, &signals, run);
         if args.runs > 1 { record_runs::repeat(args, &name, once) } else { alone(args, &name, once) }
     })
@@ -274,11 +280,11 @@ fn format(layer: &Descriptor) -> Result<LayerFormat> {
 }
 
 /// A file name for the trace: the last part of the image's name.
-fn name(args: &Args, image: &Image) -> String {
+pub(super) fn name(args: &Args, reference: &str) -> String {
     if let Some(name) = &args.name {
         return name.clone();
     }
-    let path = image.reference.split('@').next().unwrap_or_default();
+    let path = reference.split('@').next().unwrap_or_default();
     let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     let name = last.split(':').next().unwrap_or_default();
     let safe = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
@@ -287,7 +293,7 @@ fn name(args: &Args, image: &Image) -> String {
 }
 
 /// A line of progress on standard error; hidden when that is not a terminal.
-fn progress_bar(label: &str) -> ProgressBar {
+pub(super) fn progress_bar(label: &str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     }
@@ -299,7 +305,7 @@ fn progress_bar(label: &str) -> ProgressBar {
     bar
 }
 
-fn show(bar: &ProgressBar, progress: &Progress) {
+pub(super) fn show(bar: &ProgressBar, progress: &Progress) {
     let Progress { elapsed, ready, accesses, files, bytes } = progress;
     let state = if *ready { "ready, tail" } else { "recording" };
     let bytes = HumanBytes(*bytes);
@@ -309,7 +315,7 @@ fn show(bar: &ProgressBar, progress: &Progress) {
 }
 
 /// Writes around the progress line.
-struct Around<W>(ProgressBar, W);
+pub(super) struct Around<W>(pub(super) ProgressBar, pub(super) W);
 
 impl<W: Write> Write for Around<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

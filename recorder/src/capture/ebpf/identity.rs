@@ -4,7 +4,7 @@
 //! overlay's file belongs to the file of the layer below, so an event names that one. The layers must not change while
 //! the table is used; an inode that is not in it is not the image's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -30,8 +30,8 @@ pub(super) struct Inode {
 #[derive(Debug)]
 pub(super) struct Identity {
     files: HashMap<Inode, Arc<[u8]>>,
-    /// Device of the workload's overlay, and of the layers below it.
-    overlay: (u32, u32),
+    /// Device of the workload's overlay, and of each file system that has layers below it.
+    overlay: (u32, Vec<u32>),
 }
 
 impl Identity {
@@ -49,7 +49,8 @@ impl Identity {
             })?;
         }
         let overlay = fs::metadata(rootfs).map_err(EbpfError::layer(rootfs))?;
-        let below = names.keys().next().map_or(0, |inode| inode.dev);
+        let below: Vec<u32> =
+            names.keys().map(|inode| inode.dev).collect::<HashSet<_>>().into_iter().collect();
         let files =
             names.into_iter().map(|(inode, names)| (inode, Arc::from(choose(names, inode.ino, rootfs))));
         Ok(Self { files: files.collect(), overlay: (kernel_dev(overlay.dev()), below) })
@@ -60,10 +61,19 @@ impl Identity {
         self.files.get(&inode)
     }
 
-    /// The inode behind one of the workload's overlay, which has the number of the one below it.
+    /// The inode behind one of the workload's overlay, which has the number of the one below it. Where several file systems
+    /// have one of this number, nobody knows which it is.
     pub(super) fn below(&self, inode: Inode) -> Inode {
-        let (overlay, below) = self.overlay;
-        if inode.dev == overlay { Inode { dev: below, ..inode } } else { inode }
+        let (overlay, below) = &self.overlay;
+        if inode.dev != *overlay {
+            return inode;
+        }
+        let mut found =
+            below.iter().map(|&dev| Inode { dev, ..inode }).filter(|at| self.files.contains_key(at));
+        match (found.next(), found.next()) {
+            (Some(one), None) => one,
+            _ => inode,
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! eBPF programs on the page cache: every page of the image's files that a cgroup touches, without standing in the way.
+//! eBPF programs on the page cache: every page of the image's files that a cgroup, or a tree of processes, touches,
+//! without standing in the way.
 //!
 //! Owns the attached programs and the reading end of their ring buffer; dropping it detaches them. Needs CAP_BPF and
 //! CAP_PERFMON and a kernel with its type information.
@@ -8,7 +9,8 @@
 //!
 //! # What must always hold
 //! Every event that the kernel side counted as emitted is either received here or counted as dropped; each received
-//! one is handed out, known already, or counted as outside the image. When the workload is over, one more look at the
+//! one is handed out, known already, of somebody else, or counted as outside the image; until the image is known, events
+//! are kept, as far as there is room, and what does not fit is counted. When the workload is over, one more look at the
 //! ring buffer is enough to have all of it.
 
 mod btf;
@@ -16,6 +18,7 @@ mod error;
 mod identity;
 mod load;
 mod seen;
+mod tree;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -32,15 +35,39 @@ pub use btf::BtfError;
 pub use error::EbpfError;
 
 use self::identity::{Identity, Inode};
-use self::load::Loaded;
+use self::load::{Filter, Loaded};
 use self::seen::Seen;
+use self::tree::Members;
 use super::{Capture, RawAccess};
 use crate::workload::Cgroup;
 
 /// Size of the ring buffer when nobody says otherwise: 230 000 events.
 pub const RING_BYTES: u32 = recorder_ebpf::RING_BYTES;
+/// Processes that can be tracked at the same time.
+pub const TRACKED_MAX: u32 = recorder_ebpf::TRACKED_MAX;
 /// A record of the ring buffer with its header.
 const RECORD_BYTES: u32 = size_of::<Event>() as u32 + 8;
+
+/// Events that are kept for an image that is not known yet; each is 72 bytes.
+const HELD_MAX: usize = 250_000;
+
+/// Whom to watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The tasks of a cgroup of the unified hierarchy, its descendants included.
+    Cgroup {
+        /// The kernel's number of it.
+        id: u64,
+        /// How deep it is below the root, whose level is 0.
+        level: u32,
+    },
+    /// Processes and their descendants: those that are named with [`Ebpf::follow`] and [`Ebpf::follow_running`], and what
+    /// containerd's shims start from now on.
+    Tree {
+        /// How many may be tracked at the same time, at most [`TRACKED_MAX`].
+        room: u32,
+    },
+}
 
 /// The account of a recording.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,12 +82,23 @@ pub struct Counts {
     pub outside: u64,
     /// Requests behind the end of a file, which are no events.
     pub empty: u64,
+    /// Those received ones that are of processes of somebody else.
+    pub others: u64,
+    /// Those received ones that came before the image was known, and for which there was no room.
+    pub unheld: u64,
+    /// Processes that could not be tracked: what they did is not seen.
+    pub untracked: u64,
 }
 
-/// Programs that watch a cgroup.
+/// Programs that watch a cgroup or a tree of processes.
 pub struct Ebpf {
     loaded: Loaded,
-    identity: Identity,
+    scope: Scope,
+    /// The files of the image; none while it is not known.
+    identity: Option<Identity>,
+    held: Vec<Event>,
+    members: Members,
+    executed: Option<Instant>,
     seen: HashMap<Arc<[u8]>, Seen>,
     processes: HashMap<(u32, [u8; 16]), Arc<Process>>,
     ready: VecDeque<RawAccess>,
@@ -69,6 +107,9 @@ pub struct Ebpf {
     ring_records: u32,
     received: u64,
     outside: u64,
+    others: u64,
+    unheld: u64,
+    untracked: u64,
 }
 
 impl std::fmt::Debug for Ebpf {
@@ -88,12 +129,33 @@ impl Ebpf {
         rootfs: &Path,
         ring_bytes: u32,
     ) -> Result<Self, EbpfError> {
-        let identity = Identity::of(layers, rootfs)?;
-        let loaded = Loaded::new(cgroup.id(), cgroup.level(), ring_bytes)?;
+        let mut this = Self::watch(Scope::Cgroup { id: cgroup.id(), level: cgroup.level() }, ring_bytes)?;
+        this.identify(layers, rootfs)?;
+        Ok(this)
+    }
+
+    /// Watches from now on, and keeps what is seen until the image is known.
+    pub fn watch(scope: Scope, ring_bytes: u32) -> Result<Self, EbpfError> {
+        let filter = match scope {
+            Scope::Cgroup { id, level } => Filter::Cgroup { id, level },
+            Scope::Tree { room } => {
+                tree::can_name_processes()?;
+                Filter::Tree { seed: tree::SHIM, room }
+            }
+        };
+        let mut loaded = Loaded::new(filter, ring_bytes)?;
+        let untracked = match scope {
+            Scope::Cgroup { .. } => 0,
+            Scope::Tree { .. } => tree::enter_shims(&mut loaded.tracked),
+        };
         let now = clock_gettime(ClockId::Monotonic);
         Ok(Self {
             loaded,
-            identity,
+            scope,
+            identity: None,
+            held: Vec::new(),
+            members: Members::default(),
+            executed: None,
             seen: HashMap::new(),
             processes: HashMap::new(),
             ready: VecDeque::new(),
@@ -101,7 +163,31 @@ impl Ebpf {
             ring_records: ring_bytes / RECORD_BYTES + 1,
             received: 0,
             outside: 0,
+            others: 0,
+            unheld: 0,
+            untracked,
         })
+    }
+
+    /// The image is that of these layer directories, whose overlay is mounted on `rootfs`. What was kept is looked at now.
+    pub fn identify(&mut self, layers: &[PathBuf], rootfs: &Path) -> Result<(), EbpfError> {
+        self.identity = Some(Identity::of(layers, rootfs)?);
+        for event in std::mem::take(&mut self.held) {
+            self.take(&event);
+        }
+        Ok(())
+    }
+
+    /// Takes in what the kernel has, now and after `patience`, and hands out nothing.
+    pub fn look(&mut self, patience: Duration) {
+        self.read(false);
+        std::thread::sleep(patience);
+        self.read(false);
+    }
+
+    /// When the first process of the members executed its program.
+    pub fn executed(&self) -> Option<Instant> {
+        self.executed
     }
 
     /// The account so far.
@@ -112,11 +198,14 @@ impl Ebpf {
             received: self.received,
             outside: self.outside,
             empty: self.loaded.count(Counter::Empty)?,
+            others: self.others,
+            unheld: self.unheld,
+            untracked: self.untracked + self.loaded.count(Counter::Untracked)?,
         })
     }
 
-    /// Reads the ring buffer until something new is found, or everything that was in it when this was called is read.
-    fn read(&mut self) {
+    /// Reads everything that was in the ring buffer when this was called; `until_news`: or until something new is found.
+    fn read(&mut self, until_news: bool) {
         for _ in 0..self.ring_records {
             let Some(event) = self.loaded.events.next().map(|record| Event::from_bytes(&record)) else {
                 return;
@@ -126,17 +215,33 @@ impl Ebpf {
                 Some(event) => self.take(&event),
                 None => self.outside += 1, // of another object: cannot be, and is not hidden either
             }
-            if !self.ready.is_empty() {
+            if until_news && !self.ready.is_empty() {
                 return;
             }
         }
     }
 
     fn take(&mut self, event: &Event) {
-        let inode = Inode { dev: event.dev, ino: event.ino };
+        let at = self.instant(event.t_ns);
+        let Some(identity) = &self.identity else {
+            if self.held.len() < HELD_MAX {
+                self.held.push(*event)
+            } else {
+                self.unheld += 1
+            }
+            return;
+        };
+        if self.is_tree() && !self.members.have(event) {
+            self.others += 1;
+            return;
+        }
         let kind = EventKind::new(event.kind);
-        let inode = if kind == Some(EventKind::Exec) { self.identity.below(inode) } else { inode };
-        let (Some(kind), Some(path)) = (kind, self.identity.path(inode)) else {
+        if kind == Some(EventKind::Exec) && event.tgid == self.members.first {
+            self.executed.get_or_insert(at);
+        }
+        let inode = Inode { dev: event.dev, ino: event.ino };
+        let inode = if kind == Some(EventKind::Exec) { identity.below(inode) } else { inode };
+        let (Some(kind), Some(path)) = (kind, identity.path(inode)) else {
             self.outside += 1;
             return;
         };
@@ -153,12 +258,6 @@ impl Ebpf {
             let name = event.comm.split(|byte| *byte == 0).next().unwrap_or_default();
             Arc::new(Process { pid: event.tgid, comm: Arc::from(name) })
         });
-        let (instant, clock) = self.clock;
-        let at = if event.t_ns >= clock {
-            instant + Duration::from_nanos(event.t_ns - clock)
-        } else {
-            instant.checked_sub(Duration::from_nanos(clock - event.t_ns)).unwrap_or(instant)
-        };
         self.ready.extend(new.into_iter().map(|range| RawAccess {
             at,
             kind,
@@ -168,6 +267,20 @@ impl Ebpf {
             process: Arc::clone(process),
             wait: Duration::ZERO,
         }));
+    }
+
+    fn is_tree(&self) -> bool {
+        matches!(self.scope, Scope::Tree { .. })
+    }
+
+    /// A moment of the kernel's clock.
+    fn instant(&self, t_ns: u64) -> Instant {
+        let (instant, clock) = self.clock;
+        if t_ns >= clock {
+            instant + Duration::from_nanos(t_ns - clock)
+        } else {
+            instant.checked_sub(Duration::from_nanos(clock - t_ns)).unwrap_or(instant)
+        }
     }
 }
 
@@ -180,7 +293,7 @@ impl Capture for Ebpf {
         let deadline = Instant::now() + patience;
         loop {
             if self.ready.is_empty() {
-                self.read();
+                self.read(true);
             }
             if let Some(access) = self.ready.pop_front() {
                 return Some(access);
@@ -202,7 +315,7 @@ impl Capture for Ebpf {
 
     fn dropped(&self) -> u64 {
         match self.counts() {
-            Ok(counts) => counts.dropped,
+            Ok(counts) => counts.dropped + counts.unheld + counts.untracked,
             Err(error) => {
                 tracing::warn!(%error, "cannot read the counters: the recording counts as incomplete");
                 1
@@ -212,5 +325,11 @@ impl Capture for Ebpf {
 
     fn outside(&self) -> u64 {
         self.outside
+    }
+
+    fn follow(&mut self, pid: u32) {
+        if self.is_tree() {
+            Self::follow(self, pid);
+        }
     }
 }
