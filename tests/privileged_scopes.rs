@@ -120,17 +120,17 @@ impl Lab {
     }
 
     /// The words of `ctr run`.
-    fn run_words(&self, flags: &[&str], id: &str, words: &[&str]) -> Vec<String> {
+    fn run_words(&self, flags: &[&str], id: &str, words: &[impl AsRef<str>]) -> Vec<String> {
         let mount = format!("type=bind,src={},dst=/sync,options=rbind:rw", self.sync.display());
         let socket = self.containerd.socket().display().to_string();
         let ctr =
             ["ctr", "--address", &socket, "--namespace", "k8s.io", "run", "--snapshotter", self.snapshotter];
         let rest = ["--mount", &mount].into_iter().chain(flags.iter().copied());
-        let rest = rest.chain([self.image.reference.as_str(), id, "/bin/do"]).chain(words.iter().copied());
+        let rest = rest.chain([self.image.reference.as_str(), id, "/bin/do"]).chain(words.iter().map(AsRef::as_ref));
         ctr.into_iter().chain(rest).map(Into::into).collect()
     }
 
-    fn ctr_run(&self, flags: &[&str], id: &str, words: &[&str]) {
+    fn ctr_run(&self, flags: &[&str], id: &str, words: &[impl AsRef<str>]) {
         let words = self.run_words(flags, id, words);
         let output = Command::new(&words[0]).args(&words[1..]).stdin(Stdio::null()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -224,8 +224,8 @@ fn read(page: u64) -> [String; 4] {
     ["read".into(), "/data/big".into(), (page * PAGE).to_string(), "1".into()]
 }
 
-fn words<'a>(parts: &'a [&'a [String]]) -> Vec<&'a str> {
-    parts.iter().flat_map(|part| part.iter().map(String::as_str)).collect()
+fn words(parts: &[&[String]]) -> Vec<String> {
+    parts.concat()
 }
 
 fn text(parts: &[&str]) -> Vec<String> {
