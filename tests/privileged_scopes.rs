@@ -126,7 +126,8 @@ impl Lab {
         let ctr =
             ["ctr", "--address", &socket, "--namespace", "k8s.io", "run", "--snapshotter", self.snapshotter];
         let rest = ["--mount", &mount].into_iter().chain(flags.iter().copied());
-        let rest = rest.chain([self.image.reference.as_str(), id, "/bin/do"]).chain(words.iter().map(AsRef::as_ref));
+        let rest =
+            rest.chain([self.image.reference.as_str(), id, "/bin/do"]).chain(words.iter().map(AsRef::as_ref));
         ctr.into_iter().chain(rest).map(Into::into).collect()
     }
 

@@ -28,7 +28,11 @@ pub struct Progress {
     pub bytes: u64,
 }
 
+/// A recorder that is killed loses the accesses of this time at most.
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
+
 pub(super) struct Log {
+    flushed: Instant,
     started: Instant,
     ready: Option<Instant>,
     writer: TraceWriter,
@@ -41,7 +45,8 @@ pub(super) struct Log {
 impl Log {
     pub(super) fn new(started: Instant, writer: TraceWriter) -> Self {
         let (pending, files) = (VecDeque::new(), HashSet::new());
-        Self { started, ready: None, writer, pending, files, bytes: 0, outside: 0 }
+        let flushed = Instant::now();
+        Self { flushed, started, ready: None, writer, pending, files, bytes: 0, outside: 0 }
     }
 
     pub(super) fn set_ready(&mut self, ready: Option<Instant>) {
@@ -87,6 +92,10 @@ impl Log {
                 process: raw.process,
                 wait_ns: raw.wait.as_nanos() as u64,
             })?;
+        }
+        if self.flushed.elapsed() >= FLUSH_EVERY {
+            self.flushed = Instant::now();
+            self.writer.flush()?;
         }
         Ok(())
     }
