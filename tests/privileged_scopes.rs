@@ -385,25 +385,41 @@ impl Drop for Group {
     }
 }
 
+/// The directory of the cgroup that the runtime has made for a container: of version 1, where that is in use.
+fn runtime_cgroup(pid: u32, id: &str) -> PathBuf {
+    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let path =
+        cgroups.lines().find(|line| line.contains(id)).and_then(|line| line.rsplit(':').next()).unwrap();
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let places =
+        table.lines().filter(|line| line.contains(" - cgroup")).filter_map(|line| line.split(' ').nth(4));
+    let mut dirs = places.map(|place| Path::new(place).join(path.trim_start_matches('/')));
+    let holds = |dir: &PathBuf| {
+        fs::read_to_string(dir.join("cgroup.procs")).is_ok_and(|procs| procs.contains(&pid.to_string()))
+    };
+    dirs.find(holds).expect("the cgroup is mounted somewhere")
+}
+
 #[test]
 fn a_running_container_is_recorded_by_name_process_and_cgroup() {
     let lab = Lab::new("overlayfs");
-    for way in ["id", "pid", "cgroup"] {
-        let (id, group) = (unique(way), Group::new());
-        let go = format!("/sync/go-{way}");
+    for way in ["id", "pid", "cgroup", "runtime's cgroup"] {
+        let (id, group) = (unique("running"), Group::new());
+        let go = format!("/sync/go-{id}");
         let (before, wait, after) = (read(60), text(&["await", &go]), read(70));
         lab.ctr_run(&["-d"], &id, &words(&[&before, &wait, &after, &text(&["exit", "0"])]));
         let pid = lab.pid(&id);
         let what = match way {
             "id" => id.clone(),
             "pid" => pid.to_string(),
+            "runtime's cgroup" => runtime_cgroup(pid, &id).display().to_string(),
             _ => {
                 fs::write(group.0.join("cgroup.procs"), pid.to_string()).unwrap();
                 group.0.display().to_string()
             }
         };
         let (dir, child) = lab.attach(&what, &[]);
-        lab.go(&format!("go-{way}"));
+        lab.go(&format!("go-{id}"));
         let output: Output = child.wait_with_output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{way}: {stderr}");

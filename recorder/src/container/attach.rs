@@ -178,7 +178,8 @@ mod tests {
     fn a_process_outside_of_containers_is_an_error() {
         let own = std::process::id().to_string();
         assert!(matches!(find(&own, &[known("abc", "web", 0)]), Err(ContainerError::NoContainer(_))));
-        let (container, told) = find(&own, &[known("abc", "web", std::process::id())]).unwrap();
+        let own_container = [known("abc", "web", std::process::id())];
+        let (container, told) = find(&own, &own_container).unwrap();
         assert_eq!((container.id.as_str(), told), ("abc", Attached::Processes(vec![std::process::id()])));
     }
 }

@@ -9,7 +9,7 @@ mod error;
 mod layers;
 mod runtime_spec;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use soci_core::digest::Digest;
@@ -27,7 +27,7 @@ pub struct Facts {
     /// Its id.
     pub id: String,
     /// Its labels.
-    pub labels: HashMap<String, String>,
+    pub labels: BTreeMap<String, String>,
     /// Its image's name.
     pub image: String,
     /// Process id on the host of its first process.
@@ -104,7 +104,7 @@ impl Container {
 }
 
 /// Names that labels give a container beside its id: by CRI, and by the command lines that Docker's users know.
-pub fn names(labels: &HashMap<String, String>) -> Vec<String> {
+pub fn names(labels: &BTreeMap<String, String>) -> Vec<String> {
     ["io.kubernetes.container.name", "nerdctl/name"]
         .iter()
         .filter_map(|key| labels.get(*key).cloned())
@@ -112,7 +112,7 @@ pub fn names(labels: &HashMap<String, String>) -> Vec<String> {
 }
 
 /// Do labels say that a container is a pod's sandbox, which only holds namespaces?
-fn is_sandbox(labels: &HashMap<String, String>) -> bool {
+fn is_sandbox(labels: &BTreeMap<String, String>) -> bool {
     labels.get("io.cri-containerd.kind").is_some_and(|kind| kind == "sandbox")
 }
 

@@ -8,75 +8,28 @@
 //! containerd's to say.
 
 use std::ffi::OsString;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use soci_core::trace::{Header, Outcome, TraceError, TraceWriter};
+use soci_core::trace::{Header, Outcome, TraceWriter};
 
+use super::arrival::{arrival, chain, other};
+use super::container_error::ContainerSessionError;
 use super::host_command::HostCommand;
 use super::{Log, Output, Progress, Recorded, Rules, SETTLE, STOP_GRACE, TICK, Verdict, wall_clock};
-use crate::capture::{Capture, Ebpf, EbpfError};
+use crate::capture::{Capture, Ebpf};
 use crate::container::attach::Attached;
-use crate::container::{Container, ContainerError, News, Wanted};
+use crate::container::{Container, News, Wanted};
 use crate::resolve::Resolver;
-use crate::until::{Condition, Ends, Rule, Watch};
+use crate::until::{Condition, Ends, Watch};
 use crate::workload::{Exit, InitCommand, Net, Spec};
 
-/// How long the news of a container may take after the command that made it has ended.
-const NEWS_PATIENCE: Duration = Duration::from_secs(3);
-/// How long the exit code may take after the container's end.
-const CODE_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Why a container was not recorded.
-#[derive(Debug, thiserror::Error)]
-pub enum ContainerSessionError {
-    /// A rule that cannot come true.
-    #[error("end rule {rule} cannot be used here: {why}")]
-    Rule {
-        /// The rule.
-        rule: Rule,
-        /// Why not, and what to do.
-        why: &'static str,
-    },
-    /// The command ended, and no container came of it.
-    #[error("the command ended with code {code}, and containerd told of no container that is meant{}", list(.seen))]
-    NoContainer {
-        /// Its exit code.
-        code: u8,
-        /// Containers that came, and why they are not meant.
-        seen: Vec<String>,
-    },
-    /// Nothing happened in time, or the user stopped it before.
-    #[error("no container came before the recording was {0}")]
-    NoStart(&'static str),
-    /// Containerd tells nothing any more.
-    #[error("follow the events of containerd")]
-    Lost(#[source] ContainerError),
-    /// The command could not be started.
-    #[error("start the command")]
-    Command(#[source] io::Error),
-    /// The programs.
-    #[error(transparent)]
-    Ebpf(#[from] EbpfError),
-    /// The layers' directories.
-    #[error("open the layers of the container")]
-    Layers(#[source] io::Error),
-    /// The watch of its end rules.
-    #[error("watch the container")]
-    Watch(#[source] io::Error),
-    /// The trace.
-    #[error("write the trace")]
-    Trace(#[from] TraceError),
-}
-
-fn list(seen: &[String]) -> String {
-    if seen.is_empty() { String::new() } else { format!("; there was {}", seen.join(", ")) }
-}
+/// How long the exit code and the last output may take after the end.
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What to record and for how long.
 pub struct ContainerOptions<'a> {
@@ -186,65 +139,6 @@ fn check(rules: &Rules, has_command: bool) -> Result<(), ContainerSessionError> 
         return Err(ContainerSessionError::Rule { rule: rule.clone(), why });
     }
     Ok(())
-}
-
-/// Waits for the container that is meant.
-fn arrival(
-    capture: &mut Ebpf,
-    command: &mut HostCommand,
-    wanted: &Wanted,
-    options: &ContainerOptions<'_>,
-    others: &mut Vec<String>,
-) -> Result<Container, ContainerSessionError> {
-    let begin = Instant::now();
-    let mut ended: Option<(u8, Instant)> = None;
-    loop {
-        capture.look(TICK / 4);
-        loop {
-            match options.news.try_recv() {
-                Ok(News::Created { id, container }) => match *container {
-                    Ok(container) if wanted.is(&container) => return Ok(container),
-                    Ok(container) => others.push(other(&container)),
-                    Err(error) => others.push(format!("{id} ({})", chain(&error))),
-                },
-                Ok(News::Exited { .. }) => {}
-                Ok(News::Lost(error)) => return Err(ContainerSessionError::Lost(error)),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            }
-        }
-        if let Some((code, at)) = ended
-            && at.elapsed() > NEWS_PATIENCE
-        {
-            command.join_output(CODE_PATIENCE);
-            return Err(ContainerSessionError::NoContainer { code, seen: std::mem::take(others) });
-        }
-        ended = ended.or_else(|| command.ended().map(|code| (code, Instant::now())));
-        if let Ok(signal) = options.signals.try_recv() {
-            command.signal(signal);
-            command.wait_for(STOP_GRACE);
-            return Err(ContainerSessionError::NoStart("stopped"));
-        }
-        if options.rules.timeout.is_some_and(|limit| begin.elapsed() > limit) {
-            command.signal(Signal::TERM);
-            command.wait_for(STOP_GRACE);
-            return Err(ContainerSessionError::NoStart("out of time"));
-        }
-    }
-}
-
-fn other(container: &Container) -> String {
-    let kind = if container.sandbox { "sandbox " } else { "" };
-    format!("{kind}{} of {}", container.id, container.image)
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// A rule has come true.
@@ -389,8 +283,8 @@ impl Watched {
             self.gone = Some(Instant::now());
             if let Some(command) = &mut self.command {
                 // Its last words may still be on their way.
-                command.wait_for(CODE_PATIENCE);
-                command.join_output(CODE_PATIENCE);
+                command.wait_for(LAST_WORDS);
+                command.join_output(LAST_WORDS);
             }
         }
         for (rule, at) in self.events.try_iter() {
@@ -400,7 +294,7 @@ impl Watched {
         ends.reach(now);
         let over = |outcome, exit| Some(Verdict { outcome, ended: now, exit, signal: None });
         if let Some(gone) = self.gone {
-            if self.code.is_none() && gone.elapsed() < CODE_PATIENCE {
+            if self.code.is_none() && gone.elapsed() < LAST_WORDS {
                 return None;
             }
             let was_ready = ends.ready().is_some();
@@ -443,7 +337,7 @@ impl Watched {
                     }
                 }
                 News::Lost(error) => {
-                    tracing::warn!(error = chain(&error), "containerd tells nothing any more")
+                    tracing::warn!(error = chain(&error), "containerd tells nothing any more");
                 }
             }
         }
@@ -469,7 +363,7 @@ impl Watched {
                 command.signal(Signal::TERM);
                 command.wait_for(STOP_GRACE);
             }
-            command.join_output(CODE_PATIENCE);
+            command.join_output(LAST_WORDS);
         }
         !self.has_ended()
     }

@@ -4,7 +4,9 @@
 //! trace is sealed in every case in which the workload has run, also when it never became ready, failed, or the user
 //! stopped it: [`Recorded`] says which.
 
+mod arrival;
 mod container;
+mod container_error;
 mod host_command;
 mod log;
 mod merged;
@@ -25,9 +27,8 @@ use crate::resolve::Resolver;
 use crate::until::Rule;
 use crate::workload::{InitCommand, Spec, WorkloadError};
 
-pub use container::{
-    ContainerOptions, ContainerSessionError, RecordedContainer, Starter, record_attached, record_started,
-};
+pub use container::{ContainerOptions, RecordedContainer, Starter, record_attached, record_started};
+pub use container_error::ContainerSessionError;
 use log::Log;
 pub use log::Progress;
 pub use merged::write_merged;

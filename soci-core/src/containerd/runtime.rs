@@ -3,7 +3,7 @@
 //! [`Containers`] owns one HTTP/2 connection and asks; it changes nothing. Whatever comes back is the server's word: image
 //! manifest and configuration are checked against their digests, the rest is for the caller to judge.
 
-use std::{collections::HashMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use prost::Message;
 use tonic::{Request, Status, Streaming, transport::Channel};
@@ -43,7 +43,7 @@ pub struct ContainerRecord {
     /// Its id.
     pub id: String,
     /// Its labels.
-    pub labels: HashMap<String, String>,
+    pub labels: BTreeMap<String, String>,
     /// Name of its image; may be empty.
     pub image: String,
     /// OCI runtime specification, JSON.
@@ -150,7 +150,7 @@ impl Containers {
         let record = record.ok_or_else(|| Status::internal("no container in the answer"))?;
         Ok(ContainerRecord {
             id: record.id,
-            labels: record.labels,
+            labels: record.labels.into_iter().collect(),
             image: record.image,
             spec: record.spec.map(|any| any.value).unwrap_or_default(),
             snapshotter: record.snapshotter,

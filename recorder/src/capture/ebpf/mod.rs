@@ -225,9 +225,9 @@ impl Ebpf {
         let at = self.instant(event.t_ns);
         let Some(identity) = &self.identity else {
             if self.held.len() < HELD_MAX {
-                self.held.push(*event)
+                self.held.push(*event);
             } else {
-                self.unheld += 1
+                self.unheld += 1;
             }
             return;
         };
