@@ -15,7 +15,7 @@ use harness::daemon::program;
 use harness::layout;
 use harness::recording::PAGE;
 use harness::truth::{Truth, pages};
-use recorder::capture::{Capture, Ebpf, RING_BYTES, Settings};
+use recorder::capture::{Capture, Ebpf, RING_BYTES, Scope, Settings, TRACKED_MAX};
 use recorder::workload::Cgroup;
 use soci_core::trace::AccessKind;
 use tempfile::TempDir;
@@ -117,20 +117,55 @@ fn layers_names_and_written_files_are_told_apart() {
 fn where_ebpf_cannot_be_used_the_fuse_log_records_and_the_reason_is_said() {
     let inside = || {
         let mut command = Command::new("unshare");
-        command.args(["--cgroup", "--"]).arg(program("soci"));
+        command
+            .args(["--cgroup", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
+            .arg(program("soci"));
         command
     };
     let words = ["access", "pread", "shared"];
     let recording = image().record_by(inside(), &[], &words);
     let recorded = pages(&complete(&recording));
-    let said = "engine:      fuse, because eBPF cannot be used: inside a cgroup namespace";
+    let said = "engine:      fuse, because eBPF cannot be used: inside a pid namespace";
     assert!(recording.stderr().contains(said), "{}", recording.stderr());
     for (path, needed) in Truth::parse(&recording.stdout()).files {
         assert_eq!(recorded[&path], needed.pages(), "{path}");
     }
     let refused = image().record_by(inside(), &["--engine", "ebpf"], &words);
     assert_eq!(refused.code(), Some(1));
-    assert!(refused.stderr().contains("inside a cgroup namespace"), "{}", refused.stderr());
+    assert!(refused.stderr().contains("inside a pid namespace"), "{}", refused.stderr());
+}
+
+#[test]
+fn where_no_cgroup_can_be_used_the_process_tree_is_recorded() {
+    let mut inside = Command::new("unshare");
+    inside.args(["--cgroup", "--"]).arg(program("soci"));
+    let kinds = ["pread", "shared", "exec"];
+    let words = [&["access"], &kinds[..]].concat();
+    let recording = image().record_by(inside, &["--engine", "ebpf"], &words);
+    let accesses = complete(&recording);
+    let said = "scope:       the process tree, because there is no cgroup for it: inside a cgroup namespace";
+    assert!(recording.stderr().contains(said), "{}", recording.stderr());
+    let truth = Truth::parse(&recording.stdout());
+    assert_eq!(truth.files.len(), kinds.len());
+    assert_eq!(truth.missing(&pages(&accesses)), BTreeSet::new(), "needed and not recorded");
+    assert!(accesses.iter().any(|access| access.kind == AccessKind::Exec));
+}
+
+#[test]
+fn processes_that_cannot_be_tracked_make_a_recording_incomplete() {
+    for (room, complete) in [(4, false), (TRACKED_MAX, true)] {
+        let mut capture = Ebpf::watch(Scope::Tree { room }, &Settings::default()).unwrap();
+        // It starts its children when it is told to, by which time it is tracked itself.
+        let script = "read go; for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do sleep 1 & done; wait";
+        let mut command = Command::new("sh");
+        let mut child = command.args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap();
+        capture.follow(child.id());
+        std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"go\n").unwrap();
+        assert!(child.wait().unwrap().success());
+        let counts = capture.counts().unwrap();
+        assert_eq!(counts.untracked == 0, complete, "{counts:?}");
+        assert_eq!(Capture::dropped(&capture) == 0, complete);
+    }
 }
 
 #[test]

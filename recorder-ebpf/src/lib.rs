@@ -16,11 +16,56 @@ pub const OFFSETS: &str = "OFFSETS";
 pub const CGROUP: &str = "CGROUP";
 /// Name of the global with that cgroup's depth; the root's is 0.
 pub const CGROUP_LEVEL: &str = "CGROUP_LEVEL";
+/// Name of the global with the [`ScopeKind`], as a number.
+pub const SCOPE: &str = "SCOPE";
+/// Name of the global with the thread name of processes that start others: see [`ScopeKind::Tree`]. Zeros: none.
+pub const SEED_COMM: &str = "SEED_COMM";
+/// Name of the map from thread group id to [`Tracked`].
+pub const TRACKED: &str = "TRACKED";
 /// Name of the global with the binary logarithm of the page size.
 pub const PAGE_SHIFT: &str = "PAGE_SHIFT";
 
 /// Size of the ring buffer in the object; the loader may choose another one. A power of two.
 pub const RING_BYTES: u32 = 8 << 20;
+
+/// Thread groups that can be tracked at the same time, when nobody says otherwise.
+pub const TRACKED_MAX: u32 = 65_536;
+
+/// Who is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ScopeKind {
+    /// The tasks of one cgroup of the unified hierarchy, its descendants included.
+    Cgroup = 0,
+    /// The thread groups of the map [`TRACKED`]. Children enter it with their parent's group. A process that executes a
+    /// program and gets the name [`SEED_COMM`] enters it as one that starts others: it is not recorded itself, and each
+    /// of its children begins a group.
+    Tree = 1,
+}
+
+/// What is known of a tracked thread group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tracked {
+    /// The first of its ancestors that was tracked or begun by one that starts others; 0 for one that starts others.
+    pub group: u32,
+    /// Its mount namespace at the last program it or its ancestors executed; 0 when none was since the group began.
+    pub namespace: u32,
+}
+
+impl Tracked {
+    /// One that starts others.
+    pub const SEED: Self = Self { group: 0, namespace: 0 };
+
+    /// As a value of the map.
+    pub const fn to_bits(self) -> u64 {
+        self.group as u64 | (self.namespace as u64) << 32
+    }
+
+    /// From a value of the map.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self { group: bits as u32, namespace: (bits >> 32) as u32 }
+    }
+}
 
 /// What kind of event the kernel saw.
 ///
@@ -60,7 +105,7 @@ pub const UNLINKED: u16 = 1;
 /// Flag of an event: the inode is an overlay's own, because this kernel does not say which one is below it.
 pub const OVERLAY: u16 = 2;
 
-/// One record of the ring buffer: 56 bytes, no padding.
+/// One record of the ring buffer: 64 bytes, no padding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Event {
@@ -82,9 +127,13 @@ pub struct Event {
     pub flags: u16,
     /// The thread's name, padded with zeros.
     pub comm: [u8; 16],
+    /// [`Tracked::group`] of the thread group; 0 when a cgroup is recorded.
+    pub group: u32,
+    /// [`Tracked::namespace`] of the thread group; 0 when a cgroup is recorded.
+    pub namespace: u32,
 }
 
-const _: () = assert!(size_of::<Event>() == 56, "the event is part of the ABI");
+const _: () = assert!(size_of::<Event>() == 64, "the event is part of the ABI");
 const _: () = assert!(align_of::<Event>() == 8, "ring buffer records are 8-byte aligned");
 
 impl Event {
@@ -108,6 +157,8 @@ impl Event {
             kind: u16::from_ne_bytes(take(bytes, 36)),
             flags: u16::from_ne_bytes(take(bytes, 38)),
             comm: take(bytes, 40),
+            group: u32::from_ne_bytes(take(bytes, 56)),
+            namespace: u32::from_ne_bytes(take(bytes, 60)),
         })
     }
 }
@@ -116,16 +167,18 @@ impl Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Counter {
-    /// Events of the recorded cgroup.
+    /// Events of the recorded tasks.
     Emitted = 0,
     /// Those for which the ring buffer had no room.
     Dropped = 1,
     /// Requests that lay wholly behind the end of their file: no bytes, no event.
     Empty = 2,
+    /// Children of tracked processes for which [`TRACKED`] had no room: what they do is not seen.
+    Untracked = 3,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTER_COUNT: u32 = 3;
+pub const COUNTER_COUNT: u32 = 4;
 
 /// A member of a kernel structure that the programs read. The number is the index in [`OFFSETS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +202,20 @@ pub enum Field {
     BinprmFile,
     /// The inode of an open file.
     FileInode,
+    /// The thread group of a task.
+    TaskTgid,
+    /// What the threads of a group share.
+    TaskSignal,
+    /// The number of its threads that have not ended.
+    SignalLive,
+    /// The namespaces of a task.
+    TaskNsproxy,
+    /// The mount namespace among them.
+    NsproxyMount,
+    /// What all kinds of namespaces have.
+    MountNsCommon,
+    /// The number of a namespace.
+    NsInum,
     /// Where the inode of an overlay's file begins in what the overlay keeps of it.
     OverlayInode,
     /// Its file in the writable layer, if there is one.
@@ -192,7 +259,7 @@ pub enum Field {
 }
 
 /// Structure and member of each [`Field`], in the order of their numbers.
-pub const FIELDS: [(&str, &str); 29] = [
+pub const FIELDS: [(&str, &str); 36] = [
     ("address_space", "host"),
     ("inode", "i_ino"),
     ("inode", "i_size"),
@@ -202,6 +269,13 @@ pub const FIELDS: [(&str, &str); 29] = [
     ("super_block", "s_magic"),
     ("linux_binprm", "file"),
     ("file", "f_inode"),
+    ("task_struct", "tgid"),
+    ("task_struct", "signal"),
+    ("signal_struct", "live"),
+    ("task_struct", "nsproxy"),
+    ("nsproxy", "mnt_ns"),
+    ("mnt_namespace", "ns"),
+    ("ns_common", "inum"),
     ("ovl_inode", "vfs_inode"),
     ("ovl_inode", "__upperdentry"),
     ("ovl_inode", "oe"),
@@ -249,3 +323,6 @@ pub const EXACT_PROGRAMS: [Program; 5] = [
     ("map_pages", "mm_filemap_map_pages"),
     ("exec", "sched_process_exec"),
 ];
+
+/// The programs that keep [`TRACKED`], attached for [`ScopeKind::Tree`] only.
+pub const TREE_PROGRAMS: [(&str, &str); 2] = [("fork", "sched_process_fork"), ("exit", "sched_process_exit")];

@@ -5,6 +5,7 @@
 //! * [`capture`] sees what it reads; [`resolve`] finds the layer of each path.
 //! * [`stage`] chooses the engine and mounts the root file system that goes with it.
 //! * [`directory`] does the same for a directory that is no image.
+//! * [`container`] understands containers that somebody else starts.
 //! * [`until`] knows when a recording is over; [`session`] is one recording, from start to sealed trace.
 //! * [`plan`] turns a trace into what to fetch first; [`report`] says what was seen.
 //! * [`export`] writes traces for other tools, [`import`] makes traces of what other tools wrote; [`escape`] is how both
@@ -14,6 +15,7 @@
 //! Whatever it mounts or starts is gone when the owning value is dropped.
 
 pub mod capture;
+pub mod container;
 pub mod directory;
 pub mod escape;
 pub mod export;

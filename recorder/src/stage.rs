@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::capture::{Capture, CaptureError, Ebpf, EbpfError, FuseLog, Settings};
+use crate::capture::{Capture, CaptureError, Ebpf, EbpfError, FuseLog, Scope, Settings, TRACKED_MAX};
 use crate::rootfs::{Overlay, RootfsError, RunDir};
 use crate::workload::{Cgroup, CgroupError};
 
@@ -56,6 +56,7 @@ pub struct Stage {
     rootfs: Overlay,
     capture: Box<dyn Capture>,
     cgroup: Option<Cgroup>,
+    no_cgroup: Option<CgroupError>,
     refused: Option<StageError>,
 }
 
@@ -79,20 +80,35 @@ impl Stage {
         };
         let fuse = FuseLog::mount(merged, &make(run, "fuse")?)?;
         let rootfs = overlay(&[fuse.mountpoint()], run)?;
-        Ok(Self { rootfs, capture: Box::new(fuse), cgroup: None, refused })
+        Ok(Self { rootfs, capture: Box::new(fuse), cgroup: None, no_cgroup: None, refused })
     }
 
     fn ebpf(settings: &Settings, layers: &[PathBuf], run: &RunDir) -> Result<Self, StageError> {
-        let cgroup = Cgroup::new(&make(run, "cgroup")?)?;
+        // Where no cgroup of the unified hierarchy can be used, the workload is told by its process tree.
+        let (cgroup, no_cgroup) = match Cgroup::new(&make(run, "cgroup")?) {
+            Ok(cgroup) => (Some(cgroup), None),
+            Err(error @ (CgroupError::NoUnified | CgroupError::Namespace)) => (None, Some(error)),
+            Err(error) => return Err(error.into()),
+        };
         let lower: Vec<&Path> = layers.iter().map(PathBuf::as_path).collect();
         let rootfs = overlay(&lower, run)?;
-        let capture = Ebpf::attach(&cgroup, layers, rootfs.path(), &run.path().join("upper"), settings)?;
-        Ok(Self { rootfs, capture: Box::new(capture), cgroup: Some(cgroup), refused: None })
+        let scope = match &cgroup {
+            Some(cgroup) => Scope::Cgroup { id: cgroup.id(), level: cgroup.level() },
+            None => Scope::Tree { room: TRACKED_MAX },
+        };
+        let mut capture = Ebpf::watch(scope, settings)?;
+        capture.identify(layers, rootfs.path(), Some(&run.path().join("upper")))?;
+        Ok(Self { rootfs, capture: Box::new(capture), cgroup, no_cgroup, refused: None })
     }
 
     /// Why eBPF is not used although it was tried.
     pub fn refused(&self) -> Option<&StageError> {
         self.refused.as_ref()
+    }
+
+    /// Why the workload has no cgroup, although eBPF is used: its processes are tracked.
+    pub fn no_cgroup(&self) -> Option<&CgroupError> {
+        self.no_cgroup.as_ref()
     }
 
     /// The engine at work.

@@ -80,7 +80,8 @@ root = "{soci_root}"
         containerd
     }
 
-    fn socket(&self) -> PathBuf {
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
         self.directory.join("containerd.sock")
     }
 

@@ -104,6 +104,9 @@ int main(int argc, char **argv) {
             do_notify(argv[++i]);
         } else if (!strcmp(word, "need")) {
             if (access(argv[++i], F_OK) != 0) return 1;
+        } else if (!strcmp(word, "await")) { /* until there is such a file */
+            i++;
+            while (access(argv[i], F_OK) != 0) usleep(2000);
         } else if (!strcmp(word, "ask")) {
             answer = do_ask(atoi(argv[++i]));
         } else if (!strcmp(word, "read-answer")) { /* the page of that number */

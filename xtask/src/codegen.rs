@@ -55,8 +55,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 #[cfg(feature = "codegen")]
 fn generate(out: &Path) -> anyhow::Result<()> {
     let protos = containerd().join("protos");
-    let services = ["github.com/containerd/containerd/api/services/snapshots/v1/snapshots.proto"];
-    let descriptors = protox::compile(services, [&protos])?;
+    let api = "github.com/containerd/containerd/api";
+    let services = ["containers", "content", "events", "images", "snapshots", "tasks"];
+    let mut files = services.map(|name| format!("{api}/services/{name}/v1/{name}.proto")).to_vec();
+    files.push(format!("{api}/services/namespaces/v1/namespace.proto"));
+    files.push(format!("{api}/events/task.proto"));
+    let descriptors = protox::compile(files, [&protos])?;
     tonic_prost_build::configure().out_dir(out).include_file("mod.rs").compile_fds(descriptors)?;
     Ok(())
 }

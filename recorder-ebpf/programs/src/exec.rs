@@ -3,11 +3,12 @@
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use recorder_ebpf::{EventKind, Field};
 
-use crate::{filter, kernel, report};
+use crate::{filter, kernel, report, tree};
 
 /// `sched_process_exec(task, old_pid, bprm)`: the task runs another program, whose first page has been read.
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn exec(ctx: BtfTracePointContext) -> i32 {
+    tree::executed(ctx.arg(0));
     if !filter::wanted() {
         return 0;
     }

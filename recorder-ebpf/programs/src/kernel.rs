@@ -62,7 +62,13 @@ pub(crate) fn file_below(inode: *const u8) -> Option<File> {
 /// A member of the structure at `base`.
 #[inline(always)]
 pub(crate) fn member<T>(base: *const u8, field: Field) -> Option<T> {
-    read(base.wrapping_add(offset(field) as usize))
+    read(part(base, field))
+}
+
+/// The place of a member that is a structure itself.
+#[inline(always)]
+pub(crate) fn part(base: *const u8, field: Field) -> *const u8 {
+    base.wrapping_add(offset(field) as usize)
 }
 
 /// A number or pointer of the kernel.

@@ -1,4 +1,4 @@
-//! The kernel side of the recorder: programs on tracepoints of the page cache, of exec, and of system calls.
+//! The kernel side of the recorder: programs on tracepoints of the page cache, of the life of processes, and of calls.
 //!
 //! Program list only. Each hook family has a file; [`filter`] says who is recorded, [`kernel`] reads the kernel's
 //! structures, [`report`] owns the ring buffer and the counters. Nothing here decides what an access means.
@@ -16,6 +16,7 @@ mod kernel;
 mod mmap;
 mod read;
 mod report;
+mod tree;
 
 /// Never reached: the verifier admits no program that could panic.
 #[panic_handler]

@@ -12,7 +12,7 @@ use aya_ebpf::{
 use recorder_ebpf::{COUNTER_COUNT, Counter, Event, EventKind, Field, RING_BYTES};
 
 use crate::{
-    anomaly,
+    anomaly, filter,
     kernel::{self, File},
 };
 
@@ -80,6 +80,7 @@ pub(crate) fn event(kind: EventKind, file: &File, offset: u64, length: u32) {
         count(Counter::Dropped);
         return;
     };
+    let who = filter::tracked();
     record.write(Event {
         // SAFETY: the helper has no conditions.
         t_ns: unsafe { bpf_ktime_get_ns() },
@@ -91,12 +92,14 @@ pub(crate) fn event(kind: EventKind, file: &File, offset: u64, length: u32) {
         kind: kind as u16,
         flags: file.flags as u16,
         comm: bpf_get_current_comm().unwrap_or_default(),
+        group: who.group,
+        namespace: who.namespace,
     });
     record.submit(NO_WAKEUP);
 }
 
 #[inline(always)]
-fn count(counter: Counter) {
+pub(crate) fn count(counter: Counter) {
     if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
         // Atomic, because another program may interrupt this one; `core` has no atomics for this target.
         // SAFETY: the slot of this CPU lives as long as the map, and nothing else is touched.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use soci_core::trace::{AccessKind, Outside, Process};
 
-pub use ebpf::{BtfError, Counts, Ebpf, EbpfError, RING_BYTES, Settings, probe_ebpf};
+pub use ebpf::{BtfError, Counts, Ebpf, EbpfError, RING_BYTES, Scope, Settings, TRACKED_MAX, probe_ebpf};
 pub use fuse_log::FuseLog;
 
 /// One observed use of bytes, as the engine saw it.
@@ -48,6 +48,9 @@ pub trait Capture: std::fmt::Debug {
 
     /// Accesses that were seen but could not be handed out.
     fn dropped(&self) -> u64;
+
+    /// The workload is this process, which has no children yet, and its descendants. Told before it runs.
+    fn follow(&mut self, _pid: u32) {}
 
     /// Accesses that were left out because they are of no file of the image. To be asked when the workload is over and
     /// what it wrote is still there.

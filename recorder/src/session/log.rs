@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use soci_core::trace::{Access, End, Phase, TraceError, TraceWriter};
 
-use super::{Recorded, SessionError, Verdict};
+use super::{Recorded, Verdict};
 use crate::capture::{Capture, RawAccess};
 use crate::resolve::Resolver;
 
@@ -31,7 +31,11 @@ pub struct Progress {
     pub bytes: u64,
 }
 
+/// A recorder that is killed loses the accesses of this time at most.
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
+
 pub(super) struct Log {
+    flushed: Instant,
     started: Instant,
     ready: Option<Instant>,
     writer: TraceWriter,
@@ -44,7 +48,8 @@ pub(super) struct Log {
 impl Log {
     pub(super) fn new(started: Instant, writer: TraceWriter) -> Self {
         let (pending, files) = (VecDeque::new(), HashSet::new());
-        Self { started, ready: None, writer, pending, files, bytes: 0, outside: 0 }
+        let flushed = Instant::now();
+        Self { flushed, started, ready: None, writer, pending, files, bytes: 0, outside: 0 }
     }
 
     pub(super) fn set_ready(&mut self, ready: Option<Instant>) {
@@ -95,11 +100,15 @@ impl Log {
                 wait_ns: raw.wait.as_nanos() as u64,
             })?;
         }
+        if self.flushed.elapsed() >= FLUSH_EVERY {
+            self.flushed = Instant::now();
+            self.writer.flush()?;
+        }
         Ok(())
     }
 
     /// Ends the trace.
-    pub(super) fn seal(self, verdict: &Verdict, capture: &dyn Capture) -> Result<Recorded, SessionError> {
+    pub(super) fn seal(self, verdict: &Verdict, capture: &dyn Capture) -> Result<Recorded, TraceError> {
         let mut outside = capture.outside();
         outside.unknown += self.outside;
         let end = End {

@@ -4,6 +4,10 @@
 //! trace is sealed in every case in which the workload has run, also when it never became ready, failed, or the user
 //! stopped it: [`Recorded`] says which.
 
+mod arrival;
+mod container;
+mod container_error;
+mod host_command;
 mod log;
 mod merged;
 mod output;
@@ -23,6 +27,8 @@ use crate::resolve::Resolver;
 use crate::until::Rule;
 use crate::workload::{InitCommand, Spec, WorkloadError};
 
+pub use container::{ContainerOptions, RecordedContainer, Starter, record_attached, record_started};
+pub use container_error::ContainerSessionError;
 use log::Log;
 pub use log::Progress;
 pub use merged::write_merged;
@@ -99,7 +105,8 @@ pub fn record(
     options: Options<'_>,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Recorded, SessionError> {
-    let mut supervisor = Supervisor::start(spec, init, Some(options.output), options.rules)?;
+    let go = |pid| capture.follow(pid);
+    let mut supervisor = Supervisor::start(spec, init, Some(options.output), options.rules, go)?;
     let started = supervisor.started();
     let header = Header {
         image: options.image,
@@ -128,7 +135,7 @@ pub fn record(
         log.write_until(verdict.ended, resolver)?;
     }
     log.write_until(verdict.ended, resolver)?;
-    log.seal(&verdict, capture)
+    Ok(log.seal(&verdict, capture)?)
 }
 
 /// A moment of the recent past as RFC 3339 UTC.

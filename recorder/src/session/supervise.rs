@@ -62,12 +62,14 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts the workload. Without `output` its standard output and error are ours, and log rules never come true.
+    /// Starts the workload. Without `output` its standard output and error are ours, and log rules never come true. `go` is
+    /// called with its process id, just before it runs.
     pub fn start(
         spec: &Spec,
         init: &InitCommand,
         output: Option<Output>,
         rules: Rules,
+        go: impl FnOnce(u32),
     ) -> Result<Self, SessionError> {
         if let Some(rule) = until::already_true(&rules.until, spec.net) {
             return Err(SessionError::AlreadyTrue(rule.clone()));
@@ -78,15 +80,9 @@ impl Supervisor {
         let (sender, events) = channel();
         let stdio = if output.is_some() { Stdio::Piped } else { Stdio::Inherit };
         let tell_exit = sender.clone();
-        let mut workload = Workload::start(
-            &spec,
-            init,
-            stdio,
-            || (),
-            move |exit| {
-                let _ = tell_exit.send(Event::Exit(exit)); // nobody waits for it once the watch is over
-            },
-        )?;
+        let mut workload = Workload::start(&spec, init, stdio, go, move |exit| {
+            let _ = tell_exit.send(Event::Exit(exit)); // nobody waits for it once the watch is over
+        })?;
         let mut threads = Vec::new();
         if let (Some((out, err)), Some((from_out, from_err))) = (output, workload.take_output()) {
             let patterns = rules.until.logs();

@@ -151,6 +151,12 @@ fn remove_orphans(parent: &Path) {
     }
 }
 
+/// Where the whole unified hierarchy is mounted, if it is and this is no cgroup namespace.
+pub(crate) fn unified_root() -> Option<PathBuf> {
+    let initial = fs::metadata("/proc/self/ns/cgroup").is_ok_and(|inode| inode.ino() == INITIAL_NAMESPACE);
+    fs::read("/proc/self/mountinfo").ok().filter(|_| initial).and_then(|table| unified(&table))
+}
+
 /// Where the whole unified hierarchy is mounted, by the lines of mountinfo (proc_pid_mountinfo(5)).
 fn unified(mountinfo: &[u8]) -> Option<PathBuf> {
     mountinfo.split(|byte| *byte == b'\n').find_map(|line| {

@@ -74,13 +74,13 @@ type Born = Result<Birth, WorkloadError>;
 type Birth = (Pid, OwnedFd, Option<(ChildStdout, ChildStderr)>);
 
 impl Workload {
-    /// Starts a workload. When this returns, the command itself is running; `go` was called just before it was
-    /// executed, when everything was prepared: the start of its time.
+    /// Starts a workload. When this returns, the command itself is running; `go` was called with its process id just
+    /// before it was executed, when everything was prepared: the start of its time.
     pub fn start(
         spec: &Spec,
         init: &InitCommand,
         stdio: Stdio,
-        go: impl FnOnce(),
+        go: impl FnOnce(u32),
         on_exit: impl FnOnce(Exit) + Send + 'static,
     ) -> Result<Self, WorkloadError> {
         let dir = tempfile::Builder::new().prefix("soci-init-").tempdir();
@@ -203,7 +203,7 @@ impl Workload {
         &mut self,
         child: &mut UnixStream,
         spec: &Spec,
-        go: impl FnOnce(),
+        go: impl FnOnce(u32),
     ) -> Result<(), WorkloadError> {
         let talk = WorkloadError::system;
         let json = serde_json::to_vec(spec).map_err(|error| talk("write the specification")(error.into()))?;
@@ -223,7 +223,7 @@ impl Workload {
                 )));
             }
         }
-        go();
+        go(self.pid());
         self.started = Instant::now();
         child.write_all(&[GO]).map_err(talk("start the command"))?;
         // The socket closes when the command is executed.

@@ -48,6 +48,11 @@ impl EngineArgs {
         }
     }
 
+    /// Is FUSE insisted on?
+    pub(super) fn is_fuse(&self) -> bool {
+        self.engine == EngineArg::Fuse
+    }
+
     /// Says on standard error which engine was taken, when the choice was not the user's.
     pub(super) fn tell(&self, stage: &mut Stage) {
         match (self.engine, stage.refused()) {
@@ -58,6 +63,9 @@ impl EngineArgs {
             }
             (EngineArg::Auto, None) => eprintln!("engine:      {}", stage.capture().engine()),
             _ => {}
+        }
+        if let Some(error) = stage.no_cgroup() {
+            eprintln!("scope:       the process tree, because there is no cgroup for it: {error}");
         }
     }
 }

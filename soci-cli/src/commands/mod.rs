@@ -10,6 +10,7 @@ pub(crate) mod prefetch;
 pub(crate) mod push;
 mod push_image;
 pub(crate) mod record;
+mod record_container;
 mod record_rootfs;
 mod record_runs;
 pub(crate) mod report;

@@ -1,4 +1,5 @@
-//! `soci record`: run a workload of an image and write down what it reads. With `--rootfs`, see `record_rootfs.rs`.
+//! `soci record`: run a workload of an image and write down what it reads. With `--rootfs`, see `record_rootfs.rs`;
+//! containers that somebody else starts are in `record_container.rs`.
 //!
 //! Outputs `<name>.trace` and `prefetch.json` (paths in first-use order). Exit codes: 0 recorded; 3 recorded with
 //! losses; 4 the workload never became ready; 5 it became ready by its end, but failed; 130, 143, 129 stopped by
@@ -31,17 +32,18 @@ use soci_core::unpack::LayerFormat;
 use tokio::runtime::{Handle, Runtime};
 
 use super::engine::EngineArgs;
+use super::record_container::{self, ContainerArgs};
 use super::record_rootfs;
 use super::record_runs;
 use super::summary;
 use super::workload_args::{self, PlainHttp, WorkloadArgs, limit};
 use crate::cli::Global;
-use crate::error::Hinted;
 
 /// Record what a workload reads from its image, or a command from a directory.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The image: oci:DIR[:TAG], oci-archive:FILE[:TAG], or a registry reference.
+    /// The image to run: oci:DIR[:TAG], oci-archive:FILE[:TAG], or a registry reference. Without it, CMD is a command of
+    /// this machine that starts a container through containerd, and that container is recorded.
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
     /// Without an image: run CMD on this machine, as it is, and record what it reads below DIR (eBPF only).
@@ -49,12 +51,14 @@ pub(crate) struct Args {
           conflicts_with_all = ["image", "args", "user", "net", "keep", "plain_http"])]
     rootfs: Option<PathBuf>,
     #[command(flatten)]
+    pub(super) container: ContainerArgs,
+    #[command(flatten)]
     pub(super) workload: WorkloadArgs,
     #[command(flatten)]
     pub(super) engine: EngineArgs,
     /// Go on this long after the workload is ready (seconds, or 300ms, 1m30s, ...).
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = crate::output::duration::parse)]
-    tail: Duration,
+    pub(super) tail: Duration,
     /// Record this many times, each time from cold, and merge what most of the runs need.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(super) runs: u32,
@@ -69,7 +73,7 @@ pub(crate) struct Args {
     pub(super) state: PathBuf,
     /// Keep what the workload wrote, and say where it is.
     #[arg(long)]
-    keep: bool,
+    pub(super) keep: bool,
     /// A trace with losses is not an error.
     #[arg(long)]
     allow_incomplete: bool,
@@ -89,8 +93,12 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     args.engine.choice()?;
     fs::create_dir_all(&args.out).with_context(|| format!("make {}", args.out.display()))?;
     let runtime = Runtime::new().context("start the runtime")?;
-    let (source, signals) = runtime
-        .block_on(async { Ok::<_, anyhow::Error>((Source::of(args).await?, workload_args::signals()?)) })?;
+    let source = match (&args.rootfs, &args.image) {
+        (Some(dir), _) => Source::Directory(record_rootfs::directory(dir)?),
+        (None, Some(name)) => runtime.block_on(Source::image(args, name))?,
+        (None, None) => return record_container::run(args, global),
+    };
+    let signals = runtime.block_on(async { workload_args::signals() })?;
     let handle = runtime.handle();
     with_private_mounts(move || match &source {
         Source::Image(image) => {
@@ -112,17 +120,7 @@ enum Source {
 }
 
 impl Source {
-    async fn of(args: &Args) -> Result<Self> {
-        if let Some(dir) = &args.rootfs {
-            return Ok(Self::Directory(record_rootfs::directory(dir)?));
-        }
-        let Some(name) = &args.image else {
-            return Err(Hinted::new(
-                "nothing to record: neither --image nor --rootfs is given",
-                "--image IMAGE runs the image; --rootfs DIR -- CMD runs a command of this machine",
-            )
-            .into());
-        };
+    async fn image(args: &Args, name: &str) -> Result<Self> {
         let source = ImageSource::parse(name, &args.registry.client(name)?)?;
         Ok(Self::Image(Box::new(source.resolve(&Platform::host()).await?)))
     }
@@ -351,7 +349,7 @@ fn format(layer: &Descriptor) -> Result<LayerFormat> {
 }
 
 /// A file name for the trace: the last part of the name of what is recorded.
-fn name(args: &Args, path: &str) -> String {
+pub(super) fn name(args: &Args, path: &str) -> String {
     if let Some(name) = &args.name {
         return name.clone();
     }
@@ -363,7 +361,7 @@ fn name(args: &Args, path: &str) -> String {
 }
 
 /// A line of progress on standard error; hidden when that is not a terminal.
-fn progress_bar(label: &str) -> ProgressBar {
+pub(super) fn progress_bar(label: &str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     }
@@ -375,7 +373,7 @@ fn progress_bar(label: &str) -> ProgressBar {
     bar
 }
 
-fn show(bar: &ProgressBar, progress: &Progress) {
+pub(super) fn show(bar: &ProgressBar, progress: &Progress) {
     let Progress { elapsed, ready, accesses, files, bytes } = progress;
     let state = if *ready { "ready, tail" } else { "recording" };
     let bytes = HumanBytes(*bytes);
@@ -385,7 +383,7 @@ fn show(bar: &ProgressBar, progress: &Progress) {
 }
 
 /// Writes around the progress line.
-struct Around<W>(ProgressBar, W);
+pub(super) struct Around<W>(pub(super) ProgressBar, pub(super) W);
 
 impl<W: Write> Write for Around<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -1,4 +1,5 @@
-//! containerd's gRPC API as far as SOCI speaks it: the snapshots service, for both ends.
+//! containerd's gRPC API as far as SOCI speaks it: the snapshots service, for both ends, and for who records containers
+//! what there is to ask about them ([`Containers`]).
 //!
 //! `gen/` is made from `protos/` by `cargo xtask codegen` and is committed, so that a build needs neither `protoc` nor the
 //! network. The server trait ([`snapshots::snapshots_server::Snapshots`]) is implemented by the snapshotter; the client is
@@ -7,11 +8,14 @@
 //! This room holds no state.
 
 mod client;
+mod runtime;
 
 pub use client::{ConnectError, NAMESPACE_HEADER, SnapshotsClient, snapshots_client};
+pub use runtime::{ContainerRecord, Containers, RuntimeError, Task, TaskEvent, TaskEvents};
 
 #[allow(
     missing_docs,
+    dead_code,
     unreachable_pub,
     missing_debug_implementations,
     clippy::all,

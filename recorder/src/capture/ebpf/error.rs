@@ -56,6 +56,9 @@ pub enum EbpfError {
     /// The object or one of its maps was refused.
     #[error("load the eBPF object{}", hint(.0))]
     Object(#[source] Box<aya::EbpfError>),
+    /// Processes have other numbers here than in the kernel.
+    #[error("inside a pid namespace, where the kernel's numbers of processes are hidden")]
+    PidNamespace,
     /// The object and this program do not belong together.
     #[error("the eBPF object has no {0}")]
     Incomplete(&'static str),

@@ -6,12 +6,12 @@
 use std::fs;
 use std::io;
 
-use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{BtfTracePoint, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
 use recorder_ebpf::{
     CGROUP, CGROUP_LEVEL, COUNTERS, Counter, EVENTS, EXACT_PROGRAMS, FIELDS, Field, NEEDED_FIELDS, NO_MEMBER,
-    OFFSETS, PAGE_SHIFT, PROGRAMS, Program,
+    OFFSETS, PAGE_SHIFT, PROGRAMS, Program, SCOPE, SEED_COMM, ScopeKind, TRACKED, TRACKED_MAX, TREE_PROGRAMS,
 };
 
 use super::Settings;
@@ -27,32 +27,56 @@ const TYPES: &str = "/sys/kernel/btf/vmlinux";
 /// Lines of a verifier log that are shown.
 const LOG_LINES: usize = 20;
 
+/// Whom the programs record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Filter {
+    /// A cgroup of the unified hierarchy and its descendants.
+    Cgroup { id: u64, level: u32 },
+    /// Tracked processes and their descendants, at most `room` at a time; `seed` is the thread name of processes that
+    /// start others, padded with zeros.
+    Tree { seed: [u8; 16], room: u32 },
+}
+
+/// Thread group ids with what is known of them, as [`recorder_ebpf::Tracked`] packs it.
+pub(super) type TrackedMap = HashMap<MapData, u32, u64>;
+
 /// Programs at work.
 pub(super) struct Loaded {
     _programs: Ebpf,
     pub(super) events: RingBuf<MapData>,
     pub(super) anomalies: Anomalies,
+    pub(super) tracked: TrackedMap,
     counters: PerCpuArray<MapData, u64>,
 }
 
 impl Loaded {
-    /// Loads and attaches. Records the cgroup `id` at depth `level`.
-    pub(super) fn new(id: u64, level: u32, settings: &Settings) -> Result<Self, EbpfError> {
+    /// Loads and attaches.
+    pub(super) fn new(filter: Filter, settings: &Settings) -> Result<Self, EbpfError> {
         if settings.exact && cfg!(not(target_arch = "x86_64")) {
             return Err(EbpfError::Architecture);
         }
-        let wanted: &[Program] = if settings.exact { &EXACT_PROGRAMS } else { &PROGRAMS };
-        let offsets = offsets(wanted, settings.exact)?;
+        let (scope, id, level, seed, room) = match filter {
+            Filter::Cgroup { id, level } => (ScopeKind::Cgroup, id, level, [0; 16], 1),
+            Filter::Tree { seed, room } => (ScopeKind::Tree, 0, 0, seed, room),
+        };
+        let scope_number = scope as u32;
+        let tree: &[Program] = if scope == ScopeKind::Tree { &TREE_PROGRAMS } else { &[] };
+        let pages: &[Program] = if settings.exact { &EXACT_PROGRAMS } else { &PROGRAMS };
+        let wanted: Vec<Program> = tree.iter().chain(pages).copied().collect();
+        let offsets = offsets(&wanted, settings.exact)?;
         let types = Btf::from_sys_fs().map_err(|error| EbpfError::Object(Box::new(error.into())))?;
         let page_shift = rustix::param::page_size().trailing_zeros();
         let mut loader = EbpfLoader::new();
         loader.override_global(OFFSETS, &offsets, true);
+        loader.override_global(SCOPE, &scope_number, true);
+        loader.override_global(SEED_COMM, &seed, true);
         loader.override_global(CGROUP, &id, true);
         loader.override_global(CGROUP_LEVEL, &level, true);
         let (name, level) = Anomalies::level();
         loader.override_global(name, &level, true);
         loader.override_global(PAGE_SHIFT, &page_shift, true);
         loader.map_max_entries(EVENTS, settings.ring_bytes);
+        loader.map_max_entries(TRACKED, room.min(TRACKED_MAX));
         let mut programs =
             loader.load(settings.object).map_err(|error| EbpfError::Object(Box::new(error)))?;
         let events = programs.take_map(EVENTS).ok_or(EbpfError::Incomplete(EVENTS))?;
@@ -61,14 +85,17 @@ impl Loaded {
         let counters = programs.take_map(COUNTERS).ok_or(EbpfError::Incomplete(COUNTERS))?;
         let counters =
             PerCpuArray::try_from(counters).map_err(|source| EbpfError::Map { name: COUNTERS, source })?;
-        for &(program, tracepoint) in wanted {
+        let tracked = programs.take_map(TRACKED).ok_or(EbpfError::Incomplete(TRACKED))?;
+        let tracked =
+            HashMap::try_from(tracked).map_err(|source| EbpfError::Map { name: TRACKED, source })?;
+        for (program, tracepoint) in wanted {
             let program_failed = |action| move |source| EbpfError::Program { action, program, source };
             let loaded = programs.program_mut(program).ok_or(EbpfError::Incomplete(program))?;
             let loaded: &mut BtfTracePoint = loaded.try_into().map_err(program_failed("find"))?;
             loaded.load(tracepoint, &types).map_err(|error| refused(program, error))?;
             loaded.attach().map_err(program_failed("attach"))?;
         }
-        Ok(Self { _programs: programs, events, anomalies, counters })
+        Ok(Self { _programs: programs, events, anomalies, tracked, counters })
     }
 
     /// What the kernel side has counted so far, on all CPUs.

@@ -1,4 +1,5 @@
-//! eBPF programs on the page cache: every page of the image's files that a cgroup touches, without standing in the way.
+//! eBPF programs on the page cache: every page of the image's files that a cgroup, or a tree of processes, touches,
+//! without standing in the way.
 //!
 //! Owns the attached programs and the reading end of their ring buffer; dropping it detaches them. Needs CAP_BPF and
 //! CAP_PERFMON and a kernel with its type information.
@@ -8,7 +9,8 @@
 //!
 //! # What must always hold
 //! Every event that the kernel side counted as emitted is either received here or counted as dropped; each received
-//! one is handed out, known already, or counted as outside the image, by the reason. When the workload is over, one more look at the
+//! one is handed out, known already, of somebody else, or counted as outside the image, by the reason; until the image is
+//! known, events are kept, as far as there is room, and what does not fit is counted. When the workload is over, one more look at the
 //! ring buffer is enough to have all of it.
 
 mod anomalies;
@@ -18,6 +20,7 @@ mod identity;
 mod load;
 mod seen;
 mod strangers;
+mod tree;
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -36,14 +39,17 @@ pub use btf::BtfError;
 pub use error::EbpfError;
 
 use self::identity::{Identity, Inode};
-use self::load::Loaded;
+use self::load::{Filter, Loaded};
 use self::seen::Seen;
 use self::strangers::Strangers;
+use self::tree::Members;
 use super::{Capture, RawAccess};
 use crate::workload::Cgroup;
 
 /// Size of the ring buffer when nobody says otherwise: 130 000 events.
 pub const RING_BYTES: u32 = recorder_ebpf::RING_BYTES;
+/// Processes that can be tracked at the same time.
+pub const TRACKED_MAX: u32 = recorder_ebpf::TRACKED_MAX;
 /// A record of the ring buffer with its header.
 const RECORD_BYTES: u32 = size_of::<Event>() as u32 + 8;
 
@@ -64,6 +70,27 @@ impl Default for Settings {
     }
 }
 
+/// Events that are kept for an image that is not known yet; each is 64 bytes.
+const HELD_MAX: usize = 250_000;
+
+/// Whom to watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The tasks of a cgroup of the unified hierarchy, its descendants included.
+    Cgroup {
+        /// The kernel's number of it.
+        id: u64,
+        /// How deep it is below the root, whose level is 0.
+        level: u32,
+    },
+    /// Processes and their descendants: those that are named with [`Ebpf::follow`] and [`Ebpf::follow_running`], and what
+    /// containerd's shims start from now on.
+    Tree {
+        /// How many may be tracked at the same time, at most [`TRACKED_MAX`].
+        room: u32,
+    },
+}
+
 /// The account of a recording.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
@@ -77,23 +104,37 @@ pub struct Counts {
     pub outside: u64,
     /// Requests behind the end of a file, which are no events.
     pub empty: u64,
+    /// Those received ones that are of processes of somebody else.
+    pub others: u64,
+    /// Those received ones that came before the image was known, and for which there was no room.
+    pub unheld: u64,
+    /// Processes that could not be tracked: what they did is not seen.
+    pub untracked: u64,
 }
 
-/// Programs that watch a cgroup.
+/// Programs that watch a cgroup or a tree of processes.
 pub struct Ebpf {
     loaded: Loaded,
+    scope: Scope,
     exact: bool,
-    identity: Identity,
+    /// The files of the image; none while it is not known.
+    identity: Option<Identity>,
+    held: Vec<Event>,
+    members: Members,
+    executed: Option<Instant>,
     seen: HashMap<Inode, Seen>,
     strangers: Strangers,
-    /// Where the workload's writes go.
-    upper: PathBuf,
+    /// Where the workload's writes go, if that is known.
+    upper: Option<PathBuf>,
     processes: HashMap<(u32, [u8; 16]), Arc<Process>>,
     ready: VecDeque<RawAccess>,
     /// One moment on both clocks.
     clock: (Instant, u64),
     ring_records: u32,
     received: u64,
+    others: u64,
+    unheld: u64,
+    untracked: u64,
 }
 
 impl std::fmt::Debug for Ebpf {
@@ -108,7 +149,8 @@ impl std::fmt::Debug for Ebpf {
 /// The reason why not.
 pub fn probe_ebpf() -> Result<(), EbpfError> {
     let page = u32::try_from(rustix::param::page_size()).unwrap_or(1 << 16);
-    Loaded::new(0, 0, &Settings { ring_bytes: page, ..Settings::default() }).map(drop)
+    let nobody = Filter::Cgroup { id: 0, level: 0 };
+    Loaded::new(nobody, &Settings { ring_bytes: page, ..Settings::default() }).map(drop)
 }
 
 impl Ebpf {
@@ -124,25 +166,81 @@ impl Ebpf {
         upper: &Path,
         settings: &Settings,
     ) -> Result<Self, EbpfError> {
-        let identity = Identity::of(layers, rootfs)?;
-        let written = fs::metadata(upper).map_err(EbpfError::layer(upper))?;
-        let devices = identity.devices().iter().copied().chain([identity::inode(&written).dev]).collect();
-        let loaded = Loaded::new(cgroup.id(), cgroup.level(), settings)?;
-        let strangers = Strangers::new(devices);
+        let scope = Scope::Cgroup { id: cgroup.id(), level: cgroup.level() };
+        let mut this = Self::watch(scope, settings)?;
+        this.identify(layers, rootfs, Some(upper))?;
+        Ok(this)
+    }
+
+    /// Watches from now on, and keeps what is seen until the image is known.
+    pub fn watch(scope: Scope, settings: &Settings) -> Result<Self, EbpfError> {
+        let filter = match scope {
+            Scope::Cgroup { id, level } => Filter::Cgroup { id, level },
+            Scope::Tree { room } => {
+                tree::can_name_processes()?;
+                Filter::Tree { seed: tree::SHIM, room }
+            }
+        };
+        let mut loaded = Loaded::new(filter, settings)?;
+        let untracked = match scope {
+            Scope::Cgroup { .. } => 0,
+            Scope::Tree { .. } => tree::enter_shims(&mut loaded.tracked),
+        };
         let (instant, now) = (Instant::now(), clock_gettime(ClockId::Monotonic)); // one right after the other
         Ok(Self {
             loaded,
+            scope,
             exact: settings.exact,
-            identity,
+            identity: None,
+            held: Vec::new(),
+            members: Members::default(),
+            executed: None,
             seen: HashMap::new(),
-            strangers,
-            upper: upper.to_owned(),
+            strangers: Strangers::default(),
+            upper: None,
             processes: HashMap::new(),
             ready: VecDeque::new(),
             clock: (instant, now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64),
             ring_records: settings.ring_bytes / RECORD_BYTES + 1,
             received: 0,
+            others: 0,
+            unheld: 0,
+            untracked,
         })
+    }
+
+    /// The image is that of these layer directories, the topmost first, whose overlay is mounted on `rootfs`; what is
+    /// written there goes to `upper`, if that is known. What was kept is looked at now.
+    pub fn identify(
+        &mut self,
+        layers: &[PathBuf],
+        rootfs: &Path,
+        upper: Option<&Path>,
+    ) -> Result<(), EbpfError> {
+        let identity = Identity::of(layers, rootfs)?;
+        let mut devices = identity.devices().to_vec();
+        if let Some(upper) = upper {
+            devices.push(identity::inode(&fs::metadata(upper).map_err(EbpfError::layer(upper))?).dev);
+        }
+        self.strangers = Strangers::new(devices);
+        self.upper = upper.map(Path::to_owned);
+        self.identity = Some(identity);
+        for event in std::mem::take(&mut self.held) {
+            self.take(&event);
+        }
+        Ok(())
+    }
+
+    /// Takes in what the kernel has, now and after `patience`, and hands out nothing.
+    pub fn look(&mut self, patience: Duration) {
+        self.read(false);
+        std::thread::sleep(patience);
+        self.read(false);
+    }
+
+    /// When the first process of the members executed its program.
+    pub fn executed(&self) -> Option<Instant> {
+        self.executed
     }
 
     /// The account so far.
@@ -153,11 +251,14 @@ impl Ebpf {
             received: self.received,
             outside: self.strangers.total(),
             empty: self.loaded.count(Counter::Empty)?,
+            others: self.others,
+            unheld: self.unheld,
+            untracked: self.untracked + self.loaded.count(Counter::Untracked)?,
         })
     }
 
-    /// Reads the ring buffer until something new is found, or everything that was in it when this was called is read.
-    fn read(&mut self) {
+    /// Reads everything that was in the ring buffer when this was called; `until_news`: or until something new is found.
+    fn read(&mut self, until_news: bool) {
         self.loaded.anomalies.forward();
         for _ in 0..self.ring_records {
             let Some(event) = self.loaded.events.next().map(|record| Event::from_bytes(&record)) else {
@@ -168,22 +269,38 @@ impl Ebpf {
                 Some(event) => self.take(&event),
                 None => self.strangers.unknown(), // of another object: cannot be, and is not hidden either
             }
-            if !self.ready.is_empty() {
+            if until_news && !self.ready.is_empty() {
                 return;
             }
         }
     }
 
     fn take(&mut self, event: &Event) {
+        let at = self.instant(event.t_ns);
+        let Some(identity) = &self.identity else {
+            if self.held.len() < HELD_MAX {
+                self.held.push(*event);
+            } else {
+                self.unheld += 1;
+            }
+            return;
+        };
+        if self.is_tree() && !self.members.have(event) {
+            self.others += 1;
+            return;
+        }
         let Some(kind) = EventKind::new(event.kind) else {
             return self.strangers.unknown();
         };
         let inode = Inode { dev: event.dev, ino: event.ino };
-        let below = if event.flags & OVERLAY == 0 { None } else { self.identity.below(event.ino) };
+        if kind == EventKind::Exec && event.tgid == self.members.first {
+            self.executed.get_or_insert(at);
+        }
+        let below = if event.flags & OVERLAY == 0 { None } else { identity.below(event.ino) };
         let inode = below.unwrap_or(inode);
         let seen = match self.seen.entry(inode) {
             Entry::Occupied(seen) => seen.into_mut(),
-            Entry::Vacant(new) => match self.identity.path(inode) {
+            Entry::Vacant(new) => match identity.path(inode) {
                 Some(path) => new.insert(Seen::new(path)),
                 None => return self.strangers.note(inode, event.flags),
             },
@@ -206,12 +323,6 @@ impl Ebpf {
             let name = event.comm.split(|byte| *byte == 0).next().unwrap_or_default();
             Arc::new(Process { pid: event.tgid, comm: Arc::from(name) })
         });
-        let (instant, clock) = self.clock;
-        let at = if event.t_ns >= clock {
-            instant + Duration::from_nanos(event.t_ns - clock)
-        } else {
-            instant.checked_sub(Duration::from_nanos(clock - event.t_ns)).unwrap_or(instant)
-        };
         self.ready.extend(new.into_iter().map(|range| RawAccess {
             at,
             kind,
@@ -221,6 +332,20 @@ impl Ebpf {
             process: Arc::clone(process),
             wait: Duration::ZERO,
         }));
+    }
+
+    fn is_tree(&self) -> bool {
+        matches!(self.scope, Scope::Tree { .. })
+    }
+
+    /// A moment of the kernel's clock.
+    fn instant(&self, t_ns: u64) -> Instant {
+        let (instant, clock) = self.clock;
+        if t_ns >= clock {
+            instant + Duration::from_nanos(t_ns - clock)
+        } else {
+            instant.checked_sub(Duration::from_nanos(clock - t_ns)).unwrap_or(instant)
+        }
     }
 }
 
@@ -233,7 +358,7 @@ impl Capture for Ebpf {
         let deadline = Instant::now() + patience;
         loop {
             if self.ready.is_empty() {
-                self.read();
+                self.read(true);
             }
             if let Some(access) = self.ready.pop_front() {
                 return Some(access);
@@ -255,7 +380,7 @@ impl Capture for Ebpf {
 
     fn dropped(&self) -> u64 {
         match self.counts() {
-            Ok(counts) => counts.dropped,
+            Ok(counts) => counts.dropped + counts.unheld + counts.untracked,
             Err(error) => {
                 tracing::warn!(%error, "cannot read the counters: the recording counts as incomplete");
                 1
@@ -264,6 +389,12 @@ impl Capture for Ebpf {
     }
 
     fn outside(&self) -> Outside {
-        self.strangers.by_reason(&self.upper)
+        self.strangers.by_reason(self.upper.as_deref())
+    }
+
+    fn follow(&mut self, pid: u32) {
+        if self.is_tree() {
+            Self::follow(self, pid);
+        }
     }
 }

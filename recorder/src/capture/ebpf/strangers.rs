@@ -59,12 +59,14 @@ impl Strangers {
         self.known.total() + self.open.values().sum::<u64>()
     }
 
-    /// All of them, by reason. `upper` has what the workload wrote.
-    pub(super) fn by_reason(&self, upper: &Path) -> Outside {
+    /// All of them, by reason. `upper` has what the workload wrote, if it is known where that is.
+    pub(super) fn by_reason(&self, upper: Option<&Path>) -> Outside {
         let mut written = HashSet::new();
-        let looked = each_file(upper, &mut |_, metadata| {
-            written.insert(identity::inode(metadata));
-            Ok(())
+        let looked = upper.map_or(Ok(()), |upper| {
+            each_file(upper, &mut |_, metadata| {
+                written.insert(identity::inode(metadata));
+                Ok(())
+            })
         });
         if let Err((path, error)) = looked {
             tracing::debug!(path = %path.display(), %error, "cannot look through what the workload wrote");

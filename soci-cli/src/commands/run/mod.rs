@@ -209,7 +209,7 @@ impl Start<'_> {
             tail: if args.wait { Duration::MAX } else { Duration::ZERO },
             timeout: limit(self.global),
         };
-        let supervisor = Supervisor::start(&spec, &workload_args::init_command()?, output, rules);
+        let supervisor = Supervisor::start(&spec, &workload_args::init_command()?, output, rules, |_| ());
         let mut supervisor = match supervisor {
             Err(SessionError::Workload(error)) if let Some(code) = workload_args::exec_code(&error) => {
                 eprintln!("error: {error}");

@@ -1,0 +1,112 @@
+//! Asks containerd on behalf of a recording, and puts its answers into the recorder's words. Decides nothing.
+
+use std::sync::mpsc::{Receiver, channel};
+
+use anyhow::{Context, Result};
+use recorder::container::attach::Known;
+use recorder::container::{Container, ContainerError, Facts, News, names};
+use soci_core::containerd::{Containers, RuntimeError, TaskEvent};
+use soci_core::trace::LayerRef;
+
+/// The namespaces that count.
+#[derive(Debug, Clone)]
+pub(super) struct Namespaces(Option<String>);
+
+impl Namespaces {
+    /// All, unless another one than the default is named.
+    pub(super) fn of(name: &str) -> Self {
+        Self((name != "default").then(|| name.to_owned()))
+    }
+
+    fn have(&self, name: &str) -> bool {
+        self.0.as_deref().is_none_or(|only| only == name)
+    }
+}
+
+/// Tells what happens to containers from now on. Must be called on a tokio runtime.
+pub(super) async fn follow(client: &Containers, namespaces: Namespaces) -> Result<Receiver<News>> {
+    let mut events = client.events().await.context("follow the events of containerd")?;
+    let (sender, news) = channel();
+    let client = client.clone();
+    tokio::spawn(async move {
+        loop {
+            let told = match events.next().await {
+                Ok(Some(TaskEvent::Created(task))) if namespaces.have(&task.namespace) => {
+                    let container = describe(&client, &task.namespace, &task.container, task.pid).await;
+                    News::Created { id: task.container, container: Box::new(container) }
+                }
+                Ok(Some(TaskEvent::Created(_))) => continue,
+                Ok(Some(TaskEvent::Exited { namespace, container: id, code })) => {
+                    News::Exited { namespace, id, code: code as u8 }
+                }
+                Ok(None) => News::Lost(failed("its events")("the stream has ended".into())),
+                Err(error) => News::Lost(failed("its events")(error.into())),
+            };
+            let last = matches!(told, News::Lost(_));
+            if sender.send(told).is_err() || last {
+                return;
+            }
+        }
+    });
+    Ok(news)
+}
+
+/// The running containers.
+pub(super) async fn running(client: &Containers, namespaces: &Namespaces) -> Result<Vec<Known>> {
+    let mut known = Vec::new();
+    for namespace in client.namespaces().await?.into_iter().filter(|name| namespaces.have(name)) {
+        for task in client.tasks(&namespace).await? {
+            // One that has gone meanwhile does not run.
+            if let Ok(record) = client.container(&namespace, &task.container).await {
+                let (id, names) = (record.id, names(&record.labels));
+                known.push(Known { namespace: namespace.clone(), id, names, pid: task.pid });
+            }
+        }
+    }
+    Ok(known)
+}
+
+/// What containerd knows of a container.
+pub(super) async fn describe(
+    client: &Containers,
+    namespace: &str,
+    id: &str,
+    pid: u32,
+) -> Result<Container, ContainerError> {
+    let refused = |what: &str| {
+        let failed = failed(what);
+        move |error: RuntimeError| failed(error.into())
+    };
+    let record = client.container(namespace, id).await.map_err(refused("its record"))?;
+    let (manifest, layers, diff_ids) = if record.image.is_empty() {
+        (None, Vec::new(), Vec::new())
+    } else {
+        let (manifest, config) =
+            client.image(namespace, &record.image).await.map_err(refused("its image"))?;
+        let layer =
+            |layer: &soci_core::image::Descriptor| LayerRef { digest: layer.digest, size: layer.size };
+        (Some(manifest.digest), manifest.layers.iter().map(layer).collect(), config.diff_ids)
+    };
+    let (mounts, parents) = client
+        .snapshot(namespace, &record.snapshotter, &record.snapshot_key)
+        .await
+        .map_err(refused("its snapshot"))?;
+    Container::new(Facts {
+        namespace: namespace.to_owned(),
+        id: record.id,
+        labels: record.labels,
+        image: record.image,
+        pid,
+        mounts: mounts.into_iter().map(|mount| (mount.r#type, mount.options)).collect(),
+        parents,
+        manifest,
+        layers,
+        diff_ids,
+        spec: record.spec,
+    })
+}
+
+fn failed(what: &str) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> ContainerError + use<> {
+    let action = format!("ask containerd for {what}");
+    move |source| ContainerError::Runtime { action: action.clone(), source }
+}
