@@ -5,8 +5,8 @@
 //! from them.
 
 mod compression;
-#[cfg(feature = "containerd")]
 pub mod containerd;
+pub mod convert;
 pub mod digest;
 mod flat;
 pub mod image;

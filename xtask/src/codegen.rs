@@ -55,7 +55,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 #[cfg(feature = "codegen")]
 fn generate(out: &Path) -> anyhow::Result<()> {
     let protos = containerd().join("protos");
-    let services = ["github.com/containerd/containerd/api/services/snapshots/v1/snapshots.proto"];
+    let services = ["content", "images", "leases", "snapshots"]
+        .map(|name| format!("github.com/containerd/containerd/api/services/{name}/v1/{name}.proto"));
     let descriptors = protox::compile(services, [&protos])?;
     tonic_prost_build::configure().out_dir(out).include_file("mod.rs").compile_fds(descriptors)?;
     Ok(())

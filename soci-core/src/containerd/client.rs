@@ -1,6 +1,6 @@
 //! Connecting to a containerd-style gRPC service on a Unix socket.
 //!
-//! A client owns its one HTTP/2 connection. The first request fails, not [`snapshots_client`], when the server goes away
+//! A client owns its one HTTP/2 connection. The first request fails, not the connecting, when the server goes away
 //! in between; tonic then connects anew at the next request.
 
 use std::{
@@ -35,15 +35,19 @@ pub struct ConnectError {
 ///
 /// Gives up after 10 seconds without a connection.
 pub async fn snapshots_client(socket: &Path) -> Result<SnapshotsClient, ConnectError> {
+    Ok(SnapshotsClient::new(connect(socket).await?))
+}
+
+/// A connection for the clients of any service behind the Unix socket `socket`.
+pub(super) async fn connect(socket: &Path) -> Result<Channel, ConnectError> {
     let path = socket.to_path_buf();
     // The address only fills the `:authority` header; the connector decides where the bytes go.
-    let channel = Endpoint::from_static("http://localhost")
+    Endpoint::from_static("http://localhost")
         .connect_timeout(Duration::from_secs(10))
         .connect_with_connector(tower::service_fn(move |_: http::Uri| {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
         }))
         .await
-        .map_err(|source| ConnectError { socket: socket.to_path_buf(), source })?;
-    Ok(SnapshotsClient::new(channel))
+        .map_err(|source| ConnectError { socket: socket.to_path_buf(), source })
 }

@@ -13,7 +13,6 @@ use std::{
 
 use bytes::Bytes;
 use rustix::fs::{FlockOperation, flock};
-use serde::Serialize;
 
 use super::{
     StoreError,
@@ -22,7 +21,7 @@ use super::{
 use crate::{
     digest::{Digest, Hasher},
     image::{Descriptor, ImageIndex},
-    json, media_type,
+    media_type,
 };
 
 const MARKER: &str = "oci-layout";
@@ -33,15 +32,6 @@ const INDEX: &str = "index.json";
 #[derive(Clone, Debug)]
 pub struct LayoutStore {
     root: PathBuf,
-}
-
-#[derive(Serialize)]
-struct IndexFile<'a> {
-    #[serde(rename = "schemaVersion")]
-    schema_version: u64,
-    #[serde(rename = "mediaType")]
-    media_type: &'a str,
-    manifests: &'a [Descriptor],
 }
 
 impl LayoutStore {
@@ -129,6 +119,25 @@ impl LayoutStore {
         Ok(BlobWriter { store: self.clone(), ingest, hasher: Hasher::new(), size: 0 })
     }
 
+    /// Every blob with its size in bytes, in no order.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn blobs(&self) -> Result<Vec<(Digest, u64)>, StoreError> {
+        let dir = self.blob_dir();
+        let mut blobs = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(StoreError::io("read", &dir))? {
+            let entry = entry.map_err(StoreError::io("read", &dir))?;
+            let name = entry.file_name();
+            let digest = name.to_str().and_then(|hex| format!("sha256:{hex}").parse().ok());
+            // A blob that goes away meanwhile is none.
+            if let (Some(digest), Ok(data)) = (digest, entry.metadata()) {
+                blobs.push((digest, data.len()));
+            }
+        }
+        Ok(blobs)
+    }
+
     /// The manifests listed in `index.json`.
     ///
     /// # Errors
@@ -169,9 +178,7 @@ impl LayoutStore {
     }
 
     fn write_index(&self, manifests: &[Descriptor]) -> Result<(), StoreError> {
-        let index = IndexFile { schema_version: 2, media_type: media_type::OCI_INDEX, manifests };
-        let bytes = json::to_vec(&index).expect("descriptors always encode");
-        self.publish(&bytes, &self.root.join(INDEX))
+        self.publish(&ImageIndex::encode(manifests), &self.root.join(INDEX))
     }
 
     fn publish(&self, bytes: &[u8], target: &Path) -> Result<(), StoreError> {
