@@ -83,8 +83,11 @@ impl Containerd {
     ) -> Result<BlobStream, ContainerdError> {
         let remaining = range.len();
         let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        let request =
-            ReadContentRequest { digest: digest.to_string(), offset: number(range.start), size: number(remaining) };
+        let request = ReadContentRequest {
+            digest: digest.to_string(),
+            offset: number(range.start),
+            size: number(remaining),
+        };
         let answers = self.contents().read(self.request(request)).await;
         let answers = answers.map_err(ContainerdError::status("read content"))?.into_inner();
         Ok(BlobStream { answers, remaining })
@@ -135,11 +138,8 @@ impl Containerd {
         }
         if !labels.is_empty() {
             let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
-            let info = Info {
-                digest: digest.to_string(),
-                labels: labels.into_iter().collect(),
-                ..Info::default()
-            };
+            let info =
+                Info { digest: digest.to_string(), labels: labels.into_iter().collect(), ..Info::default() };
             let update = UpdateRequest { info: Some(info), update_mask: Some(FieldMask { paths }) };
             let answer = self.contents().update(self.request(update)).await;
             answer.map_err(ContainerdError::status("label content"))?;
@@ -167,9 +167,9 @@ impl Containerd {
             labels: labels.into_iter().collect(),
             ..message(WriteAction::Commit, total, Bytes::new())
         };
-        let pieces = (0..total).step_by(PIECE).map(move |at| {
-            message(WriteAction::Write, at, bytes.slice(at..(at + PIECE).min(total)))
-        });
+        let pieces = (0..total)
+            .step_by(PIECE)
+            .map(move |at| message(WriteAction::Write, at, bytes.slice(at..(at + PIECE).min(total))));
         let first = message(WriteAction::Stat, 0, Bytes::new());
         let messages = std::iter::once(first).chain(pieces).chain(std::iter::once(commit));
         let failed = || ContainerdError::status("write content");
@@ -189,9 +189,12 @@ impl Containerd {
         let mut answers = self.contents().list(request).await.map_err(failed())?.into_inner();
         let mut blobs = Vec::new();
         while let Some(answer) = answers.message().await.map_err(failed())? {
-            blobs.extend(answer.info.iter().filter_map(|info| {
-                Some((info.digest.parse().ok()?, u64::try_from(info.size).ok()?))
-            }));
+            blobs.extend(
+                answer
+                    .info
+                    .iter()
+                    .filter_map(|info| Some((info.digest.parse().ok()?, u64::try_from(info.size).ok()?))),
+            );
         }
         Ok(blobs)
     }

@@ -82,8 +82,7 @@ impl Containerd {
     /// When there is no such image.
     pub async fn label_image(&self, name: &str, key: &str, value: &str) -> Result<(), ContainerdError> {
         let labels = BTreeMap::from([(key.to_owned(), value.to_owned())]);
-        let image =
-            Image { name: name.to_owned(), labels: labels.into_iter().collect(), ..Image::default() };
+        let image = Image { name: name.to_owned(), labels: labels.into_iter().collect(), ..Image::default() };
         self.update(image, format!("labels.{key}")).await
     }
 

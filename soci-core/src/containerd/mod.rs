@@ -30,7 +30,9 @@ pub use client::{ConnectError, NAMESPACE_HEADER, SnapshotsClient, snapshots_clie
 #[path = "gen/mod.rs"]
 mod generated;
 
-use generated::containerd::services::{content::v1 as content_api, images::v1 as images_api, leases::v1 as leases_api};
+use generated::containerd::services::{
+    content::v1 as content_api, images::v1 as images_api, leases::v1 as leases_api,
+};
 
 /// `containerd.services.snapshots.v1`: messages, client and server trait of the snapshots service.
 pub use generated::containerd::services::snapshots::v1 as snapshots;

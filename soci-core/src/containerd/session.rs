@@ -118,8 +118,7 @@ impl Containerd {
     /// # Errors
     /// When nobody listens there within 10 seconds, or the namespace has characters that none may have.
     pub fn connect(socket: &Path, namespace: &str) -> Result<Self, ContainerdError> {
-        let header =
-            namespace.parse().map_err(|_| ContainerdError::Namespace(namespace.to_owned()))?;
+        let header = namespace.parse().map_err(|_| ContainerdError::Namespace(namespace.to_owned()))?;
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(ContainerdError::Start)?;
         let path = socket.to_owned();
@@ -150,10 +149,8 @@ impl Containerd {
         let expire = jiff::Timestamp::from_second((now.as_secs() + LEASE_SECONDS) as i64)
             .map_err(|error| ContainerdError::Protocol(error.to_string()))?;
         let header = id.parse().map_err(|_| ContainerdError::Protocol(format!("lease {id}")))?;
-        let request = leases_api::CreateRequest {
-            id,
-            labels: [(LEASE_EXPIRE.to_owned(), expire.to_string())].into(),
-        };
+        let request =
+            leases_api::CreateRequest { id, labels: [(LEASE_EXPIRE.to_owned(), expire.to_string())].into() };
         let mut client = leases_api::leases_client::LeasesClient::new(self.channel());
         client.create(self.request(request)).await.map_err(ContainerdError::status("create a lease"))?;
         let lease = Lease { id: header, of: Self { lease: None, connection: Arc::clone(&self.connection) } };

@@ -273,7 +273,7 @@ impl ImageSource {
         Err(ImageError::NoPlatform(platform.clone()))
     }
 
-    async fn platform_of(&self, manifest: &Descriptor) -> Result<Platform, ImageError> {
+    pub(crate) async fn platform_of(&self, manifest: &Descriptor) -> Result<Platform, ImageError> {
         if let Some(platform) = &manifest.platform {
             return Ok(platform.clone());
         }

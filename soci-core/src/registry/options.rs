@@ -49,6 +49,13 @@ pub struct RegistryOptions {
     pub keychain: Arc<dyn Keychain>,
     /// Certificates (PEM, one or more each) trusted in addition to the system's.
     pub extra_roots: Vec<Vec<u8>>,
+    /// Take certificates that nobody vouches for.
+    pub skip_verify: bool,
+    /// Our own certificate and its key (PEM), for registries that ask for one.
+    pub identity: Option<Vec<u8>>,
+    /// Gets a line for each request (`http req GET <address>`) and each answer (`http res 404 Not Found`). Addresses come
+    /// without query, which may hold a secret.
+    pub watch: Option<fn(&str)>,
     /// Idle connections kept open to one host.
     pub max_idle_per_host: usize,
 }
@@ -62,6 +69,9 @@ impl Default for RegistryOptions {
             plain_http: BTreeSet::new(),
             keychain: Arc::new(Anonymous),
             extra_roots: Vec::new(),
+            skip_verify: false,
+            identity: None,
+            watch: None,
             max_idle_per_host: 64,
         }
     }

@@ -61,6 +61,7 @@ pub(crate) struct Transport {
     timeouts: Timeouts,
     retry: RetryPolicy,
     auth: Auth,
+    watch: Option<fn(&str)>,
     /// Registries whose last blob came without a redirect.
     serving_blobs: Mutex<HashSet<Endpoint>>,
     /// Held while a referrers tag is read, changed and written.
@@ -79,6 +80,7 @@ impl Transport {
             timeouts: options.timeouts,
             retry: options.retry,
             auth: Auth::new(Arc::clone(&options.keychain)),
+            watch: options.watch,
             serving_blobs: Mutex::default(),
             tag_writer: tokio::sync::Mutex::default(),
             traffic: Arc::default(),
@@ -190,6 +192,9 @@ impl Transport {
             .await
             .map_err(|source| RegistryError::Content { source })?;
         self.traffic.count_request(call.kind);
+        if let Some(watch) = self.watch {
+            watch(&format!("http req {} {}", call.method, printable(url)));
+        }
         let deadline = Instant::now() + self.timeouts.whole;
         let sending = request.send();
         let response = match progress {
@@ -205,6 +210,9 @@ impl Transport {
             }
         };
         let response = response.map_err(|source| RegistryError::transport(url, source))?;
+        if let Some(watch) = self.watch {
+            watch(&format!("http res {}", response.status()));
+        }
         Ok(Reply::new(response, deadline, self.timeouts.stall, Arc::clone(&self.traffic)))
     }
 }
@@ -228,6 +236,7 @@ fn client(options: &RegistryOptions, direct: bool) -> reqwest::Result<reqwest::C
     for pem in &options.extra_roots {
         roots.extend(reqwest::Certificate::from_pem_bundle(pem)?);
     }
+    let identity = options.identity.as_deref().map(reqwest::Identity::from_pem).transpose()?;
     let builder = || {
         let builder = reqwest::Client::builder()
             .user_agent(&options.user_agent)
@@ -241,7 +250,12 @@ fn client(options: &RegistryOptions, direct: bool) -> reqwest::Result<reqwest::C
             .http2_keep_alive_timeout(Duration::from_secs(10))
             .http2_initial_stream_window_size(4 << 20)
             .http2_initial_connection_window_size(32 << 20)
+            .tls_danger_accept_invalid_certs(options.skip_verify)
             .referer(false);
+        let builder = match &identity {
+            Some(identity) => builder.identity(identity.clone()),
+            None => builder,
+        };
         if direct { builder.no_proxy() } else { builder }
     };
     builder().tls_certs_merge(roots.clone()).build().or_else(|error| {

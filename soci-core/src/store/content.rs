@@ -166,7 +166,8 @@ fn labels<'a>(
     named: &[Descriptor],
 ) -> BTreeMap<String, String> {
     let single = of.into_iter().map(|digest| (format!("{GC_REF}{one}"), digest.to_string()));
-    let numbered = named.iter().enumerate().map(|(n, d)| (format!("{GC_REF}{many}.{n}"), d.digest.to_string()));
+    let numbered =
+        named.iter().enumerate().map(|(n, d)| (format!("{GC_REF}{many}.{n}"), d.digest.to_string()));
     single.chain(numbered).collect()
 }
 

@@ -25,7 +25,6 @@ use crate::{
 };
 
 const MARKER: &str = "oci-layout";
-const MARKER_TEXT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 const INDEX: &str = "index.json";
 
 /// A handle on a layout directory. Cloning it is cheap.
@@ -35,6 +34,9 @@ pub struct LayoutStore {
 }
 
 impl LayoutStore {
+    /// Content of `oci-layout`.
+    pub const MARKER_TEXT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
     /// Opens a layout for reading and writing; makes it if it is not there (the parent must be).
     ///
     /// # Errors
@@ -47,7 +49,7 @@ impl LayoutStore {
         make_dir(&store.ingest_dir())?;
         sweep(&store.ingest_dir()).map_err(StoreError::io("clean", store.ingest_dir()))?;
         if !root.join(MARKER).exists() {
-            store.publish(MARKER_TEXT, &root.join(MARKER))?;
+            store.publish(Self::MARKER_TEXT, &root.join(MARKER))?;
         }
         store.check_marker()?;
         let _lock = store.lock()?;
@@ -167,6 +169,15 @@ impl LayoutStore {
             None => manifests.push(manifest),
         }
         self.write_index(&manifests)
+    }
+
+    /// Lists one manifest in `index.json` and no other.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn list_only(&self, manifest: Descriptor) -> Result<(), StoreError> {
+        let _lock = self.lock()?;
+        self.write_index(&[manifest])
     }
 
     /// The lock on `index.json`, held until the file is dropped.

@@ -2,19 +2,19 @@
 
 use anyhow::{Result, bail};
 use jiff::Timestamp;
-use soci_core::{image::ImageError, index::IndexVersion};
+use soci_core::index::IndexVersion;
 
 use crate::{
     cli::Global,
     output::{duration, table},
     root::Root,
-    sources::{PlatformFlags, full_name},
+    sources::{self, PlatformFlags},
 };
 
 /// List the SOCI indexes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only those of this image, as it was named when they were created.
+    /// Only those of this image: as it was named when they were created, or as containerd names it.
     #[arg(long, value_name = "IMAGE")]
     r#ref: Option<String>,
     /// Only those of this platform, os/arch[/variant]; may be repeated.
@@ -30,11 +30,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     let platforms = PlatformFlags { all_platforms: false, platforms: args.platforms.clone() }.named()?;
     let mut indexes = root.indexes()?;
     if let Some(name) = &args.r#ref {
-        let name = full_name(name);
-        indexes.retain(|index| index.image_ref.as_ref() == Some(&name));
-        if indexes.is_empty() {
-            return Err(ImageError::NotFound(name).into());
-        }
+        indexes = sources::indexes_of(name, &root)?;
         for platform in platforms.iter().map(ToString::to_string) {
             if !indexes.iter().any(|index| index.platform.as_ref() == Some(&platform)) {
                 bail!("image manifest for platform {platform}: not found");
@@ -53,18 +49,22 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     }
     let heading = ["DIGEST", "SIZE", "IMAGE REF", "PLATFORM", "MEDIA TYPE", "MANIFEST VERSION", "CREATED"];
     let mut rows = vec![heading.map(str::to_owned)];
-    rows.extend(indexes.into_iter().map(|index| {
+    let names = sources::names_in_containerd(&root)?;
+    for index in indexes {
         let version = index.artifact_type.as_deref().and_then(IndexVersion::of);
-        [
-            index.digest.to_string(),
-            index.size.to_string(),
-            index.image_ref.unwrap_or_default(),
-            index.platform.unwrap_or_default(),
-            index.media_type,
-            version.map_or_else(String::new, |version| version.to_string()),
-            age(index.created_at),
-        ]
-    }));
+        let known = index.image_digest.and_then(|digest| names.get(&digest)).cloned();
+        for name in known.unwrap_or_else(|| vec![index.image_ref.clone().unwrap_or_default()]) {
+            rows.push([
+                index.digest.to_string(),
+                index.size.to_string(),
+                name,
+                index.platform.clone().unwrap_or_default(),
+                index.media_type.clone(),
+                version.map_or_else(String::new, |version| version.to_string()),
+                age(index.created_at),
+            ]);
+        }
+    }
     print!("{}", table::render(&rows));
     Ok(())
 }
