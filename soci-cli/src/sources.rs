@@ -10,7 +10,10 @@ use soci_core::{
     containerd::Containerd,
     digest::Digest,
     image::{ImageError, ImageSource, Platform},
-    registry::{Credential, DockerConfig, FixedCredential, Keychain, Reference, Registry, RegistryOptions},
+    registry::{
+        Credential, DockerConfig, FixedCredential, Keychain, Reference, Registry, RegistryOptions,
+        RetryPolicy,
+    },
     store::Artifact,
 };
 
@@ -56,7 +59,11 @@ pub(crate) struct RegistryFlags {
 impl RegistryFlags {
     /// The client. The flags apply to the registry of `reference`; an image on disk has none.
     pub(crate) fn registry(&self, reference: &str) -> Result<Registry> {
-        let mut options = RegistryOptions::default();
+        self.client(reference, RetryPolicy::default())
+    }
+
+    fn client(&self, reference: &str, retry: RetryPolicy) -> Result<Registry> {
+        let mut options = RegistryOptions { retry, ..RegistryOptions::default() };
         let reference = reference.strip_prefix(IN_REGISTRY).unwrap_or(reference);
         let host = match reference.parse::<Reference>() {
             Ok(reference) if !is_local(&reference.whole()) => Some(reference.resolve_registry().to_owned()),
@@ -97,7 +104,8 @@ impl RegistryFlags {
 
 /// Finds an image by the user's text: `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `containerd://NAME`, `docker://NAME`; any
 /// other name is containerd's if containerd answers and has it, else a registry's.
-pub(crate) async fn find(text: &str, root: &Root, registry: &Registry) -> Result<ImageSource> {
+pub(crate) async fn find(text: &str, root: &Root, flags: &RegistryFlags) -> Result<ImageSource> {
+    let registry = &flags.registry(text)?;
     if let Some(name) = text.strip_prefix(IN_CONTAINERD) {
         let Some(containerd) = root.containerd()? else {
             return Err(Hinted::new("containerd does not answer", "name its socket with --address").into());
@@ -105,15 +113,26 @@ pub(crate) async fn find(text: &str, root: &Root, registry: &Registry) -> Result
         let found = in_containerd(name, containerd).await?;
         return Ok(found.ok_or_else(|| ImageError::NotFound(name.to_owned()))?);
     }
-    if !is_local(text)
-        && !text.starts_with(IN_REGISTRY)
-        && let Some(containerd) = root.containerd()?
-        && let Some(found) = in_containerd(text, containerd).await?
-    {
+    if is_local(text) || text.starts_with(IN_REGISTRY) {
+        return Ok(ImageSource::parse(text.strip_prefix(IN_REGISTRY).unwrap_or(text), registry)?);
+    }
+    let Some(containerd) = root.containerd()? else { return Ok(ImageSource::parse(text, registry)?) };
+    if let Some(found) = in_containerd(text, containerd).await? {
         return Ok(found);
     }
-    let elsewhere = text.strip_prefix(IN_REGISTRY).unwrap_or(text);
-    Ok(ImageSource::parse(elsewhere, registry)?)
+    // To a user of containerd the image is missing there, whatever keeps the registry from helping out.
+    let impatient = flags.client(text, RetryPolicy { max_retries: 1, ..RetryPolicy::default() })?;
+    match ImageSource::parse(text, &impatient)?.document().await {
+        Err(ImageError::NotFound(_)) => Err(ImageError::NotFound(text.to_owned()).into()),
+        Err(error) => {
+            eprintln!(
+                "note: containerd has no such image, and its registry failed: {:#}",
+                anyhow::Error::from(error)
+            );
+            Err(ImageError::NotFound(text.to_owned()).into())
+        }
+        Ok(_) => Ok(ImageSource::parse(text, registry)?),
+    }
 }
 
 /// Finds an image of containerd's by its full name, or by one that is short for it.

@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         setup::ensure(&[Need::Containerd, Need::Registry, Need::Link, Need::Strace])?;
     }
     if wants(Tier::Plain) {
-        setup::ensure(&[Need::Oracles, Need::Chromium])?;
+        setup::ensure(&[Need::Oracles, Need::Chromium, Need::Registry, Need::Skopeo])?;
     }
     let suite = Suite::new(args.shared.as_deref())?;
     if wants(Tier::Lint) {

@@ -42,7 +42,7 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
     let root = Root::open(global)?;
     let runtime = Runtime::new().context("start the runtime")?;
     let (source, images) = runtime.block_on(async {
-        let source = sources::find(name, &root, &args.registry.registry(name)?).await?;
+        let source = sources::find(name, &root, &args.registry).await?;
         let mut images = Vec::new();
         for platform in args.platforms.of(&source).await? {
             images.push(source.resolve(&platform).await?);

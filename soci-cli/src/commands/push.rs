@@ -82,7 +82,7 @@ async fn push(mut args: Args, name: &str, reference: &Reference, root: &Root, de
             }
             source
         }
-        None => sources::find(name, root, &registry).await?,
+        None => sources::find(name, root, &args.registry).await?,
     };
     let indexes = root.indexes()?;
     let mut v2_seen = false;

@@ -3,7 +3,10 @@
 //! Owns the streams it hands out. What must always hold: [`Containerd::blob`] never returns bytes of another digest;
 //! a range that was read has exactly the length asked for.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
@@ -153,16 +156,19 @@ impl Containerd {
         bytes: Bytes,
         labels: BTreeMap<String, String>,
     ) -> Result<(), ContainerdError> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let total = bytes.len();
+        let name = format!("soci-{}-{}-{digest}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let message = move |action: WriteAction, offset: usize, data: Bytes| WriteContentRequest {
             action: action.into(),
-            r#ref: format!("soci-{}-{digest}", std::process::id()),
+            r#ref: name.clone(),
             total: total as i64,
             expected: digest.to_string(),
             offset: offset as i64,
             data: data.into(),
             labels: HashMap::new(),
         };
+        let first = message(WriteAction::Stat, 0, Bytes::new());
         let commit = WriteContentRequest {
             labels: labels.into_iter().collect(),
             ..message(WriteAction::Commit, total, Bytes::new())
@@ -170,7 +176,6 @@ impl Containerd {
         let pieces = (0..total)
             .step_by(PIECE)
             .map(move |at| message(WriteAction::Write, at, bytes.slice(at..(at + PIECE).min(total))));
-        let first = message(WriteAction::Stat, 0, Bytes::new());
         let messages = std::iter::once(first).chain(pieces).chain(std::iter::once(commit));
         let failed = || ContainerdError::status("write content");
         let answers = self.contents().write(self.request(stream::iter(messages))).await;

@@ -2,6 +2,7 @@
 
 mod info;
 mod list;
+mod remote;
 mod rm;
 
 use anyhow::Result;

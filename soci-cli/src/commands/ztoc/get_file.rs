@@ -148,7 +148,7 @@ async fn layer_in(
     platform: &Platform,
     layer: &Digest,
 ) -> Result<Option<(ImageSource, Descriptor)>> {
-    let source = sources::find(name, root, &args.registry.registry(name)?).await?;
+    let source = sources::find(name, root, &args.registry).await?;
     let image = source.resolve(platform).await?;
     let found = image.layers().iter().find(|descriptor| descriptor.digest == *layer).cloned();
     Ok(found.map(|layer| (source, layer)))
