@@ -34,9 +34,10 @@ fn place() -> Place {
     let dir = tempfile::tempdir().unwrap();
     let containerd = Containerd::plain(dir.path());
     for (name, seed) in [("app", 1), ("other", 2)] {
-        let tar = TarWriter::default().file("data", &half_random(3_000_000, seed)).file("small", b"text\n");
+        let mut tar = TarWriter::default();
+        tar.file("data", &half_random(3_000_000, seed)).file("small", b"text\n");
         let image = dir.path().join(name);
-        disk_image::write(&image, "v1", &[(OCI_LAYER_GZIP, gzip(&{ tar }.finish(), 6))]);
+        disk_image::write(&image, "v1", &[(OCI_LAYER_GZIP, gzip(&tar.finish(), 6))]);
         import(&containerd, &image, &format!("registry.test/{name}"));
     }
     let soci = Soci::with_containerd(&containerd.socket());
@@ -118,7 +119,7 @@ fn the_store_that_was_chosen_is_used() {
     let here = place.in_containerd();
     let words = ["--content-store", "soci", "create", "--min-layer-size", "0", "registry.test/app:v1"];
     place.run(&words);
-    assert_eq!(place.in_containerd(), here);
+    assert!(place.in_containerd().iter().all(|blob| here.contains(blob)), "nothing new is there");
     let digest = place.run(&["index", "ls", "-q", "--ref", "registry.test/app:v1"]);
     place.run(&["index", "info", digest.trim()]);
     let chosen = ["-n", "k8s.io", "--content-store", "containerd", "index", "info", digest.trim()];

@@ -105,7 +105,6 @@ impl RegistryFlags {
 /// Finds an image by the user's text: `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `containerd://NAME`, `docker://NAME`; any
 /// other name is containerd's if containerd answers and has it, else a registry's.
 pub(crate) async fn find(text: &str, root: &Root, flags: &RegistryFlags) -> Result<ImageSource> {
-    let registry = &flags.registry(text)?;
     if let Some(name) = text.strip_prefix(IN_CONTAINERD) {
         let Some(containerd) = root.containerd()? else {
             return Err(Hinted::new("containerd does not answer", "name its socket with --address").into());
@@ -114,9 +113,12 @@ pub(crate) async fn find(text: &str, root: &Root, flags: &RegistryFlags) -> Resu
         return Ok(found.ok_or_else(|| ImageError::NotFound(name.to_owned()))?);
     }
     if is_local(text) || text.starts_with(IN_REGISTRY) {
-        return Ok(ImageSource::parse(text.strip_prefix(IN_REGISTRY).unwrap_or(text), registry)?);
+        let name = text.strip_prefix(IN_REGISTRY).unwrap_or(text);
+        return Ok(ImageSource::parse(name, &flags.registry(text)?)?);
     }
-    let Some(containerd) = root.containerd()? else { return Ok(ImageSource::parse(text, registry)?) };
+    let Some(containerd) = root.containerd()? else {
+        return Ok(ImageSource::parse(text, &flags.registry(text)?)?);
+    };
     if let Some(found) = in_containerd(text, containerd).await? {
         return Ok(found);
     }
@@ -131,7 +133,7 @@ pub(crate) async fn find(text: &str, root: &Root, flags: &RegistryFlags) -> Resu
             );
             Err(ImageError::NotFound(text.to_owned()).into())
         }
-        Ok(_) => Ok(ImageSource::parse(text, registry)?),
+        Ok(_) => Ok(ImageSource::parse(text, &flags.registry(text)?)?),
     }
 }
 

@@ -163,6 +163,15 @@ async fn push_index(
             blobs.push((entry.digest, Content::Bytes(root.read(&entry.digest)?)));
         }
     }
+    match repository.manifest(&subject.to_string()).await {
+        Ok(_) => say.line(&format!("skipped artifact with digest: {subject}")),
+        Err(RegistryError::NotFound { .. }) => {
+            eprintln!(
+                "note: the registry does not have the image manifest {subject}; push the image as well"
+            );
+        }
+        Err(error) => return Err(error).context("error pushing graph to remote"),
+    }
     push_blobs(repository, blobs, uploads, say).await.context("error pushing graph to remote")?;
     say.line(&format!("pushing artifact with digest: {digest}"));
     let mut descriptor = Descriptor::new(media_type::OCI_MANIFEST, digest, raw.len() as u64);

@@ -1,7 +1,7 @@
 //! `soci rebuild-db`: make the records anew from what the content stores hold.
 
 use anyhow::Result;
-use soci_core::index::rebuild;
+use soci_core::{index::rebuild, store::ContentStore};
 
 use crate::{cli::Global, root::Root};
 
@@ -15,8 +15,9 @@ pub(crate) fn run(global: &Global) -> Result<()> {
         }
         None => Vec::new(),
     };
+    let elsewhere: Vec<_> = root.containerd()?.cloned().map(ContentStore::Containerd).into_iter().collect();
     let names = images.into_iter().map(|image| (image.target.digest, image.name)).collect();
-    for index in rebuild(&root.stores()?, &names, &root.artifacts)? {
+    for index in rebuild(&root.stores()?, &elsewhere, &names, &root.artifacts)? {
         eprintln!("warning: no image here names the SOCI index {index}; it is left out");
     }
     Ok(())

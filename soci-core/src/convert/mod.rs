@@ -22,7 +22,7 @@ pub use original::{Original, Selection};
 
 use crate::{
     digest::Digest,
-    image::{Descriptor, Image, ImageError, ImageIndex, Manifest, ManifestError},
+    image::{Descriptor, Image, ImageError, ImageIndex, Manifest, ManifestError, Platform},
     index::{self, BuildError, Event, IndexVersion, Settings},
     media_type,
     store::{Artifacts, ContentStore, StoreError, image_index_labels, manifest_labels},
@@ -84,7 +84,10 @@ struct Bound {
     old: Digest,
     manifest: Manifest,
     index: Descriptor,
-    platform: crate::image::Platform,
+    /// As it was asked for.
+    platform: Platform,
+    /// As the image's configuration says.
+    own: Platform,
 }
 
 /// Makes the SOCI-enabled image of `original` with an index for each of `images`, and gives its descriptor. Images that
@@ -121,6 +124,11 @@ pub fn convert(
         for entry in entries.iter_mut().filter_map(Value::as_object_mut) {
             if names(entry, &bound.old) {
                 point_to(entry, &bound.manifest);
+                // Without a platform, containerd would take the SOCI index, which has one, for the image.
+                if !entry.get("platform").is_some_and(Value::is_object) {
+                    let platform = serde_json::to_value(&bound.own).expect("platforms always encode");
+                    entry.insert("platform".to_owned(), platform);
+                }
             }
         }
         list_index(&mut entries, bound);
@@ -155,7 +163,13 @@ fn bind(image: &Image, index: Descriptor, store: &ContentStore) -> Result<Bound,
     let raw = encode(&object, Shape::Manifest);
     let manifest = Manifest::parse(raw.into(), media_type::OCI_MANIFEST)?;
     store.put_labelled(&manifest.raw, manifest_labels(&manifest))?;
-    Ok(Bound { old: image.manifest.digest, manifest, index, platform: image.platform.clone() })
+    Ok(Bound {
+        old: image.manifest.digest,
+        manifest,
+        index,
+        platform: image.platform.clone(),
+        own: image.config.platform.clone(),
+    })
 }
 
 /// Lets the entry of an image index name `manifest`. What the manifest says of itself is said here too, where the entry

@@ -1,7 +1,6 @@
 //! What conversion changes of a manifest's entry, and what it leaves.
 
 use super::*;
-use crate::image::Platform;
 
 fn object(value: Value) -> Map<String, Value> {
     let Value::Object(object) = value else { panic!("an object") };
@@ -22,6 +21,7 @@ fn bound() -> Bound {
             ..Descriptor::new(media_type::OCI_MANIFEST, Digest::of(b"index"), 7)
         },
         platform: Platform::new("linux", "arm64"),
+        own: Platform::new("linux", "arm64"),
     }
 }
 

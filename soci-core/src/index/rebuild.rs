@@ -18,13 +18,15 @@ use crate::{
 const UNKNOWN_LAYOUT: &str = "found";
 
 /// Removes the records whose blobs are in none of the stores, and records the SOCI indexes found there with their zTOCs
-/// and prefetch artifacts. `names` are images by what they point to. Gives the indexes that were left out because no
+/// and prefetch artifacts. `elsewhere` are more places where image manifests may be; `names` are images by what they
+/// point to. Gives the indexes that were left out because no
 /// image in the stores names them.
 ///
 /// # Errors
 /// When a store cannot be listed, or the records cannot be read or written.
 pub fn rebuild(
     stores: &[ContentStore],
+    elsewhere: &[ContentStore],
     names: &HashMap<Digest, String>,
     artifacts: &Artifacts,
 ) -> Result<Vec<Digest>, StoreError> {
@@ -33,14 +35,20 @@ pub fn rebuild(
             artifacts.remove(&record.digest)?;
         }
     }
-    let found = Found::in_stores(stores)?;
+    let mut found = Found::default();
+    found.look_into(stores)?;
+    let mut images = Found::default();
+    images.look_into(elsewhere)?;
+    found.images.append(&mut images.images);
+    found.manifests.extend(images.manifests);
+    let all: Vec<ContentStore> = stores.iter().chain(elsewhere).cloned().collect();
     let mut homeless = Vec::new();
     for (digest, index, size) in &found.indexes {
         record_entries(stores, index, artifacts)?;
         if known(artifacts, digest)? {
             continue;
         }
-        let Some(home) = found.home(digest, index, names, stores) else {
+        let Some(home) = found.home(digest, index, names, &all) else {
             homeless.push(*digest);
             continue;
         };
@@ -71,11 +79,10 @@ struct Found {
 }
 
 impl Found {
-    fn in_stores(stores: &[ContentStore]) -> Result<Self, StoreError> {
-        let mut found = Self::default();
+    fn look_into(&mut self, stores: &[ContentStore]) -> Result<(), StoreError> {
         for store in stores {
             for (digest, size) in store.blobs()? {
-                if !(10..=MAX_MANIFEST as u64).contains(&size) || found.has(&digest) {
+                if !(10..=MAX_MANIFEST as u64).contains(&size) || self.has(&digest) {
                     continue;
                 }
                 // A blob that is damaged or goes away meanwhile is none.
@@ -84,15 +91,15 @@ impl Found {
                     continue;
                 };
                 if let Ok(index) = SociIndex::parse(raw.clone()) {
-                    found.indexes.push((digest, index, size));
+                    self.indexes.push((digest, index, size));
                 } else if let Ok(manifest) = Manifest::parse(raw.clone(), "") {
-                    found.manifests.insert(digest, manifest);
+                    self.manifests.insert(digest, manifest);
                 } else if let Ok(image) = ImageIndex::parse(raw, "") {
-                    found.images.push(image);
+                    self.images.push(image);
                 }
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     fn has(&self, digest: &Digest) -> bool {

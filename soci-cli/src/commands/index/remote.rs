@@ -1,9 +1,9 @@
 //! `soci index list --remote`: the SOCI indexes that a registry has for an image: version 1 by the referrers of its
-//! manifests, version 2 by its image index.
+//! manifests, version 2 by what its manifests say.
 
 use anyhow::{Context, Result};
 use soci_core::{
-    image::{Descriptor, ImageIndex, ImageSource, Platform},
+    image::{Descriptor, ImageSource, Platform},
     index::IndexVersion,
     media_type,
     registry::Reference,
@@ -32,20 +32,16 @@ pub(super) fn list(name: &str, registry: &RegistryFlags, platforms: &PlatformFla
         let repository = source.repository().context("a registry has repositories")?;
         let mut found = Vec::new();
         for platform in &platforms {
-            let manifest = source.resolve(platform).await?.manifest.digest;
-            for descriptor in repository.referrers(&manifest, None).await? {
+            let manifest = source.resolve(platform).await?.manifest;
+            // Tools that copy images may lose the type of the index's entry in the image index; the manifest says it too.
+            if let Some(digest) = manifest.annotations.get(media_type::INDEX_DIGEST) {
+                let (raw, digest, kind) = repository.manifest(digest).await?;
+                let descriptor = Descriptor::new(kind, digest, raw.len() as u64);
+                found.push(Remote { descriptor, version: IndexVersion::V2, platform: platform.clone() });
+            }
+            for descriptor in repository.referrers(&manifest.digest, None).await? {
                 if let Some(version) = descriptor.artifact_type.as_deref().and_then(IndexVersion::of) {
                     found.push(Remote { descriptor, version, platform: platform.clone() });
-                }
-            }
-        }
-        let (target, raw) = source.document().await?;
-        if target.is_some_and(|target| media_type::is_index(&target.media_type)) {
-            for descriptor in ImageIndex::parse(raw, media_type::OCI_INDEX)?.manifests {
-                let version = descriptor.artifact_type.as_deref().and_then(IndexVersion::of);
-                let platform = descriptor.platform.clone().unwrap_or_default();
-                if let (Some(version), true) = (version, platforms.iter().any(|p| p.matches(&platform))) {
-                    found.push(Remote { descriptor, version, platform });
                 }
             }
         }
