@@ -10,6 +10,7 @@ use std::{
     path::Path,
 };
 
+use bytes::Buf;
 use tokio::runtime::Handle;
 
 use super::{ConvertError, archive::ArchiveWriter};
@@ -54,7 +55,7 @@ impl Output<'_> {
                 continue;
             }
             let mut writer = self.made.writer()?;
-            let mut bytes = self.runtime.block_on(self.source.open_layer(descriptor))?;
+            let mut bytes = self.open(descriptor)?;
             io::copy(&mut bytes, &mut writer).map_err(failed("write", &target))?;
             writer.commit(Some(descriptor.digest))?;
         }
@@ -104,6 +105,11 @@ impl Output<'_> {
     fn open(&self, blob: &Descriptor) -> Result<Box<dyn Read>, ConvertError> {
         if self.made.has(&blob.digest) {
             return Ok(Box::new(self.made.open_blob(&blob.digest)?));
+        }
+        // A registry gives manifests by another way than blobs.
+        if media_type::is_manifest(&blob.media_type) || media_type::is_index(&blob.media_type) {
+            let raw = self.runtime.block_on(self.source.blob_of(blob, MAX_MANIFEST as u64))?;
+            return Ok(Box::new(raw.reader()));
         }
         Ok(Box::new(self.runtime.block_on(self.source.open_layer(blob))?))
     }
