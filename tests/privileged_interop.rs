@@ -118,27 +118,27 @@ impl Place {
 
     /// Whether everything that was recorded is as here.
     fn same(&self, recorded: &Recorded, ours: &Outcome) -> Result<(), String> {
-        let mut wrong = String::new();
+        let mut wrong: Vec<String> = Vec::new();
         if ours.code != recorded.rc {
-            wrong += &format!("code {} for {}\n", ours.code, recorded.rc);
+            wrong.push(format!("code {} for {}\n", ours.code, recorded.rc));
         }
         if recorded.stdout_sha256.as_ref().is_some_and(|sum| Digest::of(ours.stdout.as_bytes()).hex() != *sum)
         {
-            wrong += &format!("another output: {}\n", ours.stdout);
+            wrong.push(format!("another output: {}\n", ours.stdout));
         }
         if let Some(theirs) = &recorded.stdout {
             let both = [&ours.stdout, theirs].map(|text| self.comparable(text, &recorded.cmd));
             if both[0] != both[1] {
-                wrong += &format!("output\n{}\nfor\n{}\n", both[0], both[1]);
+                wrong.push(format!("output\n{}\nfor\n{}\n", both[0], both[1]));
             }
         }
         if let Some(theirs) = recorded.stderr.as_deref().filter(|_| recorded.rc != 0) {
             let said = ours.stderr.lines().find(|line| line.starts_with("soci: ")).unwrap_or_default();
             if said != theirs.replace(THEIRS, &self.host).trim_end() {
-                wrong += &format!("error\n{said}\nfor\n{theirs}");
+                wrong.push(format!("error\n{said}\nfor\n{theirs}"));
             }
         }
-        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
     }
 }
 
@@ -151,19 +151,19 @@ fn replay(name: &str, host: &str, differ: &[(&str, &str)]) -> Place {
 
 fn replay_at(place: &Place, name: &str, differ: &[(&str, &str)]) {
     let case = case(name);
-    let mut failures = String::new();
+    let mut failures: Vec<String> = Vec::new();
     for recorded in &case.commands {
         let outcome = place.run(recorded);
         let why = differ.iter().find(|(label, _)| recorded.label.starts_with(label)).map(|(_, why)| *why);
         match (place.same(recorded, &outcome), why) {
             (Ok(()), None) | (Err(_), Some(_)) => {}
-            (Ok(()), Some(why)) => failures += &format!("{}: no longer differs ({why})\n", recorded.label),
+            (Ok(()), Some(why)) => failures.push(format!("{}: no longer differs ({why})\n", recorded.label),
             (Err(wrong), None) => {
-                failures += &format!("{}: {}\n{wrong}\n{}\n", recorded.label, recorded.cmd, outcome.stderr);
+                failures += &format!("{}: {}\n{wrong}\n{}\n", recorded.label, recorded.cmd, outcome.stderr));
             }
         }
     }
-    assert!(failures.is_empty(), "{name}:\n{failures}");
+    assert!(failures.is_empty(), "{name}:\n{}", failures.join("\n"));
     for (file, theirs) in &case.files {
         let digest = Digest::of(theirs.as_bytes()).to_string();
         assert_eq!(place.containerd.ctr_ok(&["content", "get", &digest]), *theirs, "{name}: {file}");

@@ -63,10 +63,8 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
 fn tie(source: &ImageSource, store: &ContentStore, indexes: &[Digest]) -> Result<()> {
     let ContentStore::Containerd(containerd) = store else { return Ok(()) };
     for (at, index) in indexes.iter().enumerate() {
-        let key = match at + 1 == indexes.len() {
-            true => SOCI_INDEX_LABEL.to_owned(),
-            false => format!("{SOCI_INDEX_LABEL}.{at}"),
-        };
+        let last = at + 1 == indexes.len();
+        let key = if last { SOCI_INDEX_LABEL.to_owned() } else { format!("{SOCI_INDEX_LABEL}.{at}") };
         let (it, name, digest) = (containerd.clone(), source.name().to_owned(), index.to_string());
         containerd.wait(async move { it.label_image(&name, &key, &digest).await })?;
     }

@@ -102,7 +102,7 @@ impl Containerd {
     /// When the blob is not there or too short.
     pub async fn blob_range(&self, digest: &Digest, range: ByteRange) -> Result<Bytes, ContainerdError> {
         let mut bytes = BytesMut::with_capacity(range.len().min(MAX_RESERVED) as usize);
-        if range.len() > 0 {
+        if !range.is_empty() {
             let mut stream = self.blob_stream(digest, range).await?;
             while let Some(chunk) = stream.chunk().await? {
                 bytes.extend_from_slice(&chunk);

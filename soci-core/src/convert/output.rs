@@ -10,7 +10,7 @@ use std::{
     path::Path,
 };
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use tokio::runtime::Handle;
 
 use super::{ConvertError, archive::ArchiveWriter};
@@ -131,11 +131,11 @@ impl Output<'_> {
         if !here || depth > MAX_DEPTH || blobs.insert(blob.digest.hex(), blob.clone()).is_some() {
             return Ok(());
         }
-        let raw = || match self.made.has(&blob.digest) {
-            true => Ok(self.made.read(&blob.digest)?),
-            false => {
-                Ok::<_, ConvertError>(self.runtime.block_on(self.source.blob_of(blob, MAX_MANIFEST as u64))?)
+        let raw = || -> Result<Bytes, ConvertError> {
+            if self.made.has(&blob.digest) {
+                return Ok(self.made.read(&blob.digest)?);
             }
+            Ok(self.runtime.block_on(self.source.blob_of(blob, MAX_MANIFEST as u64))?)
         };
         let children = if media_type::is_index(&blob.media_type) {
             ImageIndex::parse(raw()?, &blob.media_type)?.manifests

@@ -24,7 +24,7 @@ enum From {
 
 enum Body {
     Registry(Box<RangeBody>),
-    Containerd(BlobStream),
+    Containerd(Box<BlobStream>),
 }
 
 impl Body {
@@ -57,7 +57,7 @@ impl LayerReader {
 
     /// Must be called on a tokio runtime.
     pub(super) fn containerd(stream: BlobStream) -> Self {
-        Self::stream(Body::Containerd(stream))
+        Self::stream(Body::Containerd(Box::new(stream)))
     }
 
     fn stream(body: Body) -> Self {

@@ -2,7 +2,7 @@
 //!
 //! Holds no state. What must always hold: a record that is there and whose blob is there stays as it is.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{IndexVersion, SociIndex, layer_of};
 use crate::{
@@ -27,7 +27,7 @@ const UNKNOWN_LAYOUT: &str = "found";
 pub fn rebuild(
     stores: &[ContentStore],
     elsewhere: &[ContentStore],
-    names: &HashMap<Digest, String>,
+    names: &BTreeMap<Digest, String>,
     artifacts: &Artifacts,
 ) -> Result<Vec<Digest>, StoreError> {
     for record in artifacts.list()? {
@@ -110,7 +110,7 @@ impl Found {
         &self,
         digest: &Digest,
         index: &SociIndex,
-        names: &HashMap<Digest, String>,
+        names: &BTreeMap<Digest, String>,
         stores: &[ContentStore],
     ) -> Option<Home> {
         let (manifest, listed) = match (index.version, &index.subject) {
@@ -141,7 +141,7 @@ impl Found {
     }
 
     /// The entry of an image index that names a manifest; of several, one of an image that has a name.
-    fn listed(&self, manifest: &Digest, names: &HashMap<Digest, String>) -> Option<(Digest, &Descriptor)> {
+    fn listed(&self, manifest: &Digest, names: &BTreeMap<Digest, String>) -> Option<(Digest, &Descriptor)> {
         let entries = self.images.iter().filter_map(|image| {
             let entry = image.manifests.iter().find(|entry| entry.digest == *manifest)?;
             Some((image.digest, entry))

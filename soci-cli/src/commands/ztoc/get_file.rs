@@ -98,14 +98,14 @@ fn find<'a>(ztoc: &'a Ztoc, name: &[u8]) -> Result<&'a FileEntry> {
 /// Where the layer's bytes are.
 enum Layer {
     Stored(ContentStore, Digest),
-    OfImage(ImageSource, Descriptor),
+    OfImage(Box<(ImageSource, Descriptor)>),
 }
 
 impl Layer {
     fn read(&self, range: ByteRange, runtime: &Runtime) -> Result<Bytes> {
         Ok(match self {
             Self::Stored(store, layer) => store.read_range(layer, range)?,
-            Self::OfImage(source, layer) => runtime.block_on(source.read_range(layer, range))?,
+            Self::OfImage(of) => runtime.block_on(of.0.read_range(&of.1, range))?,
         })
     }
 }
@@ -130,7 +130,7 @@ async fn find_layer(args: &Args, root: &Root, ztoc: &Artifact) -> Result<Layer> 
     let mut failure = None;
     for (name, platform) in images {
         match layer_in(args, root, &name, &platform, &ztoc.oci_digest).await {
-            Ok(Some((source, layer))) => return Ok(Layer::OfImage(source, layer)),
+            Ok(Some(found)) => return Ok(Layer::OfImage(Box::new(found))),
             Ok(None) => {}
             Err(error) => failure = Some(error),
         }
