@@ -157,9 +157,11 @@ fn replay_at(place: &Place, name: &str, differ: &[(&str, &str)]) {
         let why = differ.iter().find(|(label, _)| recorded.label.starts_with(label)).map(|(_, why)| *why);
         match (place.same(recorded, &outcome), why) {
             (Ok(()), None) | (Err(_), Some(_)) => {}
-            (Ok(()), Some(why)) => failures.push(format!("{}: no longer differs ({why})\n", recorded.label),
+            (Ok(()), Some(why)) => {
+                failures.push(format!("{}: no longer differs ({why})", recorded.label));
+            }
             (Err(wrong), None) => {
-                failures += &format!("{}: {}\n{wrong}\n{}\n", recorded.label, recorded.cmd, outcome.stderr));
+                failures.push(format!("{}: {}\n{wrong}\n{}", recorded.label, recorded.cmd, outcome.stderr));
             }
         }
     }
