@@ -5,6 +5,10 @@
 //! from them.
 
 mod compression;
+#[cfg(feature = "containerd")]
+pub mod containerd;
+#[cfg(not(feature = "containerd"))]
+#[path = "containerd/absent.rs"]
 pub mod containerd;
 pub mod convert;
 pub mod digest;
