@@ -27,7 +27,7 @@ fn index_digest(soci: &Soci) -> Digest {
 
 /// Looks for the image's index as a node does.
 async fn found(reference: &str) -> Option<SociIndex> {
-    let registry = Registry::new(RegistryOptions::default()).unwrap();
+    let registry = Registry::new(RegistryOptions::default());
     let source = ImageSource::parse(reference, &registry).unwrap();
     let manifest = source.resolve(&Platform::host()).await.unwrap().manifest;
     let repository = source.repository().unwrap();

@@ -24,7 +24,7 @@ fn client(keychain: Option<Arc<dyn Keychain>>) -> Registry {
     if let Some(keychain) = keychain {
         options.keychain = keychain;
     }
-    Registry::new(options).unwrap()
+    Registry::new(options)
 }
 
 fn with_auth(auth: AuthMode) -> TestRegistry {
@@ -72,8 +72,7 @@ async fn an_old_credential_that_is_forbidden_is_obtained_anew() {
             keychain: known_user(&registry),
             credential_fresh: fresh,
             ..RegistryOptions::default()
-        })
-        .unwrap();
+        });
         let repository = repository(&client, &registry, "team/name");
         repository.blob(&blob, 100).await.unwrap();
         registry.forget_requests();

@@ -25,7 +25,7 @@ fn client(stall: Duration) -> Registry {
         ..RegistryOptions::default()
     };
     options.timeouts.stall = stall;
-    Registry::new(options).unwrap()
+    Registry::new(options)
 }
 
 /// Bytes without a repeating pattern.
@@ -328,7 +328,7 @@ async fn silence_is_a_time_out() {
     options.retry.max_retries = 1;
     options.timeouts.connect = Duration::from_millis(100);
     options.timeouts.header = Duration::from_millis(100);
-    let client = Registry::new(options).unwrap();
+    let client = Registry::new(options);
     let repository = client.repository(&scene.registry.image("a").parse().unwrap());
     let error = read(&repository.range_fetcher(scene.digest, 100), 0, 10).await.unwrap_err();
     assert!(matches!(error, RegistryError::TimedOut { phase: Phase::Header, .. }), "{error:?}");

@@ -50,7 +50,6 @@ fn client(dir: &Path) -> Registry {
         hosts: HostPolicy { dirs: vec![dir.to_owned()], ..HostPolicy::default() },
         ..RegistryOptions::default()
     })
-    .unwrap()
 }
 
 async fn read(fetcher: &RangeFetcher) -> Result<Vec<u8>, RegistryError> {
@@ -235,8 +234,7 @@ async fn certificates_of_hosts_toml_and_of_dockers_directory() {
         let mirror = soci_core::registry::Server::parse(&format!("https://{}", front.host())).unwrap();
         assert!(!mirror.plain);
         let policy = HostPolicy { dirs: vec![dir.path().to_owned()], ..HostPolicy::default() };
-        let registry =
-            Registry::new(RegistryOptions { hosts: policy, ..RegistryOptions::default() }).unwrap();
+        let registry = Registry::new(RegistryOptions { hosts: policy, ..RegistryOptions::default() });
         let error = registry.repository(&name).blob(&digest, 100).await.unwrap_err();
         assert!(!matches!(error, RegistryError::Hosts { .. }), "the certificates are good: {error}");
     }

@@ -200,7 +200,7 @@ fn a_mirror_that_sends_wrong_bytes_is_replaced_by_the_registry() {
         let server = Server::parse(&format!("http://{}", mirror.host())).unwrap();
         let mirrors = [(lab.registry.host(), vec![server])].into();
         let hosts = HostPolicy { mirrors, ..HostPolicy::default() };
-        options.registry = Registry::new(RegistryOptions { hosts, ..RegistryOptions::default() }).unwrap();
+        options.registry = Registry::new(RegistryOptions { hosts, ..RegistryOptions::default() });
     });
     let layer = node.layer(&lab.image, 0);
     assert_eq!(lab.registry.requests(), [], "all that describes the image came from the mirror");

@@ -7,9 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use soci_core::containerd::snapshots::snapshots_server::SnapshotsServer;
-use soci_core::registry::{
-    HostPolicy, Keychain, Registry, RegistryError, RegistryOptions, RetryPolicy, Timeouts,
-};
+use soci_core::registry::{HostPolicy, Keychain, Registry, RegistryOptions, RetryPolicy, Timeouts};
 use soci_core::store::{LayoutStore, StoreError};
 use tokio::net::UnixListener;
 use tokio::runtime::Handle;
@@ -47,9 +45,6 @@ pub enum DaemonError {
         #[source]
         source: io::Error,
     },
-    /// The registry client.
-    #[error("cannot set up the registry client")]
-    Registry(#[source] RegistryError),
     /// The content store.
     #[error("cannot open the content store")]
     Store(#[source] StoreError),
@@ -91,7 +86,7 @@ impl Daemon {
         let root = std::fs::canonicalize(root).map_err(no_root)?;
         warn_of_unused(config);
 
-        let registry = Registry::new(registry_options(config, keychain)).map_err(DaemonError::Registry)?;
+        let registry = Registry::new(registry_options(config, keychain));
         let stats = Arc::new(Stats::default());
         let counters = Arc::new(Counters::default());
         if !config.metrics_address.is_empty() && !config.no_prometheus {

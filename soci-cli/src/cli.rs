@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     commands::{self, index, prefetch, trace, ztoc},
-    root::ContentStore,
+    root::StoreChoice,
 };
 
 /// SOCI: record what workloads read, index images, start containers before their layers are here.
@@ -33,10 +33,11 @@ pub(crate) struct Global {
     /// [default: /var/lib/soci-snapshotter-grpc/; with run, a temporary one]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
-    /// Where index, zTOC and prefetch blobs are kept: soci (below --root).
-    #[arg(long, global = true, value_name = "STORE", default_value = "soci")]
-    pub(crate) content_store: ContentStore,
-    /// Socket of containerd, for the containerd content store.
+    /// Where index, zTOC and prefetch blobs are kept: soci (below --root), containerd, or oci:DIR (an image layout).
+    /// [default: containerd for an image that is there, else soci; both are looked into]
+    #[arg(long, global = true, value_name = "STORE")]
+    pub(crate) content_store: Option<StoreChoice>,
+    /// Socket of containerd, for its images and its content store; unix:// in front of it is left out.
     #[arg(
         long,
         short = 'a',
@@ -45,7 +46,7 @@ pub(crate) struct Global {
         env = "CONTAINERD_ADDRESS",
         default_value = "/run/containerd/containerd.sock"
     )]
-    pub(crate) address: PathBuf,
+    pub(crate) address: String,
     /// Namespace in containerd.
     #[arg(long, short = 'n', global = true, env = "CONTAINERD_NAMESPACE", default_value = "default")]
     pub(crate) namespace: String,
@@ -58,6 +59,11 @@ pub(crate) struct Global {
 }
 
 impl Global {
+    /// containerd's socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.address.strip_prefix("unix://").unwrap_or(&self.address).into()
+    }
+
     /// Directory of the local store.
     pub(crate) fn store_root(&self) -> &Path {
         self.root.as_deref().unwrap_or(Path::new("/var/lib/soci-snapshotter-grpc/"))
@@ -73,6 +79,8 @@ pub(crate) enum Command {
     Report(commands::report::Args),
     /// Create the SOCI index of an image.
     Create(commands::create::Args),
+    /// Make a SOCI-enabled image (index version 2) of an image.
+    Convert(commands::convert::Args),
     /// Push the SOCI index of an image to its registry.
     Push(commands::push::Args),
     /// List, show and remove SOCI indexes.
@@ -84,6 +92,8 @@ pub(crate) enum Command {
     /// List and show prefetch artifacts.
     #[command(subcommand)]
     Prefetch(prefetch::Command),
+    /// Make the records anew from what the content store holds.
+    RebuildDb,
     /// Look into recordings, and exchange them with other tools.
     #[command(subcommand)]
     Trace(trace::Command),
@@ -116,6 +126,8 @@ impl Command {
             Self::WorkloadInit(args) => Ok(commands::workload_init::run(&args)),
             Self::Report(args) => within(global, |_| commands::report::run(args)),
             Self::Create(args) => within(global, |global| commands::create::run(args, global)),
+            Self::Convert(args) => within(global, |global| commands::convert::run(args, global)),
+            Self::RebuildDb => within(global, commands::rebuild_db::run),
             Self::Push(args) => within(global, |global| commands::push::run(args, global)),
             Self::Index(command) => within(global, |global| command.run(global)),
             Self::Ztoc(command) => within(global, |global| command.run(global)),

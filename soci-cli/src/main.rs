@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return error::usage(&error),
     };
-    let level = if cli.global.debug { "debug" } else { "warn" };
+    let level = if cli.global.debug { "warn,soci=debug,soci_core=debug,recorder=debug" } else { "warn" };
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into()))
         .with_writer(std::io::stderr)

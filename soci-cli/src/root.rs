@@ -1,47 +1,69 @@
-//! The local store as the commands see it: `<root>/content` and `<root>/artifacts`.
+//! The local state as the commands see it: the records `<root>/artifacts`, and the content stores that can hold what
+//! they name: `<root>/content` and containerd's.
 //!
-//! The directories are the state, shared with the snapshotter.
+//! The directories and containerd are the state, shared with the snapshotter. Nobody connects to containerd before it
+//! is needed.
 
-use std::{fs, io::ErrorKind, os::unix::fs::DirBuilderExt, str::FromStr};
-
-use anyhow::{Context, Result, bail};
-use soci_core::{
-    digest::Digest,
-    store::{Artifact, ArtifactKind, Artifacts, LayoutStore, StoreError},
+use std::{
+    cell::OnceCell,
+    fs,
+    io::ErrorKind,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    str::FromStr,
 };
 
-use crate::cli::Global;
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use soci_core::{
+    containerd::Containerd,
+    digest::Digest,
+    image::ImageSource,
+    store::{Artifact, ArtifactKind, Artifacts, ContentStore, LayoutStore, StoreError},
+};
+
+use crate::{cli::Global, error::Hinted};
 
 /// Which content store is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ContentStore {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StoreChoice {
     /// Our own, below the root directory.
     Soci,
+    /// containerd's.
+    Containerd,
+    /// An OCI image layout directory.
+    Layout(PathBuf),
 }
 
-impl FromStr for ContentStore {
+impl FromStr for StoreChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "soci" => Ok(Self::Soci),
-            "containerd" => Err("the containerd content store is not supported yet; use soci".into()),
-            other => Err(format!("unknown content store type: {other}; must be one of [soci containerd]")),
+        match (text, text.strip_prefix("oci:")) {
+            ("soci", _) => Ok(Self::Soci),
+            ("containerd", _) => Ok(Self::Containerd),
+            (_, Some(dir)) if !dir.is_empty() => Ok(Self::Layout(dir.into())),
+            (other, _) => Err(format!(
+                "unknown content store type: {other}; must be one of [soci containerd] or oci:DIR"
+            )),
         }
     }
 }
 
-/// The store and its records.
-#[derive(Debug, Clone)]
+/// The records and the stores.
+#[derive(Debug)]
 pub(crate) struct Root {
-    pub(crate) content: LayoutStore,
     pub(crate) artifacts: Artifacts,
+    layout: LayoutStore,
+    choice: Option<StoreChoice>,
+    socket: PathBuf,
+    namespace: String,
+    containerd: OnceCell<Option<Containerd>>,
 }
 
 impl Root {
-    /// Opens the store; makes the root directory (mode 0700) if it is missing, but not its parents.
+    /// Opens the records and our own store; makes the root directory (mode 0700) if it is missing, but not its parents.
     pub(crate) fn open(global: &Global) -> Result<Self> {
-        let ContentStore::Soci = global.content_store;
         let root = global.store_root();
         match fs::DirBuilder::new().mode(0o700).create(root) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
@@ -49,7 +71,84 @@ impl Root {
             }
             _ => {}
         }
-        Ok(Self { content: LayoutStore::open(&root.join("content"))?, artifacts: Artifacts::open(root)? })
+        let own = root.join("content");
+        let layout = match &global.content_store {
+            Some(StoreChoice::Layout(dir)) => dir,
+            _ => &own,
+        };
+        Ok(Self {
+            artifacts: Artifacts::open(root)?,
+            layout: LayoutStore::open(layout)?,
+            choice: global.content_store.clone(),
+            socket: global.socket(),
+            namespace: global.namespace.clone(),
+            containerd: OnceCell::new(),
+        })
+    }
+
+    /// containerd, if it answers. It must when its store was chosen.
+    pub(crate) fn containerd(&self) -> Result<Option<&Containerd>> {
+        if let Some(known) = self.containerd.get() {
+            return Ok(known.as_ref());
+        }
+        let found = if self.choice == Some(StoreChoice::Containerd) {
+            Some(connect(&self.socket, &self.namespace)?)
+        } else if self.socket.exists() {
+            let answer = connect(&self.socket, &self.namespace);
+            answer.inspect_err(|error| tracing::debug!(%error, "going on without containerd")).ok()
+        } else {
+            None
+        };
+        Ok(self.containerd.get_or_init(|| found).as_ref())
+    }
+
+    /// Where artifacts of an image are kept: in the store that was chosen, else where the image is if that is
+    /// containerd, else in our own. What is written into containerd's stays at least as long as the result lives.
+    pub(crate) fn store_for(&self, image: &ImageSource) -> Result<ContentStore> {
+        match (&self.choice, image.in_containerd()) {
+            (Some(StoreChoice::Containerd) | None, Some(containerd)) => {
+                let it = containerd.clone();
+                Ok(ContentStore::Containerd(containerd.wait(async move { it.leased().await })?))
+            }
+            (Some(StoreChoice::Containerd), None) => Err(Hinted::new(
+                format!("image {:?} is not in containerd, which would collect artifacts of it", image.name()),
+                "bring it there first, or keep the artifacts elsewhere with --content-store soci",
+            )
+            .into()),
+            (Some(StoreChoice::Soci | StoreChoice::Layout(_)) | None, _) => Ok(self.own()),
+        }
+    }
+
+    /// The stores in which a blob may be, nearest first.
+    pub(crate) fn stores(&self) -> Result<Vec<ContentStore>> {
+        let containerd = || Ok::<_, anyhow::Error>(self.containerd()?.cloned().map(ContentStore::Containerd));
+        Ok(match self.choice {
+            Some(StoreChoice::Containerd) => containerd()?.into_iter().collect(),
+            Some(StoreChoice::Soci | StoreChoice::Layout(_)) => vec![self.own()],
+            None => std::iter::once(self.own()).chain(containerd()?).collect(),
+        })
+    }
+
+    fn own(&self) -> ContentStore {
+        ContentStore::Layout(self.layout.clone())
+    }
+
+    /// The store that has a blob.
+    pub(crate) fn store_of(&self, digest: &Digest) -> Result<Option<ContentStore>> {
+        for store in self.stores()? {
+            if store.size(digest)?.is_some() {
+                return Ok(Some(store));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A whole blob, its digest checked.
+    pub(crate) fn read(&self, digest: &Digest) -> Result<Bytes> {
+        match self.store_of(digest)? {
+            Some(store) => Ok(store.read(digest)?),
+            None => Err(StoreError::NotFound(*digest).into()),
+        }
     }
 
     /// The records of one kind, sorted by digest.
@@ -73,6 +172,11 @@ impl Root {
             record => Ok(record?),
         }
     }
+}
+
+/// Connects to containerd.
+pub(crate) fn connect(socket: &Path, namespace: &str) -> Result<Containerd> {
+    Ok(Containerd::connect(socket, namespace)?)
 }
 
 /// Reads a digest from the command line; a missing one is no digest either.

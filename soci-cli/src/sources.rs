@@ -2,14 +2,29 @@
 //!
 //! Holds no state. Credentials: `--user`, else the docker configuration, else none.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use soci_core::{
-    image::{ImageSource, Platform},
-    registry::{Credential, DockerConfig, FixedCredential, Keychain, Reference, Registry, RegistryOptions},
+    containerd::Containerd,
+    digest::Digest,
+    image::{ImageError, ImageSource, Platform},
+    registry::{
+        Credential, DockerConfig, FixedCredential, Keychain, Reference, Registry, RegistryOptions,
+        RetryPolicy, Tls,
+    },
+    store::Artifact,
 };
+
+use crate::{error::Hinted, root::Root};
+
+/// Where containerd and docker have their descriptions of registries.
+const HOSTS_DIRS: [&str; 2] = ["/etc/containerd/certs.d", "/etc/docker/certs.d"];
+/// In front of the name of an image that must be in containerd.
+const IN_CONTAINERD: &str = "containerd://";
+/// In front of the name of an image that must be in a registry.
+const IN_REGISTRY: &str = "docker://";
 
 /// How registries are spoken to.
 #[derive(Debug, Clone, Default, Args)]
@@ -20,23 +35,63 @@ pub(crate) struct RegistryFlags {
     /// Credential for the registry, in place of the docker configuration's.
     #[arg(long, short = 'u', value_name = "USER[:PASSWORD]")]
     pub(crate) user: Option<String>,
+    /// OAuth2 refresh token for the registry, in place of a password.
+    #[arg(long, value_name = "TOKEN", conflicts_with = "user")]
+    pub(crate) refresh: Option<String>,
+    /// Take any certificate of the registry.
+    #[arg(long, short = 'k')]
+    pub(crate) skip_verify: bool,
+    /// Certificates (PEM) that are trusted beside the system's.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tlscacert: Option<PathBuf>,
+    /// Our certificate (PEM), for registries that ask for one.
+    #[arg(long, value_name = "FILE", requires = "tlskey")]
+    pub(crate) tlscert: Option<PathBuf>,
+    /// The key (PEM) of our certificate.
+    #[arg(long, value_name = "FILE", requires = "tlscert")]
+    pub(crate) tlskey: Option<PathBuf>,
+    /// Print each HTTP request and the status of its answer.
+    #[arg(long, visible_alias = "http-trace")]
+    pub(crate) http_dump: bool,
+    /// Directory with HOST/hosts.toml files: mirrors, certificates, headers.
+    /// [default: /etc/containerd/certs.d, then /etc/docker/certs.d]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) hosts_dir: Option<PathBuf>,
 }
 
 impl RegistryFlags {
     /// The client. The flags apply to the registry of `reference`; an image on disk has none.
     pub(crate) fn registry(&self, reference: &str) -> Result<Registry> {
-        let mut options = RegistryOptions::default();
+        self.client(reference, RetryPolicy::default())
+    }
+
+    fn client(&self, reference: &str, retry: RetryPolicy) -> Result<Registry> {
+        let mut options = RegistryOptions { retry, ..RegistryOptions::default() };
+        let reference = reference.strip_prefix(IN_REGISTRY).unwrap_or(reference);
         let host = match reference.parse::<Reference>() {
             Ok(reference) if !is_local(&reference.whole()) => Some(reference.resolve_registry().to_owned()),
             _ => None,
         };
-        if let (true, Some(host)) = (self.plain_http, &host) {
-            options.hosts.plain_http.insert(host.clone());
+        options.hosts.dirs = match &self.hosts_dir {
+            Some(dir) => vec![dir.clone()],
+            None => HOSTS_DIRS.map(PathBuf::from).to_vec(),
+        };
+        if let Some(host) = &host {
+            if self.plain_http {
+                options.hosts.plain_http.insert(host.clone());
+            }
+            options.hosts.tls.insert(host.clone(), self.tls()?);
         }
-        options.keychain = match (&self.user, host) {
-            (Some(user), Some(host)) => {
+        let given = match (&self.user, &self.refresh) {
+            (Some(user), _) => {
                 let (user, password) = user.split_once(':').unwrap_or((user, ""));
-                let credential = Credential::Basic { user: user.into(), password: password.into() };
+                Some(Credential::Basic { user: user.into(), password: password.into() })
+            }
+            (None, Some(token)) => Some(Credential::IdentityToken(token.clone())),
+            (None, None) => None,
+        };
+        options.keychain = match (given, host) {
+            (Some(credential), Some(host)) => {
                 Arc::new(FixedCredential::new(host, credential)) as Arc<dyn Keychain>
             }
             _ => match docker_config() {
@@ -44,8 +99,66 @@ impl RegistryFlags {
                 None => options.keychain,
             },
         };
-        Registry::new(options).context("set up the registry client")
+        if self.http_dump {
+            options.watch = Some(|line| println!("{line}"));
+        }
+        Ok(Registry::new(options))
     }
+
+    fn tls(&self) -> Result<Tls> {
+        let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("read {}", path.display()));
+        let pair = self.tlscert.as_ref().zip(self.tlskey.as_ref());
+        Ok(Tls {
+            roots: self.tlscacert.iter().map(read).collect::<Result<_>>()?,
+            identity: pair
+                .map(|(certificate, key)| anyhow::Ok([read(certificate)?, read(key)?].concat()))
+                .transpose()?,
+            skip_verify: self.skip_verify,
+        })
+    }
+}
+
+/// Finds an image by the user's text: `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `containerd://NAME`, `docker://NAME`; any
+/// other name is containerd's if containerd answers and has it, else a registry's.
+pub(crate) async fn find(text: &str, root: &Root, flags: &RegistryFlags) -> Result<ImageSource> {
+    if let Some(name) = text.strip_prefix(IN_CONTAINERD) {
+        let Some(containerd) = root.containerd()? else {
+            return Err(Hinted::new("containerd does not answer", "name its socket with --address").into());
+        };
+        let found = in_containerd(name, containerd).await?;
+        return Ok(found.ok_or_else(|| ImageError::NotFound(name.to_owned()))?);
+    }
+    if is_local(text) || text.starts_with(IN_REGISTRY) {
+        let name = text.strip_prefix(IN_REGISTRY).unwrap_or(text);
+        return Ok(ImageSource::parse(name, &flags.registry(text)?)?);
+    }
+    let Some(containerd) = root.containerd()? else {
+        return Ok(ImageSource::parse(text, &flags.registry(text)?)?);
+    };
+    if let Some(found) = in_containerd(text, containerd).await? {
+        return Ok(found);
+    }
+    // To a user of containerd the image is missing there, whatever keeps the registry from helping out.
+    let impatient = flags.client(text, RetryPolicy { max_retries: 1, ..RetryPolicy::default() })?;
+    match ImageSource::parse(text, &impatient)?.document().await {
+        Err(ImageError::NotFound(_)) => Err(ImageError::NotFound(text.to_owned()).into()),
+        Err(error) => {
+            eprintln!(
+                "note: containerd has no such image, and its registry failed: {:#}",
+                anyhow::Error::from(error)
+            );
+            Err(ImageError::NotFound(text.to_owned()).into())
+        }
+        Ok(_) => Ok(ImageSource::parse(text, &flags.registry(text)?)?),
+    }
+}
+
+/// Finds an image of containerd's by its full name, or by one that is short for it.
+pub(crate) async fn in_containerd(name: &str, containerd: &Containerd) -> Result<Option<ImageSource>> {
+    if let Some(found) = ImageSource::containerd(name, containerd).await? {
+        return Ok(Some(found));
+    }
+    Ok(ImageSource::containerd(&full_name(name), containerd).await?)
 }
 
 /// Which platforms of an image are meant.
@@ -73,14 +186,64 @@ impl PlatformFlags {
         Ok(platforms)
     }
 
-    /// The platforms meant for this image.
-    pub(crate) async fn of(&self, source: &ImageSource) -> Result<Vec<Platform>> {
+    /// The platforms meant for this image; `None` when the command line does not say.
+    pub(crate) async fn asked(&self, source: &ImageSource) -> Result<Option<Vec<Platform>>> {
         if self.all_platforms {
-            return Ok(source.platforms().await?);
+            return Ok(Some(source.platforms().await?));
         }
         let named = self.named()?;
-        Ok(if named.is_empty() { vec![Platform::host().normalized()] } else { named })
+        Ok(if named.is_empty() { None } else { Some(named) })
     }
+
+    /// The platforms meant for this image, by default this machine's.
+    pub(crate) async fn of(&self, source: &ImageSource) -> Result<Vec<Platform>> {
+        Ok(self.asked(source).await?.unwrap_or_else(|| vec![Platform::host().normalized()]))
+    }
+}
+
+/// The recorded indexes of an image: those that were made of it under this name, and those of what containerd has under
+/// it. Newest first. An image that is in neither place is an error.
+pub(crate) fn indexes_of(name: &str, root: &Root) -> Result<Vec<Artifact>> {
+    let full = full_name(name);
+    let mut digests: Vec<Digest> = Vec::new();
+    let mut known = false;
+    if let Some(containerd) = root.containerd()? {
+        let (it, name) = (containerd.clone(), name.to_owned());
+        let found = containerd.wait(async move {
+            let Some(source) = in_containerd(&name, &it).await? else { return Ok(None) };
+            let (target, _) = source.document().await?;
+            let whole = source.whole().await?;
+            let manifests = whole.manifests.iter().map(|manifest| manifest.digest);
+            Ok::<_, anyhow::Error>(Some(target.map(|t| t.digest).into_iter().chain(manifests).collect()))
+        })?;
+        known = found.is_some();
+        digests = found.unwrap_or_default();
+    }
+    let mut indexes = root.indexes()?;
+    indexes.retain(|index| {
+        let by_name = index.image_ref.as_deref().is_some_and(|own| own == full || own == name);
+        let by_digest = [Some(index.oci_digest), index.image_digest].into_iter().flatten();
+        by_name || by_digest.into_iter().any(|digest| digests.contains(&digest))
+    });
+    if indexes.is_empty() && !known {
+        return Err(ImageError::NotFound(full).into());
+    }
+    Ok(indexes)
+}
+
+/// The names that containerd has for each digest.
+pub(crate) fn names_in_containerd(root: &Root) -> Result<HashMap<Digest, Vec<String>>> {
+    let mut names: HashMap<Digest, Vec<String>> = HashMap::new();
+    if let Some(containerd) = root.containerd()? {
+        let it = containerd.clone();
+        for image in containerd.wait(async move { it.images().await })? {
+            names.entry(image.target.digest).or_default().push(image.name);
+        }
+    }
+    for names in names.values_mut() {
+        names.sort();
+    }
+    Ok(names)
 }
 
 /// The name under which an image is recorded: a registry reference in full, an image on disk as it is written.
@@ -88,7 +251,31 @@ pub(crate) fn full_name(text: &str) -> String {
     if is_local(text) {
         return text.to_owned();
     }
+    let text = text.strip_prefix(IN_CONTAINERD).or(text.strip_prefix(IN_REGISTRY)).unwrap_or(text);
     text.parse::<Reference>().map_or_else(|_| text.to_owned(), |reference| reference.whole())
+}
+
+/// Checks that a name can be that of a tagged image, as containerd's destinations have to be.
+pub(crate) fn tagged(name: &str) -> Result<String> {
+    let wrong = |why: String| {
+        anyhow::anyhow!(
+            "the destination image must be a tagged ref of the form \"registry/repository:tag\": {why}"
+        )
+    };
+    let host = name.split_once('/').map_or("", |(host, _)| host);
+    if host.is_empty() || !(host.contains(['.', ':']) || host == "localhost") {
+        // containerd names images in full, and does not guess.
+        bail!(wrong("could not parse reference: the registry is missing".to_owned()));
+    }
+    let reference: Reference =
+        name.parse().map_err(|error| wrong(format!("could not parse reference: {error}")))?;
+    if name.contains('@') {
+        bail!(wrong("reference must not contain a digest".to_owned()));
+    }
+    if !name.rsplit('/').next().is_some_and(|last| last.contains(':')) {
+        bail!(wrong("reference must be tagged".to_owned()));
+    }
+    Ok(reference.whole())
 }
 
 fn is_local(text: &str) -> bool {

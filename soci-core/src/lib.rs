@@ -7,6 +7,10 @@
 mod compression;
 #[cfg(feature = "containerd")]
 pub mod containerd;
+#[cfg(not(feature = "containerd"))]
+#[path = "containerd/absent.rs"]
+pub mod containerd;
+pub mod convert;
 pub mod digest;
 mod flat;
 pub mod image;

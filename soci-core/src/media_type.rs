@@ -22,6 +22,8 @@ pub const OCI_LAYER_FOREIGN: &str = "application/vnd.oci.image.layer.nondistribu
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// Docker manifest list.
 pub const DOCKER_MANIFEST_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// Docker image configuration.
+pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 /// Docker layer: plain tar by name; upstream treats its compression as unknown.
 pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 /// Docker layer: gzip tar.

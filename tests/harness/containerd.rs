@@ -28,16 +28,8 @@ pub struct Containerd {
 impl Containerd {
     /// Starts on `directory`, an existing empty one, with `daemon` as snapshotter, and waits until it answers.
     pub fn start(directory: &Path, daemon: &Daemon) -> Self {
-        let path = |name: &str| directory.join(name).display().to_string();
-        let config = format!(
+        let snapshotter = format!(
             r#"
-version = 2
-root = "{root}"
-state = "{state}"
-disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs",
-  "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.internal.v1.opt"]
-[grpc]
-address = "{socket}"
 [plugins."io.containerd.grpc.v1.cri"]
 stream_server_port = "0"
 enable_selinux = false
@@ -50,11 +42,35 @@ address = "{soci}"
 [proxy_plugins.soci.exports]
 root = "{soci_root}"
 "#,
+            soci = daemon.socket().display(),
+            soci_root = daemon.root().display(),
+        );
+        Self::launch(directory, &[], &snapshotter)
+    }
+
+    /// Starts on `directory`, an existing empty one, without any snapshotter of ours.
+    pub fn plain(directory: &Path) -> Self {
+        Self::launch(directory, &["io.containerd.grpc.v1.cri"], "")
+    }
+
+    fn launch(directory: &Path, without: &[&str], more: &str) -> Self {
+        let plugins = ["snapshotter.v1.btrfs", "snapshotter.v1.zfs", "snapshotter.v1.aufs"];
+        let plugins = plugins.iter().chain(&["snapshotter.v1.devmapper", "internal.v1.opt"]);
+        let mut disabled: Vec<String> = plugins.map(|name| format!("io.containerd.{name}")).collect();
+        disabled.extend(without.iter().map(|name| (*name).to_owned()));
+        let path = |name: &str| directory.join(name).display().to_string();
+        let config = format!(
+            r#"
+version = 2
+root = "{root}"
+state = "{state}"
+disabled_plugins = {disabled:?}
+[grpc]
+address = "{socket}"
+{more}"#,
             root = path("containerd-root"),
             state = path("containerd-state"),
             socket = path("containerd.sock"),
-            soci = daemon.socket().display(),
-            soci_root = daemon.root().display(),
         );
         fs::write(directory.join("containerd.toml"), config).expect("the directory is writable");
         let log = File::create(directory.join("containerd.log")).expect("the directory is writable");

@@ -3,6 +3,7 @@
 //! Owns nothing after the call; the layout is in the caller's directory.
 
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::json;
 use soci_core::image::Descriptor;
@@ -28,6 +29,15 @@ pub fn write(dir: &Path, tag: &str, layers: &[(&str, Vec<u8>)]) -> Vec<Descripto
     manifest.annotations.insert(media_type::REF_NAME.to_owned(), tag.to_owned());
     store.add_manifest(manifest).expect("the directory can be written");
     descriptors
+}
+
+/// Packs the layout at `dir` into the tar `to`.
+///
+/// # Panics
+/// When GNU tar fails.
+pub fn pack(dir: &Path, to: &Path) {
+    let status = Command::new("tar").arg("-C").arg(dir).arg("-cf").arg(to).arg(".").status();
+    assert!(status.expect("GNU tar is installed").success(), "tar fails on {}", dir.display());
 }
 
 /// `len` bytes that compress to about half and are the same for the same seed.

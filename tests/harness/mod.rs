@@ -5,6 +5,7 @@ pub mod browser;
 pub mod containerd;
 pub mod daemon;
 pub mod disk_image;
+pub mod docker_registry;
 pub mod faults;
 pub mod image;
 pub mod layout;

@@ -3,7 +3,7 @@
 //! Owns the directory it works in; it is gone after the drop.
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
@@ -14,6 +14,7 @@ use crate::daemon::program;
 #[derive(Debug)]
 pub struct Soci {
     dir: TempDir,
+    containerd: PathBuf,
 }
 
 /// What a call came to.
@@ -47,7 +48,14 @@ impl Soci {
     /// An empty place.
     #[allow(clippy::new_without_default)] // it makes a directory
     pub fn new() -> Self {
-        Self { dir: tempfile::tempdir().expect("temporary directories can be made") }
+        let dir = tempfile::tempdir().expect("temporary directories can be made");
+        let nobody = dir.path().join("no-containerd.sock");
+        Self { dir, containerd: nobody }
+    }
+
+    /// An empty place whose calls find containerd at `socket`.
+    pub fn with_containerd(socket: &Path) -> Self {
+        Self { containerd: socket.to_owned(), ..Self::new() }
     }
 
     /// The working directory of every call.
@@ -61,6 +69,7 @@ impl Soci {
             .current_dir(self.dir())
             .env_remove("RUST_LOG")
             .env("DOCKER_CONFIG", self.dir())
+            .env("CONTAINERD_ADDRESS", &self.containerd)
             .arg("--root")
             .arg(self.dir().join("root"))
             .args(args)

@@ -40,8 +40,7 @@ impl TestNode {
             },
             timeouts: Timeouts { stall: Duration::from_secs(2), ..Timeouts::default() },
             ..RegistryOptions::default()
-        })
-        .unwrap();
+        });
         let mut options = NodeOptions {
             root: root.to_owned(),
             registry,

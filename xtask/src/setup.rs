@@ -26,6 +26,8 @@ pub(crate) enum Need {
     Node,
     /// Debian's docker-registry.
     Registry,
+    /// Another tool for images, to see what it makes of ours.
+    Skopeo,
     /// The emulated link: ip, a C compiler.
     Link,
     /// Stock zlib and a C compiler, as a yardstick.
@@ -54,6 +56,7 @@ impl Need {
             ],
             Self::Node => &[("nodejs", Program("node")), ("npm", Program("npm"))],
             Self::Registry => &[("docker-registry", Program("docker-registry"))],
+            Self::Skopeo => &[("skopeo", Program("skopeo"))],
             Self::Link => &[
                 ("iproute2", Program("ip")),
                 ("gcc", Program("gcc")),

@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         setup::ensure(&[Need::Containerd, Need::Registry, Need::Link, Need::Strace])?;
     }
     if wants(Tier::Plain) {
-        setup::ensure(&[Need::Oracles, Need::Chromium])?;
+        setup::ensure(&[Need::Oracles, Need::Chromium, Need::Registry, Need::Skopeo])?;
     }
     let suite = Suite::new(args.shared.as_deref())?;
     if args.ebpf_check || wants(Tier::Lint) && ebpf::is_installed(&args.lab)? {

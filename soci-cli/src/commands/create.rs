@@ -1,76 +1,36 @@
-//! `soci create`: build the SOCI index of an image and keep it in the local store.
+//! `soci create`: build the SOCI index of an image and keep it beside the image, or in the local store.
 //!
 //! Standard output has one line for each layer and each prefetch artifact, in the words of upstream's tool, in the order
 //! of completion. Warnings go to standard error.
 
-use std::{fs, path::Path};
-
 use anyhow::{Context, Result, bail};
-use recorder::report::Flaw;
 use soci_core::{
-    image::{Image, ImageSource},
-    index::{Event, IndexVersion, Settings, TraceSettings, build},
-    trace::{Access, TraceReader},
-    ztoc::DEFAULT_SPAN_SIZE,
+    digest::Digest,
+    image::ImageSource,
+    index::{IndexVersion, build},
+    store::{ContentStore, SOCI_INDEX_LABEL},
 };
 use tokio::runtime::Runtime;
 
+use super::build_args::{BuildArgs, tell};
 use crate::{
     cli::Global,
-    error::Hinted,
     root::Root,
-    sources::{PlatformFlags, RegistryFlags},
+    sources::{self, PlatformFlags, RegistryFlags},
 };
 
 /// Create the SOCI index of an image.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The image: oci:DIR[:TAG], oci-archive:FILE[:TAG], or a registry reference.
+    /// The image: oci:DIR[:TAG], oci-archive:FILE[:TAG], or a name, which is containerd's if containerd has it
+    /// (containerd://NAME: must have it) and else a registry's (docker://NAME: at once).
     image: Option<String>,
     #[command(flatten)]
     platforms: PlatformFlags,
     #[command(flatten)]
     registry: RegistryFlags,
-    /// Uncompressed bytes of a span.
-    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_SPAN_SIZE as i64, allow_negative_numbers = true)]
-    span_size: i64,
-    /// Layers smaller than this (compressed bytes) get no zTOC; they are fetched whole.
-    #[arg(long, value_name = "BYTES", default_value_t = 10 << 20, allow_negative_numbers = true)]
-    min_layer_size: i64,
-    /// xattr: mark layers that need no extended attributes. May be repeated.
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    optimizations: Vec<String>,
-    /// Build zTOCs anew even if they are known.
-    #[arg(long, short = 'f')]
-    force: bool,
-    /// A file to prefetch. May be repeated.
-    #[arg(long, value_name = "PATH", value_delimiter = ',')]
-    prefetch_file: Vec<String>,
-    /// A file with a JSON array of paths to prefetch.
-    #[arg(long, value_name = "FILE")]
-    prefetch_files_json: Option<String>,
-    /// A recording of the workload: prefetch what it read, in the order in which it needed it.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["prefetch_file", "prefetch_files_json"])]
-    trace: Option<String>,
-    /// Take a trace that may lack something: accesses were lost, its end is missing, or the page cache was warm.
-    #[arg(long, requires = "trace")]
-    allow_incomplete: bool,
-    /// Where spans begin: by upstream's rule, or also at the edges of what the trace needs.
-    #[arg(long, value_name = "LAYOUT", default_value = "upstream", requires_if("trace", "trace"))]
-    span_layout: SpanLayout,
-    /// With --span-layout trace: needed ranges at most this many bytes apart share a span. (Each range costs two
-    /// windows of 32 KiB in the zTOC, which is what a gap of 256 KiB costs when it compresses to a quarter.)
-    #[arg(long, value_name = "BYTES", default_value_t = 256 << 10)]
-    span_gap: u64,
-}
-
-/// `--span-layout`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum SpanLayout {
-    /// Every --span-size bytes.
-    Upstream,
-    /// And at both ends of each needed range.
-    Trace,
+    #[command(flatten)]
+    build: BuildArgs,
 }
 
 /// Creates one index for each platform.
@@ -78,130 +38,35 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
     let Some(name) = args.image.as_deref().filter(|name| !name.is_empty()) else {
         bail!("source image needs to be specified");
     };
-    let settings = settings(&args)?;
+    let settings = args.build.settings(IndexVersion::V1)?;
     let root = Root::open(global)?;
     let runtime = Runtime::new().context("start the runtime")?;
-    let images = runtime.block_on(async {
-        let source = ImageSource::parse(name, &args.registry.registry(name)?)?;
+    let (source, images) = runtime.block_on(async {
+        let source = sources::find(name, &root, &args.registry).await?;
         let mut images = Vec::new();
         for platform in args.platforms.of(&source).await? {
             images.push(source.resolve(&platform).await?);
         }
-        Ok::<_, anyhow::Error>(images)
+        Ok::<_, anyhow::Error>((source, images))
     })?;
+    let store = root.store_for(&source)?;
+    let mut built = Vec::new();
     for image in &images {
-        warn_about_other_image(&args, image)?;
-        build(image, &settings, &root.content, &root.artifacts, runtime.handle(), &tell)?;
+        args.build.warn_about_other_image(image)?;
+        let report = build(image, &settings, &store, &root.artifacts, runtime.handle(), &tell)?;
+        built.push(report.descriptor.digest);
+    }
+    tie(&source, &store, &built)
+}
+
+/// Lets the image in containerd keep its indexes, which keep the rest. The last platform's has upstream's label.
+fn tie(source: &ImageSource, store: &ContentStore, indexes: &[Digest]) -> Result<()> {
+    let ContentStore::Containerd(containerd) = store else { return Ok(()) };
+    for (at, index) in indexes.iter().enumerate() {
+        let last = at + 1 == indexes.len();
+        let key = if last { SOCI_INDEX_LABEL.to_owned() } else { format!("{SOCI_INDEX_LABEL}.{at}") };
+        let (it, name, digest) = (containerd.clone(), source.name().to_owned(), index.to_string());
+        containerd.wait(async move { it.label_image(&name, &key, &digest).await })?;
     }
     Ok(())
-}
-
-fn settings(args: &Args) -> Result<Settings> {
-    let span_size = u64::try_from(args.span_size).ok().context("span size must be >= 0")?;
-    let min_layer_size = u64::try_from(args.min_layer_size).ok().context("min layer size must be >= 0")?;
-    if let Some(name) = args.optimizations.iter().find(|name| *name != "xattr") {
-        bail!("optimization {name} is not a valid optimization [xattr]");
-    }
-    let mut prefetch_files = args.prefetch_file.clone();
-    if let Some(path) = &args.prefetch_files_json {
-        let listed = listed(Path::new(path)).context("failed to load prefetch files from JSON");
-        prefetch_files.extend(listed.context("failed to parse prefetch files")?);
-    }
-    prefetch_files.retain(|path| !path.trim().is_empty());
-    let span_gap = (args.span_layout == SpanLayout::Trace).then_some(args.span_gap);
-    let trace =
-        args.trace.as_deref().map(|path| accesses(Path::new(path), args.allow_incomplete)).transpose()?;
-    Ok(Settings {
-        version: IndexVersion::V1,
-        span_size,
-        min_layer_size,
-        force: args.force,
-        mark_no_xattrs: !args.optimizations.is_empty(),
-        prefetch_files,
-        trace: trace.map(|accesses| TraceSettings { plan: recorder::plan::plan(&accesses), span_gap }),
-    })
-}
-
-/// The paths of a JSON list; `null` is an empty one.
-fn listed(path: &Path) -> Result<Vec<String>> {
-    let text = fs::read(path).map_err(|error| {
-        let cause = match error.kind() {
-            std::io::ErrorKind::NotFound => "no such file or directory".to_owned(),
-            _ => error.to_string(),
-        };
-        anyhow::anyhow!("failed to read JSON file: open {}: {cause}", path.display())
-    })?;
-    let paths: Option<Vec<String>> = serde_json::from_slice(&text).context("failed to parse JSON")?;
-    Ok(paths.unwrap_or_default())
-}
-
-/// The accesses of a trace. One that may lack something is refused, or with `allow_incomplete` warned about.
-fn accesses(path: &Path, allow_incomplete: bool) -> Result<Vec<Access>> {
-    let read = || format!("read trace {}", path.display());
-    let mut reader = TraceReader::open(path).with_context(read)?;
-    let accesses = reader.by_ref().collect::<Result<Vec<_>, _>>().with_context(read)?;
-    for flaw in Flaw::of(reader.header(), reader.tail()) {
-        let message = format!("trace {} is incomplete: {flaw}", path.display());
-        if !allow_incomplete {
-            return Err(
-                Hinted::new(message, "record again, or take it as it is with --allow-incomplete").into()
-            );
-        }
-        eprintln!("warning: {message}");
-    }
-    if accesses.is_empty() {
-        return Err(Hinted::new(
-            format!("trace {} has no accesses", path.display()),
-            "record the workload again",
-        )
-        .into());
-    }
-    Ok(accesses)
-}
-
-fn warn_about_other_image(args: &Args, image: &Image) -> Result<()> {
-    let Some(path) = &args.trace else { return Ok(()) };
-    let Some(recorded) = TraceReader::open(Path::new(path))?.header().manifest else {
-        eprintln!("note: the trace is of a directory: its paths are looked up in the image");
-        return Ok(());
-    };
-    if recorded != image.manifest.digest {
-        eprintln!(
-            "warning: the trace was recorded on image manifest {recorded}, this one is {}: paths that differ are left out",
-            image.manifest.digest
-        );
-    }
-    Ok(())
-}
-
-fn tell(event: Event<'_>) {
-    match event {
-        Event::Ztoc { layer, ztoc, existed } => {
-            let known = if existed { " (already exists)" } else { "" };
-            println!("layer {} -> ztoc {ztoc}{known}", layer.digest);
-        }
-        Event::Skipped { layer, reason } => {
-            let size = match reason {
-                soci_core::index::SkipReason::TooSmall(_) => format!("size {} ", layer.size),
-                soci_core::index::SkipReason::Unsupported(_) => String::new(),
-            };
-            println!("ztoc skipped - layer {} ({}) {size}{reason}", layer.digest, layer.media_type);
-        }
-        Event::Prefetch { layer, artifact } => {
-            println!("Created prefetch artifact for layer {layer}: {artifact}");
-        }
-        Event::FileNotFound(path) => eprintln!("warning: prefetch file {path} not found in any layer"),
-        Event::PathsNotFound { count, first } => {
-            let first = String::from_utf8_lossy(first);
-            eprintln!("warning: {count} paths of the trace are no files of this image (the first: {first})");
-        }
-        Event::LayerUnread(layer) => {
-            eprintln!("warning: files of layer {} ({}) cannot be listed", layer.digest, layer.media_type);
-        }
-        Event::OutsideSpans(bytes) => {
-            eprintln!(
-                "note: {bytes} bytes of the trace lie in layers without a zTOC, which are fetched whole"
-            );
-        }
-    }
 }

@@ -1,6 +1,8 @@
 //! The commands, one file each: arguments, what they do, what they print.
 
+mod build_args;
 pub(crate) mod completion;
+pub(crate) mod convert;
 pub(crate) mod create;
 pub(crate) mod doctor;
 mod engine;
@@ -9,6 +11,7 @@ pub(crate) mod man;
 pub(crate) mod prefetch;
 pub(crate) mod push;
 mod push_image;
+pub(crate) mod rebuild_db;
 pub(crate) mod record;
 mod record_container;
 mod record_rootfs;

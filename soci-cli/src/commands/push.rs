@@ -21,7 +21,7 @@ use crate::{
     cli::Global,
     error::Hinted,
     root::Root,
-    sources::{PlatformFlags, RegistryFlags},
+    sources::{self, PlatformFlags, RegistryFlags},
 };
 
 /// Push the SOCI index of an image to its registry.
@@ -45,6 +45,9 @@ pub(crate) struct Args {
     /// Print only the digest of the index.
     #[arg(long, short = 'q')]
     quiet: bool,
+    /// Taken and not looked at: where layers are unpacked is of no concern here.
+    #[arg(long, value_name = "NAME", hide = true)]
+    snapshotter: Option<String>,
 }
 
 /// Pushes one index for each platform.
@@ -59,10 +62,11 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
     let reference: Reference =
         name.parse().map_err(|source| ImageError::Reference { text: name.clone(), source })?;
     let root = Root::open(global)?;
-    Runtime::new().context("start the runtime")?.block_on(push(args, &reference, &root))
+    Runtime::new().context("start the runtime")?.block_on(push(args, &name, &reference, &root, global.debug))
 }
 
-async fn push(args: Args, reference: &Reference, root: &Root) -> Result<()> {
+async fn push(mut args: Args, name: &str, reference: &Reference, root: &Root, debug: bool) -> Result<()> {
+    args.registry.http_dump |= debug;
     let registry = args.registry.registry(&reference.whole())?;
     let repository = registry.repository(reference);
     let uploads = match args.max_concurrent_uploads {
@@ -73,10 +77,12 @@ async fn push(args: Args, reference: &Reference, root: &Root) -> Result<()> {
     let source = match &args.image {
         Some(image) => {
             let source = ImageSource::parse(image, &registry)?;
-            push_image(&source, &repository, reference, uploads, &say).await?;
+            if push_image(&source, &repository, reference, uploads, &say).await? {
+                return Ok(());
+            }
             source
         }
-        None => ImageSource::registry(reference, &registry),
+        None => sources::find(name, root, &args.registry).await?,
     };
     let indexes = root.indexes()?;
     let mut v2_seen = false;
@@ -132,7 +138,7 @@ async fn push_index(
     say: &Say,
 ) -> Result<()> {
     let digest = index.digest;
-    let raw = root.content.read(&digest)?;
+    let raw = root.read(&digest)?;
     let parsed = SociIndex::parse(raw.clone())?;
     let subject = parsed.subject.as_ref().context("a version 1 index has a subject")?.digest;
     if say.quiet {
@@ -154,8 +160,17 @@ async fn push_index(
     let mut named = HashSet::from([config.digest]);
     for entry in &parsed.layers {
         if named.insert(entry.digest) {
-            blobs.push((entry.digest, Content::Bytes(root.content.read(&entry.digest)?)));
+            blobs.push((entry.digest, Content::Bytes(root.read(&entry.digest)?)));
         }
+    }
+    match repository.manifest(&subject.to_string()).await {
+        Ok(_) => say.line(&format!("skipped artifact with digest: {subject}")),
+        Err(RegistryError::NotFound { .. }) => {
+            eprintln!(
+                "note: the registry does not have the image manifest {subject}; push the image as well"
+            );
+        }
+        Err(error) => return Err(error).context("error pushing graph to remote"),
     }
     push_blobs(repository, blobs, uploads, say).await.context("error pushing graph to remote")?;
     say.line(&format!("pushing artifact with digest: {digest}"));

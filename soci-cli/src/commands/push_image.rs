@@ -5,20 +5,22 @@ use std::collections::HashSet;
 use anyhow::{Context, Result, bail};
 use soci_core::{
     image::ImageSource,
+    index::IndexVersion,
     registry::{Reference, Repository},
 };
 
 use super::push::{Say, push_blobs};
 
-/// Pushes every manifest that the image's name stands for, and tags it. Bytes are not changed.
+/// Pushes every manifest that the image's name stands for, and tags it. Bytes are not changed. `true`: SOCI indexes
+/// (version 2) were among them.
 pub(super) async fn push_image(
     source: &ImageSource,
     repository: &Repository,
     reference: &Reference,
     uploads: usize,
     say: &Say,
-) -> Result<()> {
-    if source.repository().is_some() {
+) -> Result<bool> {
+    if source.repository().is_some() || source.in_containerd().is_some() {
         bail!("only an image on disk can be pushed: oci:DIR[:TAG] or oci-archive:FILE[:TAG]");
     }
     let failed = || format!("error pushing image {} to remote", source.name());
@@ -43,5 +45,6 @@ pub(super) async fn push_image(
         repository.push_manifest(tag, &index.media_type, &index.raw).await.with_context(failed)?;
         say.line(&format!("pushed image index {}", index.digest));
     }
-    Ok(())
+    let soci = IndexVersion::V2.media_type();
+    Ok(whole.manifests.iter().any(|manifest| manifest.config.media_type == soci))
 }

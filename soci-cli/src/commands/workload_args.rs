@@ -89,7 +89,7 @@ pub(crate) struct PlainHttp {
 impl PlainHttp {
     /// The registry client for an image.
     pub(crate) fn client(&self, image: &str) -> Result<Registry> {
-        RegistryFlags { plain_http: self.plain_http, user: None }.registry(image)
+        RegistryFlags { plain_http: self.plain_http, ..RegistryFlags::default() }.registry(image)
     }
 }
 

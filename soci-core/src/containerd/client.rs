@@ -1,6 +1,6 @@
 //! Connecting to a containerd-style gRPC service on a Unix socket.
 //!
-//! A client owns its one HTTP/2 connection. The first request fails, not [`snapshots_client`], when the server goes away
+//! A client owns its one HTTP/2 connection. The first request fails, not the connecting, when the server goes away
 //! in between; tonic then connects anew at the next request.
 
 use std::{
@@ -35,11 +35,11 @@ pub struct ConnectError {
 ///
 /// Gives up after 10 seconds without a connection.
 pub async fn snapshots_client(socket: &Path) -> Result<SnapshotsClient, ConnectError> {
-    Ok(SnapshotsClient::new(channel(socket).await?))
+    Ok(SnapshotsClient::new(connect(socket).await?))
 }
 
-/// A connection to whatever services listen on `socket`.
-pub(super) async fn channel(socket: &Path) -> Result<Channel, ConnectError> {
+/// A connection for the clients of any service behind the Unix socket `socket`.
+pub(super) async fn connect(socket: &Path) -> Result<Channel, ConnectError> {
     let path = socket.to_path_buf();
     // The address only fills the `:authority` header; the connector decides where the bytes go.
     Endpoint::from_static("http://localhost")

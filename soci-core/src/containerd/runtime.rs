@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use prost::Message;
 use tonic::{Request, Status, Streaming, transport::Channel};
 
-use super::{ConnectError, NAMESPACE_HEADER, client::channel, generated::containerd as api, types::Mount};
+use super::{ConnectError, NAMESPACE_HEADER, client::connect, generated::containerd as api, types::Mount};
 use crate::{
     digest::Digest,
     image::{Descriptor, ImageConfig, ImageIndex, MAX_CONFIG, MAX_MANIFEST, Manifest, Platform},
@@ -90,7 +90,7 @@ pub struct Containers {
 impl Containers {
     /// Connects to containerd's Unix socket.
     pub async fn connect(socket: &Path) -> Result<Self, ConnectError> {
-        Ok(Self { channel: channel(socket).await? })
+        Ok(Self { channel: connect(socket).await? })
     }
 
     /// What happens from now on, in all namespaces.

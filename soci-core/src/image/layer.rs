@@ -1,6 +1,6 @@
 //! The compressed bytes of one layer as a blocking stream, wherever they come from.
 //!
-//! Owns the file or the registry's answer. What must always hold: it ends after the layer's bytes; whoever reads it
+//! Owns the file, or the answer of the registry or of containerd. What must always hold: it ends after the layer's bytes; whoever reads it
 //! to the end checks the digest.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::runtime::Handle;
 
-use crate::registry::RangeBody;
+use crate::{containerd::BlobStream, registry::RangeBody};
 
 /// A layer being read.
 #[derive(Debug)]
@@ -19,14 +19,28 @@ pub struct LayerReader(From);
 
 enum From {
     File(Take<File>),
-    Registry { body: Box<RangeBody>, chunk: Bytes, runtime: Handle },
+    Stream { body: Body, chunk: Bytes, runtime: Handle },
+}
+
+enum Body {
+    Registry(Box<RangeBody>),
+    Containerd(Box<BlobStream>),
+}
+
+impl Body {
+    async fn chunk(&mut self) -> io::Result<Option<Bytes>> {
+        match self {
+            Self::Registry(body) => body.chunk().await.map_err(io::Error::other),
+            Self::Containerd(stream) => stream.chunk().await.map_err(io::Error::other),
+        }
+    }
 }
 
 impl std::fmt::Debug for From {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::File(_) => "File",
-            Self::Registry { .. } => "Registry",
+            Self::Stream { .. } => "Stream",
         })
     }
 }
@@ -38,18 +52,27 @@ impl LayerReader {
 
     /// Must be called on a tokio runtime; its other threads drive the transfer.
     pub(super) fn registry(body: RangeBody) -> Self {
-        Self(From::Registry { body: Box::new(body), chunk: Bytes::new(), runtime: Handle::current() })
+        Self::stream(Body::Registry(Box::new(body)))
+    }
+
+    /// Must be called on a tokio runtime.
+    pub(super) fn containerd(stream: BlobStream) -> Self {
+        Self::stream(Body::Containerd(Box::new(stream)))
+    }
+
+    fn stream(body: Body) -> Self {
+        Self(From::Stream { body, chunk: Bytes::new(), runtime: Handle::current() })
     }
 }
 
-/// Blocks until bytes come. From a registry: not to be called on a thread that runs async tasks.
+/// Blocks until bytes come. From a registry or containerd: not to be called on a thread that runs async tasks.
 impl Read for LayerReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.0 {
             From::File(file) => file.read(buffer),
-            From::Registry { body, chunk, runtime } => {
+            From::Stream { body, chunk, runtime } => {
                 while chunk.is_empty() {
-                    match runtime.block_on(body.chunk()).map_err(io::Error::other)? {
+                    match runtime.block_on(body.chunk())? {
                         Some(next) => *chunk = next,
                         None => return Ok(0),
                     }

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Descriptor, descriptor::null_is_default};
-use crate::{digest::Digest, media_type};
+use crate::{digest::Digest, json, media_type};
 
 /// Largest manifest or index that is read, bytes (registries commonly refuse more than 4 MiB).
 pub const MAX_MANIFEST: usize = 8 << 20;
@@ -139,6 +139,21 @@ impl ImageIndex {
         }
         Ok(Self { digest: Digest::of(&raw), raw, media_type, manifests: fields.manifests })
     }
+
+    /// The bytes of an OCI image index with these manifests.
+    pub fn encode(manifests: &[Descriptor]) -> Vec<u8> {
+        let file = IndexFile { schema_version: 2, media_type: media_type::OCI_INDEX, manifests };
+        json::to_vec(&file).expect("descriptors always encode")
+    }
+}
+
+#[derive(Serialize)]
+struct IndexFile<'a> {
+    #[serde(rename = "schemaVersion")]
+    schema_version: u64,
+    #[serde(rename = "mediaType")]
+    media_type: &'a str,
+    manifests: &'a [Descriptor],
 }
 
 fn limit(raw: &[u8]) -> Result<(), ManifestError> {

@@ -2,7 +2,7 @@
 //!
 //! Holds no state. What must always hold: a range that was read has exactly the length asked for.
 
-use std::os::unix::fs::FileExt;
+use std::{os::unix::fs::FileExt, path::PathBuf};
 
 use bytes::{Bytes, BytesMut};
 
@@ -10,7 +10,7 @@ use super::{
     Descriptor, ImageError, ImageIndex, ImageSource, MAX_MANIFEST, Manifest,
     source::{Place, Root},
 };
-use crate::{media_type, registry::Content, units::ByteRange};
+use crate::{digest::Digest, media_type, registry::Content, units::ByteRange};
 
 /// Everything an image's name stands for.
 #[derive(Clone, Debug)]
@@ -36,6 +36,7 @@ impl ImageSource {
                 let member = archive.blob_range(&blob.digest)?;
                 (archive.open_blob(&blob.digest)?.into_inner(), member.start)
             }
+            Place::Containerd(containerd) => return Ok(containerd.blob_range(&blob.digest, range).await?),
             Place::Registry(repository) => {
                 let mut body = repository.range_fetcher(blob.digest, blob.size).fetch(range).await?;
                 let mut bytes = BytesMut::with_capacity(range.len() as usize);
@@ -51,7 +52,7 @@ impl ImageSource {
         Ok(bytes.into())
     }
 
-    /// A blob as the body of a push; `None` for an image in a registry.
+    /// A blob as the body of a push; `None` for an image that is in no file here.
     ///
     /// # Errors
     /// When the blob is absent.
@@ -66,7 +67,45 @@ impl ImageSource {
                 let part = archive.blob_range(&blob.digest)?;
                 Ok(Some(Content::File { path: archive.path().to_owned(), part }))
             }
-            Place::Registry(_) => Ok(None),
+            Place::Containerd(_) | Place::Registry(_) => Ok(None),
+        }
+    }
+
+    /// What the name points to: its descriptor and bytes. Several manifests that only a layout's `index.json` holds
+    /// together have no descriptor; they are given as an image index of their own. Entries whose manifests are not
+    /// here stay.
+    ///
+    /// # Errors
+    /// When the image is not found.
+    pub async fn document(&self) -> Result<(Option<Descriptor>, Bytes), ImageError> {
+        match self.root().await? {
+            Root::Manifest(found) => Ok((Some(found.0), found.1.raw)),
+            Root::List(Some(target), _) => {
+                let raw = self.blob_of(&target, MAX_MANIFEST as u64).await?;
+                Ok((Some(*target), raw))
+            }
+            Root::List(None, manifests) => Ok((None, ImageIndex::encode(&manifests).into())),
+        }
+    }
+
+    /// Whether a blob of the image is here.
+    ///
+    /// # Errors
+    /// When containerd or the registry does not answer.
+    pub async fn has(&self, blob: &Descriptor) -> Result<bool, ImageError> {
+        match &self.place {
+            Place::Layout(store) => Ok(store.has(&blob.digest)),
+            Place::Archive(archive) => Ok(archive.blob_range(&blob.digest).is_ok()),
+            Place::Containerd(containerd) => Ok(containerd.blob_size(&blob.digest).await?.is_some()),
+            Place::Registry(_) => Ok(true),
+        }
+    }
+
+    /// The file that has the blob's bytes and nothing else, if there is one.
+    pub fn file_of(&self, blob: &Digest) -> Option<PathBuf> {
+        match &self.place {
+            Place::Layout(store) => Some(store.blob_path(blob)),
+            Place::Archive(_) | Place::Containerd(_) | Place::Registry(_) => None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Where images are looked for: a layout directory, a layout in a tar, or a registry.
+//! Where images are looked for: a layout directory, a layout in a tar, containerd, or a registry.
 //!
 //! Owns the handle on that place. What must always hold: manifest and config of an [`Image`] were checked against the
 //! digests that name them.
@@ -15,10 +15,12 @@ use super::{
     Manifest, Platform,
 };
 use crate::{
+    containerd::{Containerd, ContainerdError},
     digest::Digest,
     media_type,
     registry::{Reference, Registry, RegistryError, Repository},
     store::{LayoutStore, StoreError},
+    units::ByteRange,
 };
 
 /// A place and a name in it. Cloning it is cheap.
@@ -33,6 +35,7 @@ pub struct ImageSource {
 pub(super) enum Place {
     Layout(LayoutStore),
     Archive(Archive),
+    Containerd(Containerd),
     Registry(Repository),
 }
 
@@ -74,6 +77,34 @@ impl ImageSource {
         Ok(Self::registry(&reference, registry))
     }
 
+    /// An image of containerd's by its full name; `None` when containerd has none of that name.
+    ///
+    /// # Errors
+    /// When containerd does not answer.
+    pub async fn containerd(name: &str, containerd: &Containerd) -> Result<Option<Self>, ImageError> {
+        let found = containerd.image(name).await?;
+        let name = name.to_owned();
+        Ok(found.map(|_| Self { name, tag: None, place: Place::Containerd(containerd.clone()) }))
+    }
+
+    /// All manifests that an OCI image layout directory lists.
+    ///
+    /// # Errors
+    /// When it is not a layout.
+    pub fn layout(path: &Path) -> Result<Self, ImageError> {
+        let place = Place::Layout(LayoutStore::existing(path)?);
+        Ok(Self { name: path.display().to_string(), tag: None, place })
+    }
+
+    /// All manifests that an OCI image layout in a tar lists.
+    ///
+    /// # Errors
+    /// When it is not a tar.
+    pub fn archive(path: &Path) -> Result<Self, ImageError> {
+        let place = Place::Archive(Archive::open(path)?);
+        Ok(Self { name: path.display().to_string(), tag: None, place })
+    }
+
     /// An image in a registry. A digest in the reference wins over its tag.
     pub fn registry(reference: &Reference, registry: &Registry) -> Self {
         let wanted = reference.digest().or(reference.tag()).unwrap_or("latest");
@@ -93,7 +124,15 @@ impl ImageSource {
     pub fn repository(&self) -> Option<&Repository> {
         match &self.place {
             Place::Registry(repository) => Some(repository),
-            Place::Layout(_) | Place::Archive(_) => None,
+            Place::Layout(_) | Place::Archive(_) | Place::Containerd(_) => None,
+        }
+    }
+
+    /// containerd, if that is where the image is.
+    pub fn in_containerd(&self) -> Option<&Containerd> {
+        match &self.place {
+            Place::Containerd(containerd) => Some(containerd),
+            Place::Layout(_) | Place::Archive(_) | Place::Registry(_) => None,
         }
     }
 
@@ -149,6 +188,9 @@ impl ImageSource {
         let bytes = match &self.place {
             Place::Layout(store) => store.read(digest)?,
             Place::Archive(archive) => archive.read(digest, limit)?,
+            Place::Containerd(containerd) => {
+                containerd.blob(digest).await?.ok_or(ImageError::NoBlob(*digest))?
+            }
             Place::Registry(repository) if is_manifest_like(&descriptor.media_type) => {
                 repository.manifest(&digest.to_string()).await?.0
             }
@@ -173,9 +215,13 @@ impl ImageSource {
         Ok(match &self.place {
             Place::Layout(store) => LayerReader::file(store.open_blob(&layer.digest)?.take(u64::MAX)),
             Place::Archive(archive) => LayerReader::file(archive.open_blob(&layer.digest)?),
+            Place::Containerd(containerd) => {
+                let whole = ByteRange::new(0, layer.size);
+                LayerReader::containerd(containerd.blob_stream(&layer.digest, whole).await?)
+            }
             Place::Registry(repository) => {
                 let fetcher = repository.range_fetcher(layer.digest, layer.size);
-                LayerReader::registry(fetcher.fetch(crate::units::ByteRange::new(0, layer.size)).await?)
+                LayerReader::registry(fetcher.fetch(ByteRange::new(0, layer.size)).await?)
             }
         })
     }
@@ -185,6 +231,12 @@ impl ImageSource {
         let manifests = match &self.place {
             Place::Layout(store) => store.index()?,
             Place::Archive(archive) => archive.index()?,
+            Place::Containerd(containerd) => {
+                let found = containerd.image(&self.name).await?;
+                let target = found.ok_or_else(|| ImageError::NotFound(self.name.clone()))?.target;
+                let raw = self.blob_of(&target, MAX_MANIFEST as u64).await?;
+                return root(target, raw);
+            }
             Place::Registry(repository) => {
                 let tag = self.tag.as_deref().unwrap_or("latest");
                 let (raw, digest, media_type) = match repository.manifest(tag).await {
@@ -221,7 +273,7 @@ impl ImageSource {
         Err(ImageError::NoPlatform(platform.clone()))
     }
 
-    async fn platform_of(&self, manifest: &Descriptor) -> Result<Platform, ImageError> {
+    pub(crate) async fn platform_of(&self, manifest: &Descriptor) -> Result<Platform, ImageError> {
         if let Some(platform) = &manifest.platform {
             return Ok(platform.clone());
         }
@@ -286,6 +338,12 @@ fn path_and_tag(text: &str) -> (PathBuf, Option<String>) {
             (Path::new(path).to_owned(), Some(tag.to_owned()))
         }
         _ => (Path::new(text).to_owned(), None),
+    }
+}
+
+impl From<ContainerdError> for ImageError {
+    fn from(error: ContainerdError) -> Self {
+        Self::Store(error.into())
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
 };
 
 fn registry() -> Registry {
-    Registry::new(RegistryOptions::default()).unwrap()
+    Registry::new(RegistryOptions::default())
 }
 
 /// Puts an image of one layer into a layout; gives its manifest's descriptor.

@@ -27,7 +27,7 @@ use crate::{
     image::{Descriptor, Image},
     media_type,
     prefetch::{ImageView, LayerFile, Needs, Plan, PrefetchArtifact, compat, map},
-    store::{Artifact, ArtifactKind, Artifacts, LayoutStore},
+    store::{Artifact, ArtifactKind, Artifacts, ContentStore, soci_index_labels},
     ztoc::{BuildOptions, Checkpointing, Ztoc},
 };
 
@@ -39,7 +39,7 @@ use crate::{
 pub fn build(
     image: &Image,
     settings: &Settings,
-    store: &LayoutStore,
+    store: &ContentStore,
     artifacts: &Artifacts,
     runtime: &Handle,
     tell: &(dyn Fn(Event<'_>) + Sync),
@@ -50,7 +50,7 @@ pub fn build(
 struct Build<'a> {
     image: &'a Image,
     settings: &'a Settings,
-    store: &'a LayoutStore,
+    store: &'a ContentStore,
     artifacts: &'a Artifacts,
     runtime: &'a Handle,
     tell: &'a (dyn Fn(Event<'_>) + Sync),
@@ -315,8 +315,8 @@ impl Build<'_> {
         let subject = (version == IndexVersion::V1).then(|| manifest.descriptor());
         let index = SociIndex::new(version, entries, subject);
         let raw = index.encode();
-        self.store.put(EMPTY_CONFIG)?;
-        let digest = self.store.put(&raw)?;
+        let config = self.store.put(EMPTY_CONFIG)?;
+        let digest = self.store.put_labelled(&raw, soci_index_labels(&config, &index.layers))?;
         let mut descriptor = Descriptor::new(media_type::OCI_MANIFEST, digest, raw.len() as u64);
         descriptor.artifact_type = Some(version.media_type().to_owned());
         self.store.add_manifest(descriptor.clone())?;

@@ -10,7 +10,7 @@ use crate::{
     digest::Digest,
     image::{Descriptor, ImageError},
     media_type::{self, LayerKind, layer_compression},
-    store::{Artifact, ArtifactKind, Artifacts, LayoutStore, StoreError},
+    store::{Artifact, ArtifactKind, Artifacts, ContentStore, StoreError},
     tar::TarError,
     ztoc::{BuildError, BuildOptions, Built, Ztoc, build_gzip, build_tar},
 };
@@ -116,7 +116,7 @@ pub(super) fn eligible(
 /// A zTOC made earlier for this layer, with this span size and layout, whose blob is still whole.
 pub(super) fn known(
     records: &[Artifact],
-    store: &LayoutStore,
+    store: &ContentStore,
     layer: &Digest,
     span_size: u64,
     span_layout: Option<&str>,
@@ -145,7 +145,7 @@ pub(super) fn build(
     bytes: impl Read,
     options: &BuildOptions,
     span_layout: Option<&str>,
-    store: &LayoutStore,
+    store: &ContentStore,
     artifacts: &Artifacts,
 ) -> Result<IndexedLayer, LayerBuildError> {
     let built: Built = match kind {

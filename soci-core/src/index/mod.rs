@@ -8,10 +8,12 @@ mod layer;
 mod look;
 mod manifest;
 mod planned;
+mod rebuild;
 mod settings;
 
 pub use builder::build;
 pub use layer::{LayerBuildError, SkipReason};
 pub use look::view;
 pub use manifest::{EMPTY_CONFIG, IndexError, IndexVersion, SociIndex, layer_of};
+pub use rebuild::rebuild;
 pub use settings::{BuildError, BuildReport, Event, Settings, TraceSettings};

@@ -17,7 +17,7 @@ use crate::{
     image::{Descriptor, Image, LayerReader},
     media_type::{LayerKind, layer_compression},
     prefetch::LayerFile,
-    store::LayoutStore,
+    store::ContentStore,
     tar::{Entry, Parser, Sink, TarError},
     units::ByteRange,
 };
@@ -59,13 +59,11 @@ pub(super) fn open(
 pub(super) fn copy(
     image: &Image,
     layer: &Descriptor,
-    store: &LayoutStore,
+    store: &ContentStore,
     runtime: &Handle,
 ) -> Result<Option<File>, LayerBuildError> {
-    if image.source.repository().is_none() {
-        return Ok(None);
-    }
-    let mut writer = store.writer()?;
+    let (Some(_), ContentStore::Layout(layout)) = (image.source.repository(), store) else { return Ok(None) };
+    let mut writer = layout.writer()?;
     let mut bytes = open(image, layer, None, runtime)?;
     io::copy(&mut bytes, &mut writer).map_err(LayerBuildError::Copy)?;
     Ok(Some(writer.into_anonymous(layer.digest)?))

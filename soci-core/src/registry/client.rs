@@ -12,7 +12,6 @@ use oci_client::Reference;
 
 use super::auth::{Access, Action};
 use super::error::{RegistryError, printable};
-use super::hosts::Tls;
 use super::hosts::{Capabilities, Endpoint, Hosts, Route};
 use super::link::Links;
 use super::options::RegistryOptions;
@@ -41,16 +40,9 @@ pub struct Registry {
 
 impl Registry {
     /// Sets up the client; asks nobody anything.
-    ///
-    /// # Errors
-    /// [`RegistryError::Setup`] when no HTTP client can be made.
-    pub fn new(options: RegistryOptions) -> Result<Self, RegistryError> {
-        let links = Links::new(&options);
-        links
-            .link(&Tls::default(), (None, None), &http::HeaderMap::new())
-            .map_err(|source| RegistryError::Setup { source })?;
-        let transport = Arc::new(Transport::new(&options));
-        Ok(Self { transport, hosts: Arc::new(Hosts::new(options.hosts, links)) })
+    pub fn new(options: RegistryOptions) -> Self {
+        let (transport, links) = (Arc::new(Transport::new(&options)), Links::new(&options));
+        Self { transport, hosts: Arc::new(Hosts::new(options.hosts, links)) }
     }
 
     /// The repository that `reference` names; its tag and digest are not looked at.

@@ -12,6 +12,7 @@ use http::HeaderMap;
 use parking_lot::Mutex;
 use reqwest::Url;
 
+use super::error::RegistryError;
 use super::hosts::{Tls, is_loopback};
 use super::options::{RegistryOptions, Timeouts};
 
@@ -20,17 +21,25 @@ use super::options::{RegistryOptions, Timeouts};
 pub(crate) struct Link(Arc<Parts>);
 
 struct Parts {
-    client: reqwest::Client,
+    make: Box<dyn Fn(bool) -> reqwest::Result<reqwest::Client> + Send + Sync>,
+    /// Made when it is needed first: trust roots take long to read.
+    client: Mutex<Option<reqwest::Client>>,
     /// For this machine's own addresses, which no proxy can reach.
-    direct: reqwest::Client,
+    direct: Mutex<Option<reqwest::Client>>,
     headers: HeaderMap,
     timeouts: Timeouts,
 }
 
 impl Link {
     /// The client for `url`.
-    pub(crate) fn client(&self, url: &Url) -> &reqwest::Client {
-        if is_loopback(url.host_str().unwrap_or_default()) { &self.0.direct } else { &self.0.client }
+    pub(crate) fn client(&self, url: &Url) -> Result<reqwest::Client, RegistryError> {
+        let direct = is_loopback(url.host_str().unwrap_or_default());
+        let mut place = if direct { self.0.direct.lock() } else { self.0.client.lock() };
+        if let Some(client) = &*place {
+            return Ok(client.clone());
+        }
+        let client = (self.0.make)(direct).map_err(|source| RegistryError::Setup { source })?;
+        Ok(place.insert(client).clone())
     }
 
     /// Headers for the server itself, not for those it redirects to.
@@ -123,47 +132,52 @@ impl Links {
         if let Some(link) = made.get(&settings) {
             return Ok(link.clone());
         }
-        let link = Link(Arc::new(Parts {
-            client: self.client(tls, timeouts, false)?,
-            direct: self.client(tls, timeouts, true)?,
-            headers: headers.clone(),
-            timeouts,
-        }));
+        let make = maker(&self.user_agent, self.max_idle_per_host, timeouts, tls)?;
+        let (client, direct) = (Mutex::default(), Mutex::default());
+        let link = Link(Arc::new(Parts { make, client, direct, headers: headers.clone(), timeouts }));
         made.insert(settings, link.clone());
         Ok(link)
     }
+}
 
-    /// An HTTP client, with the system's trust roots if there are any; `direct`: never through a proxy.
-    fn client(&self, tls: &Tls, timeouts: Timeouts, direct: bool) -> reqwest::Result<reqwest::Client> {
-        let mut roots = Vec::new();
-        for pem in &tls.roots {
-            roots.extend(reqwest::Certificate::from_pem_bundle(pem)?);
+/// Makes HTTP clients, with the system's trust roots if there are any; `true`: that go never through a proxy.
+fn maker(
+    user_agent: &str,
+    max_idle_per_host: usize,
+    timeouts: Timeouts,
+    tls: &Tls,
+) -> reqwest::Result<Box<dyn Fn(bool) -> reqwest::Result<reqwest::Client> + Send + Sync>> {
+    let mut roots = Vec::new();
+    for pem in &tls.roots {
+        roots.extend(reqwest::Certificate::from_pem_bundle(pem)?);
+    }
+    let identity = tls.identity.as_deref().map(reqwest::Identity::from_pem).transpose()?;
+    let (user_agent, skip_verify) = (user_agent.to_owned(), tls.skip_verify);
+    let builder = move |direct: bool| {
+        let mut builder = reqwest::Client::builder()
+            .user_agent(&user_agent)
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(timeouts.connect)
+            .pool_max_idle_per_host(max_idle_per_host)
+            .pool_idle_timeout(Duration::from_secs(90))
+            .tcp_nodelay(true)
+            .tcp_keepalive(Duration::from_secs(30))
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .http2_keep_alive_timeout(Duration::from_secs(10))
+            .http2_initial_stream_window_size(4 << 20)
+            .http2_initial_connection_window_size(32 << 20)
+            .tls_danger_accept_invalid_certs(skip_verify)
+            .referer(false);
+        if let Some(identity) = identity.clone() {
+            builder = builder.identity(identity);
         }
-        let identity = tls.identity.as_deref().map(reqwest::Identity::from_pem).transpose()?;
-        let builder = || {
-            let mut builder = reqwest::Client::builder()
-                .user_agent(&self.user_agent)
-                .redirect(reqwest::redirect::Policy::none())
-                .connect_timeout(timeouts.connect)
-                .pool_max_idle_per_host(self.max_idle_per_host)
-                .pool_idle_timeout(Duration::from_secs(90))
-                .tcp_nodelay(true)
-                .tcp_keepalive(Duration::from_secs(30))
-                .http2_keep_alive_interval(Duration::from_secs(10))
-                .http2_keep_alive_timeout(Duration::from_secs(10))
-                .http2_initial_stream_window_size(4 << 20)
-                .http2_initial_connection_window_size(32 << 20)
-                .tls_danger_accept_invalid_certs(tls.skip_verify)
-                .referer(false);
-            if let Some(identity) = identity.clone() {
-                builder = builder.identity(identity);
-            }
-            if direct { builder.no_proxy() } else { builder }
-        };
-        builder().tls_certs_merge(roots.clone()).build().or_else(|error| {
+        if direct { builder.no_proxy() } else { builder }
+    };
+    Ok(Box::new(move |direct| {
+        builder(direct).tls_certs_merge(roots.clone()).build().or_else(|error| {
             // A machine without any trust root can still use plain HTTP registries, and its own roots.
             tracing::warn!(error = &error as &dyn std::error::Error, "no system certificates");
-            builder().tls_certs_only(roots).build()
+            builder(direct).tls_certs_only(roots.clone()).build()
         })
-    }
+    }))
 }

@@ -50,6 +50,9 @@ pub struct RegistryOptions {
     /// Some registries answer 403 to a credential that has expired. One at least this old is then obtained anew, once; a
     /// younger one is really forbidden.
     pub credential_fresh: Duration,
+    /// Gets a line for each request (`http req GET <address>`) and each answer (`http res 404 Not Found`). Addresses come
+    /// without query, which may hold a secret.
+    pub watch: Option<fn(&str)>,
     /// Idle connections kept open to one host.
     pub max_idle_per_host: usize,
 }
@@ -63,6 +66,7 @@ impl Default for RegistryOptions {
             hosts: HostPolicy::default(),
             keychain: Arc::new(Anonymous),
             credential_fresh: Duration::from_mins(1),
+            watch: None,
             max_idle_per_host: 64,
         }
     }

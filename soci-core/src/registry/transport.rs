@@ -63,6 +63,7 @@ impl Call {
 pub(crate) struct Transport {
     retry: RetryPolicy,
     auth: Auth,
+    watch: Option<fn(&str)>,
     /// Registries whose last blob came without a redirect.
     serving_blobs: Mutex<HashSet<Endpoint>>,
     /// Mirrors that could not be reached lately.
@@ -77,6 +78,7 @@ impl Transport {
         Self {
             retry: options.retry,
             auth: Auth::new(Arc::clone(&options.keychain), options.credential_fresh),
+            watch: options.watch,
             serving_blobs: Mutex::default(),
             resting: Resting::default(),
             tag_writer: tokio::sync::Mutex::default(),
@@ -191,7 +193,7 @@ impl Transport {
         authorization: Option<&HeaderValue>,
     ) -> Result<Reply, RegistryError> {
         let timeouts = call.link.timeouts();
-        let mut request = call.link.client(url).request(call.method.clone(), url.clone());
+        let mut request = call.link.client(url)?.request(call.method.clone(), url.clone());
         request = request.headers(call.headers.clone());
         if call.access.as_ref().is_some_and(|access| access.endpoint.serves(url)) {
             request = request.headers(call.link.headers().clone());
@@ -206,6 +208,9 @@ impl Transport {
             .await
             .map_err(|source| RegistryError::Content { source })?;
         self.traffic.count_request(call.kind);
+        if let Some(watch) = self.watch {
+            watch(&format!("http req {} {}", call.method, printable(url)));
+        }
         let deadline = Instant::now() + timeouts.whole;
         let sending = request.send();
         let response = match progress {
@@ -221,6 +226,9 @@ impl Transport {
             }
         };
         let response = response.map_err(|source| RegistryError::transport(url, source))?;
+        if let Some(watch) = self.watch {
+            watch(&format!("http res {}", response.status()));
+        }
         Ok(Reply::new(response, deadline, timeouts.stall, Arc::clone(&self.traffic)))
     }
 }

@@ -13,7 +13,6 @@ use std::{
 
 use bytes::Bytes;
 use rustix::fs::{FlockOperation, flock};
-use serde::Serialize;
 
 use super::{
     StoreError,
@@ -22,11 +21,10 @@ use super::{
 use crate::{
     digest::{Digest, Hasher},
     image::{Descriptor, ImageIndex},
-    json, media_type,
+    media_type,
 };
 
 const MARKER: &str = "oci-layout";
-const MARKER_TEXT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 const INDEX: &str = "index.json";
 
 /// A handle on a layout directory. Cloning it is cheap.
@@ -35,16 +33,10 @@ pub struct LayoutStore {
     root: PathBuf,
 }
 
-#[derive(Serialize)]
-struct IndexFile<'a> {
-    #[serde(rename = "schemaVersion")]
-    schema_version: u64,
-    #[serde(rename = "mediaType")]
-    media_type: &'a str,
-    manifests: &'a [Descriptor],
-}
-
 impl LayoutStore {
+    /// Content of `oci-layout`.
+    pub const MARKER_TEXT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
     /// Opens a layout for reading and writing; makes it if it is not there (the parent must be).
     ///
     /// # Errors
@@ -57,7 +49,7 @@ impl LayoutStore {
         make_dir(&store.ingest_dir())?;
         sweep(&store.ingest_dir()).map_err(StoreError::io("clean", store.ingest_dir()))?;
         if !root.join(MARKER).exists() {
-            store.publish(MARKER_TEXT, &root.join(MARKER))?;
+            store.publish(Self::MARKER_TEXT, &root.join(MARKER))?;
         }
         store.check_marker()?;
         let _lock = store.lock()?;
@@ -129,6 +121,25 @@ impl LayoutStore {
         Ok(BlobWriter { store: self.clone(), ingest, hasher: Hasher::new(), size: 0 })
     }
 
+    /// Every blob with its size in bytes, in no order.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn blobs(&self) -> Result<Vec<(Digest, u64)>, StoreError> {
+        let dir = self.blob_dir();
+        let mut blobs = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(StoreError::io("read", &dir))? {
+            let entry = entry.map_err(StoreError::io("read", &dir))?;
+            let name = entry.file_name();
+            let digest = name.to_str().and_then(|hex| format!("sha256:{hex}").parse().ok());
+            // A blob that goes away meanwhile is none.
+            if let (Some(digest), Ok(data)) = (digest, entry.metadata()) {
+                blobs.push((digest, data.len()));
+            }
+        }
+        Ok(blobs)
+    }
+
     /// The manifests listed in `index.json`.
     ///
     /// # Errors
@@ -160,6 +171,15 @@ impl LayoutStore {
         self.write_index(&manifests)
     }
 
+    /// Lists one manifest in `index.json` and no other.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn list_only(&self, manifest: Descriptor) -> Result<(), StoreError> {
+        let _lock = self.lock()?;
+        self.write_index(&[manifest])
+    }
+
     /// The lock on `index.json`, held until the file is dropped.
     fn lock(&self) -> Result<File, StoreError> {
         let marker = self.root.join(MARKER);
@@ -169,9 +189,7 @@ impl LayoutStore {
     }
 
     fn write_index(&self, manifests: &[Descriptor]) -> Result<(), StoreError> {
-        let index = IndexFile { schema_version: 2, media_type: media_type::OCI_INDEX, manifests };
-        let bytes = json::to_vec(&index).expect("descriptors always encode");
-        self.publish(&bytes, &self.root.join(INDEX))
+        self.publish(&ImageIndex::encode(manifests), &self.root.join(INDEX))
     }
 
     fn publish(&self, bytes: &[u8], target: &Path) -> Result<(), StoreError> {

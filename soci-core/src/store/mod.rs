@@ -1,9 +1,11 @@
-//! What is kept on this machine: blobs in an OCI image layout, and one small record for each artifact.
+//! What is kept on this machine: blobs in an OCI image layout or in containerd ([`ContentStore`]), and one small record
+//! for each artifact.
 //!
-//! Both can be shared by any number of processes at the same time. What must always hold: a blob or record that can
+//! All can be shared by any number of processes at the same time. What must always hold: a blob or record that can
 //! be seen is complete (it was synced, then renamed into place), and a reader checks the digest of what it reads.
 
 mod artifacts;
+mod content;
 mod ingest;
 mod layout;
 
@@ -13,9 +15,10 @@ mod tests;
 use std::{io, path::PathBuf};
 
 pub use artifacts::{Artifact, ArtifactKind, Artifacts};
+pub use content::{ContentStore, SOCI_INDEX_LABEL, image_index_labels, manifest_labels, soci_index_labels};
 pub use layout::{BlobWriter, LayoutStore};
 
-use crate::{digest::Digest, image::ManifestError};
+use crate::{containerd::ContainerdError, digest::Digest, image::ManifestError};
 
 /// Why the store cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +58,9 @@ pub enum StoreError {
         #[source]
         source: ManifestError,
     },
+    /// containerd refused or failed.
+    #[error(transparent)]
+    Containerd(#[from] ContainerdError),
     /// A record cannot be read.
     #[error("{}", path.display())]
     Record {

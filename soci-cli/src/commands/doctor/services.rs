@@ -20,7 +20,7 @@ pub(super) fn check(runtime: &Runtime, args: &Args, global: &Global) -> Vec<Find
     vec![
         configuration(&args.config),
         runtime.block_on(snapshotter(&args.snapshotter)),
-        runtime.block_on(containerd(&global.address, &global.namespace)),
+        runtime.block_on(containerd(&global.socket(), &global.namespace)),
         disk(global.store_root()),
     ]
 }

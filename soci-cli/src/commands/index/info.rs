@@ -24,7 +24,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
             "the provided digest is of ztoc not SOCI index. Use \"soci ztoc info\" command to get detailed info of ztoc"
         );
     }
-    let raw = root.content.read(&digest)?;
+    let raw = root.read(&digest)?;
     println!("{}", json::indent(&raw).context("stored manifest")?);
     Ok(())
 }

@@ -1,72 +1,109 @@
-//! `soci index list`: newest first.
+//! `soci index list`: what is recorded here, newest first, or what a registry has.
 
 use anyhow::{Result, bail};
 use jiff::Timestamp;
-use soci_core::{image::ImageError, index::IndexVersion};
+use soci_core::{index::IndexVersion, store::Artifact};
 
+use super::remote;
 use crate::{
     cli::Global,
     output::{duration, table},
     root::Root,
-    sources::{PlatformFlags, full_name},
+    sources::{self, PlatformFlags, RegistryFlags},
 };
+
+const HEADING: [&str; 7] =
+    ["DIGEST", "SIZE", "IMAGE REF", "PLATFORM", "MEDIA TYPE", "MANIFEST VERSION", "CREATED"];
 
 /// List the SOCI indexes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only those of this image, as it was named when they were created.
+    /// Only those of this image: as it was named when they were created, or as containerd names it.
     #[arg(long, value_name = "IMAGE")]
     r#ref: Option<String>,
+    /// Those that the registry has for this image, in place of those recorded here.
+    #[arg(long, value_name = "IMAGE", conflicts_with = "ref")]
+    remote: Option<String>,
     /// Only those of this platform, os/arch[/variant]; may be repeated.
     #[arg(long = "platform", short = 'p', value_name = "PLATFORM", value_delimiter = ',')]
     platforms: Vec<String>,
     /// Digests only.
     #[arg(long, short = 'q')]
     quiet: bool,
+    #[command(flatten, next_help_heading = "With --remote")]
+    registry: RegistryFlags,
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
-    let root = Root::open(global)?;
-    let platforms = PlatformFlags { all_platforms: false, platforms: args.platforms.clone() }.named()?;
-    let mut indexes = root.indexes()?;
-    if let Some(name) = &args.r#ref {
-        let name = full_name(name);
-        indexes.retain(|index| index.image_ref.as_ref() == Some(&name));
-        if indexes.is_empty() {
-            return Err(ImageError::NotFound(name).into());
-        }
-        for platform in platforms.iter().map(ToString::to_string) {
-            if !indexes.iter().any(|index| index.platform.as_ref() == Some(&platform)) {
-                bail!("image manifest for platform {platform}: not found");
-            }
-        }
-    }
-    if !platforms.is_empty() {
-        let wanted: Vec<String> = platforms.iter().map(ToString::to_string).collect();
-        indexes.retain(|index| index.platform.as_ref().is_some_and(|platform| wanted.contains(platform)));
-    }
+    let platforms = PlatformFlags { all_platforms: false, platforms: args.platforms.clone() };
+    let rows = match &args.remote {
+        Some(name) => in_registry(name, args, &platforms)?,
+        None => recorded(args, &platforms, &Root::open(global)?)?,
+    };
     if args.quiet {
-        for index in &indexes {
-            println!("{}", index.digest);
+        let mut last = None;
+        for [digest, ..] in &rows {
+            // One index has a row for each name of its image.
+            if last.replace(digest) != Some(digest) {
+                println!("{digest}");
+            }
         }
         return Ok(());
     }
-    let heading = ["DIGEST", "SIZE", "IMAGE REF", "PLATFORM", "MEDIA TYPE", "MANIFEST VERSION", "CREATED"];
-    let mut rows = vec![heading.map(str::to_owned)];
-    rows.extend(indexes.into_iter().map(|index| {
-        let version = index.artifact_type.as_deref().and_then(IndexVersion::of);
-        [
-            index.digest.to_string(),
-            index.size.to_string(),
-            index.image_ref.unwrap_or_default(),
-            index.platform.unwrap_or_default(),
-            index.media_type,
-            version.map_or_else(String::new, |version| version.to_string()),
-            age(index.created_at),
-        ]
-    }));
-    print!("{}", table::render(&rows));
+    let table: Vec<_> = std::iter::once(HEADING.map(str::to_owned)).chain(rows).collect();
+    print!("{}", table::render(&table));
     Ok(())
+}
+
+fn in_registry(name: &str, args: &Args, platforms: &PlatformFlags) -> Result<Vec<[String; 7]>> {
+    let row = |found: remote::Remote| {
+        [
+            found.descriptor.digest.to_string(),
+            found.descriptor.size.to_string(),
+            name.to_owned(),
+            found.platform.to_string(),
+            found.descriptor.media_type,
+            found.version.to_string(),
+            "n/a".to_owned(),
+        ]
+    };
+    Ok(remote::list(name, &args.registry, platforms)?.into_iter().map(row).collect())
+}
+
+fn recorded(args: &Args, platforms: &PlatformFlags, root: &Root) -> Result<Vec<[String; 7]>> {
+    let wanted: Vec<String> = platforms.named()?.iter().map(ToString::to_string).collect();
+    let mut indexes = match &args.r#ref {
+        Some(name) => sources::indexes_of(name, root)?,
+        None => root.indexes()?,
+    };
+    let is_for = |index: &Artifact, platform: &String| index.platform.as_ref() == Some(platform);
+    if args.r#ref.is_some()
+        && let Some(platform) =
+            wanted.iter().find(|wanted| !indexes.iter().any(|index| is_for(index, wanted)))
+    {
+        bail!("image manifest for platform {platform}: not found");
+    }
+    if !wanted.is_empty() {
+        indexes.retain(|index| wanted.iter().any(|platform| is_for(index, platform)));
+    }
+    let names = sources::names_in_containerd(root)?;
+    let mut rows = Vec::new();
+    for index in indexes {
+        let version = index.artifact_type.as_deref().and_then(IndexVersion::of);
+        let known = index.image_digest.and_then(|digest| names.get(&digest)).cloned();
+        for name in known.unwrap_or_else(|| vec![index.image_ref.clone().unwrap_or_default()]) {
+            rows.push([
+                index.digest.to_string(),
+                index.size.to_string(),
+                name,
+                index.platform.clone().unwrap_or_default(),
+                index.media_type.clone(),
+                version.map_or_else(String::new, |version| version.to_string()),
+                age(index.created_at),
+            ]);
+        }
+    }
+    Ok(rows)
 }
 
 /// `<time> ago`, `n/a` for times in the future.

@@ -2,6 +2,7 @@
 
 mod info;
 mod list;
+mod remote;
 mod rm;
 
 use anyhow::Result;
@@ -18,7 +19,7 @@ pub(crate) enum Command {
     List(list::Args),
     /// Show the manifest of a SOCI index.
     Info(info::Args),
-    /// Remove SOCI indexes. Their blobs stay.
+    /// Remove SOCI indexes. Blobs of our own store stay.
     #[command(name = "rm", visible_alias = "remove")]
     Remove(rm::Args),
 }

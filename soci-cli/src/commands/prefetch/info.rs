@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         let kind = if record.kind == ArtifactKind::SociIndex { "soci_index" } else { "soci_layer" };
         bail!("the provided digest is not a prefetch artifact (type: {kind})");
     }
-    let blob = root.content.read(&digest)?;
+    let blob = root.read(&digest)?;
     print!("{}", text(&record, &PrefetchArtifact::parse(&blob, SpanId(u32::MAX))?));
     if args.json {
         println!("\nRaw JSON:\n{}", json::indent(&blob)?);

@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     let root = Root::open(global)?;
     let records = root.list(ArtifactKind::SociPrefetch)?;
     let spans = |digest: &Digest| {
-        let blob = root.content.read(digest).ok()?;
+        let blob = root.read(digest).ok()?;
         let artifact = PrefetchArtifact::parse(&blob, SpanId(u32::MAX)).ok()?;
         i64::try_from(artifact.total_spans()).ok()
     };

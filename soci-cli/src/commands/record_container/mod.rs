@@ -54,7 +54,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let runtime = Runtime::new().context("start the runtime")?;
     let namespaces = Namespaces::of(&global.namespace);
     let (client, news, signals) = runtime.block_on(async {
-        let client = Containers::connect(&global.address).await.context(
+        let client = Containers::connect(&global.socket()).await.context(
             "containers that somebody else starts are found through containerd (--address names its socket)",
         )?;
         let news = containerd::follow(&client, namespaces.clone()).await?;

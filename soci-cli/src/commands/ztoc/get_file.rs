@@ -10,10 +10,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use soci_core::{
     digest::Digest,
     image::{Descriptor, ImageSource, Platform},
-    store::Artifact,
+    store::{Artifact, ContentStore},
     tar::EntryKind,
     units::{ByteRange, SpanId},
     ztoc::{FileEntry, Ztoc, extract_span},
@@ -24,7 +25,7 @@ use crate::{
     cli::Global,
     error::Hinted,
     root::{self, Root},
-    sources::RegistryFlags,
+    sources::{self, RegistryFlags},
 };
 
 /// Most links followed from the file asked for.
@@ -53,7 +54,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     };
     let digest = root::digest(Some(ztoc))?;
     let root = Root::open(global)?;
-    if !root.content.has(&digest) {
+    if root.store_of(&digest)?.is_none() {
         bail!("{digest}: not found");
     }
     let (record, ztoc) = super::open(&root, &digest)?;
@@ -66,9 +67,9 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         Some(path) => Box::new(File::create(path).with_context(|| format!("create {}", path.display()))?),
         None => Box::new(io::stdout().lock()),
     };
-    if let Some((source, layer)) = layer {
+    if let Some(layer) = layer {
         for span in spans.map(SpanId) {
-            let bytes = runtime.block_on(source.read_range(&layer, ztoc.spans().compressed_range(span)))?;
+            let bytes = layer.read(ztoc.spans().compressed_range(span), &runtime)?;
             write_part(&ztoc, span, &bytes, range, &mut out).with_context(|| format!("span {span}"))?;
         }
     }
@@ -94,8 +95,28 @@ fn find<'a>(ztoc: &'a Ztoc, name: &[u8]) -> Result<&'a FileEntry> {
     bail!("too many links: {}", String::from_utf8_lossy(&name));
 }
 
-/// The layer's place: the image the user names, or one that an index with this zTOC was created for.
-async fn find_layer(args: &Args, root: &Root, ztoc: &Artifact) -> Result<(ImageSource, Descriptor)> {
+/// Where the layer's bytes are.
+enum Layer {
+    Stored(ContentStore, Digest),
+    OfImage(Box<(ImageSource, Descriptor)>),
+}
+
+impl Layer {
+    fn read(&self, range: ByteRange, runtime: &Runtime) -> Result<Bytes> {
+        Ok(match self {
+            Self::Stored(store, layer) => store.read_range(layer, range)?,
+            Self::OfImage(of) => runtime.block_on(of.0.read_range(&of.1, range))?,
+        })
+    }
+}
+
+/// The layer's place: the image the user names, a store, or an image that an index with this zTOC was created for.
+async fn find_layer(args: &Args, root: &Root, ztoc: &Artifact) -> Result<Layer> {
+    if args.image.is_none()
+        && let Some(store) = root.store_of(&ztoc.oci_digest)?
+    {
+        return Ok(Layer::Stored(store, ztoc.oci_digest));
+    }
     let mut images: Vec<(String, Platform)> = Vec::new();
     if let Some(name) = &args.image {
         images.push((name.clone(), Platform::host()));
@@ -108,8 +129,8 @@ async fn find_layer(args: &Args, root: &Root, ztoc: &Artifact) -> Result<(ImageS
     }
     let mut failure = None;
     for (name, platform) in images {
-        match layer_in(args, &name, &platform, &ztoc.oci_digest).await {
-            Ok(Some(found)) => return Ok(found),
+        match layer_in(args, root, &name, &platform, &ztoc.oci_digest).await {
+            Ok(Some(found)) => return Ok(Layer::OfImage(Box::new(found))),
             Ok(None) => {}
             Err(error) => failure = Some(error),
         }
@@ -122,11 +143,12 @@ async fn find_layer(args: &Args, root: &Root, ztoc: &Artifact) -> Result<(ImageS
 
 async fn layer_in(
     args: &Args,
+    root: &Root,
     name: &str,
     platform: &Platform,
     layer: &Digest,
 ) -> Result<Option<(ImageSource, Descriptor)>> {
-    let source = ImageSource::parse(name, &args.registry.registry(name)?)?;
+    let source = sources::find(name, root, &args.registry).await?;
     let image = source.resolve(platform).await?;
     let found = image.layers().iter().find(|descriptor| descriptor.digest == *layer).cloned();
     Ok(found.map(|layer| (source, layer)))

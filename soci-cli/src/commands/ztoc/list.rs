@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 
 use anyhow::{Result, bail};
-use soci_core::{digest::Digest, image::ImageError, index::SociIndex, store::ArtifactKind};
+use soci_core::{digest::Digest, index::SociIndex, store::ArtifactKind};
 
 use crate::{
     cli::Global,
     output::table,
     root::{self, Root},
-    sources::full_name,
+    sources,
 };
 
 /// List the zTOCs.
@@ -18,7 +18,7 @@ pub(crate) struct Args {
     /// Only this one.
     #[arg(long, value_name = "DIGEST")]
     ztoc_digest: Option<String>,
-    /// Only those of the SOCI indexes of this image, as it was named when they were created.
+    /// Only those of the SOCI indexes of this image: as it was named when they were created, or as containerd names it.
     #[arg(long, value_name = "IMAGE")]
     image_ref: Option<String>,
     /// Digests only.
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     let root = Root::open(global)?;
     let mut ztocs = root.list(ArtifactKind::SociLayer)?;
     if let Some(name) = &args.image_ref {
-        let of_image = of_image(&root, &full_name(name))?;
+        let of_image = of_image(&root, name)?;
         ztocs.retain(|ztoc| of_image.contains(&ztoc.digest));
     }
     if let Some(wanted) = wanted {
@@ -57,14 +57,9 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
 }
 
 fn of_image(root: &Root, name: &str) -> Result<HashSet<Digest>> {
-    let mut indexes = root.indexes()?;
-    indexes.retain(|index| index.image_ref.as_deref() == Some(name));
-    if indexes.is_empty() {
-        return Err(ImageError::NotFound(name.to_owned()).into());
-    }
     let mut ztocs = HashSet::new();
-    for record in indexes {
-        let index = SociIndex::parse(root.content.read(&record.digest)?)?;
+    for record in sources::indexes_of(name, root)? {
+        let index = SociIndex::parse(root.read(&record.digest)?)?;
         ztocs.extend(index.ztocs().map(|ztoc| ztoc.digest));
     }
     Ok(ztocs)

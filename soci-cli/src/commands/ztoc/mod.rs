@@ -45,5 +45,5 @@ fn open(root: &Root, digest: &Digest) -> Result<(Artifact, Ztoc)> {
         ),
         ArtifactKind::SociPrefetch => bail!("the provided digest belongs to a prefetch artifact"),
     }
-    Ok((record, Ztoc::open(root.content.read(digest)?)?))
+    Ok((record, Ztoc::open(root.read(digest)?)?))
 }

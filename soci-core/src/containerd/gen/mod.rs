@@ -24,6 +24,11 @@ pub mod containerd {
                 include!("containerd.services.images.v1.rs");
             }
         }
+        pub mod leases {
+            pub mod v1 {
+                include!("containerd.services.leases.v1.rs");
+            }
+        }
         pub mod namespaces {
             pub mod v1 {
                 include!("containerd.services.namespaces.v1.rs");

@@ -74,6 +74,15 @@ pub struct Tls {
     pub skip_verify: bool,
 }
 
+impl Tls {
+    /// Trusts what `more` trusts, too, and is known as it is, if it is.
+    fn add(&mut self, more: &Self) {
+        self.roots.extend_from_slice(&more.roots);
+        self.identity = more.identity.clone().or_else(|| self.identity.take());
+        self.skip_verify |= more.skip_verify;
+    }
+}
+
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls").field("skip_verify", &self.skip_verify).finish_non_exhaustive()
@@ -153,7 +162,7 @@ pub struct HostPolicy {
     pub dirs: Vec<PathBuf>,
     /// Mirrors by registry, asked before those of the directories.
     pub mirrors: BTreeMap<String, Vec<Server>>,
-    /// Certificates for registries that the directories say nothing about, by `host` or `host:port`.
+    /// Certificates for registries, by `host` or `host:port`, beside those of the directories.
     pub tls: BTreeMap<String, Tls>,
 }
 
@@ -164,13 +173,16 @@ impl HostPolicy {
         for server in &mut servers {
             server.can = Capabilities::PULL.with(Capabilities::RESOLVE);
         }
-        let mut itself = Server::named(host.to_owned());
-        itself.tls = [name, host].iter().find_map(|name| self.tls.get(*name)).cloned().unwrap_or_default();
+        let itself = Server::named(host.to_owned());
+        let tls = [name, host].iter().find_map(|name| self.tls.get(*name));
         let stated = self.dirs.iter().find_map(|dir| file::read(dir, name, &itself).transpose());
         servers.extend(stated.transpose()?.unwrap_or_else(|| vec![itself]));
         for server in &mut servers {
             let names = [&server.host, host_part(&server.host)];
             let own = server.host == host;
+            if let Some(tls) = tls.filter(|_| own) {
+                server.tls.add(tls);
+            }
             server.plain |= names.iter().any(|name| self.plain_http.contains(*name))
                 || own && self.plain_http.contains(name);
         }

@@ -1,0 +1,176 @@
+//! The flags that say how an index is built, for `create` and `convert`, and what is said while it is built. Holds no
+//! state.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, bail};
+use recorder::report::Flaw;
+use soci_core::{
+    image::Image,
+    index::{Event, IndexVersion, Settings, SkipReason, TraceSettings},
+    trace::{Access, TraceReader},
+    ztoc::DEFAULT_SPAN_SIZE,
+};
+
+use crate::error::Hinted;
+
+/// How an index is built.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BuildArgs {
+    /// Uncompressed bytes of a span.
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_SPAN_SIZE as i64, allow_negative_numbers = true)]
+    span_size: i64,
+    /// Layers smaller than this (compressed bytes) get no zTOC; they are fetched whole.
+    #[arg(long, value_name = "BYTES", default_value_t = 10 << 20, allow_negative_numbers = true)]
+    min_layer_size: i64,
+    /// xattr: mark layers that need no extended attributes. May be repeated.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    optimizations: Vec<String>,
+    /// Build zTOCs anew even if they are known.
+    #[arg(long, short = 'f')]
+    force: bool,
+    /// A file to prefetch. May be repeated.
+    #[arg(long, value_name = "PATH", value_delimiter = ',')]
+    prefetch_file: Vec<String>,
+    /// A file with a JSON array of paths to prefetch.
+    #[arg(long, value_name = "FILE")]
+    prefetch_files_json: Option<String>,
+    /// A recording of the workload: prefetch what it read, in the order in which it needed it.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prefetch_file", "prefetch_files_json"])]
+    trace: Option<String>,
+    /// Take a trace that may lack something: accesses were lost, its end is missing, or the page cache was warm.
+    #[arg(long, requires = "trace")]
+    allow_incomplete: bool,
+    /// Where spans begin: by upstream's rule, or also at the edges of what the trace needs.
+    #[arg(long, value_name = "LAYOUT", default_value = "upstream", requires_if("trace", "trace"))]
+    span_layout: SpanLayout,
+    /// With --span-layout trace: needed ranges at most this many bytes apart share a span. (Each range costs two
+    /// windows of 32 KiB in the zTOC, which is what a gap of 256 KiB costs when it compresses to a quarter.)
+    #[arg(long, value_name = "BYTES", default_value_t = 256 << 10)]
+    span_gap: u64,
+}
+
+/// `--span-layout`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum SpanLayout {
+    /// Every --span-size bytes.
+    Upstream,
+    /// And at both ends of each needed range.
+    Trace,
+}
+
+impl BuildArgs {
+    /// What to build.
+    pub(crate) fn settings(&self, version: IndexVersion) -> Result<Settings> {
+        let span_size = u64::try_from(self.span_size).ok().context("span size must be >= 0")?;
+        let min_layer_size =
+            u64::try_from(self.min_layer_size).ok().context("min layer size must be >= 0")?;
+        if let Some(name) = self.optimizations.iter().find(|name| *name != "xattr") {
+            bail!("optimization {name} is not a valid optimization [xattr]");
+        }
+        let mut prefetch_files = self.prefetch_file.clone();
+        if let Some(path) = &self.prefetch_files_json {
+            let listed = listed(Path::new(path)).context("failed to load prefetch files from JSON");
+            prefetch_files.extend(listed.context("failed to parse prefetch files")?);
+        }
+        prefetch_files.retain(|path| !path.trim().is_empty());
+        let span_gap = (self.span_layout == SpanLayout::Trace).then_some(self.span_gap);
+        let trace =
+            self.trace.as_deref().map(|path| accesses(Path::new(path), self.allow_incomplete)).transpose()?;
+        Ok(Settings {
+            version,
+            span_size,
+            min_layer_size,
+            force: self.force,
+            mark_no_xattrs: !self.optimizations.is_empty(),
+            prefetch_files,
+            trace: trace.map(|accesses| TraceSettings { plan: recorder::plan::plan(&accesses), span_gap }),
+        })
+    }
+
+    /// Says when the trace is of another image.
+    pub(crate) fn warn_about_other_image(&self, image: &Image) -> Result<()> {
+        let Some(path) = &self.trace else { return Ok(()) };
+        let Some(recorded) = TraceReader::open(Path::new(path))?.header().manifest else {
+            eprintln!("note: the trace is of a directory: its paths are looked up in the image");
+            return Ok(());
+        };
+        if recorded != image.manifest.digest {
+            eprintln!(
+                "warning: the trace was recorded on image manifest {recorded}, this one is {}: paths that differ are left out",
+                image.manifest.digest
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The paths of a JSON list; `null` is an empty one.
+fn listed(path: &Path) -> Result<Vec<String>> {
+    let text = fs::read(path).map_err(|error| {
+        let cause = match error.kind() {
+            std::io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+            _ => error.to_string(),
+        };
+        anyhow::anyhow!("failed to read JSON file: open {}: {cause}", path.display())
+    })?;
+    let paths: Option<Vec<String>> = serde_json::from_slice(&text).context("failed to parse JSON")?;
+    Ok(paths.unwrap_or_default())
+}
+
+/// The accesses of a trace. One that may lack something is refused, or with `allow_incomplete` warned about.
+fn accesses(path: &Path, allow_incomplete: bool) -> Result<Vec<Access>> {
+    let read = || format!("read trace {}", path.display());
+    let mut reader = TraceReader::open(path).with_context(read)?;
+    let accesses = reader.by_ref().collect::<Result<Vec<_>, _>>().with_context(read)?;
+    for flaw in Flaw::of(reader.header(), reader.tail()) {
+        let message = format!("trace {} is incomplete: {flaw}", path.display());
+        if !allow_incomplete {
+            return Err(
+                Hinted::new(message, "record again, or take it as it is with --allow-incomplete").into()
+            );
+        }
+        eprintln!("warning: {message}");
+    }
+    if accesses.is_empty() {
+        return Err(Hinted::new(
+            format!("trace {} has no accesses", path.display()),
+            "record the workload again",
+        )
+        .into());
+    }
+    Ok(accesses)
+}
+
+/// Says what became of a layer, in the words of upstream's tool; warnings go to standard error.
+pub(crate) fn tell(event: Event<'_>) {
+    match event {
+        Event::Ztoc { layer, ztoc, existed } => {
+            let known = if existed { " (already exists)" } else { "" };
+            println!("layer {} -> ztoc {ztoc}{known}", layer.digest);
+        }
+        Event::Skipped { layer, reason } => {
+            let size = match reason {
+                SkipReason::TooSmall(_) => format!("size {} ", layer.size),
+                SkipReason::Unsupported(_) => String::new(),
+            };
+            println!("ztoc skipped - layer {} ({}) {size}{reason}", layer.digest, layer.media_type);
+        }
+        Event::Prefetch { layer, artifact } => {
+            println!("Created prefetch artifact for layer {layer}: {artifact}");
+        }
+        Event::FileNotFound(path) => eprintln!("warning: prefetch file {path} not found in any layer"),
+        Event::PathsNotFound { count, first } => {
+            let first = String::from_utf8_lossy(first);
+            eprintln!("warning: {count} paths of the trace are no files of this image (the first: {first})");
+        }
+        Event::LayerUnread(layer) => {
+            eprintln!("warning: files of layer {} ({}) cannot be listed", layer.digest, layer.media_type);
+        }
+        Event::OutsideSpans(bytes) => {
+            eprintln!(
+                "note: {bytes} bytes of the trace lie in layers without a zTOC, which are fetched whole"
+            );
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! `soci convert`: make a SOCI-enabled image, in containerd or from one OCI image layout on disk to another.
+//!
+//! Standard output has the same lines as that of `create`. With `--standalone`, new blobs are made in a temporary
+//! directory beside the destination; layers go straight from the source to the destination.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use soci_core::{
+    convert::{Original, Selection, Workshop, convert, output::Output, output::is_free},
+    image::{Descriptor, ImageError, ImageSource},
+    index::{IndexVersion, Settings},
+    store::{Artifacts, ContentStore, LayoutStore},
+};
+use tokio::runtime::Runtime;
+
+use super::build_args::{BuildArgs, tell};
+use crate::{
+    cli::Global,
+    error::Hinted,
+    root::{self, Root},
+    sources::{self, PlatformFlags, RegistryFlags},
+};
+
+/// Make a SOCI-enabled image (index version 2) of an image.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The image: its name in containerd. With --standalone: an image layout, as a directory or a tar, or a name of the
+    /// form oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker://NAME (in a registry).
+    source: Option<String>,
+    /// Name of the new image. With --standalone: the file or directory to write.
+    destination: Option<String>,
+    #[command(flatten)]
+    platforms: PlatformFlags,
+    #[command(flatten)]
+    registry: RegistryFlags,
+    #[command(flatten)]
+    build: BuildArgs,
+    /// Work on images on disk, without containerd.
+    #[arg(long)]
+    standalone: bool,
+    /// What --standalone writes: oci-archive (a tar) or oci-dir.
+    #[arg(long, value_name = "FORMAT", default_value = "oci-archive")]
+    format: Format,
+}
+
+/// `--format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Archive,
+    Directory,
+}
+
+impl std::str::FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "oci-archive" => Ok(Self::Archive),
+            "oci-dir" => Ok(Self::Directory),
+            _ => Err(format!("unsupported output format {text:?}: must be \"oci-archive\" or \"oci-dir\"")),
+        }
+    }
+}
+
+/// Converts one image.
+pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let source = given(&args.source).context("source image needs to be specified")?;
+    let destination = given(&args.destination).context("destination needs to be specified")?;
+    let runtime = Runtime::new().context("start the runtime")?;
+    if args.standalone {
+        standalone(&args, &source, Path::new(&destination), &runtime)
+    } else {
+        in_containerd(&args, &source, &destination, global, &runtime)
+    }
+}
+
+fn in_containerd(
+    args: &Args,
+    source: &str,
+    destination: &str,
+    global: &Global,
+    runtime: &Runtime,
+) -> Result<()> {
+    let settings = args.build.settings(IndexVersion::V2)?;
+    let destination = sources::tagged(destination)?;
+    let root = Root::open(global)?;
+    let connected = root::connect(&global.socket(), &global.namespace);
+    let containerd = connected.map_err(|error| {
+        Hinted::new(format!("{error:#}"), "without containerd, convert images on disk with --standalone")
+    })?;
+    let leased = runtime.block_on(containerd.leased())?;
+    let name = source.strip_prefix("containerd://").unwrap_or(source);
+    let found = runtime.block_on(sources::in_containerd(name, &leased))?;
+    let source = found.ok_or_else(|| ImageError::NotFound(name.to_owned()))?;
+    let store = ContentStore::Containerd(leased.clone());
+    let shop = Workshop {
+        settings: &settings,
+        store: &store,
+        artifacts: &root.artifacts,
+        name: &destination,
+        runtime: runtime.handle(),
+    };
+    let target = build(args, &source, false, &shop, runtime)?;
+    Ok(runtime.block_on(leased.put_image(&destination, &target))?)
+}
+
+fn standalone(args: &Args, source: &str, destination: &Path, runtime: &Runtime) -> Result<()> {
+    let settings = args.build.settings(IndexVersion::V2)?;
+    let source = on_disk(args, source, runtime)?;
+    if args.format == Format::Directory && !is_free(destination) {
+        bail!("{} is there and is no OCI image layout", destination.display());
+    }
+    let parent = match destination.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let work = tempfile::Builder::new().prefix(".soci-oci-").tempdir_in(parent);
+    let work = work.with_context(|| format!("make a directory in {}", parent.display()))?;
+    let made = LayoutStore::open(&work.path().join("layout"))?;
+    let target = converted(args, &source, &settings, &made, work.path(), runtime)?;
+    let output = Output { target: &target, made: &made, source: &source, runtime: runtime.handle() };
+    match args.format {
+        Format::Directory => output.directory(destination)?,
+        Format::Archive => {
+            let path = work.path().join("archive");
+            let file = fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
+            output.archive(file, destination)?;
+            fs::rename(&path, destination).with_context(|| format!("write {}", destination.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn converted(
+    args: &Args,
+    source: &ImageSource,
+    settings: &Settings,
+    made: &LayoutStore,
+    work: &Path,
+    runtime: &Runtime,
+) -> Result<Descriptor> {
+    let shop = Workshop {
+        settings,
+        store: &ContentStore::Layout(made.clone()),
+        artifacts: &Artifacts::open(work)?,
+        name: source.name(),
+        runtime: runtime.handle(),
+    };
+    build(args, source, true, &shop, runtime)
+}
+
+/// Converts, and gives what the result's name is to point to.
+fn build(
+    args: &Args,
+    source: &ImageSource,
+    only_present: bool,
+    shop: &Workshop<'_>,
+    runtime: &Runtime,
+) -> Result<Descriptor> {
+    let named = args.platforms.named()?;
+    let meant = match (args.platforms.all_platforms, named.is_empty()) {
+        (true, _) => Selection::All,
+        (false, true) => Selection::Default,
+        (false, false) => Selection::These(named),
+    };
+    let (original, images) = runtime.block_on(async {
+        let original = Original::read(source, only_present).await?;
+        let images = original.images(source, &meant).await?;
+        Ok::<_, anyhow::Error>((original, images))
+    })?;
+    for image in &images {
+        args.build.warn_about_other_image(image)?;
+    }
+    let names = original.names().to_vec();
+    let mut target = convert(original, &images, shop, &tell)?;
+    if only_present {
+        target.annotations.extend(names);
+    }
+    Ok(target)
+}
+
+/// Finds the image of `--standalone`.
+fn on_disk(args: &Args, text: &str, runtime: &Runtime) -> Result<ImageSource> {
+    if ["oci:", "oci-archive:", "docker://"].iter().any(|scheme| text.starts_with(scheme)) {
+        let registry = args.registry.registry(text)?;
+        let source = ImageSource::parse(text.strip_prefix("docker://").unwrap_or(text), &registry)?;
+        // Whether it is there is better known before anything is made.
+        runtime.block_on(source.document())?;
+        return Ok(source);
+    }
+    let path = PathBuf::from(text);
+    let metadata = fs::metadata(&path).map_err(|error| {
+        let cause = match error.kind() {
+            std::io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+            _ => error.to_string(),
+        };
+        anyhow::anyhow!("failed to access input {text}: stat {text}: {cause}")
+    })?;
+    let source = if metadata.is_dir() {
+        ImageSource::layout(&path).with_context(|| format!("failed to read index.json from {text}"))?
+    } else {
+        ImageSource::archive(&path).with_context(|| format!("failed to extract OCI tar {text}"))?
+    };
+    match runtime.block_on(source.document()) {
+        Err(ImageError::NotFound(_)) => bail!("index.json contains no manifests"),
+        outcome => outcome.with_context(|| format!("failed to read index.json from {text}"))?,
+    };
+    Ok(source)
+}

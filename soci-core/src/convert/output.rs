@@ -1,0 +1,176 @@
+//! A converted image as an OCI image layout: a directory or a tar.
+//!
+//! Holds no state. What must always hold: the layout has every blob of the image that was here and nothing else; each
+//! blob that is copied was checked against its digest. Layers are linked or streamed, never copied on the way.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Read},
+    path::Path,
+};
+
+use bytes::{Buf, Bytes};
+use tokio::runtime::Handle;
+
+use super::{ConvertError, archive::ArchiveWriter};
+use crate::{
+    digest::Hasher,
+    image::{Descriptor, ImageIndex, ImageSource, MAX_MANIFEST, Manifest},
+    media_type,
+    store::{LayoutStore, StoreError},
+};
+
+/// Image indexes within image indexes that are followed.
+const MAX_DEPTH: usize = 8;
+
+/// A converted image: new blobs in a layout of their own, the others where the original is.
+#[derive(Debug)]
+pub struct Output<'a> {
+    /// The image index, with the annotations that name it in the layout.
+    pub target: &'a Descriptor,
+    /// What was made.
+    pub made: &'a LayoutStore,
+    /// Where the original is.
+    pub source: &'a ImageSource,
+    /// Drives transfers.
+    pub runtime: &'a Handle,
+}
+
+impl Output<'_> {
+    /// Makes the layout of new blobs a whole one and moves it to `to`, in the place of a layout or an empty directory.
+    /// `to` has to be on the file system of the new blobs.
+    ///
+    /// # Errors
+    /// When a blob cannot be read, or something else is at `to`.
+    pub fn directory(&self, to: &Path) -> Result<(), ConvertError> {
+        if !is_free(to) {
+            return Err(ConvertError::Occupied(to.to_owned()));
+        }
+        let blobs = self.blobs()?;
+        for descriptor in blobs.values().filter(|blob| !self.made.has(&blob.digest)) {
+            let target = self.made.blob_path(&descriptor.digest);
+            let file = self.source.file_of(&descriptor.digest);
+            if file.is_some_and(|file| fs::hard_link(file, &target).is_ok()) {
+                continue;
+            }
+            let mut writer = self.made.writer()?;
+            let mut bytes = self.open(descriptor)?;
+            io::copy(&mut bytes, &mut writer).map_err(failed("write", &target))?;
+            writer.commit(Some(descriptor.digest))?;
+        }
+        for (digest, _) in self.made.blobs()? {
+            if !blobs.contains_key(&digest.hex()) {
+                let path = self.made.blob_path(&digest);
+                fs::remove_file(&path).map_err(failed("remove", &path))?;
+            }
+        }
+        self.made.list_only(self.target.clone())?;
+        let ingest = self.made.root().join("ingest");
+        fs::remove_dir(&ingest).map_err(failed("remove", &ingest))?;
+        if to.exists() {
+            fs::remove_dir_all(to).map_err(failed("remove", to))?;
+        }
+        fs::rename(self.made.root(), to).map_err(failed("write", to))
+    }
+
+    /// Writes the layout as a tar with its members sorted.
+    ///
+    /// # Errors
+    /// When a blob cannot be read or is damaged, or the file cannot be written.
+    pub fn archive(&self, to: File, path: &Path) -> Result<(), ConvertError> {
+        let failed = || failed("write", path);
+        let mut archive = ArchiveWriter::new(io::BufWriter::with_capacity(1 << 20, to));
+        for directory in ["blobs/", "blobs/sha256/"] {
+            archive.directory(directory).map_err(failed())?;
+        }
+        for (hex, descriptor) in &self.blobs()? {
+            let mut bytes = Checked { inner: self.open(descriptor)?, hasher: Hasher::new() };
+            let name = format!("blobs/sha256/{hex}");
+            archive.file(&name, descriptor.size, &mut bytes).map_err(failed())?;
+            let actual = bytes.hasher.finish();
+            if actual != descriptor.digest {
+                return Err(StoreError::Mismatch { expected: descriptor.digest, actual }.into());
+            }
+        }
+        let index = ImageIndex::encode(std::slice::from_ref(self.target));
+        archive.file("index.json", index.len() as u64, &index[..]).map_err(failed())?;
+        let marker = LayoutStore::MARKER_TEXT;
+        archive.file("oci-layout", marker.len() as u64, marker).map_err(failed())?;
+        let file = archive.finish().map_err(failed())?;
+        let file = file.into_inner().map_err(|error| failed()(error.into_error()))?;
+        file.sync_all().map_err(failed())
+    }
+
+    fn open(&self, blob: &Descriptor) -> Result<Box<dyn Read>, ConvertError> {
+        if self.made.has(&blob.digest) {
+            return Ok(Box::new(self.made.open_blob(&blob.digest)?));
+        }
+        // A registry gives manifests by another way than blobs.
+        if media_type::is_manifest(&blob.media_type) || media_type::is_index(&blob.media_type) {
+            let raw = self.runtime.block_on(self.source.blob_of(blob, MAX_MANIFEST as u64))?;
+            return Ok(Box::new(raw.reader()));
+        }
+        Ok(Box::new(self.runtime.block_on(self.source.open_layer(blob))?))
+    }
+
+    /// Every blob of the image that is here, by its name in a layout.
+    fn blobs(&self) -> Result<BTreeMap<String, Descriptor>, ConvertError> {
+        let mut blobs = BTreeMap::new();
+        self.collect(self.target, 0, &mut blobs)?;
+        Ok(blobs)
+    }
+
+    fn collect(
+        &self,
+        blob: &Descriptor,
+        depth: usize,
+        blobs: &mut BTreeMap<String, Descriptor>,
+    ) -> Result<(), ConvertError> {
+        let here = self.made.has(&blob.digest) || self.runtime.block_on(self.source.has(blob))?;
+        if !here || depth > MAX_DEPTH || blobs.insert(blob.digest.hex(), blob.clone()).is_some() {
+            return Ok(());
+        }
+        let raw = || -> Result<Bytes, ConvertError> {
+            if self.made.has(&blob.digest) {
+                return Ok(self.made.read(&blob.digest)?);
+            }
+            Ok(self.runtime.block_on(self.source.blob_of(blob, MAX_MANIFEST as u64))?)
+        };
+        let children = if media_type::is_index(&blob.media_type) {
+            ImageIndex::parse(raw()?, &blob.media_type)?.manifests
+        } else if media_type::is_manifest(&blob.media_type) {
+            let manifest = Manifest::parse(raw()?, &blob.media_type)?;
+            std::iter::once(manifest.config).chain(manifest.layers).collect()
+        } else {
+            Vec::new()
+        };
+        children.iter().try_for_each(|child| self.collect(child, depth + 1, blobs))
+    }
+}
+
+/// Whether a layout may be put at `to`: nothing is there, or a layout, or an empty directory.
+pub fn is_free(to: &Path) -> bool {
+    match fs::read_dir(to) {
+        Ok(mut entries) => entries.next().is_none() || LayoutStore::existing(to).is_ok(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+struct Checked<R> {
+    inner: R,
+    hasher: Hasher,
+}
+
+impl<R: Read> Read for Checked<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..n]);
+        Ok(n)
+    }
+}
+
+fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ConvertError {
+    let path = path.to_owned();
+    move |source| ConvertError::Output { op, path, source }
+}

@@ -1,0 +1,62 @@
+//! What conversion changes of a manifest's entry, and what it leaves.
+
+use super::*;
+
+fn object(value: Value) -> Map<String, Value> {
+    let Value::Object(object) = value else { panic!("an object") };
+    object
+}
+
+fn bound() -> Bound {
+    let digest = Digest::of(b"{}");
+    let raw = format!(
+        r#"{{"schemaVersion":2,"config":{{"mediaType":"c","digest":"{digest}","size":2}},"layers":[],"annotations":{{"{}":"x","own":"manifest","title":"t"}}}}"#,
+        media_type::INDEX_DIGEST
+    );
+    Bound {
+        old: Digest::of(b"old"),
+        manifest: Manifest::parse(raw.into(), media_type::OCI_MANIFEST).unwrap(),
+        index: Descriptor {
+            artifact_type: Some(media_type::SOCI_INDEX_V2.to_owned()),
+            ..Descriptor::new(media_type::OCI_MANIFEST, Digest::of(b"index"), 7)
+        },
+        platform: Platform::new("linux", "arm64"),
+        own: Platform::new("linux", "arm64"),
+    }
+}
+
+#[test]
+fn an_entry_keeps_what_it_says() {
+    let mut entry = object(serde_json::json!({
+        "mediaType": media_type::DOCKER_MANIFEST, "digest": Digest::of(b"old").to_string(), "size": 3, "data": "b2xk",
+        "x.unknown": 1, "annotations": {"own": "entry", media_type::INDEX_DIGEST: "stale"},
+        "platform": {"os": "linux", "architecture": "arm64"}
+    }));
+    let bound = bound();
+    assert!(names(&entry, &bound.old));
+    point_to(&mut entry, &bound.manifest);
+    let want = format!(
+        r#"{{"mediaType":"{}","digest":"{}","size":{},"annotations":{{"{}":"x","own":"entry","title":"t"}},"platform":{{"architecture":"arm64","os":"linux"}},"x.unknown":1}}"#,
+        media_type::OCI_MANIFEST,
+        bound.manifest.digest,
+        bound.manifest.raw.len(),
+        media_type::INDEX_DIGEST,
+    );
+    assert_eq!(String::from_utf8(encode(&entry, Shape::Descriptor)).unwrap(), want);
+}
+
+#[test]
+fn an_index_takes_the_place_of_the_older_one_of_its_platform() {
+    let other = serde_json::json!({"mediaType": "m", "digest": Digest::of(b"a").to_string(), "size": 1,
+        "artifactType": media_type::SOCI_INDEX_V2, "platform": {"os": "linux", "architecture": "amd64"}});
+    let older = serde_json::json!({"mediaType": "m", "digest": Digest::of(b"b").to_string(), "size": 1,
+        "artifactType": media_type::SOCI_INDEX_V2, "platform": {"os": "linux", "architecture": "arm64", "variant": "v8"}});
+    let mut entries = vec![older, other.clone()];
+    list_index(&mut entries, &bound());
+    assert_eq!(entries.len(), 2);
+    assert_eq!(entries[0]["digest"], Digest::of(b"index").to_string());
+    assert_eq!(entries[1], other);
+    entries.truncate(0);
+    list_index(&mut entries, &bound());
+    assert_eq!(entries.len(), 1);
+}
