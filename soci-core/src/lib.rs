@@ -9,6 +9,8 @@ mod compression;
 pub mod containerd;
 pub mod digest;
 mod flat;
+#[cfg(feature = "testing")]
+pub mod fuzz;
 pub mod image;
 pub mod index;
 pub mod json;

@@ -180,7 +180,7 @@ fn tell(event: Event<'_>) {
         Event::Skipped { layer, reason } => {
             let size = match reason {
                 soci_core::index::SkipReason::TooSmall(_) => format!("size {} ", layer.size),
-                soci_core::index::SkipReason::Unsupported(_) => String::new(),
+                _ => String::new(),
             };
             println!("ztoc skipped - layer {} ({}) {size}{reason}", layer.digest, layer.media_type);
         }

@@ -193,7 +193,7 @@ impl Build<'_> {
                 return Ok(None);
             }
             Err(reason) => {
-                (self.tell)(Event::Skipped { layer: descriptor, reason });
+                (self.tell)(Event::Skipped { layer: descriptor, reason: &reason });
                 return Ok(None);
             }
         };
@@ -208,7 +208,14 @@ impl Build<'_> {
             let checkpointing = placement.map(|p| p.checkpointing.clone()).unwrap_or_default();
             let options = BuildOptions { span_size, checkpointing, ..BuildOptions::default() };
             let bytes = planned::open(self.image, descriptor, copy, self.runtime)?;
-            layer::build(descriptor, kind, bytes, &options, name, self.store, self.artifacts)?
+            match layer::build(descriptor, kind, bytes, &options, name, self.store, self.artifacts) {
+                Ok(built) => built,
+                Err(error) => {
+                    let reason = error.skips()?;
+                    (self.tell)(Event::Skipped { layer: descriptor, reason: &reason });
+                    return Ok(None);
+                }
+            }
         };
         let (ztoc, existed) = (indexed.ztoc_digest, indexed.existed);
         (self.tell)(Event::Ztoc { layer: descriptor, ztoc, existed });

@@ -15,13 +15,16 @@ use crate::{
     ztoc::{BuildError, BuildOptions, Built, Ztoc, build_gzip, build_tar},
 };
 
-/// Why a layer has no zTOC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a layer has no zTOC, though nothing is wrong with it.
+#[derive(Debug)]
+#[non_exhaustive]
 pub enum SkipReason {
     /// Smaller than the minimum (bytes) asked for.
     TooSmall(u64),
     /// Compressed in a way that cannot be indexed; its name, if it has one.
     Unsupported(&'static str),
+    /// Its tar has an entry that a zTOC has no words for.
+    Entry(TarError),
 }
 
 impl std::fmt::Display for SkipReason {
@@ -32,6 +35,7 @@ impl std::fmt::Display for SkipReason {
                 f,
                 "is compressed in an unsupported format. expect: [tar, gzip, unknown] but got {name:?}"
             ),
+            Self::Entry(error) => write!(f, "cannot be read in parts: {error}"),
         }
     }
 }
@@ -110,6 +114,16 @@ pub(super) fn eligible(
         LayerKind::Gzip | LayerKind::Tar | LayerKind::Unknown => Ok(Ok(kind)),
         LayerKind::Undetermined => Err(LayerBuildError::Undetermined(layer.media_type.clone())),
         _ => Ok(Err(SkipReason::Unsupported(kind.algorithm()))),
+    }
+}
+
+impl LayerBuildError {
+    /// The reason to leave the layer out, if that is all this is: the layer is whole, but not for a zTOC.
+    pub(super) fn skips(self) -> Result<SkipReason, Self> {
+        match self {
+            Self::Build(BuildError::Tar(error)) if error.is_unsupported() => Ok(SkipReason::Entry(error)),
+            other => Err(other),
+        }
     }
 }
 

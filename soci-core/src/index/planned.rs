@@ -80,12 +80,24 @@ pub(super) struct Walked {
     pub(super) blocks: Vec<u64>,
 }
 
-/// Walks over a layer. `None` when its compression cannot be read here.
-pub(super) fn walk(layer: &Descriptor, mut bytes: LayerBytes) -> Result<Option<Walked>, LayerBuildError> {
+/// Walks over a layer. `None` when its compression cannot be read here, or one of its entries has no place in a table.
+pub(super) fn walk(layer: &Descriptor, bytes: LayerBytes) -> Result<Option<Walked>, LayerBuildError> {
     let kind = layer_compression(&layer.media_type);
     if !matches!(kind, LayerKind::Gzip | LayerKind::Tar | LayerKind::Unknown) {
         return Ok(None);
     }
+    match walk_to_the_end(layer, kind, bytes) {
+        Ok(walked) => Ok(Some(walked)),
+        Err(LayerBuildError::Walk(error)) if error.is_unsupported() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn walk_to_the_end(
+    layer: &Descriptor,
+    kind: LayerKind,
+    mut bytes: LayerBytes,
+) -> Result<Walked, LayerBuildError> {
     let (mut parser, mut scanner, mut hasher) = (Parser::new(), Scanner::new(), Hasher::new());
     let (mut table, mut blocks) = (Table(Vec::new()), Vec::new());
     let mut buffer = vec![0u8; CHUNK];
@@ -114,7 +126,7 @@ pub(super) fn walk(layer: &Descriptor, mut bytes: LayerBytes) -> Result<Option<W
     }
     parser.finish()?;
     match hasher.finish() {
-        actual if actual == layer.digest => Ok(Some(Walked { files: table.0, blocks })),
+        actual if actual == layer.digest => Ok(Walked { files: table.0, blocks }),
         actual => Err(LayerBuildError::Digest { expected: layer.digest, actual }),
     }
 }

@@ -51,7 +51,7 @@ pub enum Event<'a> {
         /// The layer.
         layer: &'a Descriptor,
         /// Why.
-        reason: SkipReason,
+        reason: &'a SkipReason,
     },
     /// A layer has a prefetch artifact.
     Prefetch {

@@ -6,9 +6,8 @@
 use std::io::Read;
 use std::path::Path;
 
-use flate2::read::MultiGzDecoder;
-
 use super::{Applied, Applier, ApplyOptions, UnpackError};
+use crate::compression::gzip::Members;
 use crate::digest::{Digest, Hasher};
 use crate::tar::Parser;
 
@@ -20,7 +19,7 @@ const CHUNK: usize = 256 * 1024;
 pub enum LayerFormat {
     /// A plain tar.
     Tar,
-    /// One or more gzip members.
+    /// One or more gzip members, and perhaps zeros behind them.
     Gzip,
 }
 
@@ -48,7 +47,7 @@ pub fn unpack_layer(
 ) -> Result<Unpacked, UnpackError> {
     match format {
         LayerFormat::Tar => unpack_plain(compressed, dest, options, expected),
-        LayerFormat::Gzip => unpack_plain(MultiGzDecoder::new(compressed), dest, options, expected),
+        LayerFormat::Gzip => unpack_plain(Members::new(compressed), dest, options, expected),
     }
 }
 

@@ -22,7 +22,7 @@ pub enum GzipError {
         #[source]
         source: InflateError,
     },
-    /// Bytes after a member that do not start another one.
+    /// Bytes after a member that do not start another one, and are not zeros up to the end.
     #[error("gzip data is followed by bytes that are no gzip member, at compressed offset {offset}")]
     TrailingBytes {
         /// Offset of the first of them.
@@ -65,6 +65,8 @@ enum State {
     Member(bool),
     /// Between members: more input means another member.
     Between,
+    /// In zeros behind the last member, which gzip too passes over.
+    Padding,
 }
 
 impl Scanner {
@@ -101,9 +103,21 @@ impl Scanner {
             return Ok(Event::NeedInput);
         }
         if self.state == State::Between {
-            self.inflater.reset(Framing::Gzip);
-            self.state = State::Member(false);
             self.member_start = self.total_in;
+            if input[0] == 0 {
+                self.state = State::Padding;
+            } else {
+                self.inflater.reset(Framing::Gzip);
+                self.state = State::Member(false);
+            }
+        }
+        if self.state == State::Padding {
+            let zeros = input.iter().position(|&byte| byte != 0).unwrap_or(input.len());
+            if zeros == 0 {
+                return Err(GzipError::TrailingBytes { offset: self.member_start });
+            }
+            self.total_in += zeros as u64;
+            return Ok(Event::Progress { consumed: zeros, plain: &[], boundary: None });
         }
         if self.end == self.buffer.len() {
             self.buffer.copy_within(self.end - WINDOW.., 0);
@@ -132,7 +146,7 @@ impl Scanner {
     /// Declares the end of the input.
     pub(crate) fn finish(&self) -> Result<(), GzipError> {
         match self.state {
-            State::Between => Ok(()),
+            State::Between | State::Padding => Ok(()),
             State::Member(false) if self.member_start > 0 => {
                 Err(GzipError::TrailingBytes { offset: self.member_start })
             }
