@@ -13,5 +13,5 @@ mod settings;
 pub use builder::build;
 pub use layer::{LayerBuildError, SkipReason};
 pub use look::view;
-pub use manifest::{EMPTY_CONFIG, IndexError, IndexVersion, SociIndex, layer_of};
+pub use manifest::{EMPTY_CONFIG, IndexError, IndexVersion, SociIndex, is_ztoc, layer_of};
 pub use settings::{BuildError, BuildReport, Event, Settings, TraceSettings};

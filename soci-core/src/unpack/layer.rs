@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::{Applied, Applier, ApplyOptions, UnpackError};
 use crate::compression::gzip::Members;
+use crate::compression::zstd::WINDOW_LOG;
 use crate::digest::{Digest, Hasher};
 use crate::tar::Parser;
 
@@ -21,6 +22,8 @@ pub enum LayerFormat {
     Tar,
     /// One or more gzip members, and perhaps zeros behind them.
     Gzip,
+    /// zstd frames.
+    Zstd,
 }
 
 /// A layer that was written.
@@ -47,6 +50,11 @@ pub fn unpack_layer(
 ) -> Result<Unpacked, UnpackError> {
     match format {
         LayerFormat::Tar => unpack_plain(compressed, dest, options, expected),
+        LayerFormat::Zstd => {
+            let mut plain = zstd::Decoder::new(compressed).map_err(UnpackError::Read)?;
+            plain.window_log_max(WINDOW_LOG).map_err(UnpackError::Read)?;
+            unpack_plain(plain, dest, options, expected)
+        }
         LayerFormat::Gzip => unpack_plain(Members::new(compressed), dest, options, expected),
     }
 }

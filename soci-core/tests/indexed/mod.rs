@@ -11,7 +11,7 @@ use soci_core::digest::Digest;
 use soci_core::image::{ImageSource, Platform};
 use soci_core::index::{BuildReport, Event, IndexVersion, Settings, build};
 use soci_core::media_type::{OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, REF_NAME};
-use soci_core::prefetch::PrefetchArtifact;
+use soci_core::prefetch::{Chosen, PrefetchArtifact, Selection};
 use soci_core::registry::{Registry, RegistryOptions};
 use soci_core::store::{Artifacts, LayoutStore};
 use soci_core::units::SpanId;
@@ -26,8 +26,8 @@ pub(crate) struct Indexed {
     pub(crate) skipped: Vec<String>,
     /// zTOCs that were built.
     pub(crate) built: usize,
-    /// What was said of paths to prefetch.
-    pub(crate) notes: Vec<String>,
+    /// What was said of lines of the prefetch list.
+    pub(crate) chosen: Vec<Chosen>,
     layers: Vec<Digest>,
     store: LayoutStore,
     _dir: TempDir,
@@ -56,6 +56,7 @@ pub(crate) fn settings() -> Settings {
         force: false,
         mark_no_xattrs: false,
         prefetch_files: Vec::new(),
+        selection: Selection::Image,
         trace: None,
     }
 }
@@ -104,12 +105,12 @@ pub(crate) fn index_with(layers: &[(&str, Vec<u8>)], settings: &Settings) -> Res
         match event {
             Event::Skipped { reason, .. } => told.0.push(reason.to_string()),
             Event::Ztoc { .. } => told.1 += 1,
-            Event::FileNotFound(path) => told.2.push(path.to_owned()),
+            Event::Chosen(chosen) => told.2.push(chosen.clone()),
             _ => {}
         }
     };
     let report =
         build(&image, settings, &store, &artifacts, runtime.handle(), &tell).map_err(|e| e.to_string())?;
-    let (skipped, built, notes) = told.into_inner().unwrap();
-    Ok(Indexed { report, skipped, built, notes, layers: digests, store, _dir: dir })
+    let (skipped, built, chosen) = told.into_inner().unwrap();
+    Ok(Indexed { report, skipped, built, chosen, layers: digests, store, _dir: dir })
 }
