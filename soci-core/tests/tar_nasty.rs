@@ -137,21 +137,17 @@ fn refused() -> impl Strategy<Value = Vec<u8>> {
     (0_u8..5).prop_map(|what| {
         let mut builder = TarBuilder::new(TarFormat::Pax);
         match what {
-            0 => drop(builder.extension(b'g', b"global", b"13 comment=x\n")),
-            1 => drop(builder.extension(b'V', b"label", b"")),
-            2 => drop(builder.raw(&[0; 512]).add(&TarEntry::file("behind-a-hole", *b"x"))),
+            0 => builder.extension(b'g', b"global", b"13 comment=x\n"),
+            1 => builder.extension(b'V', b"label", b""),
+            2 => builder.raw(&[0; 512]).add(&TarEntry::file("behind-a-hole", *b"x")),
             3 => {
                 let sparse =
                     [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "9")];
                 let sparse = sparse.map(|(key, value)| (key.to_owned(), value.to_owned()));
-                drop(
-                    builder
-                        .raw(&records(&sparse))
-                        .raw(&written(TarFormat::Ustar, &TarEntry::file("s", [0; 512]))),
-                );
+                builder.raw(&records(&sparse)).raw(&written(TarFormat::Ustar, &TarEntry::file("s", [0; 512])))
             }
-            _ => drop(builder.extension(b'S', b"old-sparse", b"")),
-        }
+            _ => builder.extension(b'S', b"old-sparse", b""),
+        };
         builder.unfinished()
     })
 }

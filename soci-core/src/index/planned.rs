@@ -143,7 +143,7 @@ impl Stream {
         match self {
             Self::Tar => walk.parser.push(input, &mut walk.table)?,
             Self::Gzip(scanner) => {
-                while let ScanEvent::Progress { consumed, plain, boundary } = scanner.step(input)? {
+                while let ScanEvent::Progress { consumed, plain, boundary } = scanner.step(input, 0)? {
                     walk.parser.push(plain, &mut walk.table)?;
                     input = &input[consumed..];
                     if boundary.is_some() {

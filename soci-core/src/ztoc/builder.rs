@@ -220,7 +220,9 @@ pub fn build_gzip(mut reader: impl Read, options: &BuildOptions) -> Result<Built
         if input.is_empty() {
             break;
         }
-        while let Event::Progress { consumed, plain, boundary } = scanner.step(input)? {
+        while let Event::Progress { consumed, plain, boundary } =
+            scanner.step(input, placement.free(scanner.total_out()))?
+        {
             let (now, rest) = input.split_at(consumed);
             input = rest;
             pass.plain(plain, checkpoints.len())?;

@@ -113,6 +113,7 @@ fn once(layout: &Path, span_size: u64) -> Result<()> {
     )?;
     let image = runtime.block_on(source.resolve(&Platform::new("linux", "amd64")))?;
     let root = layout.with_extension(format!("store-{}", std::process::id()));
+    fs::create_dir(&root)?;
     let store = LayoutStore::open(&root.join("content"))?;
     let artifacts = Artifacts::open(&root.join("artifacts"))?;
     let settings = Settings {
