@@ -119,7 +119,8 @@ pub fn tar_entries(bytes: &[u8]) {
 pub fn gzip_extract(bytes: &[u8]) {
     let Some((&[kind, a, b, bits], layer)) = bytes.split_first_chunk() else { return };
     if kind & 1 == 1 {
-        let checkpoint = Checkpoint { input: 1, output: 0, bits: bits & 7, window: &[a; WINDOW][..] };
+        let window = vec![a; WINDOW];
+        let checkpoint = Checkpoint { input: 1, output: 0, bits: bits & 7, window: window.as_slice() };
         let mut out = 0;
         let mut extractor = Extractor::new(&checkpoint, MOST_PLAIN).expect("the window has the right length");
         for piece in layer.chunks(usize::from(b) + 1) {

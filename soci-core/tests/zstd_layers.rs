@@ -5,6 +5,7 @@
 
 mod indexed;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -15,6 +16,7 @@ use soci_core::digest::Digest;
 use soci_core::media_type::{OCI_LAYER_GZIP, OCI_LAYER_ZSTD, ZTOC, ZTOC_ZSTD};
 use soci_core::testing::{GzipShape, TarBuilder, TarEntry, TarFormat, gzip};
 use soci_core::units::SpanId;
+use soci_core::unpack::{ApplyOptions, LayerFormat, unpack_layer};
 use soci_core::ztoc::{Algorithm, BuildOptions, Ztoc, build_zstd, extract_span};
 
 /// What the zstd program makes of `plain`.
@@ -150,6 +152,26 @@ fn layers_that_can_only_be_read_whole_are_left_out_with_the_reason() {
         let told = built.skipped[0].strip_prefix(upstream).unwrap();
         assert!(told.starts_with(reason), "{told}");
     }
+}
+
+#[test]
+fn a_zstd_layer_unpacks_as_its_tar_does() {
+    let plain = plain();
+    let trees = [(LayerFormat::Tar, plain.clone()), (LayerFormat::Zstd, frames(&plain, 100_000))].map(
+        |(format, layer)| {
+            let dir = tempfile::tempdir().unwrap();
+            let expected = Some(Digest::of(&plain));
+            let options = ApplyOptions::default();
+            unpack_layer(layer.as_slice(), format, dir.path(), options, expected).unwrap();
+            std::fs::read_dir(dir.path().join("dir"))
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .map(|path| (path.file_name().unwrap().to_owned(), std::fs::read(&path).unwrap()))
+                .collect::<BTreeMap<_, _>>()
+        },
+    );
+    assert_eq!(trees[0].len(), 40);
+    assert_eq!(trees[0], trees[1]);
 }
 
 proptest! {

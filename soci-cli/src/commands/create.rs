@@ -229,10 +229,10 @@ fn tell_chosen(chosen: &Chosen) {
         Meaning::File => {}
         Meaning::Link(own) => eprintln!("note: prefetch file {line} is {}", String::from_utf8_lossy(own)),
         Meaning::Directory(files) => {
-            eprintln!("note: prefetch path {line} is a directory, {files} files with content")
+            eprintln!("note: prefetch path {line} is a directory, {files} files with content");
         }
         Meaning::Pattern(files) => {
-            eprintln!("note: prefetch pattern {line} matches {files} files with content")
+            eprintln!("note: prefetch pattern {line} matches {files} files with content");
         }
         Meaning::Hidden => eprintln!("warning: prefetch file {line} is removed by an upper layer"),
         Meaning::Nothing(NotLocated::Missing) => {
@@ -243,7 +243,7 @@ fn tell_chosen(chosen: &Chosen) {
     match chosen.unspanned {
         0 => {}
         files => {
-            eprintln!("note: {files} files of {line} lie in layers without a zTOC, which are fetched whole")
+            eprintln!("note: {files} files of {line} lie in layers without a zTOC, which are fetched whole");
         }
     }
 }

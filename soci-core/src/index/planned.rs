@@ -104,9 +104,8 @@ pub(super) fn walk(layer: &Descriptor, mut bytes: LayerBytes) -> Result<Option<W
     });
     match walked {
         Ok(true) => {}
-        Ok(false) => return Ok(None),
+        Ok(false) | Err(LayerBuildError::Zstd(_)) => return Ok(None),
         Err(LayerBuildError::Walk(error)) if error.is_unsupported() => return Ok(None),
-        Err(LayerBuildError::Zstd(_)) => return Ok(None),
         Err(error) => return Err(error),
     }
     match hasher.finish() {

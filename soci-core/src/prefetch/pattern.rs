@@ -98,16 +98,11 @@ fn class(pattern: &[u8], byte: u8) -> Option<usize> {
     let mut rest = &pattern[start..=start + length];
     let mut inside = false;
     while let Some((&low, after)) = rest.split_first() {
-        let high = match after {
-            [b'-', high, after @ ..] => {
-                rest = after;
-                *high
-            }
-            _ => {
-                rest = after;
-                low
-            }
-        };
+        let mut high = low;
+        rest = after;
+        if let [b'-', end, after @ ..] = after {
+            (high, rest) = (*end, after);
+        }
         inside |= (low..=high).contains(&byte);
     }
     (inside != negated).then_some(start + length + 2)

@@ -16,14 +16,14 @@ pub(crate) struct Members<R>(State<BufReader<R>>);
 
 #[derive(Debug)]
 enum State<R> {
-    Member(GzDecoder<R>),
+    Member(Box<GzDecoder<R>>),
     Ended,
 }
 
 impl<R: Read> Members<R> {
     /// The members that `compressed` gives.
     pub(crate) fn new(compressed: R) -> Self {
-        Self(State::Member(GzDecoder::new(BufReader::with_capacity(CHUNK, compressed))))
+        Self(State::Member(Box::new(GzDecoder::new(BufReader::with_capacity(CHUNK, compressed)))))
     }
 }
 
@@ -40,7 +40,7 @@ impl<R: Read> Read for Members<R> {
             match rest.fill_buf()?.first() {
                 None => return Ok(0),
                 Some(0) => only_zeros(rest)?,
-                Some(_) => self.0 = State::Member(GzDecoder::new(rest)),
+                Some(_) => self.0 = State::Member(Box::new(GzDecoder::new(rest))),
             }
         }
     }

@@ -8,7 +8,7 @@ use super::inflate::{Framing, InflateError, Inflater};
 
 /// Room for output behind the window; large enough that moving the window costs little, small enough for the
 /// processor's cache.
-const ROOM: usize = 224 << 10;
+const ROOM: usize = 96 << 10;
 
 /// Why a layer blob is not a whole gzip file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
