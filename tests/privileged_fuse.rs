@@ -130,9 +130,12 @@ struct Lab {
 
 impl Lab {
     fn new(tars: &[Vec<u8>]) -> Self {
-        let sources: Vec<_> = tars.iter().map(|tar| LayerSource::of_tar(tar)).collect();
+        Self::of(&tars.iter().map(|tar| LayerSource::of_tar(tar)).collect::<Vec<_>>())
+    }
+
+    fn of(sources: &[LayerSource]) -> Self {
         let registry = TestRegistry::start();
-        let image = publish(&registry, "fuse", &sources, 256 << 10);
+        let image = publish(&registry, "fuse", sources, 256 << 10);
         let root = tempfile::tempdir().unwrap();
         Self { node: TestNode::new(root.path(), |_| {}), image, registry, root }
     }
@@ -200,6 +203,19 @@ fn a_mounted_layer_is_what_gnu_tar_unpacks() {
     fs::create_dir(&empty).unwrap();
     let overlay = Overlay::new(&work.path().join("merged"), &[mounted.mountpoint(), &empty], "");
     assert_same(&want, &listing(&overlay.0));
+}
+
+#[test]
+fn a_mounted_zstd_layer_is_what_gnu_tar_unpacks() {
+    let work = tempfile::tempdir().unwrap();
+    let (from, unpacked) = (work.path().join("from"), work.path().join("unpacked"));
+    fs::create_dir_all(&from).unwrap();
+    fs::create_dir_all(&unpacked).unwrap();
+    one_of_everything(&from);
+    let tar = tar_of(&from, &["."]);
+    untar(&tar, &unpacked);
+    let lab = Lab::of(&[LayerSource::of_frames(&tar, 300_000)]);
+    assert_same(&listing(&unpacked), &listing(lab.mount(0).mountpoint()));
 }
 
 #[test]

@@ -13,6 +13,8 @@ pub mod containerd;
 pub mod convert;
 pub mod digest;
 mod flat;
+#[cfg(feature = "testing")]
+pub mod fuzz;
 pub mod image;
 pub mod index;
 pub mod json;

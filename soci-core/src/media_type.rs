@@ -41,6 +41,9 @@ pub const SOCI_INDEX_V1: &str = "application/vnd.amazon.soci.index.v1+json";
 pub const SOCI_INDEX_V2: &str = "application/vnd.amazon.soci.index.v2+json";
 /// A zTOC blob inside a SOCI index.
 pub const ZTOC: &str = "application/octet-stream";
+/// A zTOC of a zstd layer inside a SOCI index. Ours: readers that do not know it pass over the entry, and hence see an
+/// index that leaves this layer out.
+pub const ZTOC_ZSTD: &str = "application/vnd.soci.ztoc.zstd.v1";
 /// A prefetch artifact inside a SOCI index.
 pub const PREFETCH: &str = "application/vnd.amazon.soci.prefetch.v1+json";
 
@@ -72,7 +75,7 @@ pub enum LayerKind {
     Tar,
     /// Docker's bare `.tar` types: read as a plain tar, whatever it is.
     Unknown,
-    /// A zstd stream: has no zTOC.
+    /// A zstd stream: has a zTOC only if it can be read in parts.
     Zstd,
     /// A layer whose compression has no name here (encrypted, foreign): has no zTOC.
     Unsupported,

@@ -74,6 +74,8 @@ fn shape() -> impl Strategy<Value = GzipShape> {
         1 => (20_000_usize..200_000).prop_map(GzipShape::Members),
         1 => (20_000_usize..200_000).prop_map(GzipShape::Flushed),
         1 => Just(GzipShape::EmptyMembers),
+        1 => Just(GzipShape::EveryField),
+        1 => (1_usize..2000).prop_map(GzipShape::ZerosBehind),
     ]
 }
 

@@ -9,7 +9,7 @@ use flate2::{Compression, write::GzEncoder};
 use serde_json::json;
 use soci_core::digest::Digest;
 use soci_core::media_type;
-use soci_core::ztoc::{BuildOptions, build_gzip};
+use soci_core::ztoc::{BuildOptions, build_gzip, build_zstd};
 
 use crate::registry::TestRegistry;
 
@@ -63,7 +63,7 @@ pub fn gzip(plain: &[u8], level: u32) -> Vec<u8> {
 /// One layer to publish.
 #[derive(Debug, Clone, Default)]
 pub struct LayerSource {
-    /// The gzip tar.
+    /// The gzip tar, or a zstd one (told by its first bytes).
     pub gzip: Vec<u8>,
     /// Digest of the plain tar.
     pub diff_id: Option<Digest>,
@@ -79,6 +79,12 @@ impl LayerSource {
     /// A layer of this tar.
     pub fn of_tar(tar: &[u8]) -> Self {
         Self { gzip: gzip(tar, 6), diff_id: Some(Digest::of(tar)), ..Self::default() }
+    }
+
+    /// A zstd layer of this tar with a frame for each so many bytes.
+    pub fn of_frames(tar: &[u8], frame: usize) -> Self {
+        let frames = tar.chunks(frame).map(|part| zstd::encode_all(part, 3).expect("writing to memory"));
+        Self { gzip: frames.flatten().collect(), diff_id: Some(Digest::of(tar)), ..Self::default() }
     }
 }
 
@@ -110,17 +116,22 @@ pub fn publish(
     let (mut digests, mut ztocs, mut descriptors) = (Vec::new(), Vec::new(), Vec::new());
     for layer in layers {
         let options = BuildOptions { span_size, ..BuildOptions::default() };
-        let right = build_gzip(layer.gzip.as_slice(), &options).expect("the layer is a gzip tar").ztoc;
+        let (build, media_types) = if layer.gzip.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+            (build_zstd(layer.gzip.as_slice(), &options), [media_type::OCI_LAYER_ZSTD, media_type::ZTOC_ZSTD])
+        } else {
+            (build_gzip(layer.gzip.as_slice(), &options), [media_type::OCI_LAYER_GZIP, media_type::ZTOC])
+        };
+        let right = build.expect("the layer can be read in parts").ztoc;
         let ztoc = layer.ztoc.clone().unwrap_or(right);
         let digest = registry.put_blob(layer.gzip.clone());
         let of_layer = json!({ media_type::LAYER_DIGEST: digest.to_string() });
         descriptors.push(json!({
-            "mediaType": media_type::OCI_LAYER_GZIP, "digest": digest.to_string(), "size": layer.gzip.len(),
+            "mediaType": media_types[0], "digest": digest.to_string(), "size": layer.gzip.len(),
         }));
         if !layer.unindexed {
             let blob = registry.put_blob(ztoc.clone());
             indexed.push(json!({
-                "mediaType": media_type::ZTOC, "digest": blob.to_string(), "size": ztoc.len(), "annotations": of_layer,
+                "mediaType": media_types[1], "digest": blob.to_string(), "size": ztoc.len(), "annotations": of_layer,
             }));
         }
         if let Some(artifact) = &layer.artifact {

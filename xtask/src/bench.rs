@@ -4,11 +4,12 @@ use anyhow::Result;
 
 pub(crate) mod bound;
 pub(crate) mod cold_start;
+mod create;
 mod record;
 pub(crate) mod start;
 mod ztoc;
 
-/// Measure cold starts, the recorder or the zTOC build
+/// Measure cold starts, the index build, the recorder or the zTOC build
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -18,6 +19,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     ColdStart(cold_start::Args),
+    Create(create::Args),
     Record(record::Args),
     Ztoc(ztoc::Args),
 }
@@ -26,6 +28,7 @@ enum What {
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.what {
         What::ColdStart(args) => cold_start::run(args),
+        What::Create(args) => create::run(args),
         What::Record(args) => record::run(args),
         What::Ztoc(args) => ztoc::run(args),
     }

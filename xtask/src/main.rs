@@ -8,6 +8,7 @@ mod codegen;
 mod demo;
 mod ebpf;
 mod exec;
+mod fuzz;
 mod images;
 mod lab;
 mod link;
@@ -30,6 +31,7 @@ enum Task {
     Codegen(codegen::Args),
     Demo(demo::Args),
     Ebpf(ebpf::Args),
+    Fuzz(fuzz::Args),
     Images(images::Args),
     Link(link::Args),
     Test(test::Args),
@@ -41,6 +43,7 @@ fn main() -> Result<()> {
         Task::Codegen(args) => codegen::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Ebpf(args) => ebpf::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Images(args) => images::run(&args),
         Task::Link(args) => link::run(&args),
         Task::Test(args) => test::run(&args),

@@ -38,8 +38,10 @@ pub(crate) enum Need {
     Strace,
     /// A real containerd for the containerd tests.
     Containerd,
-    /// Python's tarfile, the second opinion on archives.
+    /// Python's tarfile, GNU tar, gzip and zstd: the second opinions on archives.
     Oracles,
+    /// libFuzzer, which is C++.
+    Fuzz,
     /// A browser that draws the page of a report.
     Chromium,
 }
@@ -73,7 +75,13 @@ impl Need {
             ],
             Self::Strace => &[("strace", Program("strace")), ("python3", Program("python3"))],
             Self::Containerd => &[("containerd", Program("containerd")), ("runc", Program("runc"))],
-            Self::Oracles => &[("python3", Program("python3"))],
+            Self::Oracles => &[
+                ("python3", Program("python3")),
+                ("gzip", Program("gzip")),
+                ("tar", Program("tar")),
+                ("zstd", Program("zstd")),
+            ],
+            Self::Fuzz => &[("g++", Program("g++"))],
             Self::Chromium => &[("chromium", Program("chromium"))],
         }
     }

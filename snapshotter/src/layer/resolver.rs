@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use soci_core::digest::Digest;
 use soci_core::image::{Descriptor, ImageConfig, MAX_CONFIG, MAX_MANIFEST, Manifest};
+use soci_core::index::is_ztoc;
 use soci_core::media_type;
 use soci_core::prefetch::PrefetchArtifact;
 use soci_core::prefetch::artifact::MAX_BYTES as MAX_ARTIFACT;
@@ -146,20 +147,20 @@ impl Source {
                 continue;
             }
             let wanted = layer.digest.to_string();
-            let of_layer = |kind: &'static str| {
+            let of_layer = |fits: fn(&str) -> bool| {
                 let wanted = wanted.as_str();
                 index.layers.iter().filter(move |blob| {
-                    blob.media_type == kind && blob.annotation(media_type::LAYER_DIGEST) == Some(wanted)
+                    fits(&blob.media_type) && blob.annotation(media_type::LAYER_DIGEST) == Some(wanted)
                 })
             };
             // Upstream takes the last zTOC and the first artifact of a layer.
-            if let Some(ztoc) = of_layer(media_type::ZTOC).next_back() {
+            if let Some(ztoc) = of_layer(is_ztoc).next_back() {
                 indexed.push(Indexed {
                     layer: layer.digest,
                     position: position as u32,
                     size: layer.size,
                     ztoc: ztoc.clone(),
-                    artifacts: of_layer(media_type::PREFETCH).take(1).cloned().collect(),
+                    artifacts: of_layer(|kind| kind == media_type::PREFETCH).take(1).cloned().collect(),
                 });
             }
         }

@@ -86,7 +86,7 @@ fn write(
     // As containerd does, by the bytes: media types lie, and Docker's do not tell.
     let format = match blob.peek(4).map_err(io_error("read the start of a layer"))? {
         [0x1f, 0x8b, ..] => LayerFormat::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => return Err(WholeLayerError::Compression("zstd")),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => LayerFormat::Zstd,
         _ => LayerFormat::Tar,
     };
     let options = ApplyOptions { whiteouts: Whiteouts::Overlay { userxattr }, parents: Vec::new() };

@@ -69,9 +69,6 @@ pub enum WholeLayerError {
     /// The image's manifest or configuration does not have the layer.
     #[error("the image does not describe layer {0}")]
     NotInImage(Digest),
-    /// No decompressor for the layer's bytes.
-    #[error("unsupported compression {0}")]
-    Compression(&'static str),
     /// The registry.
     #[error("fetch layer {digest}")]
     Fetch {

@@ -8,6 +8,7 @@ use recorder::report::Flaw;
 use soci_core::{
     image::Image,
     index::{Event, IndexVersion, Settings, SkipReason, TraceSettings},
+    prefetch::{Chosen, Meaning, NotLocated, Selection},
     trace::{Access, TraceReader},
     ztoc::DEFAULT_SPAN_SIZE,
 };
@@ -29,12 +30,16 @@ pub(crate) struct BuildArgs {
     /// Build zTOCs anew even if they are known.
     #[arg(long, short = 'f')]
     force: bool,
-    /// A file to prefetch. May be repeated.
+    /// A file to prefetch, a directory (all files below it), or a pattern with *, **, ? and [a-z]. May be repeated.
     #[arg(long, value_name = "PATH", value_delimiter = ',')]
     prefetch_file: Vec<String>,
     /// A file with a JSON array of paths to prefetch.
     #[arg(long, value_name = "FILE")]
     prefetch_files_json: Option<String>,
+    /// How paths to prefetch are looked up: in the merged image, following links and whiteouts; or as upstream's tool
+    /// does, by the names in the tars of layers with a zTOC.
+    #[arg(long, value_name = "RULE", default_value = "image")]
+    prefetch_compat: PrefetchCompat,
     /// A recording of the workload: prefetch what it read, in the order in which it needed it.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prefetch_file", "prefetch_files_json"])]
     trace: Option<String>,
@@ -57,6 +62,15 @@ enum SpanLayout {
     Upstream,
     /// And at both ends of each needed range.
     Trace,
+}
+
+/// `--prefetch-compat`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum PrefetchCompat {
+    /// As a container sees the image.
+    Image,
+    /// As upstream's tool does, its faults included.
+    Upstream,
 }
 
 impl BuildArgs {
@@ -84,6 +98,10 @@ impl BuildArgs {
             force: self.force,
             mark_no_xattrs: !self.optimizations.is_empty(),
             prefetch_files,
+            selection: match self.prefetch_compat {
+                PrefetchCompat::Image => Selection::Image,
+                PrefetchCompat::Upstream => Selection::Upstream,
+            },
             trace: trace.map(|accesses| TraceSettings { plan: recorder::plan::plan(&accesses), span_gap }),
         })
     }
@@ -152,13 +170,14 @@ pub(crate) fn tell(event: Event<'_>) {
         Event::Skipped { layer, reason } => {
             let size = match reason {
                 SkipReason::TooSmall(_) => format!("size {} ", layer.size),
-                SkipReason::Unsupported(_) => String::new(),
+                _ => String::new(),
             };
             println!("ztoc skipped - layer {} ({}) {size}{reason}", layer.digest, layer.media_type);
         }
         Event::Prefetch { layer, artifact } => {
             println!("Created prefetch artifact for layer {layer}: {artifact}");
         }
+        Event::Chosen(chosen) => tell_chosen(chosen),
         Event::FileNotFound(path) => eprintln!("warning: prefetch file {path} not found in any layer"),
         Event::PathsNotFound { count, first } => {
             let first = String::from_utf8_lossy(first);
@@ -171,6 +190,32 @@ pub(crate) fn tell(event: Event<'_>) {
             eprintln!(
                 "note: {bytes} bytes of the trace lie in layers without a zTOC, which are fetched whole"
             );
+        }
+    }
+}
+
+/// Says what a line of the prefetch list stands for, unless that is plain.
+fn tell_chosen(chosen: &Chosen) {
+    let line = &chosen.line;
+    match &chosen.meaning {
+        Meaning::File => {}
+        Meaning::Link(own) => eprintln!("note: prefetch file {line} is {}", String::from_utf8_lossy(own)),
+        Meaning::Directory(files) => {
+            eprintln!("note: prefetch path {line} is a directory, {files} files with content");
+        }
+        Meaning::Pattern(files) => {
+            eprintln!("note: prefetch pattern {line} matches {files} files with content");
+        }
+        Meaning::Hidden => eprintln!("warning: prefetch file {line} is removed by an upper layer"),
+        Meaning::Nothing(NotLocated::Missing) => {
+            eprintln!("warning: prefetch file {line} not found in any layer");
+        }
+        Meaning::Nothing(reason) => eprintln!("warning: prefetch file {line}: {reason}"),
+    }
+    match chosen.unspanned {
+        0 => {}
+        files => {
+            eprintln!("note: {files} files of {line} lie in layers without a zTOC, which are fetched whole");
         }
     }
 }

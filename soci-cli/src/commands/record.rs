@@ -341,7 +341,8 @@ fn unpack(state: &Path, image: &Image, runtime: &Handle) -> Result<Vec<UnpackedL
 fn format(layer: &Descriptor) -> Result<LayerFormat> {
     match layer_compression(&layer.media_type) {
         LayerKind::Gzip => Ok(LayerFormat::Gzip),
-        LayerKind::Tar => Ok(LayerFormat::Tar),
+        LayerKind::Tar | LayerKind::Unknown => Ok(LayerFormat::Tar),
+        LayerKind::Zstd => Ok(LayerFormat::Zstd),
         _ => {
             bail!("layer {} has media type {}, which cannot be unpacked here", layer.digest, layer.media_type)
         }

@@ -26,7 +26,7 @@ use crate::{
     digest::Digest,
     image::{Descriptor, Image},
     media_type,
-    prefetch::{ImageView, LayerFile, Needs, Plan, PrefetchArtifact, compat, map},
+    prefetch::{ImageView, LayerFile, Needs, Plan, PrefetchArtifact, Selection, compat, map, select},
     store::{Artifact, ArtifactKind, Artifacts, ContentStore, soci_index_labels},
     ztoc::{BuildOptions, Checkpointing, Ztoc},
 };
@@ -128,6 +128,8 @@ impl Build<'_> {
                 None => self.needs(&trace.plan, &first, &self.tables(&distinct, &ztocs)?),
             };
             self.prefetched(&needs, &ztocs)
+        } else if self.settings.selection == Selection::Image {
+            self.selected(&first, &distinct, &ztocs)?
         } else {
             let by_layer: Vec<_> = first.iter().map(|&i| ztocs[i].clone()).collect();
             let listed = compat::artifacts(&self.settings.prefetch_files, &by_layer);
@@ -193,7 +195,7 @@ impl Build<'_> {
                 return Ok(None);
             }
             Err(reason) => {
-                (self.tell)(Event::Skipped { layer: descriptor, reason });
+                (self.tell)(Event::Skipped { layer: descriptor, reason: &reason });
                 return Ok(None);
             }
         };
@@ -208,7 +210,14 @@ impl Build<'_> {
             let checkpointing = placement.map(|p| p.checkpointing.clone()).unwrap_or_default();
             let options = BuildOptions { span_size, checkpointing, ..BuildOptions::default() };
             let bytes = planned::open(self.image, descriptor, copy, self.runtime)?;
-            layer::build(descriptor, kind, bytes, &options, name, self.store, self.artifacts)?
+            match layer::build(descriptor, kind, bytes, &options, name, self.store, self.artifacts) {
+                Ok(built) => built,
+                Err(error) => {
+                    let reason = error.skips()?;
+                    (self.tell)(Event::Skipped { layer: descriptor, reason: &reason });
+                    return Ok(None);
+                }
+            }
         };
         let (ztoc, existed) = (indexed.ztoc_digest, indexed.existed);
         (self.tell)(Event::Ztoc { layer: descriptor, ztoc, existed });
@@ -243,15 +252,36 @@ impl Build<'_> {
         Ok(tables.into_iter().collect())
     }
 
-    fn needs(&self, plan: &Plan, first: &[usize], tables: &HashMap<usize, Option<Vec<LayerFile>>>) -> Needs {
+    /// The artifacts of the prefetch list, looked up in the merged image.
+    fn selected(
+        &self,
+        first: &[usize],
+        distinct: &[usize],
+        ztocs: &[Option<Ztoc>],
+    ) -> Result<Vec<Option<PrefetchArtifact>>, BuildError> {
+        if self.settings.prefetch_files.is_empty() {
+            return Ok(vec![None; first.len()]);
+        }
+        let view = self.view(first, &self.tables(distinct, ztocs)?);
+        let by_layer: Vec<_> = first.iter().map(|&i| ztocs[i].clone()).collect();
+        let selected = select(&self.settings.prefetch_files, &view, &by_layer);
+        selected.lines.iter().for_each(|chosen| (self.tell)(Event::Chosen(chosen)));
+        Ok(selected.layers)
+    }
+
+    /// All layers on top of each other; a layer that occurs twice goes by the number of its first place.
+    fn view(&self, first: &[usize], tables: &HashMap<usize, Option<Vec<LayerFile>>>) -> ImageView {
         for (&i, table) in tables {
             if table.is_none() {
                 (self.tell)(Event::LayerUnread(&self.image.layers()[i]));
             }
         }
         let table = |i: &usize| tables.get(i).and_then(Option::as_ref).map_or(&[][..], Vec::as_slice);
-        let view = ImageView::build(first.iter().map(|i| (*i, table(i))));
-        let needs = Needs::of(plan, &view);
+        ImageView::build(first.iter().map(|i| (*i, table(i))))
+    }
+
+    fn needs(&self, plan: &Plan, first: &[usize], tables: &HashMap<usize, Option<Vec<LayerFile>>>) -> Needs {
+        let needs = Needs::of(plan, &self.view(first, tables));
         if let Some(first) = needs.missing.first() {
             (self.tell)(Event::PathsNotFound { count: needs.missing.len(), first });
         }
@@ -272,7 +302,7 @@ impl Build<'_> {
     }
 
     fn ztoc_entry(&self, layer: &Descriptor, indexed: &IndexedLayer) -> Descriptor {
-        let mut entry = Descriptor::new(media_type::ZTOC, indexed.ztoc_digest, indexed.ztoc_size);
+        let mut entry = Descriptor::new(indexed.media_type, indexed.ztoc_digest, indexed.ztoc_size);
         let mut note = |key: &str, value: String| drop(entry.annotations.insert(key.to_owned(), value));
         note(media_type::LAYER_DIGEST, layer.digest.to_string());
         note(media_type::LAYER_MEDIA_TYPE, layer.media_type.clone());

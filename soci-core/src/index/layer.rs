@@ -12,16 +12,21 @@ use crate::{
     media_type::{self, LayerKind, layer_compression},
     store::{Artifact, ArtifactKind, Artifacts, ContentStore, StoreError},
     tar::TarError,
-    ztoc::{BuildError, BuildOptions, Built, Ztoc, build_gzip, build_tar},
+    ztoc::{Algorithm, BuildError, BuildOptions, Built, ZstdError, Ztoc, build_gzip, build_tar, build_zstd},
 };
 
-/// Why a layer has no zTOC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a layer has no zTOC, though nothing is wrong with it.
+#[derive(Debug)]
+#[non_exhaustive]
 pub enum SkipReason {
     /// Smaller than the minimum (bytes) asked for.
     TooSmall(u64),
     /// Compressed in a way that cannot be indexed; its name, if it has one.
     Unsupported(&'static str),
+    /// It is zstd, but not of frames that can be read alone.
+    Zstd(ZstdError),
+    /// Its tar has an entry that a zTOC has no words for.
+    Entry(TarError),
 }
 
 impl std::fmt::Display for SkipReason {
@@ -32,6 +37,11 @@ impl std::fmt::Display for SkipReason {
                 f,
                 "is compressed in an unsupported format. expect: [tar, gzip, unknown] but got {name:?}"
             ),
+            Self::Zstd(error) => write!(
+                f,
+                "is compressed in an unsupported format. expect: [tar, gzip, unknown] but got \"zstd\": {error}"
+            ),
+            Self::Entry(error) => write!(f, "cannot be read in parts: {error}"),
         }
     }
 }
@@ -74,6 +84,9 @@ pub enum LayerBuildError {
     /// The layer is not a gzip file from its first to its last byte.
     #[error("walk layer")]
     Gzip(#[from] GzipError),
+    /// The layer is not a zstd file from its first to its last byte.
+    #[error("walk layer")]
+    Zstd(#[from] ZstdError),
     /// The layer's bytes cannot be read or copied.
     #[error("copy layer")]
     Copy(#[source] io::Error),
@@ -87,6 +100,8 @@ pub enum LayerBuildError {
 pub(super) struct IndexedLayer {
     pub(super) ztoc_digest: Digest,
     pub(super) ztoc_size: u64,
+    /// How an index lists it.
+    pub(super) media_type: &'static str,
     /// The zTOC, unless it is one that readers refuse (upstream builds such, and so do we).
     pub(super) ztoc: Option<Ztoc>,
     pub(super) xattrs_present: bool,
@@ -107,9 +122,20 @@ pub(super) fn eligible(
         return Ok(Err(SkipReason::TooSmall(min_size)));
     }
     match kind {
-        LayerKind::Gzip | LayerKind::Tar | LayerKind::Unknown => Ok(Ok(kind)),
+        LayerKind::Gzip | LayerKind::Tar | LayerKind::Unknown | LayerKind::Zstd => Ok(Ok(kind)),
         LayerKind::Undetermined => Err(LayerBuildError::Undetermined(layer.media_type.clone())),
         _ => Ok(Err(SkipReason::Unsupported(kind.algorithm()))),
+    }
+}
+
+impl LayerBuildError {
+    /// The reason to leave the layer out, if that is all this is: the layer is whole, but not for a zTOC.
+    pub(super) fn skips(self) -> Result<SkipReason, Self> {
+        match self {
+            Self::Build(BuildError::Tar(error)) if error.is_unsupported() => Ok(SkipReason::Entry(error)),
+            Self::Build(BuildError::Zstd(error)) => Ok(SkipReason::Zstd(error)),
+            other => Err(other),
+        }
     }
 }
 
@@ -132,6 +158,11 @@ pub(super) fn known(
     Some(IndexedLayer {
         ztoc_digest: record.digest,
         ztoc_size: ztoc.size(),
+        media_type: if ztoc.algorithm() == Algorithm::Zstd {
+            media_type::ZTOC_ZSTD
+        } else {
+            media_type::ZTOC
+        },
         xattrs_present: needs_xattrs(&ztoc),
         ztoc: Some(ztoc),
         existed: true,
@@ -150,6 +181,7 @@ pub(super) fn build(
 ) -> Result<IndexedLayer, LayerBuildError> {
     let built: Built = match kind {
         LayerKind::Gzip => build_gzip(bytes, options)?,
+        LayerKind::Zstd => build_zstd(bytes, options)?,
         _ => build_tar(bytes, options)?,
     };
     if built.layer_size != layer.size {
@@ -167,7 +199,7 @@ pub(super) fn build(
         image_digest: None,
         image_ref: None,
         platform: None,
-        media_type: media_type::ZTOC.into(),
+        media_type: ztoc_type(kind).into(),
         artifact_type: None,
         created_at: jiff::Timestamp::now(),
         span_size: options.span_size,
@@ -177,10 +209,15 @@ pub(super) fn build(
     Ok(IndexedLayer {
         ztoc_digest: digest,
         ztoc_size: size,
+        media_type: ztoc_type(kind),
         ztoc: Ztoc::open(built.ztoc.into()).ok(),
         xattrs_present: built.xattrs_present,
         existed: false,
     })
+}
+
+fn ztoc_type(kind: LayerKind) -> &'static str {
+    if kind == LayerKind::Zstd { media_type::ZTOC_ZSTD } else { media_type::ZTOC }
 }
 
 fn needs_xattrs(ztoc: &Ztoc) -> bool {

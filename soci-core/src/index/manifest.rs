@@ -133,9 +133,9 @@ impl SociIndex {
         Ok(Self { version, layers, subject, annotations })
     }
 
-    /// The zTOCs.
+    /// The zTOCs, those of zstd layers too.
     pub fn ztocs(&self) -> impl Iterator<Item = &Descriptor> {
-        self.layers.iter().filter(|d| d.media_type == media_type::ZTOC)
+        self.layers.iter().filter(|d| is_ztoc(&d.media_type))
     }
 
     /// The prefetch artifacts.
@@ -158,6 +158,11 @@ impl SociIndex {
         let value = self.ztoc_of(layer).and_then(|d| d.annotation(media_type::DISABLE_XATTRS));
         matches!(value, Some("1" | "t" | "T" | "TRUE" | "true" | "True"))
     }
+}
+
+/// Whether an entry of an index with this media type is a zTOC.
+pub fn is_ztoc(media_type: &str) -> bool {
+    matches!(media_type, media_type::ZTOC | media_type::ZTOC_ZSTD)
 }
 
 /// The layer that an entry of an index is about.

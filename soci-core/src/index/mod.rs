@@ -14,6 +14,6 @@ mod settings;
 pub use builder::build;
 pub use layer::{LayerBuildError, SkipReason};
 pub use look::view;
-pub use manifest::{EMPTY_CONFIG, IndexError, IndexVersion, SociIndex, layer_of};
+pub use manifest::{EMPTY_CONFIG, IndexError, IndexVersion, SociIndex, is_ztoc, layer_of};
 pub use rebuild::rebuild;
 pub use settings::{BuildError, BuildReport, Event, Settings, TraceSettings};

@@ -12,7 +12,10 @@ use tokio::runtime::Handle;
 
 use super::layer::LayerBuildError;
 use crate::{
-    compression::gzip::{Event as ScanEvent, Scanner},
+    compression::{
+        gzip::{Event as ScanEvent, Scanner},
+        zstd,
+    },
     digest::Hasher,
     image::{Descriptor, Image, LayerReader},
     media_type::{LayerKind, layer_compression},
@@ -74,46 +77,97 @@ pub(super) fn copy(
 pub(super) struct Walked {
     /// The entries of its tar.
     pub(super) files: Vec<LayerFile>,
-    /// Uncompressed offsets at which a deflate block ends, ascending; empty for a plain tar.
+    /// Uncompressed offsets at which a deflate block or a zstd frame ends, ascending; empty for a plain tar.
     pub(super) blocks: Vec<u64>,
 }
 
-/// Walks over a layer. `None` when its compression cannot be read here.
+/// Walks over a layer. `None` when its compression cannot be read here, or one of its entries has no place in a table.
 pub(super) fn walk(layer: &Descriptor, mut bytes: LayerBytes) -> Result<Option<Walked>, LayerBuildError> {
-    let kind = layer_compression(&layer.media_type);
-    if !matches!(kind, LayerKind::Gzip | LayerKind::Tar | LayerKind::Unknown) {
-        return Ok(None);
-    }
-    let (mut parser, mut scanner, mut hasher) = (Parser::new(), Scanner::new(), Hasher::new());
-    let (mut table, mut blocks) = (Table(Vec::new()), Vec::new());
+    let mut walk = Walk { parser: Parser::new(), table: Table(Vec::new()), blocks: Vec::new() };
+    let mut hasher = Hasher::new();
     let mut buffer = vec![0u8; CHUNK];
-    loop {
-        let mut input = match bytes.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => &buffer[..n],
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(LayerBuildError::Copy(e)),
-        };
-        hasher.update(input);
-        if kind != LayerKind::Gzip {
-            parser.push(input, &mut table)?;
-            continue;
-        }
-        while let ScanEvent::Progress { consumed, plain, boundary } = scanner.step(input)? {
-            parser.push(plain, &mut table)?;
-            input = &input[consumed..];
-            if boundary.is_some() {
-                blocks.push(scanner.total_out());
+    let walked = Stream::of(layer).and_then(|stream| {
+        let Some(mut stream) = stream else { return Ok(false) };
+        loop {
+            match bytes.read(&mut buffer) {
+                Ok(0) => return stream.finish().and_then(|()| Ok(walk.parser.finish().map(|_| true)?)),
+                Ok(n) => {
+                    hasher.update(&buffer[..n]);
+                    stream.push(&buffer[..n], &mut walk)?;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(LayerBuildError::Copy(e)),
             }
         }
+    });
+    match walked {
+        Ok(true) => {}
+        Ok(false) | Err(LayerBuildError::Zstd(_)) => return Ok(None),
+        Err(LayerBuildError::Walk(error)) if error.is_unsupported() => return Ok(None),
+        Err(error) => return Err(error),
     }
-    if kind == LayerKind::Gzip {
-        scanner.finish()?;
-    }
-    parser.finish()?;
     match hasher.finish() {
-        actual if actual == layer.digest => Ok(Some(Walked { files: table.0, blocks })),
+        actual if actual == layer.digest => Ok(Some(Walked { files: walk.table.0, blocks: walk.blocks })),
         actual => Err(LayerBuildError::Digest { expected: layer.digest, actual }),
+    }
+}
+
+/// The state of a walk, whatever the compression.
+struct Walk {
+    parser: Parser,
+    table: Table,
+    blocks: Vec<u64>,
+}
+
+/// The decompressor of a layer that is walked over.
+enum Stream {
+    Tar,
+    Gzip(Box<Scanner>),
+    Zstd(Box<zstd::Scanner>),
+}
+
+impl Stream {
+    fn of(layer: &Descriptor) -> Result<Option<Self>, LayerBuildError> {
+        Ok(match layer_compression(&layer.media_type) {
+            LayerKind::Gzip => Some(Self::Gzip(Box::new(Scanner::new()))),
+            LayerKind::Tar | LayerKind::Unknown => Some(Self::Tar),
+            LayerKind::Zstd => Some(Self::Zstd(Box::new(zstd::Scanner::new()?))),
+            _ => None,
+        })
+    }
+
+    fn push(&mut self, mut input: &[u8], walk: &mut Walk) -> Result<(), LayerBuildError> {
+        match self {
+            Self::Tar => walk.parser.push(input, &mut walk.table)?,
+            Self::Gzip(scanner) => {
+                while let ScanEvent::Progress { consumed, plain, boundary } = scanner.step(input, 0)? {
+                    walk.parser.push(plain, &mut walk.table)?;
+                    input = &input[consumed..];
+                    if boundary.is_some() {
+                        walk.blocks.push(scanner.total_out());
+                    }
+                }
+            }
+            Self::Zstd(scanner) => {
+                while let Some(zstd::Progress { consumed, plain, ended }) = scanner.step(input)? {
+                    walk.parser.push(plain, &mut walk.table)?;
+                    input = &input[consumed..];
+                    if ended {
+                        walk.blocks.push(scanner.total_out());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<(), LayerBuildError> {
+        match self {
+            Self::Tar => {}
+            Self::Gzip(scanner) => scanner.finish()?,
+            Self::Zstd(scanner) => scanner.finish()?,
+        }
+        Ok(())
     }
 }
 

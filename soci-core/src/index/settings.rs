@@ -3,7 +3,12 @@
 use std::{error::Error, fmt::Write as _};
 
 use super::{IndexVersion, LayerBuildError, SkipReason, SociIndex};
-use crate::{digest::Digest, image::Descriptor, prefetch::Plan, store::StoreError};
+use crate::{
+    digest::Digest,
+    image::Descriptor,
+    prefetch::{Chosen, Plan, Selection},
+    store::StoreError,
+};
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -18,8 +23,10 @@ pub struct Settings {
     pub force: bool,
     /// Mark layers that have neither extended attributes nor opaque directories.
     pub mark_no_xattrs: bool,
-    /// Paths to prefetch, upstream's way.
+    /// Paths to prefetch.
     pub prefetch_files: Vec<String>,
+    /// How they are looked up.
+    pub selection: Selection,
     /// A recorded plan to prefetch; used when there are no `prefetch_files`.
     pub trace: Option<TraceSettings>,
 }
@@ -51,7 +58,7 @@ pub enum Event<'a> {
         /// The layer.
         layer: &'a Descriptor,
         /// Why.
-        reason: SkipReason,
+        reason: &'a SkipReason,
     },
     /// A layer has a prefetch artifact.
     Prefetch {
@@ -60,7 +67,9 @@ pub enum Event<'a> {
         /// The artifact.
         artifact: Digest,
     },
-    /// A path of the prefetch list is in no layer with a zTOC.
+    /// What a line of the prefetch list stands for.
+    Chosen(&'a Chosen),
+    /// By upstream's rule: a path of the prefetch list is in no layer with a zTOC.
     FileNotFound(&'a str),
     /// Paths of the trace that are no regular files of the image.
     PathsNotFound {

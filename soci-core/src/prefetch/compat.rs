@@ -5,8 +5,8 @@
 
 use super::{PrefetchArtifact, PrefetchSpan};
 use crate::{
-    units::UncompressedOffset,
-    ztoc::{Algorithm, FileEntry, Ztoc},
+    units::{ByteRange, UncompressedOffset},
+    ztoc::{Algorithm, Ztoc},
 };
 
 /// One artifact for each layer that has any of the files, and the files found nowhere.
@@ -27,7 +27,8 @@ pub fn artifacts(paths: &[String], ztocs: &[Option<Ztoc>]) -> Listed {
         let hit = ztocs.iter().enumerate().rev().find_map(|(layer, ztoc)| {
             let ztoc = ztoc.as_ref()?;
             let file = ztoc.files().iter().find(|file| file.name == name.as_bytes())?;
-            Some((layer, span_range(ztoc, file)))
+            let end = file.content_offset.saturating_add(file.size);
+            Some((layer, span_range(ztoc, ByteRange::new(file.content_offset, end))))
         });
         match hit {
             Some((layer, range)) => found[layer].push(range),
@@ -42,20 +43,17 @@ pub fn artifacts(paths: &[String], ztocs: &[Option<Ztoc>]) -> Listed {
 }
 
 /// The spans that upstream says a file is in: from that of its first byte to that of the byte after its last one.
-pub fn span_range(ztoc: &Ztoc, file: &FileEntry) -> PrefetchSpan {
+pub fn span_range(ztoc: &Ztoc, content: ByteRange) -> PrefetchSpan {
     let span = |offset: u64| match (ztoc.algorithm(), ztoc.spans().span_size()) {
         // Not cut to the last span: that is what upstream writes.
         (Algorithm::Uncompressed, size @ 1..) => u32::try_from(offset / size).unwrap_or(u32::MAX),
         _ => ztoc.spans().span_of(UncompressedOffset(offset)).0,
     };
-    PrefetchSpan {
-        start_span: span(file.content_offset),
-        end_span: span(file.content_offset.saturating_add(file.size)),
-        priority: 0,
-    }
+    PrefetchSpan { start_span: span(content.start), end_span: span(content.end), priority: 0 }
 }
 
-fn merge(mut ranges: Vec<PrefetchSpan>) -> Vec<PrefetchSpan> {
+/// Ranges in upstream's order, those that overlap or touch as one.
+pub(super) fn merge(mut ranges: Vec<PrefetchSpan>) -> Vec<PrefetchSpan> {
     ranges.sort_by_key(|r| (r.start_span, r.end_span));
     let mut merged: Vec<PrefetchSpan> = Vec::new();
     for range in ranges {
@@ -70,7 +68,7 @@ fn merge(mut ranges: Vec<PrefetchSpan>) -> Vec<PrefetchSpan> {
 }
 
 /// `clean("/" + path)` without the leading slash.
-fn normalise(path: &str) -> String {
+pub(super) fn normalise(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
         match part {

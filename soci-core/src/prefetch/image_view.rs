@@ -92,6 +92,15 @@ pub enum VisibleKind {
     Other,
 }
 
+/// What a node is, and where its bytes lie.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum NodeKind {
+    Dir,
+    File(Located),
+    Symlink,
+    Other,
+}
+
 #[derive(Clone, Debug)]
 enum Content {
     Dir,
@@ -153,6 +162,36 @@ impl ImageView {
     /// # Errors
     /// See [`NotLocated`].
     pub fn find(&self, path: &[u8]) -> Result<(Vec<u8>, Located), NotLocated> {
+        match self.walk(path)? {
+            (own, node) if let NodeKind::File(located) = self.kind(node) => Ok((own, located)),
+            _ => Err(NotLocated::NotRegular),
+        }
+    }
+
+    /// The directory at the top.
+    #[allow(clippy::unused_self)] // a node number means nothing without its view
+    pub(super) fn root(&self) -> usize {
+        ROOT
+    }
+
+    /// What a node is.
+    pub(super) fn kind(&self, node: usize) -> NodeKind {
+        match self.tree.nodes[node].content {
+            Content::Dir => NodeKind::Dir,
+            Content::File(located) => NodeKind::File(located),
+            Content::Symlink(_) => NodeKind::Symlink,
+            Content::Other => NodeKind::Other,
+        }
+    }
+
+    /// Names and nodes in a directory, in no particular order.
+    pub(super) fn children(&self, node: usize) -> impl Iterator<Item = (&[u8], usize)> {
+        self.tree.nodes[node].children.iter().map(|(name, &child)| (name.as_ref(), child))
+    }
+
+    /// The node that a path leads to, following symbolic links as a process in the image's root would, and its own
+    /// path: no links on the way, no leading slash.
+    pub(super) fn walk(&self, path: &[u8]) -> Result<(Vec<u8>, usize), NotLocated> {
         let mut way = vec![ROOT];
         let mut names: Vec<Vec<u8>> = Vec::new(); // of all in `way` but the root
         let mut rest: VecDeque<Vec<u8>> = split(path).map(<[u8]>::to_vec).collect();
@@ -185,19 +224,18 @@ impl ImageView {
                         rest.push_front(part.to_vec());
                     }
                 }
-                Content::File(located) if rest.is_empty() => {
-                    names.push(name);
-                    return Ok((names.join(&b'/'), *located));
-                }
                 Content::Dir => {
                     way.push(child);
                     names.push(name);
                 }
-                Content::File(_) | Content::Other if rest.is_empty() => return Err(NotLocated::NotRegular),
+                Content::File(_) | Content::Other if rest.is_empty() => {
+                    names.push(name);
+                    return Ok((names.join(&b'/'), child));
+                }
                 Content::File(_) | Content::Other => return Err(NotLocated::Missing),
             }
         }
-        Err(NotLocated::NotRegular)
+        Ok((names.join(&b'/'), *way.last().expect("the root is never popped")))
     }
 
     /// Every visible path with the topmost layer that has it, in no particular order; the root is left out.

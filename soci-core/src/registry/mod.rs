@@ -31,6 +31,8 @@ pub use error::{FetchError, Phase, RegistryError};
 pub use hosts::{Capabilities, HostPolicy, HostsError, Server, Tls};
 pub use oci_client::{ParseError, Reference};
 pub use options::{RegistryOptions, Timeouts};
+#[cfg(feature = "testing")]
+pub(crate) use partial::parse_content_range;
 pub use range::{RangeBody, RangeFetcher};
 pub use retry::RetryPolicy;
 pub use traffic::{RequestKind, Traffic};

@@ -86,7 +86,7 @@ impl Want {
 }
 
 /// `bytes A-B/T`: the half-open range, and the total unless it is `*`.
-fn parse_content_range(value: &str) -> Option<(ByteRange, Option<u64>)> {
+pub(crate) fn parse_content_range(value: &str) -> Option<(ByteRange, Option<u64>)> {
     let (range, total) = value.trim().strip_prefix("bytes ")?.trim().split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last) = (number(first)?, number(last)?);

@@ -57,3 +57,10 @@ pub enum TarError {
     #[error("tar entry could not be taken")]
     Sink(#[source] std::io::Error),
 }
+
+impl TarError {
+    /// Whether the archive may well be right, but has an entry of a kind that zTOCs cannot describe.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self, Self::Unsupported { .. } | Self::Sparse { .. })
+    }
+}

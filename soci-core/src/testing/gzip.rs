@@ -1,11 +1,14 @@
 //! gzip streams of the shapes that layers come in.
 //!
-//! Owns nothing. Invariant: every shape decompresses to the given bytes with any gzip tool.
+//! Owns nothing. Invariant: every shape decompresses to the given bytes with GNU gzip.
 
 use std::io::{Read, Write};
 
 use flate2::read::MultiGzDecoder;
 use flate2::{Compression, GzBuilder};
+
+/// Length of a gzip header without optional fields.
+const SHORT_HEADER: usize = 10;
 
 /// How a gzip stream is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +23,10 @@ pub enum GzipShape {
     Flushed(usize),
     /// An empty member before and after the one with the data.
     EmptyMembers,
+    /// One member whose header has every field that RFC 1952 knows: extra, name, comment, checksum.
+    EveryField,
+    /// One member, and so many zeros behind it, as on media that are read in blocks.
+    ZerosBehind(usize),
 }
 
 /// Compresses `plain`.
@@ -42,6 +49,15 @@ pub fn gzip(shape: &GzipShape, plain: &[u8]) -> Vec<u8> {
             let empty = gzip(&GzipShape::Level(6), &[]);
             [&empty, &gzip(&GzipShape::Level(6), plain), &empty].map(Vec::as_slice).concat()
         }
+        GzipShape::EveryField => {
+            let short = gzip(&GzipShape::Level(6), plain);
+            let mut header = vec![0x1f, 0x8b, 8, 0b1_1110, 0, 0, 0, 0, 0, 255];
+            header.extend_from_slice(b"\x06\0xx\x02\0ab");
+            header.extend_from_slice(b"layer.tar\0made by a test\0");
+            header.extend_from_slice(&(crc32fast::hash(&header) as u16).to_le_bytes());
+            [&header, &short[SHORT_HEADER..]].concat()
+        }
+        GzipShape::ZerosBehind(count) => [gzip(&GzipShape::Level(6), plain), vec![0; *count]].concat(),
     }
 }
 

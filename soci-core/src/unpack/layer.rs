@@ -6,9 +6,9 @@
 use std::io::Read;
 use std::path::Path;
 
-use flate2::read::MultiGzDecoder;
-
 use super::{Applied, Applier, ApplyOptions, UnpackError};
+use crate::compression::gzip::Members;
+use crate::compression::zstd::WINDOW_LOG;
 use crate::digest::{Digest, Hasher};
 use crate::tar::Parser;
 
@@ -20,8 +20,10 @@ const CHUNK: usize = 256 * 1024;
 pub enum LayerFormat {
     /// A plain tar.
     Tar,
-    /// One or more gzip members.
+    /// One or more gzip members, and perhaps zeros behind them.
     Gzip,
+    /// zstd frames.
+    Zstd,
 }
 
 /// A layer that was written.
@@ -48,7 +50,12 @@ pub fn unpack_layer(
 ) -> Result<Unpacked, UnpackError> {
     match format {
         LayerFormat::Tar => unpack_plain(compressed, dest, options, expected),
-        LayerFormat::Gzip => unpack_plain(MultiGzDecoder::new(compressed), dest, options, expected),
+        LayerFormat::Zstd => {
+            let mut plain = zstd::Decoder::new(compressed).map_err(UnpackError::Read)?;
+            plain.window_log_max(WINDOW_LOG).map_err(UnpackError::Read)?;
+            unpack_plain(plain, dest, options, expected)
+        }
+        LayerFormat::Gzip => unpack_plain(Members::new(compressed), dest, options, expected),
     }
 }
 

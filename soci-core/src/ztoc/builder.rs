@@ -10,6 +10,7 @@ use super::encode::{self, Contents};
 use super::place::{Checkpointing, Placement};
 use crate::compression::gzip::{Checkpoint, Event, GzipError, Scanner, ZinfoWriter};
 use crate::compression::uncompressed::TarZinfo;
+use crate::compression::zstd::{self, FramesWriter, MAX_FRAME, ZstdError};
 use crate::digest::{Digest, Hasher};
 use crate::tar::{Entry, Parser, Sink, TarError};
 
@@ -69,6 +70,9 @@ pub enum BuildError {
     /// The layer is not a gzip file from its first to its last byte.
     #[error("layer is not valid gzip")]
     Gzip(#[from] GzipError),
+    /// The layer is not zstd, or cannot be read in parts.
+    #[error("zstd layer cannot be read in parts")]
+    Zstd(#[from] ZstdError),
     /// The layer's tar cannot be described.
     #[error("layer's tar cannot be indexed")]
     Tar(#[from] TarError),
@@ -80,8 +84,8 @@ pub enum BuildError {
     TooLarge,
 }
 
-/// Bytes read at a time.
-const CHUNK: usize = 256 << 10;
+/// Bytes read at a time: few enough to be in the processor's cache still when they are inflated after being hashed.
+const CHUNK: usize = 64 << 10;
 
 /// What both kinds of layers need: tar walk, digests, limits.
 struct Pass {
@@ -216,7 +220,9 @@ pub fn build_gzip(mut reader: impl Read, options: &BuildOptions) -> Result<Built
         if input.is_empty() {
             break;
         }
-        while let Event::Progress { consumed, plain, boundary } = scanner.step(input)? {
+        while let Event::Progress { consumed, plain, boundary } =
+            scanner.step(input, placement.free(scanner.total_out()))?
+        {
             let (now, rest) = input.split_at(consumed);
             input = rest;
             pass.plain(plain, checkpoints.len())?;
@@ -272,4 +278,52 @@ pub fn build_tar(mut reader: impl Read, options: &BuildOptions) -> Result<Built,
     let size = i64::try_from(pass.layer_size).map_err(|_| BuildError::TooLarge)?;
     let blob = TarZinfo { span_size, size }.encode();
     pass.finish(options, Algorithm::Uncompressed, &blob)
+}
+
+/// Builds the zTOC of a zstd layer in one pass: spans are runs of whole frames.
+///
+/// [`Checkpointing`] is followed as far as frames end there. A layer that is one frame, or has one over
+/// [`MAX_FRAME`], is an error: reading a byte of it would mean reading all of it.
+pub fn build_zstd(mut reader: impl Read, options: &BuildOptions) -> Result<Built, BuildError> {
+    let span_size = i64::try_from(options.span_size).map_err(|_| BuildError::SpanSize(options.span_size))?;
+    let mut pass = Pass::new(options);
+    let mut placement = Placement::new(options.span_size, &options.checkpointing);
+    let mut checkpoints = FramesWriter::new(span_size);
+    let mut scanner = zstd::Scanner::new()?;
+    let mut buffer = vec![0; CHUNK];
+    // A span begins with the next byte, if there is one.
+    let mut due = placement.place(0);
+    let (mut frames, mut frame) = (0_u32, 0_u64);
+    loop {
+        let mut input = pass.read(&mut reader, &mut buffer)?;
+        if input.is_empty() {
+            break;
+        }
+        loop {
+            if due && !input.is_empty() {
+                due = false;
+                checkpoints.push(scanner.total_in(), scanner.total_out());
+                pass.next_span();
+            }
+            let Some(zstd::Progress { consumed, plain, ended }) = scanner.step(input)? else { break };
+            let (now, rest) = input.split_at(consumed);
+            input = rest;
+            pass.plain(plain, checkpoints.len())?;
+            pass.span_bytes(now);
+            frame += plain.len() as u64;
+            if frame > MAX_FRAME {
+                return Err(ZstdError::LargeFrame.into());
+            }
+            if ended {
+                frames += u32::from(frame > 0);
+                frame = 0;
+                due = scanner.total_out() > 0 && placement.place(scanner.total_out());
+            }
+        }
+    }
+    scanner.finish()?;
+    if frames < 2 {
+        return Err(ZstdError::OneFrame.into());
+    }
+    pass.finish(options, Algorithm::Zstd, &checkpoints.finish())
 }

@@ -125,6 +125,7 @@ fn compression(builder: &mut FlatBufferBuilder<'_>, contents: &Contents<'_>) -> 
     let algorithm = match contents.algorithm {
         Algorithm::Gzip => 1_i8,
         Algorithm::Uncompressed => 2,
+        Algorithm::Zstd => 3,
     };
     let table = builder.start_table();
     builder.push_slot(slot(1), contents.digests.len() as i32 - 1, 0);

@@ -22,7 +22,7 @@ pub enum ZtocError {
         /// Its value.
         value: i64,
     },
-    /// Compression algorithm other than gzip (1) and uncompressed (2).
+    /// Compression algorithm other than gzip (1), uncompressed (2) and zstd (3).
     #[error("zTOC has unknown compression algorithm {0}")]
     Algorithm(i8),
     /// The checkpoint blob has a length or a field that its kind does not allow.

@@ -5,9 +5,15 @@
 
 use std::io;
 
+use ::zstd::stream::raw::{Decoder, Operation};
+
 use super::{Algorithm, Ztoc};
 use crate::compression::gzip::{Checkpoint, Extractor, InflateError, Stop, WINDOW};
+use crate::compression::zstd;
 use crate::units::{ByteRange, SpanId};
+
+/// Room for plain bytes of a zstd layer.
+const BUFFER: usize = 128 << 10;
 
 /// What lies before the first byte of a layer, for blobs that do not store it.
 static NOTHING_BEFORE: [u8; WINDOW] = [0; WINDOW];
@@ -29,6 +35,9 @@ pub enum ExtractError {
     /// The compressed bytes are damaged, or do not belong to this zTOC.
     #[error("compressed bytes of the span are damaged")]
     Damaged(#[source] InflateError),
+    /// The same for a zstd layer.
+    #[error("compressed bytes of the span are damaged")]
+    Zstd(#[source] io::Error),
     /// The compressed bytes hold less than the zTOC says.
     #[error("span ends {missing} plain bytes early")]
     Short {
@@ -52,6 +61,40 @@ pub struct SpanDecoder {
 enum Kind {
     Gzip(Extractor),
     Plain { wanted: u64 },
+    Zstd { decoder: Frames, wanted: u64 },
+}
+
+/// The decompressor of a run of zstd frames, and room for its output.
+struct Frames(Decoder<'static>, Box<[u8]>);
+
+impl std::fmt::Debug for Frames {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Frames")
+    }
+}
+
+impl Frames {
+    /// Takes compressed bytes and gives what they hold to `sink`, but no more than `wanted`.
+    fn push(
+        &mut self,
+        mut compressed: &[u8],
+        wanted: &mut u64,
+        sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<(), ExtractError> {
+        while *wanted > 0 {
+            let status = self.0.run_on_buffers(compressed, &mut self.1).map_err(ExtractError::Zstd)?;
+            if status.bytes_read == 0 && status.bytes_written == 0 {
+                break;
+            }
+            compressed = &compressed[status.bytes_read..];
+            let length = usize::try_from(*wanted).unwrap_or(usize::MAX).min(status.bytes_written);
+            *wanted -= length as u64;
+            if length > 0 {
+                sink(&self.1[..length]).map_err(ExtractError::Sink)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl SpanDecoder {
@@ -62,6 +105,10 @@ impl SpanDecoder {
         let wanted = table.uncompressed_range(span).len();
         let kind = match ztoc.algorithm() {
             Algorithm::Uncompressed => Kind::Plain { wanted },
+            Algorithm::Zstd => {
+                let decoder = zstd::decoder().map_err(ExtractError::Zstd)?;
+                Kind::Zstd { decoder: Frames(decoder, vec![0; BUFFER].into()), wanted }
+            }
             Algorithm::Gzip => {
                 let window = match place.window_at {
                     Some(at) => &table.blob[at..at + WINDOW],
@@ -90,6 +137,7 @@ impl SpanDecoder {
                 Stop::Damaged(error) => ExtractError::Damaged(error),
                 Stop::Sink(error) => ExtractError::Sink(error),
             }),
+            Kind::Zstd { decoder, wanted } => decoder.push(compressed, wanted, sink),
             Kind::Plain { wanted } => {
                 let length = usize::try_from(*wanted).unwrap_or(usize::MAX).min(compressed.len());
                 *wanted -= length as u64;
@@ -105,7 +153,7 @@ impl SpanDecoder {
         }
         match match &self.kind {
             Kind::Gzip(extractor) => extractor.wanted(),
-            Kind::Plain { wanted } => *wanted,
+            Kind::Plain { wanted } | Kind::Zstd { wanted, .. } => *wanted,
         } {
             0 => Ok(()),
             missing => Err(ExtractError::Short { missing }),

@@ -25,8 +25,9 @@ use bytes::Bytes;
 use crate::digest::Digest;
 
 pub use crate::compression::gzip::{GzipError, InflateError};
+pub use crate::compression::zstd::{MAX_FRAME, ZstdError};
 pub use builder::{
-    BuildError, BuildOptions, Built, DEFAULT_BUILD_TOOL, DEFAULT_SPAN_SIZE, build_gzip, build_tar,
+    BuildError, BuildOptions, Built, DEFAULT_BUILD_TOOL, DEFAULT_SPAN_SIZE, build_gzip, build_tar, build_zstd,
 };
 pub use entry::FileEntry;
 pub use error::ZtocError;
@@ -41,6 +42,8 @@ pub enum Algorithm {
     Gzip,
     /// A plain tar.
     Uncompressed,
+    /// Several zstd frames. Ours: upstream's tools refuse such a zTOC.
+    Zstd,
 }
 
 impl fmt::Display for Algorithm {
@@ -48,6 +51,7 @@ impl fmt::Display for Algorithm {
         f.pad(match self {
             Self::Gzip => "gzip",
             Self::Uncompressed => "uncompressed",
+            Self::Zstd => "zstd",
         })
     }
 }

@@ -32,6 +32,21 @@ impl Placement {
         Self { span_size, policy, next_wanted: 0, last: None }
     }
 
+    /// After `output` plain bytes: how many more are certain to hold no block boundary at which a checkpoint is due.
+    pub(super) fn free(&self, output: u64) -> u64 {
+        let Some(last) = self.last else { return 0 };
+        let far = last.saturating_add(self.span_size);
+        let until = match &self.policy {
+            Checkpointing::EverySpanSize if output == 0 => 0,
+            Checkpointing::EverySpanSize => far,
+            Checkpointing::Boundaries(wanted) => {
+                let next = wanted.get(self.next_wanted).copied().unwrap_or(u64::MAX);
+                far.min(next.saturating_sub(1))
+            }
+        };
+        until.saturating_sub(output)
+    }
+
     /// Whether a checkpoint is due at a block boundary after `output` plain bytes; if so, it is placed.
     pub(super) fn place(&mut self, output: u64) -> bool {
         let far = output - self.last.unwrap_or(0) > self.span_size;
@@ -61,6 +76,25 @@ mod tests {
         let placed: Vec<u64> =
             [0, 0, 50, 100, 101, 201, 202].into_iter().filter(|&output| placement.place(output)).collect();
         assert_eq!(placed, [0, 0, 101, 202]);
+    }
+
+    #[test]
+    fn nothing_is_due_in_free_bytes() {
+        for policy in [Checkpointing::EverySpanSize, Checkpointing::Boundaries(vec![0, 7, 60, 61, 300])] {
+            for step in 1..40 {
+                let mut placement = Placement::new(100, &policy);
+                let (mut output, mut free_until) = (0, None);
+                while output < 1000 {
+                    let placed = placement.place(output);
+                    assert!(
+                        !(placed && free_until.is_some_and(|until| output <= until)),
+                        "{output} was free"
+                    );
+                    free_until = Some(output + placement.free(output)).filter(|&until| until > output);
+                    output += step;
+                }
+            }
+        }
     }
 
     #[test]

@@ -44,6 +44,7 @@ pub(super) fn read(bytes: &Bytes) -> Result<Raw, ZtocError> {
     let algorithm = match compression.i8(0, 1)? {
         1 => Algorithm::Gzip,
         2 => Algorithm::Uncompressed,
+        3 => Algorithm::Zstd,
         other => return Err(ZtocError::Algorithm(other)),
     };
     let digests = compression.vector(2)?;

@@ -9,6 +9,7 @@ use super::spans::Span;
 use super::{Algorithm, FileEntry, SpanTable, ZtocError};
 use crate::compression::gzip::Zinfo;
 use crate::compression::uncompressed::TarZinfo;
+use crate::compression::zstd::Frames;
 use crate::tar::EntryKind;
 use crate::units::ByteRange;
 
@@ -17,6 +18,9 @@ const BLOCK: u64 = 512;
 
 /// Deflate cannot give more plain bytes for one compressed byte than this.
 const DEFLATE_RATIO: u64 = 1032;
+
+/// The same for zstd: a block of 128 KiB takes at least 4 bytes.
+const ZSTD_RATIO: u64 = 1 << 15;
 
 /// Sorts the files by offset, derives their header offsets and checks that they lie in the archive.
 ///
@@ -49,6 +53,7 @@ pub(super) fn spans(raw: &Raw) -> Result<SpanTable, ZtocError> {
     let (span_size, mut spans) = match raw.algorithm {
         Algorithm::Gzip => gzip(raw)?,
         Algorithm::Uncompressed => plain(raw)?,
+        Algorithm::Zstd => zstd(raw)?,
     };
     if spans.len() != raw.digests.len() || spans.len() as i64 - 1 != i64::from(raw.max_span_id) {
         return Err(count(raw, spans.len() as u64));
@@ -97,6 +102,31 @@ fn gzip(raw: &Raw) -> Result<(u64, Vec<Span>), ZtocError> {
         return Err(ZtocError::Checkpoints("the first span does not start at the archive's start"));
     }
     Ok((span_size, spans))
+}
+
+fn zstd(raw: &Raw) -> Result<(u64, Vec<Span>), ZtocError> {
+    let frames = Frames::decode(&raw.checkpoints).map_err(ZtocError::Checkpoints)?;
+    let mut spans = Vec::with_capacity(frames.starts.len());
+    for (number, &(start, out)) in frames.starts.iter().enumerate() {
+        let last = (raw.compressed_size, raw.uncompressed_size.max(out));
+        let (end, out_end) = frames.starts.get(number + 1).copied().unwrap_or(last);
+        if end <= start || end > raw.compressed_size {
+            return Err(ZtocError::Checkpoints("compressed offsets do not ascend within the layer"));
+        }
+        match out_end.checked_sub(out) {
+            None => return Err(ZtocError::Checkpoints("uncompressed offsets descend")),
+            Some(plain) if plain / ZSTD_RATIO > end - start => {
+                return Err(ZtocError::Checkpoints("a span claims more plain bytes than zstd can hold"));
+            }
+            Some(_) => {}
+        }
+        let compressed = ByteRange::new(start, end);
+        spans.push(Span { compressed, out, bits: 0, window_at: None, digest: None });
+    }
+    if spans[0].out != 0 {
+        return Err(ZtocError::Checkpoints("the first span does not start at the archive's start"));
+    }
+    Ok((frames.span_size, spans))
 }
 
 fn plain(raw: &Raw) -> Result<(u64, Vec<Span>), ZtocError> {

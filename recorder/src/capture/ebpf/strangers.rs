@@ -108,7 +108,7 @@ mod tests {
         strangers.unknown();
         let own = identity::inode(&std::fs::metadata("/proc/self/exe").unwrap());
         assert!(strangers.ours.contains(&own), "{:?}", strangers.ours);
-        let outside = strangers.by_reason(upper.path());
+        let outside = strangers.by_reason(Some(upper.path()));
         assert_eq!(outside, Outside { elsewhere: 1, written: 2, deleted: 1, unknown: 3 });
         assert_eq!((outside.total(), strangers.total()), (7, 7));
     }

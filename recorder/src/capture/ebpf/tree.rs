@@ -189,7 +189,7 @@ mod tests {
             dev: 0,
             kind: 1,
             tgid: 5,
-            generation: 0,
+            flags: 0,
             comm: [0; 16],
             group,
             namespace,

@@ -4,6 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 use soci_core::{
     prefetch::compat::span_range,
+    units::ByteRange,
     ztoc::{FileEntry, Ztoc},
 };
 
@@ -63,7 +64,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
 }
 
 fn describe(ztoc: &Ztoc, file: &FileEntry) -> File {
-    let spans = span_range(ztoc, file);
+    let end = file.content_offset.saturating_add(file.size);
+    let spans = span_range(ztoc, ByteRange::new(file.content_offset, end));
     File {
         filename: String::from_utf8_lossy(&file.name).into_owned(),
         offset: file.content_offset,

@@ -1,0 +1,215 @@
+//! What must hold for any bytes at all: the bodies of the fuzz targets in `fuzz/`, one function for each.
+//!
+//! Only built with the feature `testing`. Owns nothing. Each function takes hostile bytes and panics when a promise of
+//! the crate is broken; the fuzzer looks for such bytes, and `tests/corpora.rs` replays those that it kept.
+
+use std::io::Read;
+
+use bytes::Bytes;
+use flate2::read::MultiGzDecoder;
+
+use crate::compression::gzip::{Checkpoint, Extractor, WINDOW, Zinfo};
+use crate::image::{ImageConfig, ImageIndex, Manifest};
+use crate::index::SociIndex;
+use crate::media_type;
+use crate::prefetch::PrefetchArtifact;
+use crate::registry::parse_content_range;
+use crate::tar::{Entry, Parser, Sink, TarError};
+use crate::units::{ByteRange, SpanId};
+use crate::ztoc::{BuildOptions, Checkpointing, Ztoc, build_gzip, build_tar, extract_span};
+
+/// Most plain bytes that a target makes of its input, so that no input takes long.
+const MOST_PLAIN: u64 = 4 << 20;
+
+/// A fuzz target.
+pub type Target = fn(&[u8]);
+
+/// All targets by name: the names of the programs in `fuzz/fuzz_targets` and of the corpora.
+pub const TARGETS: [(&str, Target); 7] = [
+    ("content_range", content_range),
+    ("gzip_extract", gzip_extract),
+    ("index_json", index_json),
+    ("prefetch_json", prefetch_json),
+    ("tar_entries", tar_entries),
+    ("zinfo_decode", zinfo_decode),
+    ("ztoc_open", ztoc_open),
+];
+
+/// A zTOC that opens names nothing outside of its layer and its archive, and its spans can be asked for.
+pub fn ztoc_open(bytes: &[u8]) {
+    let Ok(ztoc) = Ztoc::open(Bytes::copy_from_slice(bytes)) else { return };
+    let archive = ByteRange::new(0, ztoc.uncompressed_size());
+    let mut header_end = 0;
+    for file in ztoc.files() {
+        assert!(file.header_offset >= header_end && file.header_offset < file.content_offset);
+        assert!(archive.contains_range(&file.content_range()));
+        assert!(!file.name.contains(&0));
+        header_end = file.content_range().end;
+        let _ = file.xattrs_schily().count();
+        let _ = ztoc.spans().spans_covering(file.content_range());
+    }
+    let (spans, mut at) = (ztoc.spans(), 0);
+    for span in (0..spans.len()).map(SpanId) {
+        let (compressed, plain) = (spans.compressed_range(span), spans.uncompressed_range(span));
+        assert!(!compressed.is_empty() && compressed.end <= ztoc.compressed_size());
+        assert_eq!(plain.start, at);
+        at = plain.end;
+        if span.0 < 8 && compressed.len() <= bytes.len() as u64 {
+            let mut out = 0;
+            let taken = extract_span(&ztoc, span, &bytes[..compressed.len() as usize], &mut |chunk| {
+                out += chunk.len() as u64;
+                if out > MOST_PLAIN { Err(std::io::ErrorKind::FileTooLarge.into()) } else { Ok(()) }
+            });
+            assert!(taken.is_err() || out == plain.len());
+        }
+    }
+    assert_eq!(at, if spans.is_empty() { 0 } else { archive.end });
+}
+
+/// A checkpoint blob that decodes names windows inside of itself, and as many checkpoints as it has room for.
+pub fn zinfo_decode(bytes: &[u8]) {
+    let Ok(zinfo) = Zinfo::decode(bytes) else { return };
+    assert!(!zinfo.checkpoints.is_empty() && zinfo.checkpoints.len() <= bytes.len() / WINDOW + 1);
+    for checkpoint in &zinfo.checkpoints {
+        assert!(checkpoint.bits <= 7 && checkpoint.start() <= checkpoint.input);
+        assert!(checkpoint.window.is_none_or(|at| at + WINDOW <= bytes.len()));
+    }
+}
+
+/// Entries and content do not depend on the chunking, content is as long as its entry says, and a zTOC made of the
+/// archive opens and names the same entries.
+pub fn tar_entries(bytes: &[u8]) {
+    let Some((&chunk, archive)) = bytes.split_first() else { return };
+    let parse = |chunk: usize| {
+        let (mut parser, mut seen) = (Parser::new(), Seen::default());
+        archive.chunks(chunk).try_for_each(|chunk| parser.push(chunk, &mut seen))?;
+        parser.finish().map(|end| (seen, end))
+    };
+    let whole = parse(archive.len().max(1));
+    let pieces = parse(usize::from(chunk).max(1));
+    let (seen, end) = match (whole, pieces) {
+        (Ok(whole), Ok(pieces)) => {
+            assert_eq!(whole, pieces);
+            whole
+        }
+        (Err(whole), Err(pieces)) => {
+            assert_eq!(whole.to_string(), pieces.to_string());
+            return;
+        }
+        (whole, pieces) => panic!("chunking matters: {whole:?} {pieces:?}"),
+    };
+    assert!(end.uncompressed_archive_size <= archive.len() as u64);
+    for (entry, content) in seen.0.iter().zip(&seen.1) {
+        let from = entry.content_offset as usize;
+        assert_eq!(archive[from..from + content.len()], content[..]);
+    }
+    let built = build_tar(archive, &BuildOptions::default()).expect("the archive was read just now");
+    match Ztoc::open(Bytes::from(built.ztoc)) {
+        Ok(ztoc) => {
+            let names = ztoc.files().iter().map(|file| file.name.as_ref());
+            assert!(names.eq(seen.0.iter().map(|entry| entry.name.as_slice())));
+        }
+        // Time and size fields hold more than a zTOC can say, as in upstream's tool.
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// Every span of a layer gives the bytes that a plain decompressor gives there, and any bytes at all can be given to a
+/// span.
+pub fn gzip_extract(bytes: &[u8]) {
+    let Some((&[kind, a, b, bits], layer)) = bytes.split_first_chunk() else { return };
+    if kind & 1 == 1 {
+        let window = vec![a; WINDOW];
+        let checkpoint = Checkpoint { input: 1, output: 0, bits: bits & 7, window: window.as_slice() };
+        let mut out = 0;
+        let mut extractor = Extractor::new(&checkpoint, MOST_PLAIN).expect("the window has the right length");
+        for piece in layer.chunks(usize::from(b) + 1) {
+            let taken = extractor.push(piece, &mut |plain| {
+                out += plain.len() as u64;
+                Ok(())
+            });
+            assert_eq!(out + extractor.wanted(), MOST_PLAIN);
+            if taken.is_err() {
+                return;
+            }
+        }
+        return;
+    }
+    let options = BuildOptions {
+        span_size: u64::from(a) << 8,
+        checkpointing: if b == 0 {
+            Checkpointing::EverySpanSize
+        } else {
+            Checkpointing::Boundaries(vec![u64::from(b) << 6, u64::from(bits) << 9])
+        },
+        diff_id: true,
+        ..BuildOptions::default()
+    };
+    let mut plain = Vec::new();
+    let inflated = MultiGzDecoder::new(layer).take(MOST_PLAIN).read_to_end(&mut plain);
+    if plain.len() as u64 >= MOST_PLAIN {
+        return;
+    }
+    let Ok(built) = build_gzip(layer, &options) else { return };
+    assert!(inflated.is_ok() || layer.ends_with(&[0]), "only zeros behind the last member are passed over");
+    let Ok(ztoc) = Ztoc::open(Bytes::from(built.ztoc)) else { return };
+    for span in (0..ztoc.spans().len()).map(SpanId) {
+        let (from, to) = (ztoc.spans().compressed_range(span), ztoc.spans().uncompressed_range(span));
+        let mut out = Vec::new();
+        extract_span(&ztoc, span, &layer[from.start as usize..from.end as usize], &mut |chunk| {
+            out.extend_from_slice(chunk);
+            Ok(())
+        })
+        .expect("the span's own bytes");
+        assert_eq!(out, plain[to.start as usize..to.end as usize]);
+    }
+}
+
+/// Manifests, indexes and configurations that are read can be written, and read again as the same.
+pub fn index_json(bytes: &[u8]) {
+    let bytes = Bytes::copy_from_slice(bytes);
+    if let Ok(index) = SociIndex::parse(bytes.clone()) {
+        let written = index.encode();
+        assert_eq!(SociIndex::parse(Bytes::from(written)).expect("it was written just now"), index);
+    }
+    let _ = Manifest::parse(bytes.clone(), media_type::OCI_MANIFEST);
+    let _ = ImageIndex::parse(bytes.clone(), media_type::OCI_INDEX);
+    let _ = ImageConfig::parse(&bytes);
+}
+
+/// An artifact that is read names spans of the layer, and survives writing and reading.
+pub fn prefetch_json(bytes: &[u8]) {
+    let Some((&last, json)) = bytes.split_first() else { return };
+    let last = SpanId(u32::from(last));
+    let Ok(artifact) = PrefetchArtifact::parse(json, last) else { return };
+    for range in &artifact.prefetch_spans {
+        assert!(range.start_span <= range.end_span && range.end_span <= last.0);
+    }
+    let again = PrefetchArtifact::parse(&artifact.encode(), last).expect("it was written just now");
+    assert_eq!(again, artifact);
+}
+
+/// What a server says about the part that it sent is a part that is not empty and within its total, or nothing.
+pub fn content_range(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Some((range, total)) = parse_content_range(text) {
+        assert!(!range.is_empty() && total.is_none_or(|total| range.end <= total));
+    }
+}
+
+/// Entries with their content, cut where no target looks any more.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen(Vec<Entry>, Vec<Vec<u8>>);
+
+impl Sink for Seen {
+    fn entry(&mut self, entry: Entry) -> Result<(), TarError> {
+        self.0.push(entry);
+        self.1.push(Vec::new());
+        Ok(())
+    }
+
+    fn data(&mut self, bytes: &[u8]) -> Result<(), TarError> {
+        self.1.last_mut().expect("content follows an entry").extend_from_slice(bytes);
+        Ok(())
+    }
+}
