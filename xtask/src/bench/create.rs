@@ -169,8 +169,9 @@ fn inflate_all(inflate: &Path, layout: &Path) -> Result<f64> {
         let nanos: f64 = text.split_whitespace().next().context("no figures")?.parse()?;
         Ok(nanos / 1e9)
     };
+    let share = |core: usize| layers.iter().skip(core).step_by(cores).map(one).sum::<Result<f64>>();
     thread::scope(|scope| {
-        let share = &|core: usize| layers.iter().skip(core).step_by(cores).map(one).sum::<Result<f64>>();
+        let share = &share;
         let running: Vec<_> = (0..cores).map(|core| scope.spawn(move || share(core))).collect();
         running.into_iter().map(|core| core.join().expect("no measurement panics")).sum()
     })
