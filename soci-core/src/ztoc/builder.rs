@@ -84,8 +84,8 @@ pub enum BuildError {
     TooLarge,
 }
 
-/// Bytes read at a time: few enough to be in the processor's cache still when they are inflated after being hashed.
-const CHUNK: usize = 64 << 10;
+/// Bytes read at a time.
+const CHUNK: usize = 256 << 10;
 
 /// What both kinds of layers need: tar walk, digests, limits.
 struct Pass {

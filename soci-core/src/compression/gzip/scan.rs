@@ -6,9 +6,8 @@
 use super::checkpoint::WINDOW;
 use super::inflate::{Framing, InflateError, Inflater};
 
-/// Room for output behind the window; large enough that moving the window costs little, small enough for the
-/// processor's cache.
-const ROOM: usize = 96 << 10;
+/// Room for output behind the window; so large that moving the window, and leaving the inner loop, cost little.
+const ROOM: usize = 736 << 10;
 
 /// Why a layer blob is not a whole gzip file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -128,7 +127,9 @@ impl Scanner {
         let room = self.buffer.len() - start;
         let end =
             start + if free == 0 { room } else { usize::try_from(free).map_or(room, |free| free.min(room)) };
-        let step = self.inflater.step(input, &mut self.buffer[start..end], free == 0).map_err(|source| {
+        // Stopping behind a header tells bytes that are no member from a member that is damaged.
+        let stop = free == 0 || self.state == State::Member(false);
+        let step = self.inflater.step(input, &mut self.buffer[start..end], stop).map_err(|source| {
             if self.member_start > 0 && self.state == State::Member(false) {
                 GzipError::TrailingBytes { offset: self.member_start }
             } else {

@@ -49,13 +49,13 @@ pub(super) fn ensure(layout: &Path, make: fn(&Path) -> Result<Vec<PathBuf>>) -> 
         fs::write(blobs.join(digest.hex()), bytes)?;
         Ok(digest)
     };
-    let (mut names, mut layers) = (String::new(), Vec::new());
+    let (mut names, mut layers) = (Vec::new(), Vec::new());
     for layer in make(layout)? {
         let mut hasher = Hasher::new();
         hasher.update(&fs::read(&layer)?);
         let (digest, size) = (hasher.finish(), fs::metadata(&layer)?.len());
         fs::rename(&layer, blobs.join(digest.hex()))?;
-        names.push_str(&format!("{}\n", digest.hex()));
+        names.push(digest.hex());
         layers.push(json!({ "mediaType": OCI_LAYER_GZIP, "digest": digest, "size": size }));
     }
     let config =
@@ -78,7 +78,7 @@ pub(super) fn ensure(layout: &Path, make: fn(&Path) -> Result<Vec<PathBuf>>) -> 
     });
     fs::write(layout.join("index.json"), index.to_string())?;
     fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    fs::write(list, names)?;
+    fs::write(list, names.join("\n"))?;
     Ok(layout.to_owned())
 }
 
