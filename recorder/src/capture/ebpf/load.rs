@@ -63,10 +63,11 @@ impl Loaded {
         let tree: &[Program] = if scope == ScopeKind::Tree { &TREE_PROGRAMS } else { &[] };
         let pages: &[Program] = if settings.exact { &EXACT_PROGRAMS } else { &PROGRAMS };
         let wanted: Vec<Program> = tree.iter().chain(pages).copied().collect();
-        let offsets = offsets(&wanted, settings.exact)?;
-        let types = Btf::from_sys_fs().map_err(|error| EbpfError::Object(Box::new(error.into())))?;
-        let page_shift = rustix::param::page_size().trailing_zeros();
         let mut loader = EbpfLoader::new();
+        // It has read the kernel's types, tens of megabytes, which nothing in the object asks for.
+        loader.btf(None);
+        let offsets = offsets(&wanted, settings.exact)?;
+        let page_shift = rustix::param::page_size().trailing_zeros();
         loader.override_global(OFFSETS, &offsets, true);
         loader.override_global(SCOPE, &scope_number, true);
         loader.override_global(SEED_COMM, &seed, true);
@@ -85,6 +86,7 @@ impl Loaded {
         let counters = programs.take_map(COUNTERS).ok_or(EbpfError::Incomplete(COUNTERS))?;
         let counters =
             PerCpuArray::try_from(counters).map_err(|source| EbpfError::Map { name: COUNTERS, source })?;
+        let types = Btf::from_sys_fs().map_err(|error| EbpfError::Object(Box::new(error.into())))?;
         let tracked = programs.take_map(TRACKED).ok_or(EbpfError::Incomplete(TRACKED))?;
         let tracked =
             HashMap::try_from(tracked).map_err(|source| EbpfError::Map { name: TRACKED, source })?;

@@ -46,7 +46,7 @@ use self::tree::Members;
 use super::{Capture, RawAccess};
 use crate::workload::Cgroup;
 
-/// Size of the ring buffer when nobody says otherwise: 130 000 events.
+/// Size of the ring buffer when nobody says otherwise: 116 000 events.
 pub const RING_BYTES: u32 = recorder_ebpf::RING_BYTES;
 /// Processes that can be tracked at the same time.
 pub const TRACKED_MAX: u32 = recorder_ebpf::TRACKED_MAX;
