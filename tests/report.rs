@@ -92,7 +92,15 @@ fn write(path: &Path, header: &Header, files: &[File<'_>], end: Option<&End>) {
 
 fn ended(dropped: u64) -> End {
     let (outcome, ready_ns) = (Outcome::Ready, Some(2400 * MS));
-    End { dropped, outcome, ready_ns, ended_ns: 3000 * MS, exit_code: None, outside: None }
+    End {
+        dropped,
+        outcome,
+        ready_ns,
+        ended_ns: 3000 * MS,
+        exit_code: None,
+        outside: None,
+        links: Default::default(),
+    }
 }
 
 /// What a web application in Python reads, and two names that nobody should trust.

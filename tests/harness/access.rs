@@ -58,6 +58,8 @@ impl AccessImage {
         write(&low, "data/a-name", b"two names, the first is hidden");
         fs::hard_link(low.join("data/a-name"), low.join("data/b-name")).expect("make a link");
         write(&high, "data/a-name", b"another file");
+        write(&low, "data/c-name", b"two names, both are shown");
+        fs::hard_link(low.join("data/c-name"), low.join("data/d-name")).expect("make a link");
         layout::write(&dir.join("image"), &[low, high], &json!({"Env": ["PATH=/bin"]}));
         Self { dir: dir.into() }
     }

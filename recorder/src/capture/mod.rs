@@ -9,6 +9,7 @@ mod fuse_log;
 mod passthrough;
 mod process_names;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -51,6 +52,12 @@ pub trait Capture: std::fmt::Debug {
 
     /// The workload is this process, which has no children yet, and its descendants. Told before it runs.
     fn follow(&mut self, _pid: u32) {}
+
+    /// Other names that the image shows of the files handed out, by the path of the accesses; as text, see
+    /// [`crate::escape`].
+    fn links(&self) -> BTreeMap<String, Vec<String>> {
+        BTreeMap::new()
+    }
 
     /// Accesses that were left out because they are of no file of the image. To be asked when the workload is over and
     /// what it wrote is still there.

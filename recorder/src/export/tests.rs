@@ -48,6 +48,7 @@ fn write(path: &Path) {
         ended_ns: 1_000_000,
         exit_code: None,
         outside: None,
+        links: Default::default(),
     };
     writer.finish(&end).unwrap();
 }

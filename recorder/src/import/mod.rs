@@ -277,6 +277,7 @@ impl Collector<'_> {
             ended_ns: self.last_ns,
             exit_code: None,
             outside: None,
+            links: Default::default(),
         })?;
         Ok(self.done)
     }

@@ -134,6 +134,7 @@ pub fn merge_ends(ends: &[End]) -> Option<End> {
         ready_ns: if ready.len() * 2 > ends.len() { median(ready) } else { None },
         ended_ns: median(ends.iter().map(|end| end.ended_ns).collect())?,
         exit_code: ends.iter().filter_map(|end| end.exit_code).max(),
+        links: ends.iter().flat_map(|end| end.links.clone()).collect(),
         outside: ends.iter().filter_map(|end| end.outside).reduce(|sum, more| sum.plus(&more)),
     })
 }

@@ -12,8 +12,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use soci_core::prefetch::{Plan, PlanItem};
-use soci_core::trace::{Access, AccessKind, Phase};
+use soci_core::trace::{Access, AccessKind, Phase, Tail};
 use soci_core::units::ByteRange;
+
+use crate::escape::{escape, unescape};
 
 mod merge;
 
@@ -64,6 +66,22 @@ pub fn first_use(accesses: impl IntoIterator<Item = impl Borrow<Access>>) -> Vec
     let mut paths: Vec<_> = first.into_iter().collect();
     paths.sort_unstable_by_key(|(_, moment)| *moment);
     paths.into_iter().map(|(path, _)| path).collect()
+}
+
+/// Paths with, behind each, its other names (hard links): a tool that takes names from a tar finds the content under only
+/// one of them.
+pub fn all_names(paths: &[Arc<[u8]>], tail: Option<&Tail>) -> Vec<Arc<[u8]>> {
+    let links = match tail {
+        Some(Tail::Sealed(end)) => Some(&end.links),
+        _ => None,
+    };
+    let mut names = Vec::new();
+    for path in paths {
+        names.push(Arc::clone(path));
+        let others = links.and_then(|links| links.get(&*escape(path))).into_iter().flatten();
+        names.extend(others.filter_map(|name| unescape(name)).map(Arc::from));
+    }
+    names
 }
 
 #[derive(Debug, Default)]

@@ -183,6 +183,7 @@ mod tests {
             ended_ns: 2,
             exit_code: None,
             outside: None,
+            links: Default::default(),
         };
         writer.finish(&end).unwrap();
     }

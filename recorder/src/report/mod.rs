@@ -227,6 +227,7 @@ mod tests {
             ended_ns: 5000,
             exit_code: None,
             outside: None,
+            links: Default::default(),
         };
         writer.finish(&end).unwrap();
 

@@ -118,6 +118,7 @@ impl Log {
             ended_ns: nanoseconds(self.started, verdict.ended),
             exit_code: verdict.exit.map(|exit| i32::from(exit.code)),
             outside: Some(outside),
+            links: capture.links(),
         };
         let accesses = self.writer.accesses();
         self.writer.finish(&end)?;

@@ -264,14 +264,15 @@ pub(super) fn finish(
     stability: Option<Stability>,
 ) -> Result<()> {
     let mut failed = None;
-    let accesses =
-        TraceReader::open(trace)?.map_while(|access| access.map_err(|error| failed = Some(error)).ok());
+    let mut reader = TraceReader::open(trace)?;
+    let accesses = reader.by_ref().map_while(|access| access.map_err(|error| failed = Some(error)).ok());
     let paths = plan::first_use(accesses);
     if let Some(error) = failed {
         return Err(error).with_context(|| format!("read {}", trace.display()));
     }
+    let names = plan::all_names(&paths, reader.tail());
     let paths: Vec<String> =
-        paths.iter().filter_map(|path| Some(format!("/{}", std::str::from_utf8(path).ok()?))).collect();
+        names.iter().filter_map(|path| Some(format!("/{}", std::str::from_utf8(path).ok()?))).collect();
     let list = args.out.join("prefetch.json");
     fs::write(&list, serde_json::to_vec(&paths)?).with_context(|| format!("write {}", list.display()))?;
     let content: Vec<u64> = layers.iter().map(|layer| layer.bytes).collect();

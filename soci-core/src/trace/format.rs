@@ -19,6 +19,7 @@
 //! flag means "you cannot read this without knowing me"); unknown keys in the JSON blocks are ignored. Holds no state.
 
 use std::{
+    collections::BTreeMap,
     io::{self, Read, Write},
     sync::Arc,
 };
@@ -105,6 +106,10 @@ pub struct End {
     /// Accesses to files that are not the image's, which were left out; absent when not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outside: Option<Outside>,
+    /// Other names of files in the trace that have several (hard links), by the path under which the trace has them. Without
+    /// leading slash, as text in the form of `soci trace dump`. Empty when not known, too.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub links: BTreeMap<String, Vec<String>>,
 }
 
 /// Accesses to files that are not the image's, by the reason.

@@ -22,6 +22,9 @@ use crate::rootfs::each_file;
 /// File systems whose files do not have the device number that their page cache has.
 const STACKED: [(i64, &str); 2] = [(0x9123_683e, "btrfs"), (0x794c_7630, "overlayfs")];
 
+/// Layer of a name under which the merged view shows something else.
+const HIDDEN: u32 = u32::MAX;
+
 /// An inode as the kernel names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Inode {
@@ -43,7 +46,7 @@ struct Entry {
 /// The table.
 #[derive(Debug)]
 pub(super) struct Identity {
-    /// Sorted by inode; of one inode the name that is shown comes first.
+    /// Sorted by inode, then by name.
     entries: Vec<Entry>,
     /// Names, each with a zero behind it.
     names: Vec<u8>,
@@ -79,7 +82,7 @@ impl Identity {
         Ok(this)
     }
 
-    /// Of each file with several names, puts the first one that the merged view shows to the front: another one may be
+    /// Of each file with several names, keeps those that the merged view shows, where there are any: another one may be
     /// hidden by a layer above.
     fn show(&mut self, layers: &[PathBuf], rootfs: &Path) -> Result<(), EbpfError> {
         let bottom_first: Vec<PathBuf> = layers.iter().rev().cloned().collect();
@@ -91,18 +94,28 @@ impl Identity {
                 let layer = layers.len() as u32 - 1 - entry.layer;
                 is_file(rootfs, name) && resolver.origin(&Arc::from(name)) == Some(Origin::Layer(layer))
             };
-            if let Some(at) = same.iter().position(shown) {
-                same[..=at].rotate_right(1);
+            let is_shown: Vec<bool> = same.iter().map(shown).collect();
+            let hides = is_shown.contains(&true);
+            for (entry, shown) in same.iter_mut().zip(is_shown) {
+                if hides && !shown {
+                    entry.layer = HIDDEN;
+                }
             }
         }
+        self.entries.retain(|entry| entry.layer != HIDDEN);
         Ok(())
     }
 
     /// The path of an image's file, without a leading slash.
     pub(super) fn path(&self, inode: Inode) -> Option<&[u8]> {
+        self.paths(inode).next()
+    }
+
+    /// All of them: the names of a file with hard links, in order.
+    pub(super) fn paths(&self, inode: Inode) -> impl Iterator<Item = &[u8]> {
         let at = self.entries.partition_point(|entry| entry.inode() < inode);
-        let entry = self.entries.get(at).filter(|entry| entry.inode() == inode)?;
-        Some(name_at(&self.names, entry.name))
+        let same = self.entries[at..].iter().take_while(move |entry| entry.inode() == inode);
+        same.map(|entry| name_at(&self.names, entry.name))
     }
 
     /// The inode behind an overlay's own, which has the same number; `None` when there is more than one such.
@@ -177,6 +190,7 @@ mod tests {
             other => other.unwrap(),
         };
         assert_eq!(known(&identity), Some(b"a".to_vec()), "none is shown: the first");
+        assert_eq!(identity.paths(of(&low.join("a"))).collect::<Vec<_>>(), [&b"a"[..], b"d/b"]);
         assert_eq!(identity.path(of(&merged)), None);
         assert_eq!(identity.below(of(&low.join("a")).ino), Some(of(&low.join("a"))));
         fs::write(high.join("a"), "of the layer above").unwrap();
@@ -185,6 +199,7 @@ mod tests {
         }
         let identity = Identity::of(&layers, &merged).unwrap();
         assert_eq!(known(&identity), Some(b"d/b".to_vec()));
+        assert_eq!(identity.paths(of(&low.join("a"))).count(), 1, "the other one is hidden");
         assert_eq!(identity.path(of(&high.join("a"))), Some(&b"a"[..]));
     }
 

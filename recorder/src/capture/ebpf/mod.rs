@@ -23,7 +23,7 @@ mod strangers;
 mod tree;
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,6 +44,7 @@ use self::seen::Seen;
 use self::strangers::Strangers;
 use self::tree::Members;
 use super::{Capture, RawAccess};
+use crate::escape::escape;
 use crate::workload::Cgroup;
 
 /// Size of the ring buffer when nobody says otherwise: 116 000 events.
@@ -72,6 +73,9 @@ impl Default for Settings {
 
 /// Events that are kept for an image that is not known yet; each is 64 bytes.
 const HELD_MAX: usize = 250_000;
+
+/// Bytes of other names of files that a trace may have at its end.
+const MAX_LINKS: usize = 2 << 20;
 
 /// Whom to watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -386,6 +390,22 @@ impl Capture for Ebpf {
                 1
             }
         }
+    }
+
+    fn links(&self) -> BTreeMap<String, Vec<String>> {
+        let Some(identity) = &self.identity else { return BTreeMap::new() };
+        let mut links = BTreeMap::new();
+        let mut room = MAX_LINKS;
+        for (inode, seen) in &self.seen {
+            let others = identity.paths(*inode).filter(|path| **path != *seen.path);
+            let others: Vec<String> = others.map(|path| escape(path).into_owned()).collect();
+            let cost = others.iter().map(String::len).sum::<usize>();
+            if !others.is_empty() && cost <= room {
+                room -= cost;
+                links.insert(escape(&seen.path).into_owned(), others);
+            }
+        }
+        links
     }
 
     fn outside(&self) -> Outside {
