@@ -24,9 +24,9 @@ use snapshotter::layer::MountOptions;
 use soci_core::trace::{AccessKind, TraceReader};
 
 /// Every way of reading of the program `access`.
-const KINDS: [&str; 18] = [
-    "read", "whole", "pread", "readv", "sendfile", "splice", "copy", "uring", "populate", "shared",
-    "private", "code", "write", "exec", "threads", "forks", "ahead", "direct",
+const KINDS: [&str; 19] = [
+    "read", "whole", "pread", "readv", "preadv2", "sendfile", "splice", "copy", "uring", "populate",
+    "shared", "private", "code", "write", "exec", "threads", "forks", "ahead", "direct",
 ];
 /// Short processes of the kind `forks`, each of which needs a page of its own.
 const FORKS: u64 = 10_000;
@@ -191,6 +191,19 @@ fn a_command_of_the_machine_runs_as_it_is_and_nothing_of_it_stays() {
         });
         assert_eq!(recording.code(), Some(code), "{}", recording.stderr());
     }
+}
+
+#[test]
+fn what_a_probe_reads_below_the_directory_counts() {
+    let home = Home::get();
+    let rule = format!("exec:cat {}", home.layer().join("data/readv").display());
+    let recording = Recording::of(|out| {
+        let mut command = home.soci(out, &["--until", &rule, "--timeout", "60"]);
+        command.arg("--rootfs").arg(home.layer()).args(["--", "sleep", "100000"]);
+        command
+    });
+    assert_eq!(recording.code(), Some(0), "{}", recording.stderr());
+    assert_eq!(pages(&recording.trace("t.trace").0)["data/readv"].len(), 256);
 }
 
 /// What Python needs to run `script` here, in the same places below `root`; gives the program.
