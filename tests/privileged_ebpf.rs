@@ -161,6 +161,28 @@ fn where_no_cgroup_can_be_used_the_process_tree_is_recorded() {
 }
 
 #[test]
+fn what_a_probe_reads_counts_as_the_workloads() {
+    for tree in [false, true] {
+        let mut command = Command::new("unshare");
+        command.args(tree.then_some("--cgroup")).arg("--").arg(program("soci"));
+        let rule = format!("exec:do read /data/big {} 1", 33 * PAGE);
+        let flags = ["--engine", "ebpf", "--user", "7:8", "--until", &rule, "--timeout", "60"];
+        let recording = image().record_by(command, &flags, &["do", "sleep", "100000"]);
+        let accesses = complete(&recording);
+        assert_eq!(recording.stderr().contains("scope:       the process tree"), tree);
+        let of_file = |path: &str| -> Vec<_> {
+            accesses.iter().filter(|access| &*access.path == path.as_bytes()).collect()
+        };
+        let (big, program) = (of_file("data/big"), of_file("bin/do"));
+        assert_eq!(pages(&accesses)["data/big"], BTreeSet::from([33]), "{}", recording.stderr());
+        assert!(
+            program.iter().any(|access| access.process.pid != big[0].process.pid),
+            "it has one of its own"
+        );
+    }
+}
+
+#[test]
 fn processes_that_cannot_be_tracked_make_a_recording_incomplete() {
     for (room, complete) in [(4, false), (TRACKED_MAX, true)] {
         let mut capture = Ebpf::watch(Scope::Tree { room }, &Settings::default()).unwrap();

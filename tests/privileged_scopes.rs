@@ -4,211 +4,52 @@
 //! A container of another life, of the same image, reads other pages all the while: none of them may be in a trace.
 
 use std::fs;
+use std::ops::Deref;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::{Output, Stdio};
 
-use harness::containerd::Containerd;
-use harness::daemon::{Daemon, program};
-use harness::image::{LayerSource, Published, publish};
+use harness::access::write;
+use harness::container_lab::{ContainerLab, eventually, unique};
 use harness::layout;
 use harness::machine::processes_mentioning;
 use harness::recording::{PAGE, Recording, pages, sealed};
-use harness::registry::TestRegistry;
-use soci_core::digest::Digest;
+use harness::soci::Soci;
 use soci_core::trace::{Access, AccessKind, End, Header, Outcome, Phase, TraceReader};
-use tempfile::TempDir;
-use tokio::runtime::Runtime;
 
 const BIG_PAGES: u64 = 1000;
 /// The page that the other container reads again and again.
 const NOISE: u64 = 900;
 
-/// Waits for something that happens soon; the limit is generous, because nothing is said about time.
-fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let limit = Instant::now() + Duration::from_mins(2);
-    while !done() {
-        assert!(Instant::now() < limit, "{what}");
-        sleep(Duration::from_millis(10));
-    }
-}
-
-/// An id that no other test has: runc knows the containers of all containerds.
-fn unique(name: &str) -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("soci-{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
-/// Two layers: the program `do`, and files to read above it.
-fn image(registry: &TestRegistry) -> Published {
-    let (low, high) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    layout::compile_workload(&low.path().join("bin/do"));
-    fs::set_permissions(low.path().join("bin/do"), fs::Permissions::from_mode(0o755)).unwrap();
-    for dir in ["proc", "sys", "dev", "run", "tmp", "sync", "etc"] {
-        fs::create_dir(low.path().join(dir)).unwrap();
-    }
-    fs::create_dir(high.path().join("data")).unwrap();
-    let big: Vec<u8> = (0..BIG_PAGES * PAGE).map(|at| (at / 7 * 31 % 251) as u8).collect();
-    fs::write(high.path().join("data/big"), big).unwrap();
-    let sources = [low, high].map(|dir| {
-        let tar = Command::new("tar")
-            .args(["--create", "--format=posix", "--owner=0", "--group=0", "-C"])
-            .arg(dir.path())
-            .arg(".")
-            .output()
-            .unwrap();
-        assert!(tar.status.success());
-        LayerSource { diff_id: Some(Digest::of(&tar.stdout)), ..LayerSource::of_tar(&tar.stdout) }
-    });
-    publish(registry, "app", &sources, 256 << 10)
-}
-
+/// A running noise beside an image of two layers: the program `do`, and files to read above it.
 struct Lab {
-    // In the order in which they have to end.
-    noise: Option<String>,
-    containerd: Containerd,
-    _daemon: Daemon,
-    image: Published,
-    snapshotter: &'static str,
-    sync: PathBuf,
-    _registry: TestRegistry,
-    work: TempDir,
+    noise: String,
+    lab: ContainerLab,
 }
 
 impl Lab {
     fn new(snapshotter: &'static str) -> Self {
-        let registry = TestRegistry::start();
-        let image = image(&registry);
-        let work = tempfile::tempdir().unwrap();
-        let daemon = Daemon::start(work.path(), "");
-        let containerd = Containerd::start(work.path(), &daemon);
-        if snapshotter == "soci" {
-            Runtime::new().unwrap().block_on(containerd.cri_pull(&image.reference)).unwrap();
-            assert_eq!(daemon.metric("soci_layers_total{way=\"lazy\"}"), 2);
-        } else {
-            containerd.ctr_ok(&[
-                "images",
-                "pull",
-                "--plain-http",
-                "--snapshotter",
-                snapshotter,
-                &image.reference,
-            ]);
-        }
-        let sync = work.path().join("sync");
-        fs::create_dir(&sync).unwrap();
-        let mut lab = Self {
-            noise: None,
-            containerd,
-            _daemon: daemon,
-            image,
-            snapshotter,
-            sync,
-            _registry: registry,
-            work,
-        };
+        let dir = tempfile::tempdir().unwrap();
+        let layers = ["low", "high"].map(|name| dir.path().join(name));
+        layout::compile_workload(&layers[0].join("bin/do"));
+        fs::set_permissions(layers[0].join("bin/do"), fs::Permissions::from_mode(0o755)).unwrap();
+        let big: Vec<u8> = (0..BIG_PAGES * PAGE).map(|at| (at / 7 * 31 % 251) as u8).collect();
+        write(&layers[1], "data/big", &big);
+        let lab = ContainerLab::new(snapshotter, &layers, "/bin/do");
         let noise = unique("noise");
         let page = (NOISE * PAGE).to_string();
         let words: Vec<&str> =
             ["read", "/data/big", &page, "1", "sleep", "20"].into_iter().cycle().take(6 * 5000).collect();
         lab.ctr_run(&["-d"], &noise, &words);
-        lab.noise = Some(noise);
-        lab
-    }
-
-    /// The words of `ctr run`.
-    fn run_words(&self, flags: &[&str], id: &str, words: &[impl AsRef<str>]) -> Vec<String> {
-        let mount = format!("type=bind,src={},dst=/sync,options=rbind:rw", self.sync.display());
-        let socket = self.containerd.socket().display().to_string();
-        let ctr =
-            ["ctr", "--address", &socket, "--namespace", "k8s.io", "run", "--snapshotter", self.snapshotter];
-        let rest = ["--mount", &mount].into_iter().chain(flags.iter().copied());
-        let rest =
-            rest.chain([self.image.reference.as_str(), id, "/bin/do"]).chain(words.iter().map(AsRef::as_ref));
-        ctr.into_iter().chain(rest).map(Into::into).collect()
-    }
-
-    fn ctr_run(&self, flags: &[&str], id: &str, words: &[impl AsRef<str>]) {
-        let words = self.run_words(flags, id, words);
-        let output = Command::new(&words[0]).args(&words[1..]).stdin(Stdio::null()).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    fn command(&self, out: &Path, flags: &[&str]) -> Command {
-        let mut command = Command::new(program("soci"));
-        command.args(["record", "--name", "t", "--address"]).arg(self.containerd.socket());
-        command.arg("--out").arg(out).args(flags).stdin(Stdio::null());
-        command
-    }
-
-    fn record(&self, flags: &[&str], words: &[String]) -> Recording {
-        Recording::of(|out| {
-            let mut command = self.command(out, flags);
-            command.arg("--").args(words);
-            command
-        })
-    }
-
-    /// The first process of a container.
-    fn pid(&self, id: &str) -> u32 {
-        let tasks = self.containerd.ctr_ok(&["tasks", "ls"]);
-        let line = tasks.lines().find(|line| line.starts_with(id)).expect("the container runs");
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-
-    /// Starts to attach to `what`, and waits until the recording has begun.
-    fn attach(&self, what: &str, flags: &[&str]) -> (TempDir, Child) {
-        let dir = tempfile::tempdir().unwrap();
-        let mut command = self.command(dir.path(), &[&["--attach", what], flags].concat());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        eventually("the recording begins", || {
-            assert!(child.try_wait().unwrap().is_none(), "it ended: {:?}", said(&mut child));
-            dir.path().join("t.trace").exists()
-        });
-        (dir, child)
-    }
-
-    fn go(&self, name: &str) {
-        fs::write(self.sync.join(name), "").unwrap();
-    }
-
-    /// Ends and removes a container.
-    fn remove(&self, id: &str) {
-        // It may have ended, or be gone.
-        self.containerd.ctr(&["tasks", "kill", "--signal", "KILL", id]);
-        eventually("the container ends", || {
-            self.containerd.ctr(&["tasks", "rm", id]);
-            !self.containerd.ctr_ok(&["tasks", "ls", "-q"]).contains(id)
-        });
-        self.containerd.ctr(&["containers", "rm", id]);
+        Self { noise, lab }
     }
 }
 
-fn said(child: &mut Child) -> String {
-    let mut text = String::new();
-    if let Some(from) = &mut child.stderr {
-        std::io::Read::read_to_string(from, &mut text).unwrap();
-    }
-    text
-}
+impl Deref for Lab {
+    type Target = ContainerLab;
 
-impl Drop for Lab {
-    fn drop(&mut self) {
-        // Also those of a test that failed: a shim outlives containerd.
-        for id in String::from_utf8_lossy(&self.containerd.ctr(&["tasks", "ls", "-q"]).stdout).lines() {
-            self.containerd.ctr(&["tasks", "kill", "--signal", "KILL", id]);
-            eventually("a container ends", || self.containerd.ctr(&["tasks", "rm", id]).status.success());
-            self.containerd.ctr(&["containers", "rm", id]);
-        }
-        let work = self.work.path().to_string_lossy().into_owned();
-        let left: Vec<_> = processes_mentioning(&work)
-            .into_iter()
-            .filter(|(_, line)| line.contains("containerd-shim"))
-            .collect();
-        assert!(std::thread::panicking() || left.is_empty(), "{left:?}");
+    fn deref(&self) -> &ContainerLab {
+        &self.lab
     }
 }
 
@@ -403,6 +244,19 @@ fn runtime_cgroup(pid: u32, id: &str) -> PathBuf {
     dirs.find(holds).expect("the cgroup is mounted somewhere")
 }
 
+/// What was read before somebody attached is missing: a plan of it must be wanted.
+fn warm_traces_are_no_plans_by_themselves(lab: &Lab, trace: &Path) {
+    let soci = Soci::with_containerd(&lab.containerd.socket());
+    let create = |flags: &[&str]| {
+        let words = ["-n", "k8s.io", "create", &lab.image.reference, "--min-layer-size", "0", "--trace"];
+        soci.run([&words[..], &[trace.to_str().unwrap()], flags].concat())
+    };
+    let refused = create(&[]).failed();
+    assert!(refused.contains("the page cache was warm"), "{refused}");
+    let made = create(&["--allow-incomplete"]).ok();
+    assert!(made.contains("Created prefetch artifact"), "{made}");
+}
+
 #[test]
 fn a_running_container_is_recorded_by_name_process_and_cgroup() {
     let lab = Lab::new("overlayfs");
@@ -432,6 +286,9 @@ fn a_running_container_is_recorded_by_name_process_and_cgroup() {
         assert_eq!(header(&dir.path().join("t.trace")).warm, Some(true));
         assert!(accesses.iter().all(|access| access.phase == Phase::Start));
         lab.remove(&id);
+        if way == "id" {
+            warm_traces_are_no_plans_by_themselves(&lab, &dir.path().join("t.trace"));
+        }
     }
     let dir = tempfile::tempdir().unwrap();
     let refused = |words: &[&str]| {
@@ -439,7 +296,7 @@ fn a_running_container_is_recorded_by_name_process_and_cgroup() {
         assert_eq!(output.status.code(), Some(1));
         String::from_utf8(output.stderr).unwrap()
     };
-    let noise = lab.noise.as_deref().unwrap();
+    let noise = &*lab.noise;
     assert!(refused(&["--attach", noise, "--until", "log:x"]).contains("goes elsewhere"));
     assert!(refused(&["--attach", "nothing"]).contains("0 running containers have the name"));
     let own = std::process::id().to_string();

@@ -24,9 +24,9 @@ use snapshotter::layer::MountOptions;
 use soci_core::trace::{AccessKind, TraceReader};
 
 /// Every way of reading of the program `access`.
-const KINDS: [&str; 18] = [
-    "read", "whole", "pread", "readv", "sendfile", "splice", "copy", "uring", "populate", "shared",
-    "private", "code", "write", "exec", "threads", "forks", "ahead", "direct",
+const KINDS: [&str; 19] = [
+    "read", "whole", "pread", "readv", "preadv2", "sendfile", "splice", "copy", "uring", "populate",
+    "shared", "private", "code", "write", "exec", "threads", "forks", "ahead", "direct",
 ];
 /// Short processes of the kind `forks`, each of which needs a page of its own.
 const FORKS: u64 = 10_000;
@@ -193,6 +193,19 @@ fn a_command_of_the_machine_runs_as_it_is_and_nothing_of_it_stays() {
     }
 }
 
+#[test]
+fn what_a_probe_reads_below_the_directory_counts() {
+    let home = Home::get();
+    let rule = format!("exec:cat {}", home.layer().join("data/readv").display());
+    let recording = Recording::of(|out| {
+        let mut command = home.soci(out, &["--until", &rule, "--timeout", "60"]);
+        command.arg("--rootfs").arg(home.layer()).args(["--", "sleep", "100000"]);
+        command
+    });
+    assert_eq!(recording.code(), Some(0), "{}", recording.stderr());
+    assert_eq!(pages(&recording.trace("t.trace").0)["data/readv"].len(), 256);
+}
+
 /// What Python needs to run `script` here, in the same places below `root`; gives the program.
 fn install_python(root: &Path, script: &str) -> PathBuf {
     let list = "import os, sys\n\
@@ -306,9 +319,9 @@ fn what_a_directory_cannot_be_recorded_with_is_said() {
     let fuse = try_it(&["--engine", "fuse", "--rootfs", &dir, "--", "true"]);
     assert_eq!(fuse.code(), Some(1));
     assert!(fuse.stderr().contains("only the eBPF engine can see it"), "{}", fuse.stderr());
-    let neither = try_it(&["--", "true"]);
+    let neither = try_it(&["--address", "/nowhere.sock", "--", "true"]);
     assert_eq!(neither.code(), Some(1));
-    assert!(neither.stderr().contains("hint: --image IMAGE"), "{}", neither.stderr());
+    assert!(neither.stderr().contains("with --image IMAGE or --rootfs DIR"), "{}", neither.stderr());
     let both = try_it(&["--rootfs", &dir, "--image", "oci:x", "--", "true"]);
     assert!(both.code() != Some(0) && both.stderr().contains("cannot be used with"), "{}", both.stderr());
     let memory = try_it(&["--rootfs", "/dev/shm", "--", "true"]);

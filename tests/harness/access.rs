@@ -19,8 +19,8 @@ pub const FILE_PAGES: u64 = 256;
 /// Pages of `/data/big`.
 pub const BIG_PAGES: u64 = 4096;
 /// Ways of reading in which the kernel names exactly the pages that are asked for.
-pub const EXACT: [&str; 9] =
-    ["read", "whole", "pread", "readv", "sendfile", "splice", "copy", "uring", "populate"];
+pub const EXACT: [&str; 10] =
+    ["read", "whole", "pread", "readv", "preadv2", "sendfile", "splice", "copy", "uring", "populate"];
 /// Ways in which it also names pages that it maps beside those.
 pub const MAPPED: [&str; 5] = ["shared", "private", "code", "write", "exec"];
 /// Ways that only a watcher of calls sees, or sees right.

@@ -1,6 +1,8 @@
 /* A workload that reads files of an image in every way there is, and says which bytes it needed: one line
  * `truth KIND PATH OFFSET LENGTH` for each, or `absent KIND` for a way that this machine does not have. Each kind has a
- * file of its own, KIND in the directory that the variable DATA names, else /data; it is called data/KIND. Arguments: the kinds; or `flood FILE PAGES`, which reads pages one by one; or `nothing`.
+ * file of its own, KIND in the directory that the variable DATA names, else /data; it is called data/KIND. Where the
+ * variable SAY names a file, the lines go there. Arguments: the kinds, after `await FILE` only when there is that file; or
+ * `flood FILE PAGES`, which reads pages one by one; or `nothing`.
  * Linked statically: an image may consist of it and its files. A failed call ends it with code 99. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -113,6 +115,12 @@ static void one(const char *kind) {
         truth(kind, 28672, 700 + PAGE);
         need(preadv(fd, parts, 2, 200 * PAGE) == 700 + PAGE, kind);
         truth(kind, 200 * PAGE, 700 + PAGE);
+    } else if (!strcmp(kind, "preadv2")) { /* at a place, and at the position */
+        struct iovec parts[2] = {{buffer, 300}, {buffer + PAGE, 2 * PAGE}};
+        need(preadv2(fd, parts, 2, 90 * PAGE + 50, 0) == 300 + 2 * PAGE, kind);
+        truth(kind, 90 * PAGE + 50, 300 + 2 * PAGE);
+        need(lseek(fd, 150 * PAGE + 7, SEEK_SET) > 0 && preadv2(fd, parts, 1, -1, 0) == 300, kind);
+        truth(kind, 150 * PAGE + 7, 300);
     } else if (!strcmp(kind, "sendfile")) {
         off_t at = 8192;
         need(sendfile(pipe_fds[1], fd, &at, 3000) == 3000, kind);
@@ -146,14 +154,23 @@ static void one(const char *kind) {
             need(child > 0 && waitpid(child, &status, 0) == child && status == 0, kind);
         }
         truth(kind, 0, FORKS * (long)PAGE);
-    } else if (!strcmp(kind, "direct")) { /* around the page cache */
+    } else if (!strcmp(kind, "direct")) { /* around the page cache, at a place and at the position */
         static char aligned[2 * PAGE] __attribute__((aligned(PAGE)));
-        int direct = open(path, O_RDONLY | O_DIRECT);
-        if (direct >= 0 && pread(direct, aligned, 2 * PAGE, 60 * PAGE) == 2 * PAGE) truth(kind, 60 * PAGE, 2 * PAGE);
-        else printf("absent %s\n", kind);
-        if (direct >= 0) close(direct);
+        int around = open(path, O_RDONLY | O_DIRECT);
+        if (around < 0) {
+            printf("absent %s\n", kind);
+        } else {
+            need(pread(around, aligned, 2 * PAGE, 60 * PAGE) == 2 * PAGE, kind);
+            truth(kind, 60 * PAGE, 2 * PAGE);
+            need(lseek(around, 120 * PAGE, SEEK_SET) > 0 && read(around, aligned, PAGE) == PAGE, kind);
+            truth(kind, 120 * PAGE, PAGE);
+            close(around);
+        }
     } else if (!strcmp(kind, "ahead")) { /* much is brought into memory, and one page of it is used */
         need(readahead(fd, 0, 32 * PAGE) == 0, kind);
+        need(posix_fadvise(fd, 64 * PAGE, 32 * PAGE, POSIX_FADV_WILLNEED) == 0, kind);
+        char *bytes = mmap(NULL, FILE_BYTES, PROT_READ, MAP_PRIVATE, fd, 0);
+        need(bytes != MAP_FAILED && madvise(bytes + 128 * PAGE, 32 * PAGE, MADV_WILLNEED) == 0, kind);
         need(pread(fd, buffer, 10, 20 * PAGE) == 10, kind);
         truth(kind, 20 * PAGE, 10);
     } else if (!strcmp(kind, "uring")) {
@@ -173,16 +190,6 @@ static void one(const char *kind) {
     } else if (!strcmp(kind, "populate")) {
         need(mmap(NULL, 4 * PAGE, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 16 * PAGE) != MAP_FAILED, kind);
         truth(kind, 16 * PAGE, 4 * PAGE);
-    } else if (!strcmp(kind, "direct")) { /* around the page cache, the last of it a short read at the end */
-        int around = open(path, O_RDONLY | O_DIRECT);
-        need(around >= 0, kind);
-        void *aligned;
-        need(posix_memalign(&aligned, PAGE, 2 * PAGE) == 0, kind);
-        need(pread(around, aligned, 2 * PAGE, 50 * PAGE) == 2 * PAGE, kind);
-        truth(kind, 50 * PAGE, 2 * PAGE);
-        need(lseek(around, 120 * PAGE, SEEK_SET) > 0 && read(around, aligned, PAGE) == PAGE, kind);
-        truth(kind, 120 * PAGE, PAGE);
-        close(around);
     } else if (!strcmp(kind, "shared_position")) { /* two processes read through one open file, a byte at a time */
         pid_t child = fork();
         for (int n = 0; n < 3000; n++) need(read(fd, buffer, 1) == 1, kind);
@@ -207,15 +214,19 @@ static void one(const char *kind) {
         int renamed = open("/data/new-name", O_RDONLY);
         need(renamed >= 0 && pread(renamed, buffer, 100, 0) == 100, "/data/new-name");
         close(renamed);
-    } else if (!strcmp(kind, "exec")) {
+    } else if (!strcmp(kind, "exec") || !strcmp(kind, "plugin")) { /* the second: by a program that says it itself */
+        char program[sizeof path + 16];
+        const char *directory = getenv("DATA");
+        snprintf(program, sizeof program, "%s/../bin/load", directory ? directory : "/data");
         pid_t child = fork();
         if (child == 0) {
-            execl(path, path, "nothing", NULL);
+            if (*kind == 'e') execl(path, path, "nothing", NULL);
+            else execl(program, program, path, NULL);
             _exit(99);
         }
         int status;
         need(waitpid(child, &status, 0) == child && status == 0, kind);
-        truth(kind, 0, PAGE);
+        if (*kind == 'e') truth(kind, 0, PAGE);
     } else {
         fprintf(stderr, "unknown kind %s\n", kind);
         exit(99);
@@ -226,6 +237,8 @@ static void one(const char *kind) {
 }
 
 int main(int argc, char **argv) {
+    const char *say = getenv("SAY");
+    need(!say || freopen(say, "a", stdout), "SAY");
     if (argc == 2 && !strcmp(argv[1], "nothing")) return 0;
     if (argc == 4 && !strcmp(argv[1], "flood")) {
         int fd = open(argv[2], O_RDONLY);
@@ -235,6 +248,8 @@ int main(int argc, char **argv) {
         }
         return 0;
     }
-    for (int n = 1; n < argc; n++) one(argv[n]);
+    int first = argc > 2 && !strcmp(argv[1], "await") ? 3 : 1;
+    while (first == 3 && access(argv[2], F_OK) != 0) usleep(10000);
+    for (int n = first; n < argc; n++) one(argv[n]);
     return 0;
 }

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::workload::{Spec, WorkloadError, inside};
+use crate::workload::inside::Inside;
+use crate::workload::{Spec, WorkloadError};
 
 /// How often the command is run; a slower one is run again when it has ended.
 const EXEC_EVERY: Duration = Duration::from_millis(100);
@@ -20,15 +21,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 pub(super) fn wait(
     words: Vec<String>,
     pid: u32,
-    mut spec: Spec,
+    spec: Spec,
     over: &AtomicBool,
 ) -> Result<bool, WorkloadError> {
-    inside::enter(pid, &spec)?;
-    spec.process.args = words;
+    let inside = Inside::enter(pid, spec, words)?;
     let mut warned = false;
     while !over.load(Ordering::Relaxed) {
         let next = Instant::now() + EXEC_EVERY;
-        match run(&spec, over) {
+        match run(&inside, over) {
             Ok(true) => return Ok(true),
             Ok(false) => {}
             Err(message) => {
@@ -45,8 +45,8 @@ pub(super) fn wait(
     Ok(false)
 }
 
-fn run(spec: &Spec, over: &AtomicBool) -> Result<bool, String> {
-    let mut command = inside::command(spec).map_err(|(message, _)| message)?;
+fn run(inside: &Inside, over: &AtomicBool) -> Result<bool, String> {
+    let mut command = inside.command().map_err(|(message, _)| message)?;
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = match command.spawn() {
         Ok(child) => child,

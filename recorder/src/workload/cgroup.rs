@@ -135,6 +135,11 @@ pub(super) fn enter(dir: &Path) -> io::Result<()> {
     fs::write(dir.join("cgroup.procs"), "0")
 }
 
+/// The file by which processes enter a cgroup, for a time at which its directory will be out of sight.
+pub(super) fn open_procs(dir: &Path) -> io::Result<fs::File> {
+    fs::File::options().write(true).open(dir.join("cgroup.procs"))
+}
+
 /// Kills all processes in a cgroup, as far as the kernel knows how (5.14 and later).
 pub(super) fn kill(dir: &Path) -> io::Result<()> {
     fs::write(dir.join("cgroup.kill"), "1")

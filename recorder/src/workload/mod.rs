@@ -9,7 +9,8 @@
 //! user; its cgroup is what ends with it.
 //!
 //! No code runs between fork and exec: the program executes itself again with a hidden subcommand that calls
-//! [`init::run`], which connects to a socket, reads a [`Spec`], prepares the namespaces and executes the command.
+//! [`init::run`], which connects to a socket, reads a [`Spec`], prepares the namespaces and executes the command. The one
+//! exception is a single system call by which what [`inside`] starts enters the workload's cgroup.
 
 mod cgroup;
 mod host;

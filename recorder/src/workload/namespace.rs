@@ -1,14 +1,19 @@
-//! Namespaces of the calling thread. The only file of this crate with `unsafe`.
+//! Namespaces of the calling thread, and the cgroup of a child. The only file of this crate with `unsafe`.
 //!
 //! [`with_private_mounts`] gives one thread, and all threads and processes it starts, a mount table of their own. What
 //! is mounted there can never be left behind: the kernel takes it away with the last of them, even after SIGKILL.
 
 #![allow(
     unsafe_code,
-    reason = "unshare(2) is unsafe in rustix for the sake of CLONE_FILES, which is never passed here"
+    reason = "unshare(2) is unsafe in rustix for the sake of CLONE_FILES, which is never passed here; \
+              whatever runs between fork and exec is, of which there is one system call here"
 )]
 
+use std::fs::File;
 use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 
 use rustix::mount::{MountPropagationFlags, mount_change};
@@ -46,6 +51,15 @@ pub fn leave(namespaces: &[Namespace]) -> io::Result<()> {
     }
     // SAFETY: `flags` is built above and never holds FILES, the one flag that changes what file descriptors mean.
     unsafe { unshare_unsafe(flags) }.map_err(Into::into)
+}
+
+/// Has `command` run in a cgroup from before its first instruction on. `procs` is the `cgroup.procs` of that, open for
+/// writing; the rights are those of whoever opened it.
+pub(super) fn run_in_cgroup(command: &mut Command, procs: Arc<File>) {
+    let enter = move || rustix::io::write(&*procs, b"0").map(drop).map_err(Into::into);
+    // SAFETY: between fork and exec, `enter` makes one system call on a descriptor that it owns; it takes no memory and
+    // no lock, also where that fails.
+    unsafe { command.pre_exec(enter) };
 }
 
 /// Runs `work` on a thread whose mounts nobody else sees, and waits for it.

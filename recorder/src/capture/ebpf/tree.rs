@@ -40,14 +40,17 @@ impl Members {
 }
 
 impl Ebpf {
-    /// Records a process, which has no children yet, and its descendants.
+    /// Records a process, which has no children yet, and its descendants; and what we start in its mount namespace from
+    /// now on, if that is a container's.
     pub fn follow(&mut self, pid: u32) {
-        let tracked = Tracked { group: pid, namespace: 0 };
-        if let Err(error) = insert(&mut self.loaded.tracked, pid, tracked) {
-            tracing::warn!(%error, pid, "cannot track the process: the recording counts as incomplete");
-            self.untracked += 1;
+        let first = (pid, Tracked { group: pid, namespace: 0 });
+        for (pid, tracked) in [first, (std::process::id(), Tracked::SEED)] {
+            if let Err(error) = insert(&mut self.loaded.tracked, pid, tracked) {
+                tracing::warn!(%error, pid, "cannot track the process: the recording counts as incomplete");
+                self.untracked += 1;
+            }
         }
-        self.members = Members { first: pid, group: pid, namespace: 0 };
+        self.members = Members { first: pid, group: pid, namespace: container_namespace(pid).unwrap_or(0) };
     }
 
     /// Records a new container, of which `pid` is the first process: whatever a shim of containerd's started to make it,

@@ -25,6 +25,7 @@ use self::containerd::Namespaces;
 use super::record::{self, Args, Around};
 use super::workload_args::{self, limit};
 use crate::cli::Global;
+use crate::error::Hinted;
 
 /// Processes are told by their tree.
 const TREE: Scope = Scope::Tree { room: TRACKED_MAX };
@@ -54,9 +55,15 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let runtime = Runtime::new().context("start the runtime")?;
     let namespaces = Namespaces::of(&global.namespace);
     let (client, news, signals) = runtime.block_on(async {
-        let client = Containers::connect(&global.socket()).await.context(
-            "containers that somebody else starts are found through containerd (--address names its socket)",
-        )?;
+        let client = Containers::connect(&global.socket()).await.map_err(|error| {
+            Hinted::new(
+                format!(
+                    "containers that somebody else starts are found through containerd: {:#}",
+                    anyhow::Error::from(error)
+                ),
+                "--address names its socket; with --image IMAGE or --rootfs DIR, the command is the workload itself",
+            )
+        })?;
         let news = containerd::follow(&client, namespaces.clone()).await?;
         Ok::<_, anyhow::Error>((client, news, workload_args::signals()?))
     })?;
