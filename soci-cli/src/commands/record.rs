@@ -13,22 +13,20 @@ use std::process::ExitCode;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use recorder::capture::Capture;
 use recorder::plan;
 use recorder::report::{Report, Stability, Summary};
 use recorder::resolve::Resolver;
-use recorder::rootfs::{LayerCache, Overlay, RunDir, UnpackedLayer, chain_ids, forget_pages};
+use recorder::rootfs::{Overlay, RunDir, UnpackedLayer, forget_pages};
 use recorder::session::{self, Progress, Recorded, Rules, SessionError};
 use recorder::stage::Stage;
 use recorder::workload::{Process, Spec, namespace::with_private_mounts};
 use rustix::process::Signal;
 use soci_core::digest::Digest;
 use soci_core::image::{Descriptor, Image, ImageSource, Platform};
-use soci_core::media_type::{LayerKind, layer_compression};
 use soci_core::trace::{LayerRef, Outcome, TraceReader};
-use soci_core::unpack::LayerFormat;
 use tokio::runtime::{Handle, Runtime};
 
 use super::engine::EngineArgs;
@@ -36,8 +34,9 @@ use super::record_container::{self, ContainerArgs};
 use super::record_rootfs;
 use super::record_runs;
 use super::summary;
+use super::unpack::unpack;
 use super::workload_args::{self, PlainHttp, WorkloadArgs, limit};
-use crate::cli::Global;
+use crate::{cli::Global, output::progress::Progress as Bars};
 
 /// Record what a workload reads from its image, or a command from a directory.
 #[derive(Debug, clap::Args)]
@@ -170,7 +169,7 @@ fn record(
     this: &Run,
 ) -> Result<Result<Done, u8>> {
     let process = Process::new(&image.config, &args.workload.overrides())?;
-    let layers = unpack(&args.state, image, runtime)?;
+    let layers = unpack(&args.state, image, runtime, &Bars::new(args.json))?;
     forget_pages(layers.iter().map(|layer| layer.dir.as_path()))?;
     let run = RunDir::new(&args.state)?;
     let dir = |name: &str| -> Result<PathBuf> {
@@ -319,33 +318,6 @@ pub(super) fn code(args: &Args, recorded: &Recorded) -> u8 {
             3
         }
         _ => 0,
-    }
-}
-
-/// Unpacks the layers that are not here yet.
-fn unpack(state: &Path, image: &Image, runtime: &Handle) -> Result<Vec<UnpackedLayer>> {
-    let diff_ids = &image.config.diff_ids;
-    if diff_ids.len() != image.layers().len() {
-        bail!("the image has {} layers, its configuration names {}", image.layers().len(), diff_ids.len());
-    }
-    let cache = LayerCache::open(state)?;
-    let mut unpacked: Vec<UnpackedLayer> = Vec::new();
-    for ((layer, diff_id), chain_id) in image.layers().iter().zip(diff_ids).zip(chain_ids(diff_ids)) {
-        let below: Vec<PathBuf> = unpacked.iter().rev().map(|layer| layer.dir.clone()).collect();
-        let open = || runtime.block_on(image.open_layer(layer)).map_err(Into::into);
-        unpacked.push(cache.add(&chain_id, *diff_id, format(layer)?, &below, open)?);
-    }
-    Ok(unpacked)
-}
-
-fn format(layer: &Descriptor) -> Result<LayerFormat> {
-    match layer_compression(&layer.media_type) {
-        LayerKind::Gzip => Ok(LayerFormat::Gzip),
-        LayerKind::Tar | LayerKind::Unknown => Ok(LayerFormat::Tar),
-        LayerKind::Zstd => Ok(LayerFormat::Zstd),
-        _ => {
-            bail!("layer {} has media type {}, which cannot be unpacked here", layer.digest, layer.media_type)
-        }
     }
 }
 
