@@ -21,7 +21,7 @@ fn tar(files: usize) -> Vec<u8> {
     let entries: Vec<TarEntry> = (0..files)
         .map(|n| {
             let data: Vec<u8> = (0_u64..20_000)
-                .map(|i| (i * i * (n as u64 + 3) >> 7) as u8 & if i % 3 == 0 { 0xff } else { 7 })
+                .map(|i| ((i * i * (n as u64 + 3)) >> 7) as u8 & if i % 3 == 0 { 0xff } else { 7 })
                 .collect();
             TarEntry::file(format!("f{n}"), data)
         })

@@ -10,6 +10,9 @@ use soci_core::image::{Descriptor, Platform};
 use soci_core::media_type;
 use soci_core::store::LayoutStore;
 
+/// Media type and blob.
+type Layer<'a> = (&'a str, Vec<u8>);
+
 /// Makes a layout of one image for linux/amd64. `layers` are (media type, blob), lowest first. Gives the layers'
 /// descriptors.
 pub fn write(dir: &Path, tag: &str, layers: &[(&str, Vec<u8>)]) -> Vec<Descriptor> {
@@ -21,9 +24,9 @@ pub fn write(dir: &Path, tag: &str, layers: &[(&str, Vec<u8>)]) -> Vec<Descripto
 }
 
 /// Makes a layout of one image for linux on several architectures, with the layers of each.
-pub fn write_for(dir: &Path, tag: &str, platforms: &[(&str, &[(&str, Vec<u8>)])]) {
+pub fn write_for(dir: &Path, tag: &str, platforms: &[(&str, &[Layer<'_>])]) {
     let store = LayoutStore::open(dir).expect("the directory can be written");
-    let entry = |(architecture, layers): &(&str, &[(&str, Vec<u8>)])| {
+    let entry = |(architecture, layers): &(&str, &[Layer<'_>])| {
         let (mut manifest, _) = image(&store, architecture, layers);
         manifest.platform = Some(Platform::new("linux", *architecture));
         manifest

@@ -191,7 +191,7 @@ pub(crate) fn tell(event: Event<'_>, progress: &Progress) {
         }
         Event::Chosen(chosen) => tell_chosen(chosen, progress),
         Event::FileNotFound(path) => {
-            progress.warn(&format!("warning: prefetch file {path} not found in any layer"))
+            progress.warn(&format!("warning: prefetch file {path} not found in any layer"));
         }
         Event::PathsNotFound { count, first } => {
             let first = String::from_utf8_lossy(first);
@@ -219,7 +219,7 @@ fn tell_chosen(chosen: &Chosen, progress: &Progress) {
     match &chosen.meaning {
         Meaning::File => {}
         Meaning::Link(own) => {
-            progress.warn(&format!("note: prefetch file {line} is {}", String::from_utf8_lossy(own)))
+            progress.warn(&format!("note: prefetch file {line} is {}", String::from_utf8_lossy(own)));
         }
         Meaning::Directory(files) => {
             progress.warn(&format!("note: prefetch path {line} is a directory, {files} files with content"));
@@ -228,7 +228,7 @@ fn tell_chosen(chosen: &Chosen, progress: &Progress) {
             progress.warn(&format!("note: prefetch pattern {line} matches {files} files with content"));
         }
         Meaning::Hidden => {
-            progress.warn(&format!("warning: prefetch file {line} is removed by an upper layer"))
+            progress.warn(&format!("warning: prefetch file {line} is removed by an upper layer"));
         }
         Meaning::Nothing(NotLocated::Missing) => {
             progress.warn(&format!("warning: prefetch file {line} not found in any layer"));

@@ -1,8 +1,8 @@
 //! `soci completion`: what a shell needs to complete our command lines, on standard output.
 
-use std::io;
+use std::io::{Write, stdout};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::CommandFactory;
 use clap_complete::Shell;
 
@@ -17,6 +17,7 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    clap_complete::generate(args.shell, &mut Cli::command(), "soci", &mut io::stdout());
-    Ok(())
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "soci", &mut script);
+    stdout().write_all(&script).context("write the completions")
 }

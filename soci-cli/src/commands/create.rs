@@ -60,7 +60,9 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
     }
     tie(&source, &store, &built)?;
     if progress.is_quiet() {
-        built.iter().for_each(|index| println!("{index}"));
+        for index in &built {
+            println!("{index}");
+        }
     }
     Ok(())
 }

@@ -231,7 +231,7 @@ pub(super) fn session(
     signals: &Receiver<Signal>,
     this: &Run,
 ) -> Result<Result<Recorded, u8>> {
-    let bar = progress_bar(&this.label);
+    let bar = progress_bar(&this.label, args.json);
     let options = session::Options {
         trace: this.trace.clone(),
         image: what.image,
@@ -333,9 +333,9 @@ pub(super) fn name(args: &Args, path: &str) -> String {
     if name.trim_matches('.').is_empty() { "recording".into() } else { name }
 }
 
-/// A line of progress on standard error; hidden when that is not a terminal.
-pub(super) fn progress_bar(label: &str) -> ProgressBar {
-    if !io::stderr().is_terminal() {
+/// A line of progress on standard error; hidden with `quiet` and when that is not a terminal.
+pub(super) fn progress_bar(label: &str, quiet: bool) -> ProgressBar {
+    if quiet || !io::stderr().is_terminal() {
         return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     }
     let bar = ProgressBar::new_spinner();
