@@ -8,9 +8,9 @@ use harness::disk_image::{self, half_random};
 use harness::image::{TarWriter, gzip};
 use harness::soci::{Outcome, Soci};
 use soci_core::digest::Digest;
-use soci_core::image::Descriptor;
+use soci_core::image::{Descriptor, ImageIndex};
 use soci_core::index::SociIndex;
-use soci_core::media_type::{OCI_LAYER, OCI_LAYER_GZIP};
+use soci_core::media_type::{OCI_INDEX, OCI_LAYER, OCI_LAYER_GZIP, SOCI_INDEX_V2};
 use soci_core::prefetch::PrefetchArtifact;
 use soci_core::store::LayoutStore;
 use soci_core::trace::{Access, AccessKind, End, Header, Outcome as Ended, Phase, Process, TraceWriter};
@@ -190,6 +190,35 @@ fn a_trace_layout_hugs_what_is_needed_and_is_not_taken_for_upstreams() {
     let ztocs = |index: &SociIndex| index.ztocs().map(|ztoc| ztoc.digest).collect::<Vec<_>>();
     assert_eq!(ztocs(&place.index()), ztocs(&default));
     assert_ne!(ztocs(&hugged), ztocs(&default));
+}
+
+#[test]
+fn a_converted_image_has_the_layout_and_the_order_of_the_trace() {
+    let place = place();
+    trace(&place.soci.dir().join("run.trace"), ACCESSES, Some(0));
+    place.create(&["--span-layout", "trace"]).ok();
+    let created = place.index();
+    let convert = |more: &[&str], to: &str| {
+        let words = ["convert", "--standalone", "--format", "oci-dir", "--min-layer-size", "100000"];
+        place.soci.run([&words[..], more, &["--trace", "run.trace", "oci:image", to]].concat()).ok();
+        let made = LayoutStore::existing(&place.soci.dir().join(to)).unwrap();
+        let listed = made.index().unwrap()[0].digest;
+        let image = ImageIndex::parse(made.read(&listed).unwrap(), OCI_INDEX).unwrap();
+        let index =
+            image.manifests.iter().find(|entry| entry.artifact_type.as_deref() == Some(SOCI_INDEX_V2));
+        let index = SociIndex::parse(made.read(&index.unwrap().digest).unwrap()).unwrap();
+        assert!(
+            index.layers.iter().all(|entry| made.has(&entry.digest)),
+            "all that the index names is there"
+        );
+        index
+    };
+    let hugged = convert(&["--span-layout", "trace"], "hugged");
+    assert_eq!(hugged.layers, created.layers, "zTOCs and prefetch artifacts are those of create");
+    let plain = convert(&[], "plain");
+    let ztocs = |index: &SociIndex| index.ztocs().map(|ztoc| ztoc.digest).collect::<Vec<_>>();
+    assert_ne!(ztocs(&plain), ztocs(&hugged));
+    assert_eq!(plain.prefetch_artifacts().count(), hugged.prefetch_artifacts().count());
 }
 
 #[test]

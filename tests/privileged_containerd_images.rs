@@ -27,7 +27,9 @@ struct Place {
 fn import(containerd: &Containerd, from: &Path, name: &str) {
     let tar = from.with_extension("tar");
     disk_image::pack(from, &tar);
-    containerd.ctr_ok(&["images", "import", "--no-unpack", "--base-name", name, tar.to_str().unwrap()]);
+    let words =
+        ["images", "import", "--no-unpack", "--all-platforms", "--base-name", name, tar.to_str().unwrap()];
+    containerd.ctr_ok(&words);
 }
 
 fn place() -> Place {
@@ -154,6 +156,72 @@ fn names_that_are_nowhere_and_destinations_that_cannot_be() {
             "soci: the destination image must be a tagged ref of the form \"registry/repository:tag\"";
         assert_eq!(failed(&["convert", "registry.test/app:v1", name]), format!("{start}: {why}"));
     }
+}
+
+/// Upstream keeps only the index of the last platform.
+#[test]
+fn every_platform_of_an_image_keeps_its_index() {
+    let place = place();
+    let layer = |seed| {
+        let tar = TarWriter::default().file("data", &half_random(1_000_000, seed)).finish();
+        [(OCI_LAYER_GZIP, gzip(&tar, 6))]
+    };
+    let image = place.dir.path().join("many");
+    disk_image::write_for(
+        &image,
+        "v1",
+        &[("amd64", &layer(11)), ("arm64", &layer(12)), ("riscv64", &layer(13))],
+    );
+    import(&place.containerd, &image, "registry.test/many");
+    let name = "registry.test/many:v1";
+
+    let build = ["--min-layer-size", "0", "--span-size", "262144", "--all-platforms"];
+    let made = place.run(&[&["create", "-q"], &build[..], &[name]].concat());
+    let made: Vec<String> = made.lines().map(str::to_owned).collect();
+    assert_eq!(made.len(), 3, "{made:?}");
+    let listed = place.containerd.ctr_ok(&["images", "ls", &format!("name=={name}")]);
+    let key = "containerd.io/gc.ref.content.soci-index";
+    for label in
+        [format!("{key}.0={}", made[0]), format!("{key}.1={}", made[1]), format!("{key}={}", made[2])]
+    {
+        assert!(listed.contains(&label), "{label}: {listed}");
+    }
+    let table = place.run(&["index", "ls", "--ref", name]);
+    for architecture in ["amd64", "arm64", "riscv64"] {
+        assert_eq!(table.matches(&format!(" linux/{architecture} ")).count(), 1, "{table}");
+    }
+    let ztocs = place.run(&["ztoc", "ls", "-q", "--image-ref", name]);
+    let ztocs: Vec<String> = ztocs.lines().map(str::to_owned).collect();
+    assert_eq!(ztocs.len(), 3);
+    place.containerd.ctr_ok(&["images", "rm", "--sync", "registry.test/other:v1"]);
+    assert!(place.has_all(&made) && place.has_all(&ztocs), "garbage collection leaves all of them");
+
+    let converted = "registry.test/many:v2";
+    let target = place.run(&[&["convert", "-q"], &build[..], &[name, converted]].concat());
+    let raw = place.containerd.ctr_ok(&["content", "get", target.trim_end()]);
+    let index: serde_json::Value = serde_json::from_str(&raw).unwrap();
+    let entries = index["manifests"].as_array().unwrap();
+    let of = |key: &str| -> Vec<&str> {
+        let own = entries.iter().filter(|entry| entry["artifactType"].is_string() == (key == "soci"));
+        own.map(|entry| entry["platform"]["architecture"].as_str().unwrap()).collect()
+    };
+    assert_eq!(
+        (of("image"), of("soci")),
+        (vec!["amd64", "arm64", "riscv64"], vec!["amd64", "arm64", "riscv64"])
+    );
+    // The converted image is enough to keep everything, and takes it along.
+    place.containerd.ctr_ok(&["images", "rm", "--sync", name]);
+    let indexes: Vec<String> =
+        place.run(&["index", "ls", "-q", "--ref", converted]).lines().map(str::to_owned).collect();
+    assert_eq!(indexes.len(), 3, "{indexes:?}");
+    assert!(place.has_all(&indexes) && place.has_all(&ztocs));
+    assert!(
+        made.iter().all(|index| !place.in_containerd().contains(index)),
+        "those of version 1 went with their image"
+    );
+    place.containerd.ctr_ok(&["images", "rm", "--sync", converted]);
+    let here = place.in_containerd();
+    assert!(indexes.iter().chain(&ztocs).all(|blob| !here.contains(blob)), "{here:?}");
 }
 
 /// Converted in containerd, pushed by it to a registry, pulled by a node that knows our snapshotter.

@@ -18,7 +18,7 @@ use crate::{
 
 /// SOCI: record what workloads read, index images, start containers before their layers are here.
 #[derive(Debug, Parser)]
-#[command(name = "soci", version, arg_required_else_help = true)]
+#[command(name = "soci", version, arg_required_else_help = true, args_override_self = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -93,7 +93,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Prefetch(prefetch::Command),
     /// Make the records anew from what the content store holds.
-    RebuildDb,
+    RebuildDb(commands::rebuild_db::Args),
     /// Look into recordings, and exchange them with other tools.
     #[command(subcommand)]
     Trace(trace::Command),
@@ -127,7 +127,7 @@ impl Command {
             Self::Report(args) => within(global, |_| commands::report::run(args)),
             Self::Create(args) => within(global, |global| commands::create::run(args, global)),
             Self::Convert(args) => within(global, |global| commands::convert::run(args, global)),
-            Self::RebuildDb => within(global, commands::rebuild_db::run),
+            Self::RebuildDb(args) => within(global, move |global| commands::rebuild_db::run(&args, global)),
             Self::Push(args) => within(global, |global| commands::push::run(args, global)),
             Self::Index(command) => within(global, |global| command.run(global)),
             Self::Ztoc(command) => within(global, |global| command.run(global)),

@@ -158,7 +158,7 @@ impl Root {
         Ok(records)
     }
 
-    /// The indexes, newest first.
+    /// The indexes, newest first; those of one moment by digest.
     pub(crate) fn indexes(&self) -> Result<Vec<Artifact>> {
         let mut records = self.list(ArtifactKind::SociIndex)?;
         records.sort_by_key(|artifact| std::cmp::Reverse(artifact.created_at));

@@ -29,7 +29,7 @@ const IN_REGISTRY: &str = "docker://";
 /// How registries are spoken to.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct RegistryFlags {
-    /// Speak plain HTTP to the registry (loopback registries always are).
+    /// Speak plain HTTP to the registry (as to those on loopback without any flag).
     #[arg(long)]
     pub(crate) plain_http: bool,
     /// Credential for the registry, in place of the docker configuration's.
@@ -80,7 +80,11 @@ impl RegistryFlags {
             if self.plain_http {
                 options.hosts.plain_http.insert(host.clone());
             }
-            options.hosts.tls.insert(host.clone(), self.tls()?);
+            // On loopback, too: who speaks of certificates means TLS.
+            let tls = self.tls()?;
+            if tls != Tls::default() {
+                options.hosts.tls.insert(host.clone(), tls);
+            }
         }
         let given = match (&self.user, &self.refresh) {
             (Some(user), _) => {

@@ -11,6 +11,7 @@ pub mod faults;
 pub mod image;
 pub mod layout;
 pub mod machine;
+pub mod proxy;
 pub mod pull;
 pub mod recording;
 pub mod registry;

@@ -65,22 +65,47 @@ impl Soci {
 
     /// Runs `soci --root ROOT ARGS...`.
     pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Outcome {
-        let output = Command::new(program("soci"))
-            .current_dir(self.dir())
-            .env_remove("RUST_LOG")
-            .env("DOCKER_CONFIG", self.dir())
-            .env("CONTAINERD_ADDRESS", &self.containerd)
-            .arg("--root")
-            .arg(self.dir().join("root"))
-            .args(args)
-            .stdin(Stdio::null())
-            .output()
-            .expect("the program can be started");
+        self.run_with(&[], args)
+    }
+
+    /// Runs it with these variables in its environment.
+    pub fn run_with<S: AsRef<OsStr>>(
+        &self,
+        variables: &[(&str, &str)],
+        args: impl IntoIterator<Item = S>,
+    ) -> Outcome {
+        let mut command = self.command(program("soci"));
+        command.arg("--root").arg(self.dir().join("root")).args(args).envs(variables.iter().copied());
+        let output = command.output().expect("the program can be started");
         let text = |bytes| String::from_utf8(bytes).expect("output is text");
         Outcome {
             code: output.status.code().unwrap_or(-1),
             stdout: text(output.stdout),
             stderr: text(output.stderr),
         }
+    }
+
+    /// Runs `soci --root ROOT WORDS` in a shell whose output and error output are a terminal, and gives what the
+    /// terminal got.
+    pub fn on_terminal(&self, words: &str) -> String {
+        let line =
+            format!("{} --root {} {words}", program("soci").display(), self.dir().join("root").display());
+        let mut command = self.command("script");
+        command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+        let output = command.output().expect("util-linux is installed");
+        let text = String::from_utf8(output.stdout).expect("output is text");
+        assert!(output.status.success(), "{line}: {text}");
+        text
+    }
+
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .current_dir(self.dir())
+            .env_remove("RUST_LOG")
+            .env("DOCKER_CONFIG", self.dir())
+            .env("CONTAINERD_ADDRESS", &self.containerd)
+            .stdin(Stdio::null());
+        command
     }
 }

@@ -13,7 +13,7 @@ use soci_core::{
     ztoc::DEFAULT_SPAN_SIZE,
 };
 
-use crate::error::Hinted;
+use crate::{error::Hinted, output::progress::Progress};
 
 /// How an index is built.
 #[derive(Debug, clap::Args)]
@@ -53,6 +53,9 @@ pub(crate) struct BuildArgs {
     /// windows of 32 KiB in the zTOC, which is what a gap of 256 KiB costs when it compresses to a quarter.)
     #[arg(long, value_name = "BYTES", default_value_t = 256 << 10)]
     span_gap: u64,
+    /// Print only the digest of what was made; no progress.
+    #[arg(long, short = 'q')]
+    quiet: bool,
 }
 
 /// `--span-layout`.
@@ -74,6 +77,11 @@ enum PrefetchCompat {
 }
 
 impl BuildArgs {
+    /// Where lines and bars go.
+    pub(crate) fn progress(&self) -> Progress {
+        Progress::new(self.quiet)
+    }
+
     /// What to build.
     pub(crate) fn settings(&self, version: IndexVersion) -> Result<Settings> {
         let span_size = u64::try_from(self.span_size).ok().context("span size must be >= 0")?;
@@ -161,61 +169,78 @@ fn accesses(path: &Path, allow_incomplete: bool) -> Result<Vec<Access>> {
 }
 
 /// Says what became of a layer, in the words of upstream's tool; warnings go to standard error.
-pub(crate) fn tell(event: Event<'_>) {
+pub(crate) fn tell(event: Event<'_>, progress: &Progress) {
     match event {
+        Event::Read { blob, bytes } => progress.advance(blob, bytes),
         Event::Ztoc { layer, ztoc, existed } => {
             let known = if existed { " (already exists)" } else { "" };
-            println!("layer {} -> ztoc {ztoc}{known}", layer.digest);
+            progress.line(&format!("layer {} -> ztoc {ztoc}{known}", layer.digest));
         }
         Event::Skipped { layer, reason } => {
             let size = match reason {
                 SkipReason::TooSmall(_) => format!("size {} ", layer.size),
                 _ => String::new(),
             };
-            println!("ztoc skipped - layer {} ({}) {size}{reason}", layer.digest, layer.media_type);
+            progress.line(&format!(
+                "ztoc skipped - layer {} ({}) {size}{reason}",
+                layer.digest, layer.media_type
+            ));
         }
         Event::Prefetch { layer, artifact } => {
-            println!("Created prefetch artifact for layer {layer}: {artifact}");
+            progress.line(&format!("Created prefetch artifact for layer {layer}: {artifact}"));
         }
-        Event::Chosen(chosen) => tell_chosen(chosen),
-        Event::FileNotFound(path) => eprintln!("warning: prefetch file {path} not found in any layer"),
+        Event::Chosen(chosen) => tell_chosen(chosen, progress),
+        Event::FileNotFound(path) => {
+            progress.warn(&format!("warning: prefetch file {path} not found in any layer"));
+        }
         Event::PathsNotFound { count, first } => {
             let first = String::from_utf8_lossy(first);
-            eprintln!("warning: {count} paths of the trace are no files of this image (the first: {first})");
+            progress.warn(&format!(
+                "warning: {count} paths of the trace are no files of this image (the first: {first})"
+            ));
         }
         Event::LayerUnread(layer) => {
-            eprintln!("warning: files of layer {} ({}) cannot be listed", layer.digest, layer.media_type);
+            progress.warn(&format!(
+                "warning: files of layer {} ({}) cannot be listed",
+                layer.digest, layer.media_type
+            ));
         }
         Event::OutsideSpans(bytes) => {
-            eprintln!(
+            progress.warn(&format!(
                 "note: {bytes} bytes of the trace lie in layers without a zTOC, which are fetched whole"
-            );
+            ));
         }
     }
 }
 
 /// Says what a line of the prefetch list stands for, unless that is plain.
-fn tell_chosen(chosen: &Chosen) {
+fn tell_chosen(chosen: &Chosen, progress: &Progress) {
     let line = &chosen.line;
     match &chosen.meaning {
         Meaning::File => {}
-        Meaning::Link(own) => eprintln!("note: prefetch file {line} is {}", String::from_utf8_lossy(own)),
+        Meaning::Link(own) => {
+            progress.warn(&format!("note: prefetch file {line} is {}", String::from_utf8_lossy(own)));
+        }
         Meaning::Directory(files) => {
-            eprintln!("note: prefetch path {line} is a directory, {files} files with content");
+            progress.warn(&format!("note: prefetch path {line} is a directory, {files} files with content"));
         }
         Meaning::Pattern(files) => {
-            eprintln!("note: prefetch pattern {line} matches {files} files with content");
+            progress.warn(&format!("note: prefetch pattern {line} matches {files} files with content"));
         }
-        Meaning::Hidden => eprintln!("warning: prefetch file {line} is removed by an upper layer"),
+        Meaning::Hidden => {
+            progress.warn(&format!("warning: prefetch file {line} is removed by an upper layer"));
+        }
         Meaning::Nothing(NotLocated::Missing) => {
-            eprintln!("warning: prefetch file {line} not found in any layer");
+            progress.warn(&format!("warning: prefetch file {line} not found in any layer"));
         }
-        Meaning::Nothing(reason) => eprintln!("warning: prefetch file {line}: {reason}"),
+        Meaning::Nothing(reason) => progress.warn(&format!("warning: prefetch file {line}: {reason}")),
     }
     match chosen.unspanned {
         0 => {}
         files => {
-            eprintln!("note: {files} files of {line} lie in layers without a zTOC, which are fetched whole");
+            progress.warn(&format!(
+                "note: {files} files of {line} lie in layers without a zTOC, which are fetched whole"
+            ));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `soci convert`: make a SOCI-enabled image, in containerd or from one OCI image layout on disk to another.
 //!
-//! Standard output has the same lines as that of `create`. With `--standalone`, new blobs are made in a temporary
+//! Standard output has the same lines as that of `create`, or with `--quiet` the digest of the new image index alone. With `--standalone`, new blobs are made in a temporary
 //! directory beside the destination; layers go straight from the source to the destination.
 
 use std::{
@@ -11,8 +11,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 use soci_core::{
     convert::{Original, Selection, Workshop, convert, output::Output, output::is_free},
+    digest::Digest,
     image::{Descriptor, ImageError, ImageSource},
-    index::{IndexVersion, Settings},
+    index::{Event, IndexVersion, Settings},
     store::{Artifacts, ContentStore, LayoutStore},
 };
 use tokio::runtime::Runtime;
@@ -66,17 +67,25 @@ impl std::str::FromStr for Format {
     }
 }
 
+type Tell<'a> = &'a (dyn Fn(Event<'_>) + Sync);
+
 /// Converts one image.
 pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
     let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     let source = given(&args.source).context("source image needs to be specified")?;
     let destination = given(&args.destination).context("destination needs to be specified")?;
     let runtime = Runtime::new().context("start the runtime")?;
-    if args.standalone {
-        standalone(&args, &source, Path::new(&destination), &runtime)
+    let progress = args.build.progress();
+    let tell = |event: Event<'_>| tell(event, &progress);
+    let made = if args.standalone {
+        standalone(&args, &source, Path::new(&destination), &runtime, &tell)?
     } else {
-        in_containerd(&args, &source, &destination, global, &runtime)
+        in_containerd(&args, &source, &destination, global, &runtime, &tell)?
+    };
+    if progress.is_quiet() {
+        println!("{made}");
     }
+    Ok(())
 }
 
 fn in_containerd(
@@ -85,7 +94,8 @@ fn in_containerd(
     destination: &str,
     global: &Global,
     runtime: &Runtime,
-) -> Result<()> {
+    tell: Tell<'_>,
+) -> Result<Digest> {
     let settings = args.build.settings(IndexVersion::V2)?;
     let destination = sources::tagged(destination)?;
     let root = Root::open(global)?;
@@ -105,11 +115,18 @@ fn in_containerd(
         name: &destination,
         runtime: runtime.handle(),
     };
-    let target = build(args, &source, false, &shop, runtime)?;
-    Ok(runtime.block_on(leased.put_image(&destination, &target))?)
+    let target = build(args, &source, false, &shop, runtime, tell)?;
+    runtime.block_on(leased.put_image(&destination, &target))?;
+    Ok(target.digest)
 }
 
-fn standalone(args: &Args, source: &str, destination: &Path, runtime: &Runtime) -> Result<()> {
+fn standalone(
+    args: &Args,
+    source: &str,
+    destination: &Path,
+    runtime: &Runtime,
+    tell: Tell<'_>,
+) -> Result<Digest> {
     let settings = args.build.settings(IndexVersion::V2)?;
     let source = on_disk(args, source, runtime)?;
     if args.format == Format::Directory && !is_free(destination) {
@@ -122,18 +139,18 @@ fn standalone(args: &Args, source: &str, destination: &Path, runtime: &Runtime) 
     let work = tempfile::Builder::new().prefix(".soci-oci-").tempdir_in(parent);
     let work = work.with_context(|| format!("make a directory in {}", parent.display()))?;
     let made = LayoutStore::open(&work.path().join("layout"))?;
-    let target = converted(args, &source, &settings, &made, work.path(), runtime)?;
+    let target = converted(args, &source, &settings, &made, work.path(), runtime, tell)?;
     let output = Output { target: &target, made: &made, source: &source, runtime: runtime.handle() };
     match args.format {
-        Format::Directory => output.directory(destination)?,
+        Format::Directory => output.directory(destination, tell)?,
         Format::Archive => {
             let path = work.path().join("archive");
             let file = fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
-            output.archive(file, destination)?;
+            output.archive(file, destination, tell)?;
             fs::rename(&path, destination).with_context(|| format!("write {}", destination.display()))?;
         }
     }
-    Ok(())
+    Ok(target.digest)
 }
 
 fn converted(
@@ -143,6 +160,7 @@ fn converted(
     made: &LayoutStore,
     work: &Path,
     runtime: &Runtime,
+    tell: Tell<'_>,
 ) -> Result<Descriptor> {
     let shop = Workshop {
         settings,
@@ -151,7 +169,7 @@ fn converted(
         name: source.name(),
         runtime: runtime.handle(),
     };
-    build(args, source, true, &shop, runtime)
+    build(args, source, true, &shop, runtime, tell)
 }
 
 /// Converts, and gives what the result's name is to point to.
@@ -161,6 +179,7 @@ fn build(
     only_present: bool,
     shop: &Workshop<'_>,
     runtime: &Runtime,
+    tell: Tell<'_>,
 ) -> Result<Descriptor> {
     let named = args.platforms.named()?;
     let meant = match (args.platforms.all_platforms, named.is_empty()) {
@@ -177,7 +196,7 @@ fn build(
         args.build.warn_about_other_image(image)?;
     }
     let names = original.names().to_vec();
-    let mut target = convert(original, &images, shop, &tell)?;
+    let mut target = convert(original, &images, shop, tell)?;
     if only_present {
         target.annotations.extend(names);
     }

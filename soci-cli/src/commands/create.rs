@@ -1,13 +1,13 @@
 //! `soci create`: build the SOCI index of an image and keep it beside the image, or in the local store.
 //!
 //! Standard output has one line for each layer and each prefetch artifact, in the words of upstream's tool, in the order
-//! of completion. Warnings go to standard error.
+//! of completion, or with `--quiet` the digests of the indexes alone. Warnings go to standard error.
 
 use anyhow::{Context, Result, bail};
 use soci_core::{
     digest::Digest,
     image::ImageSource,
-    index::{IndexVersion, build},
+    index::{Event, IndexVersion, build},
     store::{ContentStore, SOCI_INDEX_LABEL},
 };
 use tokio::runtime::Runtime;
@@ -50,13 +50,21 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
         Ok::<_, anyhow::Error>((source, images))
     })?;
     let store = root.store_for(&source)?;
+    let progress = args.build.progress();
     let mut built = Vec::new();
     for image in &images {
         args.build.warn_about_other_image(image)?;
+        let tell = |event: Event<'_>| tell(event, &progress);
         let report = build(image, &settings, &store, &root.artifacts, runtime.handle(), &tell)?;
         built.push(report.descriptor.digest);
     }
-    tie(&source, &store, &built)
+    tie(&source, &store, &built)?;
+    if progress.is_quiet() {
+        for index in &built {
+            println!("{index}");
+        }
+    }
+    Ok(())
 }
 
 /// Lets the image in containerd keep its indexes, which keep the rest. The last platform's has upstream's label.

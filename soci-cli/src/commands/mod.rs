@@ -21,6 +21,7 @@ pub(crate) mod run;
 mod summary;
 pub(crate) mod tied;
 pub(crate) mod trace;
+mod unpack;
 mod workload_args;
 pub(crate) mod workload_init;
 pub(crate) mod ztoc;

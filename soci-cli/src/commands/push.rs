@@ -3,7 +3,7 @@
 //! Blobs go first, the manifest last: a registry never has an index that names what is not there. A registry without
 //! referrers API gets the referrers tag. Messages are upstream's.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use soci_core::{
@@ -20,6 +20,7 @@ use super::push_image::push_image;
 use crate::{
     cli::Global,
     error::Hinted,
+    output::progress::{Progress, short},
     root::Root,
     sources::{self, PlatformFlags, RegistryFlags},
 };
@@ -73,7 +74,7 @@ async fn push(mut args: Args, name: &str, reference: &Reference, root: &Root, de
         0 => 3,
         n => n as usize,
     };
-    let say = Say { quiet: args.quiet };
+    let say = Progress::new(args.quiet);
     let source = match &args.image {
         Some(image) => {
             let source = ImageSource::parse(image, &registry)?;
@@ -114,7 +115,7 @@ async fn push(mut args: Args, name: &str, reference: &Reference, root: &Root, de
 }
 
 /// Looks for indexes that are there already. `false`: leave it at that.
-async fn go_on(args: &Args, repository: &Repository, manifest: Digest, say: &Say) -> Result<bool> {
+async fn go_on(args: &Args, repository: &Repository, manifest: Digest, say: &Progress) -> Result<bool> {
     say.line("checking if a soci index already exists in remote repository...");
     let referrers = repository.referrers(&manifest, Some(IndexVersion::V1.media_type())).await;
     let message = match referrers.context("failed to fetch list of referrers")?.as_slice() {
@@ -135,13 +136,13 @@ async fn push_index(
     root: &Root,
     index: &Artifact,
     uploads: usize,
-    say: &Say,
+    say: &Progress,
 ) -> Result<()> {
     let digest = index.digest;
     let raw = root.read(&digest)?;
     let parsed = SociIndex::parse(raw.clone())?;
     let subject = parsed.subject.as_ref().context("a version 1 index has a subject")?.digest;
-    if say.quiet {
+    if say.is_quiet() {
         println!("{digest}");
     } else {
         println!("pushing soci index with digest: {digest}");
@@ -166,9 +167,9 @@ async fn push_index(
     match repository.manifest(&subject.to_string()).await {
         Ok(_) => say.line(&format!("skipped artifact with digest: {subject}")),
         Err(RegistryError::NotFound { .. }) => {
-            eprintln!(
+            say.warn(&format!(
                 "note: the registry does not have the image manifest {subject}; push the image as well"
-            );
+            ));
         }
         Err(error) => return Err(error).context("error pushing graph to remote"),
     }
@@ -183,48 +184,49 @@ async fn push_index(
     Ok(())
 }
 
+/// How often a bar of a push moves.
+const TICK: Duration = Duration::from_millis(200);
+
 /// Sends the blobs that the registry does not have.
 pub(super) async fn push_blobs(
     repository: &Repository,
     blobs: Vec<(Digest, Content)>,
     uploads: usize,
-    say: &Say,
+    say: &Progress,
 ) -> Result<(), RegistryError> {
     let slots = Arc::new(Semaphore::new(uploads));
+    let bar = say.bytes("push", blobs.iter().map(|(_, content)| content.size()).sum());
+    let traffic = repository.traffic();
+    let before = traffic.bytes_sent();
+    let mut skipped = 0;
     let mut tasks = JoinSet::new();
     for (digest, content) in blobs {
-        let (repository, slots, say) = (repository.clone(), Arc::clone(&slots), say.clone());
+        let (repository, slots) = (repository.clone(), Arc::clone(&slots));
+        let (say, bar, size) = (say.clone(), bar.clone(), content.size());
         tasks.spawn(async move {
             let _slot = slots.acquire_owned().await;
             if repository.blob_exists(&digest).await? {
                 say.line(&format!("skipped artifact with digest: {digest}"));
-                return Ok(());
+                return Ok(size);
             }
             say.line(&format!("pushing artifact with digest: {digest}"));
+            bar.set_message(format!("push {}", short(&digest)));
             repository.push_blob(&digest, content).await?;
             say.line(&format!("successfully pushed artifact with digest: {digest}"));
-            Ok(())
+            Ok(0)
         });
     }
-    while let Some(outcome) = tasks.join_next().await {
-        match outcome {
-            Ok(pushed) => pushed?,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tokio::select! {
+            outcome = tasks.join_next() => match outcome {
+                None => break,
+                Some(Ok(pushed)) => skipped += pushed?,
+                Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            },
+            _ = tick.tick() => bar.set_position(skipped + traffic.bytes_sent() - before),
         }
     }
+    bar.finish_and_clear();
     Ok(())
-}
-
-/// Progress on standard output, unless it is not wanted.
-#[derive(Debug, Clone)]
-pub(super) struct Say {
-    quiet: bool,
-}
-
-impl Say {
-    pub(super) fn line(&self, text: &str) {
-        if !self.quiet {
-            println!("{text}");
-        }
-    }
 }

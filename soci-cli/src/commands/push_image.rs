@@ -9,7 +9,8 @@ use soci_core::{
     registry::{Reference, Repository},
 };
 
-use super::push::{Say, push_blobs};
+use super::push::push_blobs;
+use crate::output::progress::Progress;
 
 /// Pushes every manifest that the image's name stands for, and tags it. Bytes are not changed. `true`: SOCI indexes
 /// (version 2) were among them.
@@ -18,7 +19,7 @@ pub(super) async fn push_image(
     repository: &Repository,
     reference: &Reference,
     uploads: usize,
-    say: &Say,
+    say: &Progress,
 ) -> Result<bool> {
     if source.repository().is_some() || source.in_containerd().is_some() {
         bail!("only an image on disk can be pushed: oci:DIR[:TAG] or oci-archive:FILE[:TAG]");

@@ -5,8 +5,16 @@ use soci_core::{index::rebuild, store::ContentStore};
 
 use crate::{cli::Global, root::Root};
 
+/// Make the records anew from what the content store holds.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// No warnings about indexes whose image is not here.
+    #[arg(long, short = 'q')]
+    quiet: bool,
+}
+
 /// Drops records of what is gone and adds those that are missing.
-pub(crate) fn run(global: &Global) -> Result<()> {
+pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     let root = Root::open(global)?;
     let images = match root.containerd()? {
         Some(containerd) => {
@@ -18,7 +26,9 @@ pub(crate) fn run(global: &Global) -> Result<()> {
     let elsewhere: Vec<_> = root.containerd()?.cloned().map(ContentStore::Containerd).into_iter().collect();
     let names = images.into_iter().map(|image| (image.target.digest, image.name)).collect();
     for index in rebuild(&root.stores()?, &elsewhere, &names, &root.artifacts)? {
-        eprintln!("warning: no image here names the SOCI index {index}; it is left out");
+        if !args.quiet {
+            eprintln!("warning: no image here names the SOCI index {index}; it is left out");
+        }
     }
     Ok(())
 }

@@ -13,22 +13,20 @@ use std::process::ExitCode;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use recorder::capture::Capture;
 use recorder::plan;
 use recorder::report::{Report, Stability, Summary};
 use recorder::resolve::Resolver;
-use recorder::rootfs::{LayerCache, Overlay, RunDir, UnpackedLayer, chain_ids, forget_pages};
+use recorder::rootfs::{Overlay, RunDir, UnpackedLayer, forget_pages};
 use recorder::session::{self, Progress, Recorded, Rules, SessionError};
 use recorder::stage::Stage;
 use recorder::workload::{Process, Spec, namespace::with_private_mounts};
 use rustix::process::Signal;
 use soci_core::digest::Digest;
 use soci_core::image::{Descriptor, Image, ImageSource, Platform};
-use soci_core::media_type::{LayerKind, layer_compression};
 use soci_core::trace::{LayerRef, Outcome, TraceReader};
-use soci_core::unpack::LayerFormat;
 use tokio::runtime::{Handle, Runtime};
 
 use super::engine::EngineArgs;
@@ -36,8 +34,9 @@ use super::record_container::{self, ContainerArgs};
 use super::record_rootfs;
 use super::record_runs;
 use super::summary;
+use super::unpack::unpack;
 use super::workload_args::{self, PlainHttp, WorkloadArgs, limit};
-use crate::cli::Global;
+use crate::{cli::Global, output::progress::Progress as Bars};
 
 /// Record what a workload reads from its image, or a command from a directory.
 #[derive(Debug, clap::Args)]
@@ -170,7 +169,7 @@ fn record(
     this: &Run,
 ) -> Result<Result<Done, u8>> {
     let process = Process::new(&image.config, &args.workload.overrides())?;
-    let layers = unpack(&args.state, image, runtime)?;
+    let layers = unpack(&args.state, image, runtime, &Bars::new(args.json))?;
     forget_pages(layers.iter().map(|layer| layer.dir.as_path()))?;
     let run = RunDir::new(&args.state)?;
     let dir = |name: &str| -> Result<PathBuf> {
@@ -232,7 +231,7 @@ pub(super) fn session(
     signals: &Receiver<Signal>,
     this: &Run,
 ) -> Result<Result<Recorded, u8>> {
-    let bar = progress_bar(&this.label);
+    let bar = progress_bar(&this.label, args.json);
     let options = session::Options {
         trace: this.trace.clone(),
         image: what.image,
@@ -323,33 +322,6 @@ pub(super) fn code(args: &Args, recorded: &Recorded) -> u8 {
     }
 }
 
-/// Unpacks the layers that are not here yet.
-fn unpack(state: &Path, image: &Image, runtime: &Handle) -> Result<Vec<UnpackedLayer>> {
-    let diff_ids = &image.config.diff_ids;
-    if diff_ids.len() != image.layers().len() {
-        bail!("the image has {} layers, its configuration names {}", image.layers().len(), diff_ids.len());
-    }
-    let cache = LayerCache::open(state)?;
-    let mut unpacked: Vec<UnpackedLayer> = Vec::new();
-    for ((layer, diff_id), chain_id) in image.layers().iter().zip(diff_ids).zip(chain_ids(diff_ids)) {
-        let below: Vec<PathBuf> = unpacked.iter().rev().map(|layer| layer.dir.clone()).collect();
-        let open = || runtime.block_on(image.open_layer(layer)).map_err(Into::into);
-        unpacked.push(cache.add(&chain_id, *diff_id, format(layer)?, &below, open)?);
-    }
-    Ok(unpacked)
-}
-
-fn format(layer: &Descriptor) -> Result<LayerFormat> {
-    match layer_compression(&layer.media_type) {
-        LayerKind::Gzip => Ok(LayerFormat::Gzip),
-        LayerKind::Tar | LayerKind::Unknown => Ok(LayerFormat::Tar),
-        LayerKind::Zstd => Ok(LayerFormat::Zstd),
-        _ => {
-            bail!("layer {} has media type {}, which cannot be unpacked here", layer.digest, layer.media_type)
-        }
-    }
-}
-
 /// A file name for the trace: the last part of the name of what is recorded.
 pub(super) fn name(args: &Args, path: &str) -> String {
     if let Some(name) = &args.name {
@@ -362,9 +334,9 @@ pub(super) fn name(args: &Args, path: &str) -> String {
     if name.trim_matches('.').is_empty() { "recording".into() } else { name }
 }
 
-/// A line of progress on standard error; hidden when that is not a terminal.
-pub(super) fn progress_bar(label: &str) -> ProgressBar {
-    if !io::stderr().is_terminal() {
+/// A line of progress on standard error; hidden with `quiet` and when that is not a terminal.
+pub(super) fn progress_bar(label: &str, quiet: bool) -> ProgressBar {
+    if quiet || !io::stderr().is_terminal() {
         return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     }
     let bar = ProgressBar::new_spinner();

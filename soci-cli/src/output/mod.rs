@@ -1,5 +1,6 @@
-//! How results look: tables, JSON, durations. Nothing here decides what is shown.
+//! How results look: tables, JSON, durations, progress. Nothing here decides what is shown.
 
 pub(crate) mod duration;
 pub(crate) mod json;
+pub(crate) mod progress;
 pub(crate) mod table;

@@ -115,12 +115,27 @@ pub fn convert(
     if bound.is_empty() {
         return Err(BuildError::NoZtocs.into());
     }
+    let raw = assemble(original, &bound);
+    let image = ImageIndex::parse(raw.clone().into(), media_type::OCI_INDEX)?;
+    let target = store.put_labelled(&raw, image_index_labels(&image.manifests))?;
+    for bound in &bound {
+        let mut record = artifacts.get(&bound.index.digest)?;
+        record.oci_digest = bound.manifest.digest;
+        record.image_digest = Some(target);
+        record.image_ref = Some(workshop.name.to_owned());
+        artifacts.put(&record)?;
+    }
+    Ok(Descriptor::new(media_type::OCI_INDEX, target, raw.len() as u64))
+}
+
+/// The image index that names the new manifests and their SOCI indexes.
+fn assemble(original: Original, bound: &[Bound]) -> Vec<u8> {
     let mut document = original.into_document();
     let mut entries = match document.remove("manifests") {
         Some(Value::Array(entries)) => entries,
         _ => Vec::new(),
     };
-    for bound in &bound {
+    for bound in bound {
         for entry in entries.iter_mut().filter_map(Value::as_object_mut) {
             if names(entry, &bound.old) {
                 point_to(entry, &bound.manifest);
@@ -134,17 +149,7 @@ pub fn convert(
         list_index(&mut entries, bound);
     }
     document.insert("manifests".to_owned(), Value::Array(entries));
-    let raw = encode(&document, Shape::Index);
-    let image = ImageIndex::parse(raw.clone().into(), media_type::OCI_INDEX)?;
-    let target = store.put_labelled(&raw, image_index_labels(&image.manifests))?;
-    for bound in &bound {
-        let mut record = artifacts.get(&bound.index.digest)?;
-        record.oci_digest = bound.manifest.digest;
-        record.image_digest = Some(target);
-        record.image_ref = Some(workshop.name.to_owned());
-        artifacts.put(&record)?;
-    }
-    Ok(Descriptor::new(media_type::OCI_INDEX, target, raw.len() as u64))
+    encode(&document, Shape::Index)
 }
 
 /// Writes the image manifest anew, with the name of its SOCI index.

@@ -17,12 +17,16 @@ use super::{ConvertError, archive::ArchiveWriter};
 use crate::{
     digest::Hasher,
     image::{Descriptor, ImageIndex, ImageSource, MAX_MANIFEST, Manifest},
+    index::{Event, Told},
     media_type,
     store::{LayoutStore, StoreError},
 };
 
 /// Image indexes within image indexes that are followed.
 const MAX_DEPTH: usize = 8;
+
+/// Gets an [`Event::Read`] for what is written.
+type Tell<'a> = &'a (dyn Fn(Event<'_>) + Sync);
 
 /// A converted image: new blobs in a layout of their own, the others where the original is.
 #[derive(Debug)]
@@ -43,7 +47,7 @@ impl Output<'_> {
     ///
     /// # Errors
     /// When a blob cannot be read, or something else is at `to`.
-    pub fn directory(&self, to: &Path) -> Result<(), ConvertError> {
+    pub fn directory(&self, to: &Path, tell: Tell<'_>) -> Result<(), ConvertError> {
         if !is_free(to) {
             return Err(ConvertError::Occupied(to.to_owned()));
         }
@@ -52,10 +56,11 @@ impl Output<'_> {
             let target = self.made.blob_path(&descriptor.digest);
             let file = self.source.file_of(&descriptor.digest);
             if file.is_some_and(|file| fs::hard_link(file, &target).is_ok()) {
+                tell(Event::Read { blob: descriptor, bytes: descriptor.size });
                 continue;
             }
             let mut writer = self.made.writer()?;
-            let mut bytes = self.open(descriptor)?;
+            let mut bytes = Told { inner: self.open(descriptor)?, blob: descriptor, tell };
             io::copy(&mut bytes, &mut writer).map_err(failed("write", &target))?;
             writer.commit(Some(descriptor.digest))?;
         }
@@ -78,14 +83,15 @@ impl Output<'_> {
     ///
     /// # Errors
     /// When a blob cannot be read or is damaged, or the file cannot be written.
-    pub fn archive(&self, to: File, path: &Path) -> Result<(), ConvertError> {
+    pub fn archive(&self, to: File, path: &Path, tell: Tell<'_>) -> Result<(), ConvertError> {
         let failed = || failed("write", path);
         let mut archive = ArchiveWriter::new(io::BufWriter::with_capacity(1 << 20, to));
         for directory in ["blobs/", "blobs/sha256/"] {
             archive.directory(directory).map_err(failed())?;
         }
         for (hex, descriptor) in &self.blobs()? {
-            let mut bytes = Checked { inner: self.open(descriptor)?, hasher: Hasher::new() };
+            let inner = Told { inner: self.open(descriptor)?, blob: descriptor, tell };
+            let mut bytes = Checked { inner, hasher: Hasher::new() };
             let name = format!("blobs/sha256/{hex}");
             archive.file(&name, descriptor.size, &mut bytes).map_err(failed())?;
             let actual = bytes.hasher.finish();

@@ -1,6 +1,39 @@
-//! What conversion changes of a manifest's entry, and what it leaves.
+//! What conversion changes of a manifest's entry, and what it leaves; and that the bytes are upstream's.
 
 use super::*;
+use crate::{image::ImageSource, store::LayoutStore};
+
+macro_rules! golden {
+    ($name:literal) => {
+        include_bytes!(concat!("../../../tests/golden/convert/", $name, ".json"))
+    };
+}
+
+/// The image and what upstream's tool made of it; layers have no part in this.
+#[test]
+fn manifests_are_upstreams_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = LayoutStore::open(dir.path()).unwrap();
+    let (config, manifest) = (golden!("config"), golden!("manifest"));
+    layout.put(config).unwrap();
+    let digest = layout.put(manifest).unwrap();
+    let listed = Descriptor::new(media_type::OCI_MANIFEST, digest, manifest.len() as u64);
+    layout.add_manifest(listed).unwrap();
+    let theirs: Value = serde_json::from_slice(golden!("converted-index")).unwrap();
+    let index: Descriptor = serde_json::from_value(theirs["manifests"][1].clone()).unwrap();
+    let index = Descriptor { platform: None, annotations: [].into(), ..index };
+
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let source = ImageSource::layout(dir.path()).unwrap();
+    let (original, image) = runtime.block_on(async {
+        let original = Original::read(&source, false).await.unwrap();
+        let images = original.images(&source, &Selection::Default).await.unwrap();
+        (original, images.into_iter().next().unwrap())
+    });
+    let bound = bind(&image, index, &ContentStore::Layout(layout)).unwrap();
+    assert_eq!(&bound.manifest.raw[..], &golden!("converted-manifest")[..]);
+    assert_eq!(assemble(original, &[bound]), golden!("converted-index"));
+}
 
 fn object(value: Value) -> Map<String, Value> {
     let Value::Object(object) = value else { panic!("an object") };

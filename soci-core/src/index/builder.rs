@@ -17,9 +17,9 @@ use std::{
 use tokio::runtime::Handle;
 
 use super::{
-    EMPTY_CONFIG, IndexVersion, LayerBuildError, SkipReason, SociIndex,
+    EMPTY_CONFIG, IndexVersion, LayerBuildError, SkipReason, SociIndex, Told,
     layer::{self, IndexedLayer},
-    planned::{self, Walked},
+    planned::{self, LayerBytes, Walked},
     settings::{BuildError, BuildReport, Event, Settings},
 };
 use crate::{
@@ -209,7 +209,7 @@ impl Build<'_> {
         } else {
             let checkpointing = placement.map(|p| p.checkpointing.clone()).unwrap_or_default();
             let options = BuildOptions { span_size, checkpointing, ..BuildOptions::default() };
-            let bytes = planned::open(self.image, descriptor, copy, self.runtime)?;
+            let bytes = self.open(descriptor, copy)?;
             match layer::build(descriptor, kind, bytes, &options, name, self.store, self.artifacts) {
                 Ok(built) => built,
                 Err(error) => {
@@ -224,13 +224,26 @@ impl Build<'_> {
         Ok(Some(indexed))
     }
 
+    /// A layer's bytes, told as they are read.
+    fn open<'a>(
+        &'a self,
+        layer: &'a Descriptor,
+        copy: Option<&File>,
+    ) -> Result<Told<'a, LayerBytes>, LayerBuildError> {
+        let inner = planned::open(self.image, layer, copy, self.runtime)?;
+        Ok(Told { inner, blob: layer, tell: self.tell })
+    }
+
     /// The first look at a layer for a span layout of its own.
     fn look(&self, i: usize) -> Result<Look, LayerBuildError> {
         let descriptor = &self.image.layers()[i];
         let again = layer::eligible(descriptor, self.settings.min_layer_size)?.is_ok();
-        let copy =
-            if again { planned::copy(self.image, descriptor, self.store, self.runtime)? } else { None };
-        let bytes = planned::open(self.image, descriptor, copy.as_ref(), self.runtime)?;
+        let copy = if again {
+            planned::copy(self.image, descriptor, self.store, self.runtime, self.tell)?
+        } else {
+            None
+        };
+        let bytes = self.open(descriptor, copy.as_ref())?;
         Ok(Look { walked: planned::walk(descriptor, bytes)?, copy })
     }
 
@@ -246,7 +259,7 @@ impl Build<'_> {
                 return Ok(Some(ztoc.files().iter().map(LayerFile::from).collect()));
             }
             let descriptor = &self.image.layers()[i];
-            let bytes = planned::open(self.image, descriptor, None, self.runtime)?;
+            let bytes = self.open(descriptor, None)?;
             Ok(planned::walk(descriptor, bytes)?.map(|walked| walked.files))
         })?;
         Ok(tables.into_iter().collect())

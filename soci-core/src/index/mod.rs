@@ -10,6 +10,7 @@ mod manifest;
 mod planned;
 mod rebuild;
 mod settings;
+mod told;
 
 pub use builder::build;
 pub use layer::{LayerBuildError, SkipReason};
@@ -17,3 +18,4 @@ pub use look::view;
 pub use manifest::{EMPTY_CONFIG, IndexError, IndexVersion, SociIndex, is_ztoc, layer_of};
 pub use rebuild::rebuild;
 pub use settings::{BuildError, BuildReport, Event, Settings, TraceSettings};
+pub(crate) use told::Told;

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::runtime::Handle;
 
-use super::layer::LayerBuildError;
+use super::{Event, Told, layer::LayerBuildError};
 use crate::{
     compression::{
         gzip::{Event as ScanEvent, Scanner},
@@ -64,10 +64,11 @@ pub(super) fn copy(
     layer: &Descriptor,
     store: &ContentStore,
     runtime: &Handle,
+    tell: &(dyn Fn(Event<'_>) + Sync),
 ) -> Result<Option<File>, LayerBuildError> {
     let (Some(_), ContentStore::Layout(layout)) = (image.source.repository(), store) else { return Ok(None) };
     let mut writer = layout.writer()?;
-    let mut bytes = open(image, layer, None, runtime)?;
+    let mut bytes = Told { inner: open(image, layer, None, runtime)?, blob: layer, tell };
     io::copy(&mut bytes, &mut writer).map_err(LayerBuildError::Copy)?;
     Ok(Some(writer.into_anonymous(layer.digest)?))
 }
@@ -82,7 +83,7 @@ pub(super) struct Walked {
 }
 
 /// Walks over a layer. `None` when its compression cannot be read here, or one of its entries has no place in a table.
-pub(super) fn walk(layer: &Descriptor, mut bytes: LayerBytes) -> Result<Option<Walked>, LayerBuildError> {
+pub(super) fn walk(layer: &Descriptor, mut bytes: impl Read) -> Result<Option<Walked>, LayerBuildError> {
     let mut walk = Walk { parser: Parser::new(), table: Table(Vec::new()), blocks: Vec::new() };
     let mut hasher = Hasher::new();
     let mut buffer = vec![0u8; CHUNK];

@@ -44,6 +44,13 @@ pub struct TraceSettings {
 /// Something worth telling while it happens. Layers are worked on in parallel: the order is that of completion.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
+    /// Bytes of a blob were read, or a whole one was taken over without being read. A layer may be read more than once.
+    Read {
+        /// The blob.
+        blob: &'a Descriptor,
+        /// How many, since the last time.
+        bytes: u64,
+    },
     /// A layer has its zTOC.
     Ztoc {
         /// The layer.

@@ -71,6 +71,11 @@ pub struct Repository {
 }
 
 impl Repository {
+    /// Counters of the registry client that this repository was made by.
+    pub fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.transport.traffic)
+    }
+
     /// Registry host, with port if it has one.
     pub fn host(&self) -> &str {
         &self.host

@@ -53,7 +53,8 @@ impl Content {
         Ok(Self::File { path, part: ByteRange::new(0, size) })
     }
 
-    pub(crate) fn len(&self) -> u64 {
+    /// Number of bytes.
+    pub fn size(&self) -> u64 {
         match self {
             Self::Empty => 0,
             Self::Bytes(bytes) => bytes.len() as u64,
@@ -79,7 +80,7 @@ impl Content {
         request: RequestBuilder,
         traffic: &Arc<Traffic>,
     ) -> io::Result<(RequestBuilder, Option<Progress>)> {
-        let length = self.len();
+        let length = self.size();
         let sent = Arc::new(AtomicU64::new(0));
         let count = {
             let (traffic, sent) = (Arc::clone(traffic), Arc::clone(&sent));

@@ -162,8 +162,8 @@ impl Repository {
     ) -> Result<(), RegistryError> {
         let mut address = self.begin_upload().await?;
         let mut sent = 0;
-        while sent < content.len() {
-            let part = ByteRange::new(sent, content.len().min(sent + CHUNK));
+        while sent < content.size() {
+            let part = ByteRange::new(sent, content.size().min(sent + CHUNK));
             let mut call = self.upload_call(Method::PATCH, address.clone())?;
             let range = HeaderValue::try_from(format!("{}-{}", part.start, part.end - 1));
             call.headers
@@ -178,7 +178,7 @@ impl Repository {
                     self.transport.pause(error, budget).await?;
                     let status = self.upload_call(Method::GET, address.clone())?;
                     let reply = self.transport.send_within(&status, budget).await?;
-                    sent = received(&reply).filter(|sent| *sent <= content.len()).ok_or_else(|| {
+                    sent = received(&reply).filter(|sent| *sent <= content.size()).ok_or_else(|| {
                         RegistryError::protocol(reply.url(), "upload status without a valid Range")
                     })?;
                     address = upload_address(&reply).unwrap_or(address);

@@ -91,7 +91,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
 }
 
 fn text(findings: &[Finding]) -> String {
-    let colours = stdout().is_terminal();
+    let colours = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
     findings.iter().fold(String::new(), |mut text, finding| {
         let (mark, colour) = match finding.state {

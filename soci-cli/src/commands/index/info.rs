@@ -14,6 +14,9 @@ use crate::{
 pub(crate) struct Args {
     /// Digest of the index.
     digest: Option<String>,
+    /// Taken for the sake of scripts: the output is JSON with and without.
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {

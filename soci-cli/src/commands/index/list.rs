@@ -2,12 +2,13 @@
 
 use anyhow::{Result, bail};
 use jiff::Timestamp;
-use soci_core::{index::IndexVersion, store::Artifact};
+use serde::Serialize;
+use soci_core::{digest::Digest, index::IndexVersion, store::Artifact};
 
 use super::remote;
 use crate::{
     cli::Global,
-    output::{duration, table},
+    output::{duration, json, table},
     root::Root,
     sources::{self, PlatformFlags, RegistryFlags},
 };
@@ -30,8 +31,42 @@ pub(crate) struct Args {
     /// Digests only.
     #[arg(long, short = 'q')]
     quiet: bool,
+    /// As JSON: an array with an object for each line of the table.
+    #[arg(long, conflicts_with = "quiet")]
+    json: bool,
     #[command(flatten, next_help_heading = "With --remote")]
     registry: RegistryFlags,
+}
+
+/// An index under one name of its image. The keys of its JSON are an interface.
+#[derive(Serialize)]
+struct Row {
+    digest: Digest,
+    /// Bytes of the manifest.
+    size: u64,
+    /// Empty: no name is known.
+    image: String,
+    platform: String,
+    media_type: String,
+    version: Option<String>,
+    /// `None`: a registry does not say.
+    created_at: Option<String>,
+    #[serde(skip)]
+    age: String,
+}
+
+impl Row {
+    fn cells(&self) -> [String; 7] {
+        [
+            self.digest.to_string(),
+            self.size.to_string(),
+            self.image.clone(),
+            self.platform.clone(),
+            self.media_type.clone(),
+            self.version.clone().unwrap_or_default(),
+            self.age.clone(),
+        ]
+    }
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
@@ -42,35 +77,39 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     };
     if args.quiet {
         let mut last = None;
-        for [digest, ..] in &rows {
+        for Row { digest, .. } in &rows {
             // One index has a row for each name of its image.
             if last.replace(digest) != Some(digest) {
                 println!("{digest}");
             }
         }
-        return Ok(());
+    } else if args.json {
+        println!("{}", json::pretty(&rows)?);
+    } else {
+        let rows = rows.iter().map(Row::cells);
+        print!(
+            "{}",
+            table::render(&std::iter::once(HEADING.map(str::to_owned)).chain(rows).collect::<Vec<_>>())
+        );
     }
-    let table: Vec<_> = std::iter::once(HEADING.map(str::to_owned)).chain(rows).collect();
-    print!("{}", table::render(&table));
     Ok(())
 }
 
-fn in_registry(name: &str, args: &Args, platforms: &PlatformFlags) -> Result<Vec<[String; 7]>> {
-    let row = |found: remote::Remote| {
-        [
-            found.descriptor.digest.to_string(),
-            found.descriptor.size.to_string(),
-            name.to_owned(),
-            found.platform.to_string(),
-            found.descriptor.media_type,
-            found.version.to_string(),
-            "n/a".to_owned(),
-        ]
+fn in_registry(name: &str, args: &Args, platforms: &PlatformFlags) -> Result<Vec<Row>> {
+    let row = |found: remote::Remote| Row {
+        digest: found.descriptor.digest,
+        size: found.descriptor.size,
+        image: name.to_owned(),
+        platform: found.platform.to_string(),
+        media_type: found.descriptor.media_type,
+        version: Some(found.version.to_string()),
+        created_at: None,
+        age: "n/a".to_owned(),
     };
     Ok(remote::list(name, &args.registry, platforms)?.into_iter().map(row).collect())
 }
 
-fn recorded(args: &Args, platforms: &PlatformFlags, root: &Root) -> Result<Vec<[String; 7]>> {
+fn recorded(args: &Args, platforms: &PlatformFlags, root: &Root) -> Result<Vec<Row>> {
     let wanted: Vec<String> = platforms.named()?.iter().map(ToString::to_string).collect();
     let mut indexes = match &args.r#ref {
         Some(name) => sources::indexes_of(name, root)?,
@@ -92,15 +131,16 @@ fn recorded(args: &Args, platforms: &PlatformFlags, root: &Root) -> Result<Vec<[
         let version = index.artifact_type.as_deref().and_then(IndexVersion::of);
         let known = index.image_digest.and_then(|digest| names.get(&digest)).cloned();
         for name in known.unwrap_or_else(|| vec![index.image_ref.clone().unwrap_or_default()]) {
-            rows.push([
-                index.digest.to_string(),
-                index.size.to_string(),
-                name,
-                index.platform.clone().unwrap_or_default(),
-                index.media_type.clone(),
-                version.map_or_else(String::new, |version| version.to_string()),
-                age(index.created_at),
-            ]);
+            rows.push(Row {
+                digest: index.digest,
+                size: index.size,
+                image: name,
+                platform: index.platform.clone().unwrap_or_default(),
+                media_type: index.media_type.clone(),
+                version: version.map(|version| version.to_string()),
+                created_at: Some(index.created_at.to_string()),
+                age: age(index.created_at),
+            });
         }
     }
     Ok(rows)

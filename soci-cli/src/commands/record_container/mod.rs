@@ -67,7 +67,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
         let news = containerd::follow(&client, namespaces.clone()).await?;
         Ok::<_, anyhow::Error>((client, news, workload_args::signals()?))
     })?;
-    let bar = record::progress_bar("");
+    let bar = record::progress_bar("", args.json);
     let trace =
         |container: &Container| args.out.join(format!("{}.trace", record::name(args, &container.image)));
     let options = ContainerOptions {

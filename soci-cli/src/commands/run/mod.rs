@@ -38,7 +38,7 @@ use self::daemon::{Daemon, Mode, Setup};
 use self::pull::Snapshots;
 use self::report::Report;
 use super::workload_args::{self, PlainHttp, WorkloadArgs, limit};
-use crate::cli::Global;
+use crate::{cli::Global, output::progress::Progress};
 
 /// How often the workload is looked at.
 const TICK: Duration = Duration::from_millis(2);
@@ -150,7 +150,8 @@ impl Start<'_> {
         let client = self.runtime.block_on(snapshots_client(daemon.socket()))?;
         let mut snapshots = Snapshots::new(client, &image)?;
         self.runtime.block_on(snapshots.remove_leftovers())?;
-        let pulled = self.runtime.block_on(snapshots.pull(args.index_digest.as_ref()))?;
+        let pulled =
+            self.runtime.block_on(snapshots.pull(args.index_digest.as_ref(), &Progress::new(args.json)))?;
         let pull = begin.elapsed();
 
         let mounts = self.runtime.block_on(snapshots.container())?;

@@ -15,6 +15,8 @@ use soci_core::digest::Digest;
 use soci_core::image::Image;
 use tonic::{Code, Request};
 
+use crate::output::progress::Progress;
+
 /// The name under which containerd would know the snapshotter.
 const SNAPSHOTTER: &str = "soci";
 /// Where the snapshots of this program live.
@@ -61,9 +63,11 @@ impl<'a> Snapshots<'a> {
     }
 
     /// Makes sure that every layer is there.
-    pub(super) async fn pull(&mut self, index: Option<&Digest>) -> Result<Pulled> {
+    pub(super) async fn pull(&mut self, index: Option<&Digest>, progress: &Progress) -> Result<Pulled> {
         let mut pulled = Pulled::default();
+        let bar = progress.steps("pull layers", self.chain.len() as u64);
         for at in 0..self.chain.len() {
+            bar.set_position(at as u64);
             let id = self.chain[at].to_string();
             let stat = StatSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key: id.clone() };
             match self.client.stat(request(stat)).await {
@@ -89,6 +93,7 @@ impl<'a> Snapshots<'a> {
                 ),
             }
         }
+        bar.finish_and_clear();
         Ok(pulled)
     }
 

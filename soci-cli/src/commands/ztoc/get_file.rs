@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::PathBuf,
 };
 
@@ -24,6 +24,7 @@ use tokio::runtime::Runtime;
 use crate::{
     cli::Global,
     error::Hinted,
+    output::progress::{Progress, short},
     root::{self, Root},
     sources::{self, RegistryFlags},
 };
@@ -68,9 +69,14 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         None => Box::new(io::stdout().lock()),
     };
     if let Some(layer) = layer {
+        // Bars and the file do not go together on one terminal.
+        let progress = Progress::new(args.output.is_none() && io::stdout().is_terminal());
+        let length = |span| ztoc.spans().compressed_range(span).len();
+        let bar = progress.bytes(&short(&record.oci_digest), spans.clone().map(SpanId).map(length).sum());
         for span in spans.map(SpanId) {
             let bytes = layer.read(ztoc.spans().compressed_range(span), &runtime)?;
             write_part(&ztoc, span, &bytes, range, &mut out).with_context(|| format!("span {span}"))?;
+            bar.inc(bytes.len() as u64);
         }
     }
     if args.output.is_none() {

@@ -19,6 +19,9 @@ use crate::{
 pub(crate) struct Args {
     /// Digest of the zTOC.
     digest: Option<String>,
+    /// Taken for the sake of scripts: the output is JSON with and without.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Serialize)]

@@ -3,11 +3,16 @@
 use std::collections::HashSet;
 
 use anyhow::{Result, bail};
-use soci_core::{digest::Digest, index::SociIndex, store::ArtifactKind};
+use serde::Serialize;
+use soci_core::{
+    digest::Digest,
+    index::SociIndex,
+    store::{Artifact, ArtifactKind},
+};
 
 use crate::{
     cli::Global,
-    output::table,
+    output::{json, table},
     root::{self, Root},
     sources,
 };
@@ -24,6 +29,18 @@ pub(crate) struct Args {
     /// Digests only.
     #[arg(long, short = 'q')]
     quiet: bool,
+    /// As JSON: an array with an object for each line of the table.
+    #[arg(long, conflicts_with = "quiet")]
+    json: bool,
+}
+
+/// The keys are an interface.
+#[derive(Serialize)]
+struct Row {
+    digest: Digest,
+    /// Bytes of the zTOC.
+    size: u64,
+    layer_digest: Digest,
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
@@ -44,6 +61,12 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         for ztoc in &ztocs {
             println!("{}", ztoc.digest);
         }
+        return Ok(());
+    }
+    if args.json {
+        let row =
+            |ztoc: &Artifact| Row { digest: ztoc.digest, size: ztoc.size, layer_digest: ztoc.oci_digest };
+        println!("{}", json::pretty(&ztocs.iter().map(row).collect::<Vec<_>>())?);
         return Ok(());
     }
     let mut rows = vec![["DIGEST", "SIZE", "LAYER DIGEST"].map(str::to_owned)];

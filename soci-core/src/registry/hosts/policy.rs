@@ -162,7 +162,8 @@ pub struct HostPolicy {
     pub dirs: Vec<PathBuf>,
     /// Mirrors by registry, asked before those of the directories.
     pub mirrors: BTreeMap<String, Vec<Server>>,
-    /// Certificates for registries, by `host` or `host:port`, beside those of the directories.
+    /// Certificates for registries, by `host` or `host:port`, beside those of the directories. A registry that is here is
+    /// spoken to with TLS on loopback, too.
     pub tls: BTreeMap<String, Tls>,
 }
 
@@ -173,8 +174,9 @@ impl HostPolicy {
         for server in &mut servers {
             server.can = Capabilities::PULL.with(Capabilities::RESOLVE);
         }
-        let itself = Server::named(host.to_owned());
         let tls = [name, host].iter().find_map(|name| self.tls.get(*name));
+        let mut itself = Server::named(host.to_owned());
+        itself.plain &= tls.is_none();
         let stated = self.dirs.iter().find_map(|dir| file::read(dir, name, &itself).transpose());
         servers.extend(stated.transpose()?.unwrap_or_else(|| vec![itself]));
         for server in &mut servers {
