@@ -42,10 +42,10 @@ impl Place {
     fn has_bars(&self, text: &str) -> bool {
         self.layers.iter().all(|layer| text.contains(&format!("{} [", &layer.digest.hex()[..12])))
     }
+}
 
-    fn has_none(&self, text: &str) -> bool {
-        !text.contains(" [") && !text.contains('\x1b')
-    }
+fn has_no_bar(text: &str) -> bool {
+    !text.contains(" [") && !text.contains('\x1b')
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn bars_are_for_terminals() {
     assert_eq!(sorted(&fs::read_to_string(place.soci.dir().join("lines")).unwrap()), sorted(&piped.stdout));
 
     let quiet = place.soci.on_terminal(&format!("{CREATE} --force --quiet"));
-    assert!(place.has_none(&quiet) && quiet.starts_with("sha256:"), "{quiet:?}");
+    assert!(has_no_bar(&quiet) && quiet.starts_with("sha256:"), "{quiet:?}");
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn what_converts_pushes_and_reads_has_bars_too() {
         let seen = place.soci.on_terminal(&format!("{convert} {way} oci:image {output}"));
         assert!(place.has_bars(&seen), "{seen:?}");
         let again = place.soci.on_terminal(&format!("{convert} -q {way} oci:image {output}.2"));
-        assert!(place.has_none(&again), "{again:?}");
+        assert!(has_no_bar(&again), "{again:?}");
     }
     place.run(CREATE);
     let registry = TestRegistry::start();

@@ -28,7 +28,7 @@ pub fn write_for(dir: &Path, tag: &str, platforms: &[(&str, &[Layer<'_>])]) {
     let store = LayoutStore::open(dir).expect("the directory can be written");
     let entry = |(architecture, layers): &(&str, &[Layer<'_>])| {
         let (mut manifest, _) = image(&store, architecture, layers);
-        manifest.platform = Some(Platform::new("linux", *architecture));
+        manifest.platform = Some(Platform::new("linux", architecture));
         manifest
     };
     let manifests: Vec<Descriptor> = platforms.iter().map(entry).collect();
