@@ -84,7 +84,7 @@ fn flagged_trace(path: &Path, accesses: &[(&str, u64, u64, u64)], lost: Option<u
                 ended_ns: 2,
                 exit_code: None,
                 outside: None,
-                links: Default::default(),
+                links: std::collections::BTreeMap::new(),
             })
             .unwrap();
     } else {

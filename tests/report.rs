@@ -99,7 +99,7 @@ fn ended(dropped: u64) -> End {
         ended_ns: 3000 * MS,
         exit_code: None,
         outside: None,
-        links: Default::default(),
+        links: std::collections::BTreeMap::new(),
     }
 }
 

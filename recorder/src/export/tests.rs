@@ -48,7 +48,7 @@ fn write(path: &Path) {
         ended_ns: 1_000_000,
         exit_code: None,
         outside: None,
-        links: Default::default(),
+        links: std::collections::BTreeMap::new(),
     };
     writer.finish(&end).unwrap();
 }

@@ -277,7 +277,7 @@ impl Collector<'_> {
             ended_ns: self.last_ns,
             exit_code: None,
             outside: None,
-            links: Default::default(),
+            links: std::collections::BTreeMap::new(),
         })?;
         Ok(self.done)
     }

@@ -183,7 +183,7 @@ mod tests {
             ended_ns: 2,
             exit_code: None,
             outside: None,
-            links: Default::default(),
+            links: std::collections::BTreeMap::new(),
         };
         writer.finish(&end).unwrap();
     }

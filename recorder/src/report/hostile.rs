@@ -48,7 +48,7 @@ fn report(names: &[Vec<u8>], numbers: u64) -> Report {
             ended_ns: numbers / 2,
             exit_code,
             outside: None,
-            links: Default::default(),
+            links: std::collections::BTreeMap::new(),
         })
         .unwrap();
     Report::read(&trace, &[numbers]).unwrap()

@@ -227,7 +227,7 @@ mod tests {
             ended_ns: 5000,
             exit_code: None,
             outside: None,
-            links: Default::default(),
+            links: std::collections::BTreeMap::new(),
         };
         writer.finish(&end).unwrap();
 

@@ -27,7 +27,7 @@ fn end() -> End {
         ended_ns: 99,
         exit_code: None,
         outside: None,
-        links: Default::default(),
+        links: std::collections::BTreeMap::new(),
     }
 }
 

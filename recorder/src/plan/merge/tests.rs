@@ -63,7 +63,7 @@ fn the_end_is_the_worst_and_the_middle() {
         ended_ns,
         exit_code: None,
         outside: None,
-        links: Default::default(),
+        links: std::collections::BTreeMap::new(),
     };
     let ends = [
         end(Outcome::Ready, Some(5), 10, 1),
