@@ -23,6 +23,11 @@ use crate::{
     units::ByteRange,
 };
 
+/// Lists within lists that are looked into.
+const MAX_DEPTH: usize = 4;
+/// Manifests of one image, of all its lists together.
+const MAX_MANIFESTS: usize = 10_000;
+
 /// A place and a name in it. Cloning it is cheap.
 #[derive(Clone, Debug)]
 pub struct ImageSource {
@@ -141,9 +146,9 @@ impl ImageSource {
     /// # Errors
     /// When the image is not found or its index or config cannot be read.
     pub async fn platforms(&self) -> Result<Vec<Platform>, ImageError> {
-        let (_, manifests) = match self.root().await? {
+        let manifests = match self.root().await? {
             Root::Manifest(found) => return Ok(vec![self.config(&found.1).await?.platform]),
-            Root::List(target, manifests) => (target, manifests),
+            Root::List(_, manifests) => self.flat(manifests).await?,
         };
         let mut platforms: Vec<Platform> = Vec::new();
         for manifest in images(&manifests) {
@@ -163,7 +168,7 @@ impl ImageSource {
         let (target, manifest) = match self.root().await? {
             Root::Manifest(found) => *found,
             Root::List(target, manifests) => {
-                let found = self.choose(&manifests, platform).await?;
+                let found = self.choose(&self.flat(manifests).await?, platform).await?;
                 let raw = self.blob_of(&found, MAX_MANIFEST as u64).await?;
                 (
                     target.map_or_else(|| found.clone(), |target| *target),
@@ -262,6 +267,26 @@ impl ImageSource {
             _ if found.iter().all(|d| media_type::is_manifest(&d.media_type)) => Ok(Root::List(None, found)),
             _ => Err(ImageError::Ambiguous(self.name.clone())),
         }
+    }
+
+    /// The manifests of a list, with those of lists in it in their places. A list that is not here is left out: it may be
+    /// of platforms that nobody has fetched.
+    async fn flat(&self, manifests: Vec<Descriptor>) -> Result<Vec<Descriptor>, ImageError> {
+        let mut flat = Vec::new();
+        let mut left: Vec<(Descriptor, usize)> = manifests.into_iter().rev().map(|one| (one, 0)).collect();
+        while let Some((one, depth)) = left.pop() {
+            if !media_type::is_index(&one.media_type) || depth == MAX_DEPTH || flat.len() > MAX_MANIFESTS {
+                flat.push(one);
+                continue;
+            }
+            let raw = match self.blob_of(&one, MAX_MANIFEST as u64).await {
+                Err(ImageError::NoBlob(_)) => continue,
+                raw => raw?,
+            };
+            let list = ImageIndex::parse(raw, &one.media_type)?;
+            left.extend(list.manifests.into_iter().rev().map(|one| (one, depth + 1)));
+        }
+        Ok(flat)
     }
 
     async fn choose(&self, manifests: &[Descriptor], platform: &Platform) -> Result<Descriptor, ImageError> {

@@ -66,6 +66,31 @@ async fn a_layout_and_its_archive_give_the_same_image() {
 }
 
 #[tokio::test]
+async fn lists_within_lists_are_looked_into_and_absent_ones_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LayoutStore::open(dir.path()).unwrap();
+    let list = |manifests: &[Descriptor]| {
+        let index = serde_json::json!({"schemaVersion": 2, "manifests": manifests}).to_string();
+        let digest = store.put(index.as_bytes()).unwrap();
+        Descriptor::new(media_type::OCI_INDEX, digest, index.len() as u64)
+    };
+    let image = |platform: &str| {
+        let mut manifest = put_image(&store, platform, platform.as_bytes());
+        manifest.platform = Some(platform.parse().unwrap());
+        manifest
+    };
+    let absent = Descriptor::new(media_type::OCI_INDEX, Digest::of(b"absent"), 6);
+    let inner = list(&[image("linux/arm64"), absent]);
+    let outer = list(&[inner, image("linux/amd64")]);
+    store.add_manifest(outer.clone()).unwrap();
+    let source = ImageSource::parse(&format!("oci:{}", dir.path().display()), &registry()).unwrap();
+    let platforms = [Platform::new("linux", "arm64"), Platform::new("linux", "amd64")];
+    assert_eq!(source.platforms().await.unwrap(), platforms);
+    let found = source.resolve(&platforms[0]).await.unwrap();
+    assert_eq!((found.manifest.digest, found.target.digest), (image("linux/arm64").digest, outer.digest));
+}
+
+#[tokio::test]
 async fn an_index_is_resolved_by_platform_and_attestations_are_no_platforms() {
     let dir = tempfile::tempdir().unwrap();
     let store = LayoutStore::open(dir.path()).unwrap();
