@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
+use harness::replay;
 use harness::soci::{Outcome, Soci};
 use serde::Deserialize;
 use soci_core::digest::Digest;
@@ -76,23 +77,7 @@ fn run(soci: &Soci, recorded: &Recorded, more: &[&str]) -> Option<Outcome> {
 
 /// Leaves out what depends on the clock, and the order in which layers were done.
 fn comparable(text: &str, command: &str) -> String {
-    let mut lines: Vec<String> = text
-        .replace(THEIRS, OURS)
-        .lines()
-        .map(|line| {
-            let timed = line.trim_start().starts_with("\"CreatedAt\"") || line.starts_with("Created: ");
-            let age = line.rfind("s ago").filter(|_| !command.contains("info"));
-            match (timed, age) {
-                (true, _) => line.chars().filter(|c| !c.is_ascii_digit() && *c != '.').collect(),
-                (false, Some(at)) => line[..at].trim_end_matches(|c: char| c.is_ascii_digit()).to_owned(),
-                (false, None) => line.to_owned(),
-            }
-        })
-        .collect();
-    if command.contains(" create ") {
-        lines.sort();
-    }
-    lines.join("\n")
+    replay::comparable(&text.replace(THEIRS, OURS), command).join("\n")
 }
 
 /// Runs a case's commands up to the first one that is not ours; compares output and then the store.

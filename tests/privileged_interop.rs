@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use harness::containerd::Containerd;
 use harness::disk_image::pack;
 use harness::docker_registry::DockerRegistry;
+use harness::replay;
 use harness::soci::{Outcome, Soci};
 use serde::Deserialize;
 use soci_core::digest::Digest;
@@ -92,23 +93,8 @@ impl Place {
 
     /// Leaves out what depends on the clock or the network, and the order in which layers were done.
     fn comparable(&self, text: &str, command: &str) -> String {
-        let mut lines: Vec<String> = text
-            .replace(THEIRS, &self.host)
-            .lines()
-            .filter(|line| !line.starts_with("http "))
-            .map(|line| {
-                let timed = line.trim_start().starts_with("\"CreatedAt\"") || line.starts_with("Created: ");
-                let age = line.rfind("s ago").filter(|_| !command.contains("info"));
-                match (timed, age) {
-                    (true, _) => line.chars().filter(|c| !c.is_ascii_digit() && *c != '.').collect(),
-                    (false, Some(at)) => line[..at].trim_end_matches(|c: char| c.is_ascii_digit()).to_owned(),
-                    (false, None) => line.to_owned(),
-                }
-            })
-            .collect();
-        if [" create ", " convert ", " push "].iter().any(|word| command.contains(word)) {
-            lines.sort();
-        }
+        let mut lines = replay::comparable(&text.replace(THEIRS, &self.host), command);
+        lines.retain(|line| !line.starts_with("http "));
         if self.host != THEIRS {
             // Names of another length make columns of another width.
             lines = lines.iter().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();

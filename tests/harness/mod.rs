@@ -15,6 +15,7 @@ pub mod proxy;
 pub mod pull;
 pub mod recording;
 pub mod registry;
+pub mod replay;
 pub mod soci;
 pub mod tls;
 pub mod truth;

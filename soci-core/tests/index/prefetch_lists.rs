@@ -1,8 +1,6 @@
 //! Prefetch lists: what a line selects in an image of several layers, beside what upstream's rule selects.
 
-mod indexed;
-
-use indexed::{Indexed, index_with, settings};
+use crate::indexed::{Indexed, index_with, settings};
 use soci_core::media_type::{OCI_LAYER, OCI_LAYER_GZIP};
 use soci_core::prefetch::{Meaning, NotLocated, PrefetchSpan, Selection};
 use soci_core::testing::{GzipShape, TarBuilder, TarEntry, TarFormat, gzip};

@@ -3,14 +3,12 @@
 //!
 //! Needs the program `zstd`.
 
-mod indexed;
-
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use crate::indexed::{index, index_with, settings};
 use bytes::Bytes;
-use indexed::{index, index_with, settings};
 use proptest::prelude::*;
 use soci_core::digest::Digest;
 use soci_core::media_type::{OCI_LAYER_GZIP, OCI_LAYER_ZSTD, ZTOC, ZTOC_ZSTD};

@@ -2,8 +2,6 @@
 //!
 //! [`Indexed`] owns the folder with image and store until it is dropped.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
-
 use std::sync::Mutex;
 
 use serde_json::json;

@@ -3,13 +3,11 @@
 //!
 //! Needs the programs `gzip` and `tar`.
 
-mod indexed;
-
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 
-use indexed::{Indexed, index};
+use crate::indexed::{Indexed, index};
 use soci_core::media_type::{DOCKER_LAYER, DOCKER_LAYER_GZIP, OCI_LAYER, OCI_LAYER_GZIP};
 use soci_core::tar::EntryKind;
 use soci_core::testing::{GzipShape, TarBuilder, TarEntry, TarFormat, gzip};

@@ -1,0 +1,8 @@
+//! Whole indexes of images that a test makes: layers of every kind, zstd, prefetch lists.
+//!
+//! One program, because all of them stand on [`indexed`].
+
+mod indexed;
+mod layer_kinds;
+mod prefetch_lists;
+mod zstd_layers;

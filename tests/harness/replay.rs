@@ -1,0 +1,21 @@
+//! What upstream's program printed, made comparable with what ours prints. Holds no state.
+
+/// The lines of an output of `command`, with what depends on the clock left out, and sorted where layers are told in the
+/// order in which they were done.
+pub fn comparable(text: &str, command: &str) -> Vec<String> {
+    let mut lines: Vec<String> = text.lines().map(|line| without_clock(line, command)).collect();
+    if [" create ", " convert ", " push "].iter().any(|word| command.contains(word)) {
+        lines.sort();
+    }
+    lines
+}
+
+fn without_clock(line: &str, command: &str) -> String {
+    let timed = line.trim_start().starts_with("\"CreatedAt\"") || line.starts_with("Created: ");
+    let age = line.rfind("s ago").filter(|_| !command.contains("info"));
+    match (timed, age) {
+        (true, _) => line.chars().filter(|c| !c.is_ascii_digit() && *c != '.').collect(),
+        (false, Some(at)) => line[..at].trim_end_matches(|c: char| c.is_ascii_digit()).to_owned(),
+        (false, None) => line.to_owned(),
+    }
+}
