@@ -11,16 +11,14 @@ use soci_core::{
     digest::Digest,
     image::{ImageError, ImageSource, Platform},
     registry::{
-        Credential, DockerConfig, FixedCredential, Keychain, Reference, Registry, RegistryOptions,
-        RetryPolicy, Tls,
+        Credential, DockerConfig, FixedCredential, HOSTS_DIRS, Keychain, Reference, Registry,
+        RegistryOptions, RetryPolicy, Tls,
     },
     store::Artifact,
 };
 
 use crate::{error::Hinted, root::Root};
 
-/// Where containerd and docker have their descriptions of registries.
-const HOSTS_DIRS: [&str; 2] = ["/etc/containerd/certs.d", "/etc/docker/certs.d"];
 /// In front of the name of an image that must be in containerd.
 const IN_CONTAINERD: &str = "containerd://";
 /// In front of the name of an image that must be in a registry.

@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-
-/// Where containerd and docker have their descriptions of registries.
-const CONFIG_PATH: &str = "/etc/containerd/certs.d:/etc/docker/certs.d";
+use soci_core::registry::HOSTS_DIRS;
 
 /// How registries are reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +18,7 @@ pub struct Registry {
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { plain_http: Vec::new(), config_path: CONFIG_PATH.to_owned() }
+        Self { plain_http: Vec::new(), config_path: HOSTS_DIRS.join(":") }
     }
 }
 

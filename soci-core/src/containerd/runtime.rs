@@ -1,7 +1,7 @@
 //! Containers of containerd, for who looks on: what each is, which run, and what happens to them.
 //!
-//! [`Containers`] owns one HTTP/2 connection and asks; it changes nothing. Whatever comes back is the server's word: image
-//! manifest and configuration are checked against their digests, the rest is for the caller to judge.
+//! [`Containers`] owns one HTTP/2 connection and asks; it changes nothing. Whatever comes back is the server's word, for the
+//! caller to judge. Images are the business of [`super::Containerd`].
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -9,33 +9,16 @@ use prost::Message;
 use tonic::{Request, Status, Streaming, transport::Channel};
 
 use super::{ConnectError, NAMESPACE_HEADER, client::connect, generated::containerd as api, types::Mount};
-use crate::{
-    digest::Digest,
-    image::{Descriptor, ImageConfig, ImageIndex, MAX_CONFIG, MAX_MANIFEST, Manifest, Platform},
-    media_type,
-};
 
 /// How often a subscription that has not been answered is knocked at.
 const HELLO_EVERY: Duration = Duration::from_millis(20);
 /// Deepest chain of snapshots that is followed; overlayfs takes 500.
 const MAX_PARENTS: usize = 512;
 
-/// Why containerd's answer is of no use.
+/// containerd refused, or is gone.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RuntimeError {
-    /// It refused, or is gone.
-    #[error("containerd: {0}")]
-    Refused(#[from] Status),
-    /// A digest or blob is not what it should be.
-    #[error("image {image}: {what}")]
-    Image {
-        /// The image's name.
-        image: String,
-        /// What is wrong.
-        what: String,
-    },
-}
+#[error("containerd: {0}")]
+pub struct RuntimeError(#[from] Status);
 
 /// A container as containerd knows it.
 #[derive(Debug, Clone, PartialEq)]
@@ -181,60 +164,6 @@ impl Containers {
             parents.push(key.clone());
         }
         Ok((mounts, parents))
-    }
-
-    /// Manifest and configuration of an image for this machine, from containerd's content store.
-    pub async fn image(&self, namespace: &str, name: &str) -> Result<(Manifest, ImageConfig), RuntimeError> {
-        use api::services::images::v1::{GetImageRequest, images_client::ImagesClient};
-        let mut client = ImagesClient::new(self.channel.clone());
-        let answer = client.get(within(namespace, GetImageRequest { name: name.to_owned() })?).await?;
-        let bad = |what: String| RuntimeError::Image { image: name.to_owned(), what };
-        let target = answer.into_inner().image.and_then(|image| image.target);
-        let target = target.ok_or_else(|| bad("it has no target".into()))?;
-        let digest: Digest =
-            target.digest.parse().map_err(|_| bad(format!("bad digest {:?}", target.digest)))?;
-        let mut found = Descriptor::new(target.media_type, digest, target.size.try_into().unwrap_or(0));
-        let mut raw = self.blob(namespace, name, &found.digest, MAX_MANIFEST).await?;
-        if media_type::is_index(&found.media_type) {
-            let index =
-                ImageIndex::parse(raw.into(), &found.media_type).map_err(|error| bad(error.to_string()))?;
-            let host = Platform::host();
-            let ours =
-                |one: &Descriptor| one.platform.as_ref().is_some_and(|platform| host.matches(platform));
-            // Where it is silent about platforms, the only manifest must be meant.
-            let only = (index.manifests.len() == 1).then(|| index.manifests[0].clone());
-            let one = index.manifests.into_iter().find(ours).or(only);
-            found = one.ok_or_else(|| bad(format!("it has no manifest for {host}")))?;
-            raw = self.blob(namespace, name, &found.digest, MAX_MANIFEST).await?;
-        }
-        let manifest =
-            Manifest::parse(raw.into(), &found.media_type).map_err(|error| bad(error.to_string()))?;
-        let config = self.blob(namespace, name, &manifest.config.digest, MAX_CONFIG).await?;
-        let config = ImageConfig::parse(&config).map_err(|error| bad(error.to_string()))?;
-        Ok((manifest, config))
-    }
-
-    /// A blob of an image, its digest checked.
-    async fn blob(
-        &self,
-        namespace: &str,
-        image: &str,
-        digest: &Digest,
-        limit: usize,
-    ) -> Result<Vec<u8>, RuntimeError> {
-        use api::services::content::v1::{ReadContentRequest, content_client::ContentClient};
-        let bad = |what: String| RuntimeError::Image { image: image.to_owned(), what };
-        let mut client = ContentClient::new(self.channel.clone());
-        let request = ReadContentRequest { digest: digest.to_string(), offset: 0, size: 0 };
-        let mut parts = client.read(within(namespace, request)?).await?.into_inner();
-        let mut bytes = Vec::new();
-        while let Some(part) = parts.message().await? {
-            bytes.extend_from_slice(&part.data);
-            if bytes.len() > limit {
-                return Err(bad(format!("{digest} is larger than {limit} bytes")));
-            }
-        }
-        if Digest::of(&bytes) == *digest { Ok(bytes) } else { Err(bad(format!("{digest} is damaged"))) }
     }
 }
 

@@ -28,7 +28,7 @@ pub use auth::{Anonymous, Credential, DockerConfig, FixedCredential, Keychain, K
 pub use client::{Registry, Repository};
 pub use content::Content;
 pub use error::{FetchError, Phase, RegistryError};
-pub use hosts::{Capabilities, HostPolicy, HostsError, Server, Tls};
+pub use hosts::{Capabilities, HOSTS_DIRS, HostPolicy, HostsError, Server, Tls};
 pub use oci_client::{ParseError, Reference};
 pub use options::{RegistryOptions, Timeouts};
 #[cfg(feature = "testing")]

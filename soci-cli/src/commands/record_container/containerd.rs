@@ -1,11 +1,13 @@
 //! Asks containerd on behalf of a recording, and puts its answers into the recorder's words. Decides nothing.
 
+use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 
 use anyhow::{Context, Result};
 use recorder::container::attach::Known;
 use recorder::container::{Container, ContainerError, Facts, News, names};
-use soci_core::containerd::{Containers, RuntimeError, TaskEvent};
+use soci_core::containerd::{Containerd, Containers, RuntimeError, Task, TaskEvent};
+use soci_core::image::{Image, ImageError, ImageSource, Platform};
 use soci_core::trace::LayerRef;
 
 /// The namespaces that count.
@@ -24,15 +26,19 @@ impl Namespaces {
 }
 
 /// Tells what happens to containers from now on. Must be called on a tokio runtime.
-pub(super) async fn follow(client: &Containers, namespaces: Namespaces) -> Result<Receiver<News>> {
+pub(super) async fn follow(
+    client: &Containers,
+    socket: &Path,
+    namespaces: Namespaces,
+) -> Result<Receiver<News>> {
     let mut events = client.events().await.context("follow the events of containerd")?;
     let (sender, news) = channel();
-    let client = client.clone();
+    let (client, socket) = (client.clone(), socket.to_owned());
     tokio::spawn(async move {
         loop {
             let told = match events.next().await {
                 Ok(Some(TaskEvent::Created(task))) if namespaces.have(&task.namespace) => {
-                    let container = describe(&client, &task.namespace, &task.container, task.pid).await;
+                    let container = describe(&client, &socket, &task).await;
                     News::Created { id: task.container, container: Box::new(container) }
                 }
                 Ok(Some(TaskEvent::Created(_))) => continue,
@@ -69,10 +75,10 @@ pub(super) async fn running(client: &Containers, namespaces: &Namespaces) -> Res
 /// What containerd knows of a container.
 pub(super) async fn describe(
     client: &Containers,
-    namespace: &str,
-    id: &str,
-    pid: u32,
+    socket: &Path,
+    task: &Task,
 ) -> Result<Container, ContainerError> {
+    let Task { namespace, container: id, pid } = task;
     let refused = |what: &str| {
         let failed = failed(what);
         move |error: RuntimeError| failed(error.into())
@@ -81,22 +87,22 @@ pub(super) async fn describe(
     let (manifest, layers, diff_ids) = if record.image.is_empty() {
         (None, Vec::new(), Vec::new())
     } else {
-        let (manifest, config) =
-            client.image(namespace, &record.image).await.map_err(refused("its image"))?;
+        let image = image(socket, namespace, &record.image).await;
+        let image = image.map_err(|error| failed("its image")(error.into()))?;
         let layer =
             |layer: &soci_core::image::Descriptor| LayerRef { digest: layer.digest, size: layer.size };
-        (Some(manifest.digest), manifest.layers.iter().map(layer).collect(), config.diff_ids)
+        (Some(image.manifest.digest), image.layers().iter().map(layer).collect(), image.config.diff_ids)
     };
     let (mounts, parents) = client
         .snapshot(namespace, &record.snapshotter, &record.snapshot_key)
         .await
         .map_err(refused("its snapshot"))?;
     Container::new(Facts {
-        namespace: namespace.to_owned(),
+        namespace: namespace.clone(),
         id: record.id,
         labels: record.labels,
         image: record.image,
-        pid,
+        pid: *pid,
         mounts: mounts.into_iter().map(|mount| (mount.r#type, mount.options)).collect(),
         parents,
         manifest,
@@ -104,6 +110,13 @@ pub(super) async fn describe(
         diff_ids,
         spec: record.spec,
     })
+}
+
+/// The image of that name for this machine, as it is in containerd.
+async fn image(socket: &Path, namespace: &str, name: &str) -> Result<Image, ImageError> {
+    let containerd = Containerd::connect(socket, namespace)?;
+    let source = ImageSource::containerd(name, &containerd).await?;
+    source.ok_or_else(|| ImageError::NotFound(name.to_owned()))?.resolve(&Platform::host()).await
 }
 
 fn failed(what: &str) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> ContainerError + use<> {

@@ -18,7 +18,7 @@ use recorder::session::{
     ContainerOptions, Progress, RecordedContainer, Rules, Starter, record_attached, record_started,
 };
 use recorder::workload::InitCommand;
-use soci_core::containerd::Containers;
+use soci_core::containerd::{Containers, Task};
 use tokio::runtime::Runtime;
 
 use self::containerd::Namespaces;
@@ -64,7 +64,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
                 "--address names its socket; with --image IMAGE or --rootfs DIR, the command is the workload itself",
             )
         })?;
-        let news = containerd::follow(&client, namespaces.clone()).await?;
+        let news = containerd::follow(&client, &global.socket(), namespaces.clone()).await?;
         Ok::<_, anyhow::Error>((client, news, workload_args::signals()?))
     })?;
     let bar = record::progress_bar("", args.json);
@@ -82,8 +82,8 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let recorded = if let Some(text) = &args.container.attach {
         let known = runtime.block_on(containerd::running(&client, &namespaces))?;
         let (found, attached) = attach::find(text, &known)?;
-        let container =
-            runtime.block_on(containerd::describe(&client, &found.namespace, &found.id, found.pid));
+        let task = Task { namespace: found.namespace.clone(), container: found.id.clone(), pid: found.pid };
+        let container = runtime.block_on(containerd::describe(&client, &global.socket(), &task));
         let container = container.with_context(|| format!("container {}", found.id))?;
         eprintln!("container:   {} of {}, {}", container.id, container.image, told(&attached));
         let scope = match attached {

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use reqwest::Url;
 
 pub use file::HostsError;
-pub use policy::{Capabilities, HostPolicy, Server, Tls};
+pub use policy::{Capabilities, HOSTS_DIRS, HostPolicy, Server, Tls};
 
 pub(crate) use resting::Resting;
 

@@ -14,6 +14,8 @@ use reqwest::Url;
 use super::file::{self, HostsError};
 use super::{host_part, is_loopback};
 
+/// Where containerd and docker have their descriptions of registries.
+pub const HOSTS_DIRS: [&str; 2] = ["/etc/containerd/certs.d", "/etc/docker/certs.d"];
 /// Where the API of a registry begins.
 pub(super) const API_ROOT: &str = "/v2";
 
