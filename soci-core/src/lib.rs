@@ -12,6 +12,7 @@ pub mod containerd;
 pub mod containerd;
 pub mod convert;
 pub mod digest;
+pub mod duration;
 mod flat;
 #[cfg(feature = "testing")]
 pub mod fuzz;

@@ -13,34 +13,12 @@ pub(crate) fn seconds(duration: Duration) -> String {
     }
 }
 
-/// Reads a Go duration: numbers with units (`ns us ms s m h`), such as `1m30s` or `0.5s`. A bare number is seconds.
+/// Reads a Go duration, such as `1m30s`. A bare number is seconds.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("invalid duration {text:?}");
-    if let Ok(seconds) = text.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).map_err(|_| wrong());
-    }
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
-        let (number, tail) = rest.split_at(digits);
-        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, next) = tail.split_at(unit_end);
-        let seconds = match unit {
-            "ns" => 1e-9,
-            "us" | "µs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return Err(wrong()),
-        };
-        let number: f64 = number.parse().map_err(|_| wrong())?;
-        let part = Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
-        total = total.checked_add(part).ok_or_else(wrong)?;
-        rest = next;
-    }
-    if text.is_empty() { Err(wrong()) } else { Ok(total) }
+    let seconds = text.parse::<f64>().ok().map(Duration::try_from_secs_f64);
+    seconds
+        .map_or_else(|| soci_core::duration::parse(text), Result::ok)
+        .ok_or_else(|| format!("invalid duration {text:?}"))
 }
 
 #[cfg(test)]

@@ -21,13 +21,12 @@ use super::options::{RegistryOptions, Timeouts};
 pub(crate) struct Link(Arc<Parts>);
 
 struct Parts {
-    make: Box<dyn Fn(bool) -> reqwest::Result<reqwest::Client> + Send + Sync>,
+    maker: Maker,
     /// Made when it is needed first: trust roots take long to read.
     client: Mutex<Option<reqwest::Client>>,
     /// For this machine's own addresses, which no proxy can reach.
     direct: Mutex<Option<reqwest::Client>>,
     headers: HeaderMap,
-    timeouts: Timeouts,
 }
 
 impl Link {
@@ -38,7 +37,7 @@ impl Link {
         if let Some(client) = &*place {
             return Ok(client.clone());
         }
-        let client = (self.0.make)(direct).map_err(|source| RegistryError::Setup { source })?;
+        let client = self.0.maker.client(direct).map_err(|source| RegistryError::Setup { source })?;
         Ok(place.insert(client).clone())
     }
 
@@ -49,13 +48,13 @@ impl Link {
 
     /// Time limits.
     pub(crate) fn timeouts(&self) -> Timeouts {
-        self.0.timeouts
+        self.0.maker.timeouts
     }
 }
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("timeouts", &self.0.timeouts).finish_non_exhaustive()
+        f.debug_struct("Link").field("timeouts", &self.0.maker.timeouts).finish_non_exhaustive()
     }
 }
 
@@ -132,33 +131,51 @@ impl Links {
         if let Some(link) = made.get(&settings) {
             return Ok(link.clone());
         }
-        let make = maker(&self.user_agent, self.max_idle_per_host, timeouts, tls)?;
-        let (client, direct) = (Mutex::default(), Mutex::default());
-        let link = Link(Arc::new(Parts { make, client, direct, headers: headers.clone(), timeouts }));
+        let mut roots = Vec::new();
+        for pem in &tls.roots {
+            roots.extend(reqwest::Certificate::from_pem_bundle(pem)?);
+        }
+        let maker = Maker {
+            user_agent: self.user_agent.clone(),
+            max_idle_per_host: self.max_idle_per_host,
+            timeouts,
+            roots,
+            identity: tls.identity.as_deref().map(reqwest::Identity::from_pem).transpose()?,
+            skip_verify: tls.skip_verify,
+        };
+        let (client, direct, headers) = (Mutex::default(), Mutex::default(), headers.clone());
+        let link = Link(Arc::new(Parts { maker, client, direct, headers }));
         made.insert(settings, link.clone());
         Ok(link)
     }
 }
 
-/// Makes HTTP clients, with the system's trust roots if there are any; `true`: that go never through a proxy.
-fn maker(
-    user_agent: &str,
+/// Makes the HTTP clients of a link.
+struct Maker {
+    user_agent: String,
     max_idle_per_host: usize,
     timeouts: Timeouts,
-    tls: &Tls,
-) -> reqwest::Result<Box<dyn Fn(bool) -> reqwest::Result<reqwest::Client> + Send + Sync>> {
-    let mut roots = Vec::new();
-    for pem in &tls.roots {
-        roots.extend(reqwest::Certificate::from_pem_bundle(pem)?);
+    roots: Vec<reqwest::Certificate>,
+    identity: Option<reqwest::Identity>,
+    skip_verify: bool,
+}
+
+impl Maker {
+    /// A client, with the system's trust roots if there are any; `direct`: never through a proxy.
+    fn client(&self, direct: bool) -> reqwest::Result<reqwest::Client> {
+        self.builder(direct).tls_certs_merge(self.roots.clone()).build().or_else(|error| {
+            // A machine without any trust root can still use plain HTTP registries, and its own roots.
+            tracing::warn!(error = &error as &dyn std::error::Error, "no system certificates");
+            self.builder(direct).tls_certs_only(self.roots.clone()).build()
+        })
     }
-    let identity = tls.identity.as_deref().map(reqwest::Identity::from_pem).transpose()?;
-    let (user_agent, skip_verify) = (user_agent.to_owned(), tls.skip_verify);
-    let builder = move |direct: bool| {
+
+    fn builder(&self, direct: bool) -> reqwest::ClientBuilder {
         let mut builder = reqwest::Client::builder()
-            .user_agent(&user_agent)
+            .user_agent(&self.user_agent)
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(timeouts.connect)
-            .pool_max_idle_per_host(max_idle_per_host)
+            .connect_timeout(self.timeouts.connect)
+            .pool_max_idle_per_host(self.max_idle_per_host)
             .pool_idle_timeout(Duration::from_secs(90))
             .tcp_nodelay(true)
             .tcp_keepalive(Duration::from_secs(30))
@@ -166,18 +183,11 @@ fn maker(
             .http2_keep_alive_timeout(Duration::from_secs(10))
             .http2_initial_stream_window_size(4 << 20)
             .http2_initial_connection_window_size(32 << 20)
-            .tls_danger_accept_invalid_certs(skip_verify)
+            .tls_danger_accept_invalid_certs(self.skip_verify)
             .referer(false);
-        if let Some(identity) = identity.clone() {
-            builder = builder.identity(identity);
+        if let Some(identity) = &self.identity {
+            builder = builder.identity(identity.clone());
         }
         if direct { builder.no_proxy() } else { builder }
-    };
-    Ok(Box::new(move |direct| {
-        builder(direct).tls_certs_merge(roots.clone()).build().or_else(|error| {
-            // A machine without any trust root can still use plain HTTP registries, and its own roots.
-            tracing::warn!(error = &error as &dyn std::error::Error, "no system certificates");
-            builder(direct).tls_certs_only(roots.clone()).build()
-        })
-    }))
+    }
 }

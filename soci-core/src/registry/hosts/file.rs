@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 use toml::Spanned;
+
+use crate::duration;
 
 use super::policy::{API_ROOT, Capabilities, Server, Tls};
 
@@ -184,7 +185,8 @@ impl Source<'_> {
         }
         server.tls.skip_verify |= host.skip_verify;
         if let Some(text) = host.dial_timeout {
-            let limit = seconds(&text).ok_or_else(|| self.wrong(key, format!("dial_timeout {text:?}")))?;
+            let limit = duration::parse(text.trim())
+                .ok_or_else(|| self.wrong(key, format!("dial_timeout {text:?}")))?;
             server.timeouts.0 = Some(limit);
         }
         for (name, values) in host.header {
@@ -244,18 +246,4 @@ fn certificates(dir: &Path) -> Result<Tls, HostsError> {
         }
     }
     Ok(tls)
-}
-
-/// A duration as Go writes it, of one number and one unit.
-fn seconds(text: &str) -> Option<Duration> {
-    let text = text.trim();
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.')?);
-    let factor = match unit {
-        "ms" => 0.001,
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return None,
-    };
-    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * factor).ok()
 }
