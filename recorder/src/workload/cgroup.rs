@@ -157,7 +157,7 @@ fn remove_orphans(parent: &Path) {
 }
 
 /// Where the whole unified hierarchy is mounted, if it is and this is no cgroup namespace.
-pub(crate) fn unified_root() -> Option<PathBuf> {
+pub fn unified_root() -> Option<PathBuf> {
     let initial = fs::metadata("/proc/self/ns/cgroup").is_ok_and(|inode| inode.ino() == INITIAL_NAMESPACE);
     fs::read("/proc/self/mountinfo").ok().filter(|_| initial).and_then(|table| unified(&table))
 }

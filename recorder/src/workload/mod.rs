@@ -29,8 +29,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use cgroup::unified_root;
-pub use cgroup::{Cgroup, CgroupError};
+pub use cgroup::{Cgroup, CgroupError, unified_root};
 pub use launch::{Exit, InitCommand, Stdio, Workload};
 pub use process::{Overrides, Process};
 pub use user::{User, UserError};

@@ -1,17 +1,17 @@
 //! What the kernel lets us do: FUSE, overlays, eBPF, cgroups.
 
 use std::fs::{self, File, OpenOptions};
-use std::path::Path;
 
 use recorder::capture::probe_ebpf;
 use recorder::rootfs::Overlay;
+use recorder::workload::unified_root;
 
-use super::Finding;
+use super::{Finding, causes};
 
 /// All checks of this machine alone.
 pub(super) fn check() -> Vec<Finding> {
     let root = rustix::process::geteuid().is_root();
-    let mut findings = vec![kernel(), user(root), fuse(), passthrough_of_overlay(root), cgroup()];
+    let mut findings = vec![kernel(), user(root), fuse(), overlayfs(root), cgroup()];
     findings.push(ebpf(root));
     findings
 }
@@ -48,7 +48,7 @@ fn fuse() -> Finding {
 }
 
 /// Mounts an overlay of empty directories for a moment: the only honest test.
-fn passthrough_of_overlay(root: bool) -> Finding {
+fn overlayfs(root: bool) -> Finding {
     const CHECK: &str = "overlayfs";
     const ADVICE: &str = "load the module (modprobe overlay); the snapshotter's root must be on ext4, xfs or btrfs, not on an overlay";
     if !root {
@@ -59,7 +59,7 @@ fn passthrough_of_overlay(root: bool) -> Finding {
         let part = |name: &str| dir.path().join(name);
         fs::create_dir(part("lower")).map_err(|error| error.to_string())?;
         let overlay = Overlay::writable(&[&part("lower")], &part("upper"), &part("work"), &part("merged"));
-        let overlay = overlay.map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
+        let overlay = overlay.map_err(causes)?;
         fs::write(overlay.path().join("file"), "written").map_err(|error| error.to_string())
     };
     match attempt() {
@@ -69,19 +69,13 @@ fn passthrough_of_overlay(root: bool) -> Finding {
 }
 
 fn cgroup() -> Finding {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let unified = mounts.lines().find_map(|line| {
-        let (mount, file_system) = line.split_once(" - ")?;
-        file_system.starts_with("cgroup2 ").then(|| mount.split(' ').nth(4).unwrap_or_default().to_owned())
-    });
-    match unified {
-        Some(place) if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() => {
-            Finding::ok("cgroup", format!("version 2 at {place}"))
-        }
-        Some(place) => Finding::ok("cgroup", format!("versions 1 and 2 (unified at {place})")),
-        None => {
-            Finding::warning("cgroup", "no unified hierarchy is mounted", "soci record mounts one for itself")
-        }
+    match unified_root() {
+        Some(place) => Finding::ok("cgroup", format!("unified hierarchy (version 2) at {}", place.display())),
+        None => Finding::warning(
+            "cgroup",
+            "no unified hierarchy is to be seen here",
+            "soci record mounts it for itself, or tells the workload by its process tree",
+        ),
     }
 }
 
@@ -97,6 +91,6 @@ fn ebpf(root: bool) -> Finding {
     }
     match probe_ebpf() {
         Ok(()) => Finding::ok(CHECK, "kernel types and tracepoints are there; the programs load and attach"),
-        Err(error) => Finding::warning(CHECK, format!("{:#}", anyhow::Error::new(error)), ADVICE),
+        Err(error) => Finding::warning(CHECK, causes(error), ADVICE),
     }
 }

@@ -76,6 +76,11 @@ impl Finding {
     }
 }
 
+/// An error with its causes, on one line.
+fn causes(error: impl std::error::Error + Send + Sync + 'static) -> String {
+    format!("{:#}", anyhow::Error::new(error))
+}
+
 /// Runs the command.
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let mut findings = kernel::check();

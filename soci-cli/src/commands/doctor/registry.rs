@@ -8,7 +8,7 @@ use soci_core::media_type::{SOCI_INDEX_V1, SOCI_INDEX_V2};
 use soci_core::registry::{Reference, Repository};
 use soci_core::units::ByteRange;
 
-use super::Finding;
+use super::{Finding, causes};
 use crate::sources::RegistryFlags;
 
 const CREDENTIAL: &str = "check the name, log in (docker login, nerdctl login) or give --user; a registry without TLS needs --plain-http";
@@ -27,7 +27,7 @@ pub(super) async fn check(image: &str, flags: &RegistryFlags) -> Vec<Finding> {
     let (raw, digest, media_type) = match repository.manifest(wanted).await {
         Ok(found) => found,
         Err(error) => {
-            return vec![Finding::failed("registry", format!("{:#}", anyhow::Error::new(error)), CREDENTIAL)];
+            return vec![Finding::failed("registry", causes(error), CREDENTIAL)];
         }
     };
     let found = format!("{digest} in {} ms from {}", begin.elapsed().as_millis(), repository.host());
@@ -54,7 +54,7 @@ async fn ranges(repository: &Repository, layer: &soci_core::image::Descriptor) -
     let fetcher = repository.range_fetcher(layer.digest, size);
     match fetcher.fetch(ByteRange::new(size.saturating_sub(1), size)).await {
         Ok(_) => Finding::ok("ranges", format!("a byte of a layer in {} ms", begin.elapsed().as_millis())),
-        Err(error) => Finding::failed("ranges", format!("{:#}", anyhow::Error::new(error)), ADVICE),
+        Err(error) => Finding::failed("ranges", causes(error), ADVICE),
     }
 }
 
@@ -73,6 +73,6 @@ async fn referrers(repository: &Repository, digest: &soci_core::digest::Digest) 
                 count => Finding::ok("index", format!("{count} SOCI indexes refer to it")),
             }
         }
-        Err(error) => Finding::failed("index", format!("{:#}", anyhow::Error::new(error)), CREDENTIAL),
+        Err(error) => Finding::failed("index", causes(error), CREDENTIAL),
     }
 }
