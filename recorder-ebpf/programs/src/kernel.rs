@@ -1,7 +1,9 @@
 //! Reads the kernel's structures at the offsets of the running kernel.
 //!
 //! Rust has no CO-RE relocations: the loader takes the offsets from the kernel's BTF and writes them into [`OFFSETS`]
-//! before the programs are loaded. Memory is read by a helper that answers an error for a bad address.
+//! before the programs are loaded. What hangs on an argument of a tracepoint has a type that the verifier knows: it is
+//! read by plain loads, which give zeros for a bad address and cost next to nothing. Other memory is read by a helper
+//! that answers an error for a bad address.
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use recorder_ebpf::{FIELDS, Field, NO_MEMBER, OVERLAY, UNLINKED};
@@ -24,9 +26,25 @@ pub(crate) struct File {
     pub(crate) flags: u32,
 }
 
+/// Identity and size of the inode that owns a page cache. The mapping is an argument of a tracepoint.
+#[inline(always)]
+pub(crate) fn owner(mapping: *const u8) -> Option<File> {
+    let inode: *const u8 = typed(mapping, Field::MappingHost);
+    let sb: *const u8 = typed(inode, Field::InodeSb);
+    if inode.is_null() || sb.is_null() {
+        return None;
+    }
+    Some(File {
+        ino: typed(inode, Field::InodeIno),
+        size: typed(inode, Field::InodeSize),
+        dev: typed(sb, Field::SuperDev),
+        flags: if typed::<u32>(inode, Field::InodeLinks) == 0 { UNLINKED as u32 } else { 0 },
+    })
+}
+
 /// Identity and size of an inode.
 #[inline(always)]
-pub(crate) fn file(inode: *const u8) -> Option<File> {
+fn file(inode: *const u8) -> Option<File> {
     let sb: *const u8 = member(inode, Field::InodeSb)?;
     let links: u32 = member(inode, Field::InodeLinks)?;
     Some(File {
@@ -57,6 +75,14 @@ pub(crate) fn file_below(inode: *const u8) -> Option<File> {
         dentry = member(topmost, Field::OverlayDentry)?;
     }
     file(member(dentry, Field::DentryInode)?)
+}
+
+/// A member of a structure whose type the verifier knows.
+#[inline(always)]
+fn typed<T>(base: *const u8, field: Field) -> T {
+    // SAFETY: the verifier admits no other address than that of a member of this size; the kernel answers a fault with
+    // zeros, which every T used here can be. Volatile, so that the load stays where the type is known.
+    unsafe { core::ptr::read_volatile(part(base, field).cast()) }
 }
 
 /// A member of the structure at `base`.

@@ -9,7 +9,7 @@ use aya_ebpf::{
     macros::map,
     maps::{PerCpuArray, RingBuf},
 };
-use recorder_ebpf::{COUNTER_COUNT, Counter, Event, EventKind, Field, RING_BYTES};
+use recorder_ebpf::{COUNTER_COUNT, Counter, Event, EventKind, RING_BYTES};
 
 use crate::{
     anomaly, filter,
@@ -35,11 +35,10 @@ pub(crate) struct Pages {
     pub(crate) end: u64,
 }
 
-/// Pages `first..=last` of a mapping.
+/// Pages `first..=last` of a mapping, which is an argument of a tracepoint.
 #[inline(always)]
 pub(crate) fn pages(mapping: *const u8, first: u64, last: u64) -> Pages {
-    let inode = kernel::member(mapping, Field::MappingHost).unwrap_or(core::ptr::null());
-    let file = known(kernel::file(inode));
+    let file = known(kernel::owner(mapping));
     Pages { file, start: kernel::bytes(first), end: kernel::bytes(last.wrapping_add(1)) }
 }
 
