@@ -46,6 +46,24 @@ pub const ZTOC: &str = "application/octet-stream";
 pub const ZTOC_ZSTD: &str = "application/vnd.soci.ztoc.zstd.v1";
 /// A prefetch artifact inside a SOCI index.
 pub const PREFETCH: &str = "application/vnd.amazon.soci.prefetch.v1+json";
+/// Config of an artifact that needs none (OCI image specification 1.1).
+pub const OCI_EMPTY: &str = "application/vnd.oci.empty.v1+json";
+/// Artifact type of an image's fine indexes. Ours, as all that follow.
+pub const FINE_INDEX: &str = "application/vnd.soci.fine-index.v1";
+/// The tables of an image's fine indexes.
+pub const FINE_TABLES: &str = "application/vnd.soci.fine-index.tables.v1";
+/// The windows of one layer's fine index.
+pub const FINE_WINDOWS: &str = "application/vnd.soci.fine-index.windows.v1";
+/// Artifact type of a working-set pack.
+pub const PACK: &str = "application/vnd.soci.pack.v1";
+/// The blob of a working-set pack.
+pub const PACK_BLOCKS: &str = "application/vnd.soci.pack.blocks.v1";
+/// Annotation of a pack: the name of the workload that it is for.
+pub const PACK_WORKLOAD: &str = "soci.pack.workload";
+/// Annotation of a pack's blob: the digest of its head (header and block table).
+pub const PACK_HEAD: &str = "soci.pack.head-digest";
+/// Annotation of a pack's blob: the length of its head in bytes.
+pub const PACK_HEAD_SIZE: &str = "soci.pack.head-size";
 
 /// On a SOCI index manifest: the tool that built it.
 pub const BUILD_TOOL: &str = "com.amazon.soci.build-tool-identifier";

@@ -4,6 +4,7 @@
 //! bytes, whatever the order in which layers were built.
 
 mod builder;
+mod companion;
 mod layer;
 mod look;
 mod manifest;
@@ -13,6 +14,7 @@ mod settings;
 mod told;
 
 pub use builder::build;
+pub use companion::{Companion, CompanionKind, companion_of};
 pub use layer::{LayerBuildError, SkipReason};
 pub use look::view;
 pub use manifest::{EMPTY_CONFIG, IndexError, IndexVersion, SociIndex, is_ztoc, layer_of};

@@ -31,6 +31,10 @@ pub enum ArtifactKind {
     SociLayer,
     /// A prefetch artifact.
     SociPrefetch,
+    /// The manifest of an image's fine indexes.
+    FineIndex,
+    /// The manifest of a working-set pack.
+    Pack,
 }
 
 /// One artifact of the store.
@@ -40,7 +44,7 @@ pub struct Artifact {
     pub digest: Digest,
     /// What it is.
     pub kind: ArtifactKind,
-    /// For an index: the image manifest. For a zTOC or prefetch artifact: the layer.
+    /// For an index, a fine index or a pack: the image manifest. For a zTOC or prefetch artifact: the layer.
     pub oci_digest: Digest,
     /// For an index: what the image's name pointed to (an image index or the manifest itself).
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -30,7 +30,12 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     let root = Root::open(global)?;
     let record = root.record(&digest)?;
     if record.kind != ArtifactKind::SociPrefetch {
-        let kind = if record.kind == ArtifactKind::SociIndex { "soci_index" } else { "soci_layer" };
+        let kind = match record.kind {
+            ArtifactKind::SociIndex => "soci_index",
+            ArtifactKind::FineIndex => "fine_index",
+            ArtifactKind::Pack => "pack",
+            ArtifactKind::SociLayer | ArtifactKind::SociPrefetch => "soci_layer",
+        };
         bail!("the provided digest is not a prefetch artifact (type: {kind})");
     }
     let blob = root.read(&digest)?;

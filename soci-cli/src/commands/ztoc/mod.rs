@@ -44,6 +44,8 @@ fn open(root: &Root, digest: &Digest) -> Result<(Artifact, Ztoc)> {
             "the provided digest belongs to a SOCI index. Use `soci index info` to get the detailed information about it"
         ),
         ArtifactKind::SociPrefetch => bail!("the provided digest belongs to a prefetch artifact"),
+        ArtifactKind::FineIndex => bail!("the provided digest belongs to a fine index"),
+        ArtifactKind::Pack => bail!("the provided digest belongs to a pack: see `soci pack info`"),
     }
     Ok((record, Ztoc::open(root.read(digest)?)?))
 }

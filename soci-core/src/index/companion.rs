@@ -1,0 +1,165 @@
+//! Companions: artifacts of ours beside an image, whose subject is the image manifest.
+//!
+//! Holds no state. A companion is an OCI image manifest with an artifact type and the empty config. It is never an entry of
+//! a SOCI index: upstream downloads every entry of an index that it uses.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::EMPTY_CONFIG;
+use crate::{
+    digest::Digest,
+    image::{Descriptor, Manifest},
+    json, media_type,
+    store::{Artifact, ArtifactKind, Artifacts, ContentStore, StoreError, soci_index_labels},
+};
+
+/// What a companion is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompanionKind {
+    /// The fine indexes of an image: the bundle of tables, then a blob of windows for each layer.
+    FineIndex,
+    /// A working-set pack: one blob.
+    Pack,
+}
+
+impl CompanionKind {
+    /// Its artifact type.
+    pub const fn artifact_type(self) -> &'static str {
+        match self {
+            Self::FineIndex => media_type::FINE_INDEX,
+            Self::Pack => media_type::PACK,
+        }
+    }
+
+    /// The kind with this artifact type.
+    pub fn of(artifact_type: &str) -> Option<Self> {
+        [Self::FineIndex, Self::Pack].into_iter().find(|kind| kind.artifact_type() == artifact_type)
+    }
+
+    const fn record(self) -> ArtifactKind {
+        match self {
+            Self::FineIndex => ArtifactKind::FineIndex,
+            Self::Pack => ArtifactKind::Pack,
+        }
+    }
+}
+
+/// A companion manifest that is to be written.
+#[derive(Clone, Debug)]
+pub struct Companion {
+    /// What it is.
+    pub kind: CompanionKind,
+    /// The image manifest.
+    pub subject: Descriptor,
+    /// Its blobs; they are in the store already.
+    pub layers: Vec<Descriptor>,
+    /// Its annotations; a list of referrers repeats them.
+    pub annotations: BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+struct Wire<'a> {
+    #[serde(rename = "schemaVersion")]
+    schema_version: u64,
+    #[serde(rename = "mediaType")]
+    media_type: &'a str,
+    #[serde(rename = "artifactType")]
+    artifact_type: &'a str,
+    config: Descriptor,
+    layers: &'a [Descriptor],
+    subject: &'a Descriptor,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: &'a BTreeMap<String, String>,
+}
+
+impl Companion {
+    /// Its bytes: the same for the same content.
+    pub fn encode(&self) -> Vec<u8> {
+        let (digest, size) = (Digest::of(EMPTY_CONFIG), EMPTY_CONFIG.len() as u64);
+        let wire = Wire {
+            schema_version: 2,
+            media_type: media_type::OCI_MANIFEST,
+            artifact_type: self.kind.artifact_type(),
+            config: Descriptor::new(media_type::OCI_EMPTY, digest, size),
+            layers: &self.layers,
+            subject: &self.subject,
+            annotations: &self.annotations,
+        };
+        json::to_vec(&wire).expect("strings and integers always encode")
+    }
+
+    /// Its descriptor, as a list of referrers has it.
+    pub fn descriptor(&self) -> Descriptor {
+        let raw = self.encode();
+        let mut descriptor = Descriptor::new(media_type::OCI_MANIFEST, Digest::of(&raw), raw.len() as u64);
+        descriptor.artifact_type = Some(self.kind.artifact_type().to_owned());
+        descriptor.annotations = self.annotations.clone();
+        descriptor
+    }
+
+    /// Puts it into the store, with a record. `image` and `platform` are the image as the user named it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put(
+        &self,
+        store: &ContentStore,
+        artifacts: &Artifacts,
+        image: &str,
+        platform: &str,
+    ) -> Result<Descriptor, StoreError> {
+        let config = store.put(EMPTY_CONFIG)?;
+        let descriptor = self.descriptor();
+        store.put_labelled(&self.encode(), soci_index_labels(&config, &self.layers))?;
+        store.add_manifest(descriptor.clone())?;
+        artifacts.put(&Artifact {
+            digest: descriptor.digest,
+            kind: self.kind.record(),
+            oci_digest: self.subject.digest,
+            image_digest: None,
+            image_ref: Some(image.to_owned()),
+            platform: Some(platform.to_owned()),
+            media_type: media_type::OCI_MANIFEST.to_owned(),
+            artifact_type: descriptor.artifact_type.clone(),
+            created_at: jiff::Timestamp::now(),
+            span_size: 0,
+            span_layout: None,
+            size: descriptor.size,
+        })?;
+        Ok(descriptor)
+    }
+}
+
+/// The kind of a manifest that is a companion of the image manifest `image`; `None` for any other manifest.
+pub fn companion_of(manifest: &Manifest, image: &Digest) -> Option<CompanionKind> {
+    let subject = manifest.subject.as_ref().filter(|subject| subject.digest == *image);
+    subject.and_then(|_| CompanionKind::of(manifest.artifact_type.as_deref()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn a_companion_reads_back_as_a_manifest_of_its_kind() {
+        let subject = Descriptor::new(media_type::OCI_MANIFEST, Digest::of(b"image"), 5);
+        let blob = Descriptor::new(media_type::PACK_BLOCKS, Digest::of(b"pack"), 4);
+        let annotations = [(media_type::PACK_WORKLOAD.to_owned(), "web".to_owned())].into();
+        let written = Companion {
+            kind: CompanionKind::Pack,
+            subject: subject.clone(),
+            layers: vec![blob.clone()],
+            annotations,
+        };
+        let read = Manifest::parse(Bytes::from(written.encode()), media_type::OCI_MANIFEST).unwrap();
+        assert_eq!(read.digest, written.descriptor().digest);
+        assert_eq!(read.layers, [blob]);
+        assert_eq!(companion_of(&read, &subject.digest), Some(CompanionKind::Pack));
+        assert_eq!(companion_of(&read, &Digest::of(b"another image")), None);
+        assert_eq!(read.annotations, written.annotations);
+    }
+}
