@@ -4,6 +4,7 @@
 //! caller tries again). The context keeps its layers alive until the [`super::Node`] drops it for being idle; mounts keep
 //! them longer.
 
+use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,16 +14,21 @@ use futures_util::StreamExt;
 use parking_lot::Mutex;
 use soci_core::digest::Digest;
 use soci_core::image::{Descriptor, Manifest};
+use soci_core::media_type;
+use soci_core::prefetch::PrefetchSpan;
 use soci_core::registry::Reference;
-use soci_core::units::SpanId;
+use soci_core::units::{ByteRange, SpanId};
+use soci_core::ztoc::Ztoc;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
+use super::companions::{Fine, FineIndexes, PackSource};
 use super::node::Services;
+use super::pack::{self, PackFailure, Target};
 use super::resolver::{Indexed, ManifestAndConfig, Source, parse_artifact};
 use super::{Layer, LayerError};
-use crate::prefetch::{Hold, Order};
-use crate::span::chain;
+use crate::prefetch::{Hold, Order, Stream};
+use crate::span::{SpanManager, chain};
 
 /// zTOCs of one image that are fetched at once.
 const AT_ONCE: usize = 8;
@@ -41,6 +47,8 @@ pub struct ImageRequest {
     pub manifest_digest: Digest,
     /// Digest of the index to use, if the request names one.
     pub index_digest: Option<Digest>,
+    /// Which fine indexes to use.
+    pub fine: Fine,
 }
 
 /// A prefetch artifact on its way. Until it is queued all prefetch waits, so that the queue is in order from its start.
@@ -67,7 +75,16 @@ pub struct ImageContext {
     manifest: OnceCell<Manifest>,
     config: OnceCell<Arc<ManifestAndConfig>>,
     index: OnceCell<Option<Index>>,
+    referrers: OnceCell<Vec<Descriptor>>,
+    companions: OnceCell<Companions>,
     used: Mutex<Instant>,
+}
+
+/// What the image has beside its index and is to be used.
+#[derive(Debug, Default)]
+struct Companions {
+    fine: Option<Arc<FineIndexes>>,
+    pack: Option<PackSource>,
 }
 
 #[derive(Debug)]
@@ -86,6 +103,8 @@ impl ImageContext {
             manifest: OnceCell::new(),
             config: OnceCell::new(),
             index: OnceCell::new(),
+            referrers: OnceCell::new(),
+            companions: OnceCell::new(),
             used: Mutex::new(Instant::now()),
         }
     }
@@ -126,6 +145,12 @@ impl ImageContext {
         Ok(self.index().await?.map(|index| index.digest))
     }
 
+    /// Digest of the manifest of the fine indexes that the image is served with, if it has some.
+    pub async fn fine_digest(&self) -> Option<Digest> {
+        let companions = self.companions().await.ok()?;
+        companions.fine.as_ref().map(|fine| fine.digest)
+    }
+
     /// The image's layers, from the bottom up.
     pub async fn layers(&self) -> Result<Vec<Descriptor>, LayerError> {
         self.image_manifest().await.map(|manifest| manifest.layers.clone())
@@ -148,7 +173,7 @@ impl ImageContext {
     }
 
     /// Finds everything and makes all layers ready. Failures are logged here and met again by whoever asks for the layer.
-    pub(super) async fn start(&self) {
+    pub(super) async fn start(self: &Arc<Self>) {
         let before_prefetch = self.services.engine.hold();
         let mut all = pin!(self.make_ready());
         if tokio::time::timeout(SMALL_THINGS_FIRST, &mut all).await.is_err() {
@@ -157,8 +182,10 @@ impl ImageContext {
         }
     }
 
-    async fn make_ready(&self) {
-        let index = match self.index().await {
+    async fn make_ready(self: &Arc<Self>) {
+        // Both begin now: neither needs the other.
+        let (index, companions) = tokio::join!(self.index(), self.companions());
+        let index = match index {
             Ok(Some(index)) => index,
             Ok(None) => {
                 return tracing::info!(image = %self.request.reference, "image has no usable soci index");
@@ -168,13 +195,119 @@ impl ImageContext {
             }
         };
         let all = futures_util::stream::iter(0..index.layers.len());
-        all.for_each_concurrent(AT_ONCE, |at| async move {
+        let layers = all.for_each_concurrent(AT_ONCE, |at| async move {
             let (indexed, cell) = &index.layers[at];
             if let Err(error) = self.ready(indexed, cell).await {
                 tracing::warn!(layer = %indexed.layer, error = %chain(&error), "layer cannot be lazy");
             }
-        })
-        .await;
+        });
+        match companions.ok().and_then(|companions| companions.pack.as_ref()) {
+            None => layers.await,
+            Some(pack) => {
+                // Announced before the layers let the background class begin.
+                let stream = self.services.engine.stream();
+                self.spawn_pack(pack.clone(), stream);
+                layers.await;
+            }
+        }
+    }
+
+    /// Brings the pack, without anybody waiting for its end. If it fails, the prefetch artifacts take its place.
+    fn spawn_pack(self: &Arc<Self>, pack: PackSource, stream: Stream) {
+        let this = Arc::clone(self);
+        self.services.engine.runtime().spawn(async move {
+            let stats = &this.services.stats;
+            let Err(error) = this.bring_pack(&pack, &stream).await else {
+                stats.packs.inc();
+                return tracing::info!(digest = %pack.digest, "pack is here");
+            };
+            stats.pack_failures.inc();
+            tracing::warn!(digest = %pack.digest, error = %chain(&error), "pack failed, continuing without");
+            drop(stream);
+            let Ok(Some(index)) = this.index().await else { return };
+            for (indexed, cell) in &index.layers {
+                if let Some(layer) = cell.get() {
+                    this.queue(layer, indexed.position, this.artifacts(indexed));
+                }
+            }
+        });
+    }
+
+    async fn bring_pack(&self, pack: &PackSource, stream: &Stream) -> Result<(), PackFailure> {
+        let layers = self.layers().await.map_err(|_| PackFailure::Over)?;
+        let fetcher = self.source.repository.range_fetcher(pack.blob.digest, pack.blob.size);
+        let target = Target {
+            image: self.request.manifest_digest,
+            layers: layers.iter().map(|layer| layer.digest).collect(),
+            lazy: Box::pin(self.lazy_layers()),
+        };
+        pack::bring(pack, &fetcher, target, stream, &self.services.stats).await
+    }
+
+    /// The layers that are served lazily, when all are ready.
+    async fn lazy_layers(&self) -> HashMap<Digest, Arc<SpanManager>> {
+        let Ok(Some(index)) = self.index().await else { return HashMap::new() };
+        let all = futures_util::stream::iter(0..index.layers.len());
+        let ready = all.map(|at| async move {
+            let (indexed, cell) = &index.layers[at];
+            let layer = self.ready(indexed, cell).await.ok()?;
+            Some((indexed.layer, Arc::clone(layer.spans())))
+        });
+        ready.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
+    }
+
+    /// Everything that refers to the image. Asked once, also for the index where that is found so.
+    async fn referrers(&self) -> Result<&[Descriptor], LayerError> {
+        let found = self.referrers.get_or_try_init(|| async {
+            let manifest = self.image_manifest().await?;
+            // Without companions, only indexes are asked for.
+            let wanted = (!self.services.pack.any()).then_some(media_type::SOCI_INDEX_V1);
+            self.source.referrers(manifest, wanted).await
+        });
+        found.await.map(Vec::as_slice)
+    }
+
+    /// What the image has beside its index. Fails only when the image manifest cannot be had, and waits for a registry only
+    /// for a time: the image starts without.
+    async fn companions(&self) -> Result<&Companions, LayerError> {
+        let found = self.companions.get_or_try_init(|| async {
+            let manifest = self.image_manifest().await?;
+            let found = tokio::time::timeout(SMALL_THINGS_FIRST, self.find_companions(manifest)).await;
+            Ok::<_, LayerError>(found.unwrap_or_else(|_| {
+                tracing::warn!(image = %self.request.reference, "fine index and pack were not found in time");
+                Companions::default()
+            }))
+        });
+        found.await
+    }
+
+    async fn find_companions(&self, manifest: &Manifest) -> Companions {
+        let options = &self.services.pack;
+        if let Fine::Recorded(digest) = self.request.fine {
+            let fine = match digest {
+                Some(digest) => self.source.recorded_fine_indexes(manifest, digest).await,
+                None => None,
+            };
+            return Companions { fine: fine.map(Arc::new), pack: None };
+        }
+        if !options.any() {
+            return Companions::default();
+        }
+        let listed = match self.referrers().await {
+            Ok(listed) => self.source.companions(manifest, listed, self.request.reference.tag()).await,
+            Err(error) => {
+                tracing::warn!(image = %self.request.reference, error = %chain(&error), "referrers cannot be listed: no fine index and no pack");
+                return Companions::default();
+            }
+        };
+        let fine = async {
+            if options.fine { self.source.fine_indexes(manifest, &listed, options).await } else { None }
+        };
+        let pack = async {
+            if options.enable { self.source.pack(manifest, &listed, options).await } else { None }
+        };
+        let (fine, pack) = tokio::join!(fine, pack);
+        Companions { fine: fine.map(Arc::new), pack }
     }
 
     async fn image_manifest(&self) -> Result<&Manifest, LayerError> {
@@ -185,10 +318,13 @@ impl ImageContext {
         let found = self.index.get_or_try_init(|| async {
             let manifest = self.image_manifest().await?;
             let allowed = self.services.discovery;
-            let Some(digest) = self.source.discover(manifest, self.request.index_digest, allowed).await?
-            else {
-                return Ok(None);
+            let named = Source::named_index(manifest, self.request.index_digest, allowed)?;
+            let digest = match named {
+                Some(named) => Some(named),
+                None if allowed.v1 => Source::referring_index(self.referrers().await?),
+                None => None,
             };
+            let Some(digest) = digest else { return Ok(None) };
             let layers = self.source.index(manifest, digest).await?;
             Ok::<_, LayerError>(layers.map(|layers| Index {
                 digest,
@@ -200,18 +336,32 @@ impl ImageContext {
 
     async fn ready(&self, indexed: &Indexed, cell: &OnceCell<Arc<Layer>>) -> Result<Arc<Layer>, LayerError> {
         let layer = cell.get_or_try_init(|| async {
-            // Artifacts are small: they are asked for first, and waited for by nobody.
-            let artifacts = self.artifacts(indexed);
-            let ztoc = self.source.ztoc(indexed).await?;
+            let companions = self.companions().await?;
+            // Artifacts are small: they are asked for first, and waited for by nobody. A pack has all that they name.
+            let artifacts = if companions.pack.is_some() { Vec::new() } else { self.artifacts(indexed) };
+            let ztoc = match self.fine_table(companions, indexed).await? {
+                Some(table) => table,
+                None => self.source.ztoc(indexed).await?,
+            };
             let name = format!("{}/{}", self.source.repository.host(), self.source.repository.name());
             let fetcher = self.source.repository.range_fetcher(indexed.layer, indexed.size);
+            let windows = ztoc.windows().map(|windows| (windows.digest(), windows.size()));
+            let windows = windows.map(|(digest, size)| self.source.repository.range_fetcher(digest, size));
             let layer = Arc::clone(&self.services).layer(indexed.layer, ztoc).await?;
-            layer.spans().add_source(&name, fetcher);
+            layer.spans().add_source(&name, fetcher, windows);
             self.queue(&layer, indexed.position, artifacts);
             self.services.engine.background(layer.spans());
             Ok::<_, LayerError>(layer)
         });
         layer.await.cloned()
+    }
+
+    /// The layer's fine index, if there is one that can be used.
+    async fn fine_table(&self, companions: &Companions, indexed: &Indexed) -> Result<Option<Ztoc>, LayerError> {
+        let Some(fine) = companions.fine.clone() else { return Ok(None) };
+        let indexed = indexed.clone();
+        let opened = tokio::task::spawn_blocking(move || fine.table(&indexed));
+        opened.await.map_err(|_| LayerError::CutOff)
     }
 
     /// Starts to fetch the layer's artifacts.
@@ -250,9 +400,11 @@ impl ImageContext {
                         services.stats.prefetch_artifacts.inc();
                         let ranges = artifact.prefetch_spans.len();
                         tracing::info!(%digest, ranges, "successfully loaded prefetch artifact");
-                        let places = artifact.prefetch_spans.iter().flat_map(|range| {
-                            (range.start_span..=range.end_span).map(|span| (range.priority, SpanId(span)))
-                        });
+                        let ztoc = layer.spans().ztoc();
+                        let places = artifact
+                            .prefetch_spans
+                            .iter()
+                            .flat_map(|range| spans_of(range, ztoc).map(|span| (range.priority, SpanId(span))));
                         let spans = places.take(MAX_PLACES).enumerate().map(|(at, (priority, span))| {
                             (Order { priority, image, layer: position, position: at as u32 }, span)
                         });
@@ -267,4 +419,20 @@ impl ImageContext {
             });
         }
     }
+}
+
+/// The spans, of whatever index the layer is served with, that hold what an artifact names in spans of the layer's zTOC.
+fn spans_of(named: &PrefetchSpan, ztoc: &Ztoc) -> Box<dyn Iterator<Item = u32>> {
+    let coarse = ztoc.coarse();
+    if coarse.is_empty() {
+        return Box::new(named.start_span..=named.end_span);
+    }
+    let plain: Vec<ByteRange> = if named.ranges.is_empty() {
+        let start = |span: u32| coarse.get(span as usize).copied().unwrap_or(ztoc.uncompressed_size());
+        vec![ByteRange::new(start(named.start_span), start(named.end_span.saturating_add(1)))]
+    } else {
+        named.ranges.iter().map(|range| ByteRange::new(range[0], range[1])).collect()
+    };
+    let spans: Vec<_> = plain.iter().map(|range| ztoc.spans().spans_covering(*range)).collect();
+    Box::new(spans.into_iter().flatten())
 }

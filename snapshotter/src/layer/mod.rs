@@ -7,8 +7,10 @@
 //! What must always hold: everything that is needed to make a layer again is in the store before the layer is handed
 //! out, so a restart needs no registry. A failure is not remembered. Prefetch never delays a layer.
 
+mod companions;
 mod image;
 mod node;
+mod pack;
 mod resolver;
 
 use std::path::Path;
@@ -28,6 +30,7 @@ use crate::span::{Interest, SpanManager};
 use crate::stats::Stats;
 
 pub use crate::fuse::mount::{FuseMount, MountError};
+pub use companions::Fine;
 pub use image::{ImageContext, ImageRequest, LayerState};
 pub use node::{Node, NodeOptions};
 pub use resolver::{Discovery, ManifestAndConfig};

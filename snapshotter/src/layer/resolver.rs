@@ -90,9 +90,8 @@ impl Source {
         ImageConfig::parse(&raw).map_err(LayerError::Config)
     }
 
-    /// The digest of the image's index, if it has one that may be used.
-    pub(super) async fn discover(
-        &self,
+    /// The digest of the image's index, if the request or the image itself names one.
+    pub(super) fn named_index(
         manifest: &Manifest,
         explicit: Option<Digest>,
         allowed: Discovery,
@@ -111,17 +110,26 @@ impl Source {
                 return Ok(Some(digest));
             }
         }
-        if allowed.v1 {
-            tracing::debug!("checking for soci v1 index via referrers API");
-            let listed = self.repository.referrers(&manifest.digest, Some(media_type::SOCI_INDEX_V1)).await;
-            let listed =
-                listed.map_err(|source| LayerError::registry("referrers of", manifest.digest, source))?;
-            if let Some(first) = listed.first() {
-                tracing::info!(digest = %first.digest, "using soci v1 index via referrers API");
-                return Ok(Some(first.digest));
-            }
-        }
         Ok(None)
+    }
+
+    /// The digest of the first index that refers to the image.
+    pub(super) fn referring_index(referrers: &[Descriptor]) -> Option<Digest> {
+        let index = |listed: &&Descriptor| listed.artifact_type.as_deref() == Some(media_type::SOCI_INDEX_V1);
+        let first = referrers.iter().find(index)?;
+        tracing::info!(digest = %first.digest, "using soci v1 index via referrers API");
+        Some(first.digest)
+    }
+
+    /// What refers to the image, or only what has one artifact type.
+    pub(super) async fn referrers(
+        &self,
+        manifest: &Manifest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>, LayerError> {
+        tracing::debug!("checking for soci artifacts via referrers API");
+        let listed = self.repository.referrers(&manifest.digest, artifact_type).await;
+        listed.map_err(|source| LayerError::registry("referrers of", manifest.digest, source))
     }
 
     /// What the index has for the layers of the image. `None` when the registry has no such index.
@@ -185,7 +193,7 @@ impl Source {
         self.blob("prefetch artifact", descriptor, MAX_ARTIFACT as u64).await
     }
 
-    async fn blob(
+    pub(super) async fn blob(
         &self,
         what: &'static str,
         descriptor: &Descriptor,
@@ -235,6 +243,11 @@ pub(super) fn parse_artifact(
     raw: &[u8],
     ztoc: &Ztoc,
 ) -> Result<Arc<PrefetchArtifact>, LayerError> {
-    let last = SpanId(ztoc.spans().len().saturating_sub(1));
+    // It names spans of the zTOC, beside which a fine index lies.
+    let spans = match ztoc.coarse() {
+        [] => ztoc.spans().len(),
+        coarse => u32::try_from(coarse.len()).unwrap_or(u32::MAX),
+    };
+    let last = SpanId(spans.saturating_sub(1));
     PrefetchArtifact::parse(raw, last).map(Arc::new).map_err(|source| LayerError::Artifact { digest, source })
 }

@@ -3,6 +3,9 @@
 //! Owns the request's share of the engine's accounts ([`Transfer`]) and gives it back on drop, so a cancelled request
 //! leaves no trace. A span's check and inflation start as soon as its own bytes are complete, while the rest still
 //! arrives. Adjacent spans may share one byte of the compressed layer.
+//!
+//! Where windows are detached, that of the first span is asked for at the same time as the bytes; each other span of the run
+//! takes its window from the span before it, and so waits for that.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,12 +13,13 @@ use std::time::Instant;
 use bytes::{Buf, Bytes};
 use soci_core::registry::RangeBody;
 use soci_core::units::{ByteRange, SpanId};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::queue::Run;
-use super::{Class, Engine, address};
+use super::{Class, Engine, address, windows};
 use crate::span::state::Claim;
 use crate::span::{SpanError, SpanManager, chain};
+use crate::stats::Stats;
 
 /// A request's entry in the engine's accounts.
 #[derive(Debug)]
@@ -91,10 +95,14 @@ impl Drop for Transfer {
                 }
             }
         }
+        let demand_over = self.class == Class::Demand && work.demand_receiving == 0;
         if work.ahead_requests == 0 && work.demand_waiting == 0 && work.demand_receiving == 0 {
             work.link.idle();
         }
         drop(work);
+        if demand_over {
+            self.engine.0.demand_over.notify_waiters();
+        }
         self.engine.pump();
     }
 }
@@ -109,6 +117,7 @@ pub(super) async fn fetch(engine: &Engine, run: Run, mut transfer: Transfer) {
     transfer.sent();
     let range = range_of(&run);
     let Run { manager, claims } = run;
+    let mut before = claims.first().and_then(|first| windows::Before::of_first(&manager, first.span(), &engine.0.runtime));
     let mut claims = claims.into_iter();
     let outcome = async {
         let mut split =
@@ -123,7 +132,11 @@ pub(super) async fn fetch(engine: &Engine, run: Run, mut transfer: Transfer) {
                 }
             };
             match split.take(want, &mut transfer).await {
-                Ok(compressed) => spawn_fill(engine, &manager, class, claim, compressed, room),
+                Ok(compressed) => {
+                    let (told, next) = oneshot::channel();
+                    let window = before.replace(windows::Before::Span(next));
+                    spawn_fill(engine, &manager, class, Filling { claim, compressed, window, room, _told: told });
+                }
                 Err(error) => {
                     let error = Arc::new(error);
                     claim.fail(Arc::clone(&error));
@@ -153,15 +166,19 @@ fn range_of(run: &Run) -> ByteRange {
     }
 }
 
-/// Checks, inflates and stores a span on the blocking pool; a wrong digest is fetched again as often as configured.
-fn spawn_fill(
-    engine: &Engine,
-    manager: &Arc<SpanManager>,
-    class: Class,
+/// A span whose bytes are here.
+struct Filling {
     claim: Claim,
     compressed: Vec<u8>,
+    /// Where its window comes from.
+    window: Option<windows::Before>,
     room: Option<OwnedSemaphorePermit>,
-) {
+    /// Dropped when the span is over, one way or the other: the next one of the run waits for that.
+    _told: oneshot::Sender<()>,
+}
+
+/// Checks, inflates and stores a span on the blocking pool; a wrong digest is fetched again as often as configured.
+fn spawn_fill(engine: &Engine, manager: &Arc<SpanManager>, class: Class, filling: Filling) {
     let stats = Arc::clone(&engine.0.stats);
     let (spans, bytes) = match class {
         Class::Demand => (&stats.demand_spans, &stats.demand_bytes),
@@ -169,16 +186,19 @@ fn spawn_fill(
         Class::Background => (&stats.background_spans, &stats.background_bytes),
     };
     spans.inc();
-    bytes.add(compressed.len() as u64);
+    bytes.add(filling.compressed.len() as u64);
     let pool = match class {
         Class::Demand => &engine.0.inflate_demand,
         Class::Prefetch | Class::Background => &engine.0.inflate_ahead,
     };
     let (pool, manager, cancelled) = (Arc::clone(pool), Arc::clone(manager), manager.cancelled());
     engine.0.runtime.spawn(async move {
-        let _room = room;
-        let (mut claim, mut compressed) = (claim, compressed);
+        let Filling { mut claim, mut compressed, window, room: _room, _told } = filling;
         let span = claim.span();
+        let window = match windows::window(&manager, span, window).await {
+            Ok(window) => window,
+            Err(error) => return give_up(&stats, claim, error),
+        };
         let mut retries = manager.options().verification_retries;
         loop {
             let _turn = permit(&pool, 1).await;
@@ -188,11 +208,9 @@ fn spawn_fill(
             if class == Class::Prefetch {
                 manager.states().set_unused(span);
             }
-            let filler = Arc::clone(&manager);
-            let Ok(filled) = tokio::task::spawn_blocking(move || filler.fill(claim, &compressed)).await
-            else {
-                return;
-            };
+            let (filler, window) = (Arc::clone(&manager), window.clone());
+            let fill = move || filler.fill(claim, window.as_ref(), &compressed);
+            let Ok(filled) = tokio::task::spawn_blocking(fill).await else { return };
             let Err((returned, error)) = filled else { return };
             claim = returned;
             manager.states().take_unused(span);
@@ -206,15 +224,16 @@ fn spawn_fill(
             };
             match again {
                 Ok(bytes) => compressed = bytes,
-                Err(error) => {
-                    stats.span_failures.inc();
-                    tracing::error!(%span, error = %chain(&error), "span is not usable");
-                    claim.fail(Arc::new(error));
-                    return;
-                }
+                Err(error) => return give_up(&stats, claim, error),
             }
         }
     });
+}
+
+fn give_up(stats: &Stats, claim: Claim, error: SpanError) {
+    stats.span_failures.inc();
+    tracing::error!(span = %claim.span(), error = %chain(&error), "span is not usable");
+    claim.fail(Arc::new(error));
 }
 
 /// Fetches the compressed bytes of one span by a request of its own.

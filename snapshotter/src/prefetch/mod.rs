@@ -4,6 +4,8 @@
 //! never held across a fetch. Three classes: *demand* (a reader waits), *prefetch* (an artifact names the span, ordered
 //! over all layers of the image) and *background* (the rest, slowly).
 //!
+//! A pack ([`Stream`]) is fetched beside the queue, by whoever owns it: it reads on only while no reader's bytes arrive.
+//!
 //! What must always hold: a demand is dispatched at once and never waits for prefetch to free anything. While a reader's
 //! bytes are arriving no new prefetch request starts; those that are out go on, and the window keeps them short. While a
 //! reader's request only waits for its first byte the link is idle, so one prefetch span may use it. Downloaded bytes that
@@ -12,15 +14,17 @@
 mod fetch;
 mod queue;
 mod throttle;
+mod windows;
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use soci_core::units::SpanId;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::span::SpanManager;
 use crate::span::state::Claim;
@@ -95,6 +99,8 @@ struct Shared {
     buffer: Arc<Semaphore>,
     inflate_demand: Arc<Semaphore>,
     inflate_ahead: Arc<Semaphore>,
+    /// Told each time that the last of the readers' bytes that were arriving is here.
+    demand_over: Notify,
     work: Mutex<Work>,
 }
 
@@ -107,6 +113,8 @@ struct Work {
     demand_receiving: usize,
     /// Downloads outside the engine that go before prefetch.
     holds: usize,
+    /// Downloads outside the engine that go before the background class.
+    streams: usize,
     ahead_requests: usize,
     ahead_remaining: u64,
     /// Prefetch requests out for each layer, by the address of its manager.
@@ -126,6 +134,37 @@ impl Drop for Hold {
     }
 }
 
+/// While it lives, the background class pauses: for a download ahead of readers that does not go through the queue.
+#[derive(Debug)]
+pub struct Stream(Engine);
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.0.work.lock().streams -= 1;
+        self.0.pump();
+    }
+}
+
+impl Stream {
+    /// Waits until no reader's bytes are arriving.
+    pub async fn after_demand(&self) {
+        loop {
+            let mut over = pin!(self.0.0.demand_over.notified());
+            over.as_mut().enable();
+            if self.0.0.work.lock().demand_receiving == 0 {
+                return;
+            }
+            over.await;
+        }
+    }
+
+    /// The right to inflate something ahead of readers.
+    pub async fn inflate_turn(&self) -> Option<OwnedSemaphorePermit> {
+        // The engine's semaphores are never closed.
+        Arc::clone(&self.0.0.inflate_ahead).acquire_owned().await.ok()
+    }
+}
+
 impl Engine {
     /// An engine whose work runs on `runtime`.
     pub fn new(runtime: Handle, options: EngineOptions, stats: Arc<Stats>) -> Self {
@@ -138,6 +177,7 @@ impl Engine {
             buffer: Arc::new(Semaphore::new((options.buffer_bytes >> 10).clamp(1, 1 << 30) as usize)),
             inflate_demand: Arc::new(Semaphore::new(inflate)),
             inflate_ahead: Arc::new(Semaphore::new(inflate)),
+            demand_over: Notify::new(),
             work: Mutex::default(),
         }))
     }
@@ -201,6 +241,12 @@ impl Engine {
         Hold(self.clone())
     }
 
+    /// Announces a download ahead of readers that does not go through the queue.
+    pub fn stream(&self) -> Stream {
+        self.0.work.lock().streams += 1;
+        Stream(self.clone())
+    }
+
     /// Starts what may be started. Called after everything that changes the answer.
     fn pump(&self) {
         loop {
@@ -246,7 +292,7 @@ impl Engine {
             let run = {
                 let mut work = engine.0.work.lock();
                 work.timer_armed = false;
-                let idle = !work.busy() && !work.queue.has_prefetch() && work.ahead_requests == 0;
+                let idle = !work.busy() && work.streams == 0 && !work.queue.has_prefetch() && work.ahead_requests == 0;
                 let quiet = work.quiet_until.is_some_and(|until| until > Instant::now());
                 if idle && !quiet { work.queue.pop_background() } else { None }
             };

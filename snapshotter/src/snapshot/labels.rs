@@ -29,6 +29,8 @@ pub const REMOTE: &str = "containerd.io/snapshot/remote";
 pub const REMOTE_VALUE: &str = "remote snapshot";
 /// `true` on layers that the snapshotter provided itself.
 pub const HAS_INDEX: &str = "containerd.io/snapshot/remote/has.soci.index.digest";
+/// On layers of an image that is served with fine indexes: the digest of their manifest.
+pub const FINE_INDEX: &str = "containerd.io/snapshot/remote/soci.fine-index.digest";
 /// Namespace of the request that made a layer.
 pub const NAMESPACE: &str = "containerd.io/snapshot/remote/namespace";
 
@@ -45,6 +47,8 @@ pub struct LayerRequest {
     pub layer_size: Option<u64>,
     /// Explicit SOCI index, when told.
     pub index_digest: Option<Digest>,
+    /// Which fine indexes to use: a layer that was served before says which.
+    pub fine: Fine,
 }
 
 /// Labels that do not describe a layer.
@@ -84,6 +88,10 @@ impl LayerRequest {
             layer_digest: needed(labels, LAYER)?,
             layer_size: optional(labels, LAYER_SIZE)?,
             index_digest: optional(labels, INDEX)?,
+            fine: match labels.contains_key(REMOTE) {
+                true => Fine::Recorded(optional(labels, FINE_INDEX)?),
+                false => Fine::Discover,
+            },
         })
     }
 
@@ -93,6 +101,7 @@ impl LayerRequest {
             reference: self.reference.clone(),
             manifest_digest: self.manifest_digest,
             index_digest: self.index_digest,
+            fine: self.fine,
         }
     }
 }

@@ -174,6 +174,9 @@ impl Snapshotter {
         if let Ok(Some(index)) = image.index_digest().await {
             labels.insert(labels::INDEX.to_owned(), index.to_string());
         }
+        if let Some(fine) = image.fine_digest().await {
+            labels.insert(labels::FINE_INDEX.to_owned(), fine.to_string());
+        }
         self.serving.mounted(id, mount);
         if let Err(error) = self.commit_layer(job, Usage::default(), labels).await {
             self.serving.forget(id);

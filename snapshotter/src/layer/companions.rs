@@ -1,0 +1,225 @@
+//! What an image has beside its SOCI index: fine indexes of its layers, and a pack of what its workload reads.
+//!
+//! Stateless: found by one list of referrers (or, for a converted image in a registry without referrers, in the image
+//! index), fetched, checked and stored like everything small. Both can only help: whatever is wrong with them is logged with
+//! its reason, and the image starts without.
+
+use soci_core::digest::Digest;
+use soci_core::image::{Descriptor, ImageIndex, Manifest};
+use soci_core::index::{CompanionKind, companion_of};
+use soci_core::media_type;
+use soci_core::ztoc::{Bundle, Ztoc};
+
+use super::LayerError;
+use super::pack_options::PackOptions;
+use super::resolver::{Indexed, Source};
+use crate::span::chain;
+
+/// Bytes of a bundle at most: tables are about a hundredth of an image.
+const MAX_BUNDLE: u64 = 256 << 20;
+/// Bytes of a pack's head at most.
+const MAX_HEAD: u64 = soci_core::pack::MAX_HEAD;
+
+/// Which fine indexes an image is to be served with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fine {
+    /// Those that the registry has.
+    Discover,
+    /// The ones that it was served with before; none, if there were none. No registry is asked.
+    Recorded(Option<Digest>),
+}
+
+/// The fine indexes of an image.
+#[derive(Debug)]
+pub(super) struct FineIndexes {
+    /// Their manifest.
+    pub(super) digest: Digest,
+    bundle: Bundle,
+    windows: Vec<Descriptor>,
+}
+
+/// A pack that is to be streamed.
+#[derive(Clone, Debug)]
+pub(super) struct PackSource {
+    /// Its manifest.
+    pub(super) digest: Digest,
+    /// Its blob.
+    pub(super) blob: Descriptor,
+    /// Digest and length of the blob's head.
+    pub(super) head: (Digest, u64),
+}
+
+/// Why a companion is not used.
+#[derive(Debug, thiserror::Error)]
+enum Unfit {
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    #[error("its subject is another image, or its artifact type is not what the list says")]
+    OtherImage,
+    #[error("it has no blob of media type {0}")]
+    NoBlob(&'static str),
+    #[error("its blob has {size} bytes, the limit is {limit}")]
+    TooLarge { size: u64, limit: u64 },
+    #[error("annotation {0} is missing or no such value")]
+    Annotation(&'static str),
+    #[error("the bundle of tables is not valid")]
+    Bundle(#[from] soci_core::ztoc::BundleError),
+}
+
+impl FineIndexes {
+    /// The fine index of a layer, if there is one that fits. Blocking: it is decompressed and checked.
+    pub(super) fn table(&self, indexed: &Indexed) -> Option<Ztoc> {
+        let table = match self.bundle.table(&indexed.layer)? {
+            Ok(table) => table,
+            Err(error) => {
+                tracing::warn!(layer = %indexed.layer, error = %chain(&error), "fine index of the layer is not valid");
+                return None;
+            }
+        };
+        let (found, wanted) = (table.compressed_size(), indexed.size);
+        if found != wanted {
+            tracing::warn!(layer = %indexed.layer, found, wanted, "fine index is for a layer of another size");
+            return None;
+        }
+        let fits = |windows: &soci_core::ztoc::Windows| {
+            self.windows.iter().any(|blob| blob.digest == windows.digest() && blob.size == windows.size())
+        };
+        if !table.windows().is_none_or(fits) {
+            tracing::warn!(layer = %indexed.layer, "the windows of the fine index are not in its manifest");
+            return None;
+        }
+        Some(table)
+    }
+}
+
+impl Source {
+    /// The companions among what refers to the image; for a converted image whose registry keeps no referrers, those that its
+    /// image index lists.
+    pub(super) async fn companions(
+        &self,
+        image: &Manifest,
+        referrers: &[Descriptor],
+        tag: Option<&str>,
+    ) -> Vec<Descriptor> {
+        let ours = |listed: &&Descriptor| listed.artifact_type.as_deref().and_then(CompanionKind::of).is_some();
+        let found: Vec<_> = referrers.iter().filter(ours).cloned().collect();
+        match tag {
+            Some(tag) if found.is_empty() && image.annotations.contains_key(media_type::INDEX_DIGEST) => {
+                self.listed_in_index(image, tag).await
+            }
+            _ => found,
+        }
+    }
+
+    async fn listed_in_index(&self, image: &Manifest, tag: &str) -> Vec<Descriptor> {
+        let listed = match self.repository.manifest(tag).await {
+            Ok((raw, _, served_as)) => ImageIndex::parse(raw, &served_as),
+            Err(error) => {
+                tracing::debug!(tag, error = %chain(&error), "image index not read");
+                return Vec::new();
+            }
+        };
+        let wanted = image.digest.to_string();
+        let of_image = |entry: &Descriptor| {
+            entry.annotation(media_type::IMAGE_MANIFEST_DIGEST) == Some(wanted.as_str())
+        };
+        // A name that points to the manifest itself lists nothing.
+        listed.map(|index| index.manifests.into_iter().filter(of_image).collect()).unwrap_or_default()
+    }
+
+    /// The fine indexes among `listed`, the first that can be used.
+    pub(super) async fn fine_indexes(
+        &self,
+        image: &Manifest,
+        listed: &[Descriptor],
+        options: &PackOptions,
+    ) -> Option<FineIndexes> {
+        for entry in of_kind(listed, CompanionKind::FineIndex).filter(|entry| options.accepts(&entry.digest)) {
+            match self.open_fine_indexes(image, entry.digest).await {
+                Ok(fine) => return Some(fine),
+                Err(error) => {
+                    tracing::warn!(digest = %entry.digest, error = %chain(&error), "fine indexes are not used");
+                }
+            }
+        }
+        None
+    }
+
+    /// The fine indexes with this manifest.
+    pub(super) async fn recorded_fine_indexes(&self, image: &Manifest, digest: Digest) -> Option<FineIndexes> {
+        match self.open_fine_indexes(image, digest).await {
+            Ok(fine) => Some(fine),
+            Err(error) => {
+                tracing::warn!(%digest, error = %chain(&error), "fine indexes are not used");
+                None
+            }
+        }
+    }
+
+    async fn open_fine_indexes(&self, image: &Manifest, digest: Digest) -> Result<FineIndexes, Unfit> {
+        let manifest = self.companion(image, digest, CompanionKind::FineIndex).await?;
+        let blob = blob_of(&manifest, media_type::FINE_TABLES)?;
+        let raw = self.blob("bundle of fine indexes", blob, MAX_BUNDLE).await?;
+        let windows = manifest.layers.into_iter();
+        Ok(FineIndexes {
+            digest,
+            bundle: Bundle::open(raw)?,
+            windows: windows.filter(|blob| blob.media_type == media_type::FINE_WINDOWS).collect(),
+        })
+    }
+
+    /// The pack of the workload that `options` prefers: that of its name, else one without a name, else the first.
+    pub(super) async fn pack(
+        &self,
+        image: &Manifest,
+        listed: &[Descriptor],
+        options: &PackOptions,
+    ) -> Option<PackSource> {
+        let mut packs: Vec<_> =
+            of_kind(listed, CompanionKind::Pack).filter(|entry| options.accepts(&entry.digest)).collect();
+        let workload = |entry: &Descriptor| entry.annotation(media_type::PACK_WORKLOAD).unwrap_or("").to_owned();
+        packs.sort_by_key(|entry| {
+            let name = workload(entry);
+            (name != options.workload, !name.is_empty())
+        });
+        for entry in packs {
+            match self.open_pack(image, entry.digest, options.max_bytes).await {
+                Ok(pack) => {
+                    tracing::info!(digest = %entry.digest, workload = workload(entry), bytes = pack.blob.size, "using pack");
+                    return Some(pack);
+                }
+                Err(error) => {
+                    tracing::warn!(digest = %entry.digest, error = %chain(&error), "pack is not used");
+                }
+            }
+        }
+        None
+    }
+
+    async fn open_pack(&self, image: &Manifest, digest: Digest, limit: u64) -> Result<PackSource, Unfit> {
+        let manifest = self.companion(image, digest, CompanionKind::Pack).await?;
+        let blob = blob_of(&manifest, media_type::PACK_BLOCKS)?.clone();
+        if blob.size > limit {
+            return Err(Unfit::TooLarge { size: blob.size, limit });
+        }
+        let head = blob.annotation(media_type::PACK_HEAD).and_then(|text| text.parse().ok());
+        let head = head.ok_or(Unfit::Annotation(media_type::PACK_HEAD))?;
+        let size = blob.annotation(media_type::PACK_HEAD_SIZE).and_then(|text| text.parse().ok());
+        let size = size.filter(|size| *size <= MAX_HEAD.min(blob.size));
+        let size = size.ok_or(Unfit::Annotation(media_type::PACK_HEAD_SIZE))?;
+        Ok(PackSource { digest, blob, head: (head, size) })
+    }
+
+    async fn companion(&self, image: &Manifest, digest: Digest, kind: CompanionKind) -> Result<Manifest, Unfit> {
+        let manifest = self.manifest(digest).await?;
+        if companion_of(&manifest, &image.digest) == Some(kind) { Ok(manifest) } else { Err(Unfit::OtherImage) }
+    }
+}
+
+fn of_kind(listed: &[Descriptor], kind: CompanionKind) -> impl Iterator<Item = &Descriptor> {
+    listed.iter().filter(move |entry| entry.artifact_type.as_deref() == Some(kind.artifact_type()))
+}
+
+fn blob_of<'a>(manifest: &'a Manifest, media_type: &'static str) -> Result<&'a Descriptor, Unfit> {
+    manifest.layers.iter().find(|blob| blob.media_type == media_type).ok_or(Unfit::NoBlob(media_type))
+}

@@ -1,0 +1,299 @@
+//! A pack on its way: read as one stream, checked block by block, written to the caches of its layers.
+//!
+//! Owns the stream for as long as it lasts. What must always hold: a block's digest is checked before anything of it is used,
+//! and the table of those digests is what the pack's manifest pins; a layer that the image does not have is a reason to use
+//! nothing; whatever goes wrong, readers go on by themselves. While a reader's bytes arrive the stream is not read on.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use soci_core::digest::Digest;
+use soci_core::pack::{PackError, PackHead, open_block};
+use soci_core::registry::{FetchError, RangeBody, RangeFetcher};
+use soci_core::units::ByteRange;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::companions::PackSource;
+use crate::prefetch::Stream;
+use crate::span::{SpanError, SpanManager};
+use crate::stats::Stats;
+
+/// Blocks that are here and not yet written, at most.
+const IN_WORK: usize = 32;
+/// A gap of blocks that are here already is read over when it is smaller than this, bytes: another request costs more.
+const READ_OVER: u64 = 256 << 10;
+/// With a first byte that took longer than this, one connection does not fill the link for many round trips.
+const FAR_AWAY: Duration = Duration::from_millis(30);
+/// Parts of a pack from far away, bytes, and how many are on their way at once.
+const PART: u64 = 4 << 20;
+const PARTS_AT_ONCE: usize = 3;
+
+/// Why a pack was dropped.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PackFailure {
+    /// The registry did not give the bytes.
+    #[error("fetch of the pack failed")]
+    Fetch(#[from] FetchError),
+    /// The registry gave less than it said.
+    #[error("the pack ended early")]
+    Short,
+    /// The head is not the one that the manifest pins.
+    #[error("head of the pack has digest {found}, its manifest says {wanted}")]
+    Head {
+        /// Digest of the bytes that came.
+        found: Digest,
+        /// Digest in the manifest.
+        wanted: Digest,
+    },
+    /// The head or a block is not valid.
+    #[error("pack is not valid")]
+    Pack(#[from] PackError),
+    /// It was made for another image.
+    #[error("pack is for image manifest {0}")]
+    OtherImage(Digest),
+    /// Its size is another than its manifest says.
+    #[error("pack says that it has {found} bytes, its manifest says {wanted}")]
+    Size {
+        /// In the head.
+        found: u64,
+        /// In the manifest.
+        wanted: u64,
+    },
+    /// A cache could not be written.
+    #[error("pages of the pack could not be stored")]
+    Store(#[source] SpanError),
+    /// Nobody uses the layers any more, or the process ends.
+    #[error("the pack is not needed any more")]
+    Over,
+}
+
+/// What a pack needs of its image.
+pub(super) struct Target<'a> {
+    /// The image manifest.
+    pub(super) image: Digest,
+    /// Digests of all layers of the image.
+    pub(super) layers: HashSet<Digest>,
+    /// The layers that are served lazily, when they are ready.
+    pub(super) lazy: std::pin::Pin<Box<dyn Future<Output = HashMap<Digest, Arc<SpanManager>>> + Send + 'a>>,
+}
+
+/// Brings a pack. Ends when everything of it is in the caches, or with the reason why not.
+pub(super) async fn bring(
+    pack: &PackSource,
+    fetcher: &RangeFetcher,
+    target: Target<'_>,
+    stream: &Stream,
+    stats: &Arc<Stats>,
+) -> Result<(), PackFailure> {
+    let begun = Instant::now();
+    let mut reading = Reading::new(fetcher.fetch(ByteRange::new(0, pack.blob.size)).await?);
+    let far_away = begun.elapsed() >= FAR_AWAY;
+    let (wanted, size) = pack.head;
+    let raw = reading.take(size).await?;
+    let found = Digest::of(&raw);
+    if found != wanted {
+        fetcher.distrust();
+        return Err(PackFailure::Head { found, wanted });
+    }
+    let head = PackHead::open(&raw)?;
+    if head.image() != target.image {
+        return Err(PackFailure::OtherImage(head.image()));
+    }
+    if head.size() != pack.blob.size {
+        return Err(PackFailure::Size { found: head.size(), wanted: pack.blob.size });
+    }
+    let managers = target.lazy.await;
+    head.check_layers(|layer| {
+        let lazy = managers.get(layer).map(|manager| manager.ztoc().uncompressed_size());
+        // What is fetched whole is not written from the pack: its size does not matter.
+        lazy.or_else(|| target.layers.contains(layer).then_some(u64::MAX))
+    })?;
+    let places = head.layers().iter().map(|layer| managers.get(layer).cloned()).collect();
+    let work = Arc::new(Work { head, places, stats: Arc::clone(stats) });
+    let promises = work.promise();
+    let outcome = work.read(fetcher, reading, far_away, stream).await;
+    drop(promises);
+    outcome
+}
+
+/// A pack whose head is known, and where its bytes go.
+struct Work {
+    head: PackHead,
+    /// For each of its layers the spans, if it is served lazily.
+    places: Vec<Option<Arc<SpanManager>>>,
+    stats: Arc<Stats>,
+}
+
+/// Readers wait for what is promised; when this is dropped they do not any more.
+struct Promises(Vec<Arc<SpanManager>>);
+
+impl Drop for Promises {
+    fn drop(&mut self) {
+        for manager in &self.0 {
+            manager.promise_over();
+        }
+    }
+}
+
+impl Work {
+    fn place(&self, layer: u16) -> Option<&Arc<SpanManager>> {
+        self.places.get(usize::from(layer))?.as_ref()
+    }
+
+    /// Tells the layers what will come.
+    fn promise(&self) -> Promises {
+        let mut ranges: HashMap<u16, Vec<ByteRange>> = HashMap::new();
+        for block in 0..self.head.blocks().len() {
+            for extent in self.head.extents(block) {
+                ranges.entry(extent.layer).or_default().push(extent.range);
+            }
+        }
+        let promised = ranges.into_iter().filter_map(|(layer, mut ranges)| {
+            let manager = self.place(layer)?;
+            ranges.sort_unstable();
+            manager.promise(ranges);
+            Some(Arc::clone(manager))
+        });
+        Promises(promised.collect())
+    }
+
+    /// Whether a block has anything that is not here.
+    fn lacks(&self, block: usize) -> bool {
+        self.head.extents(block).iter().any(|extent| {
+            self.place(extent.layer).is_some_and(|manager| !manager.cache().holds(extent.range))
+        })
+    }
+
+    /// The blocks to fetch, as ranges of their numbers, each for a request of at most about `limit` bytes.
+    fn parts(&self, limit: u64) -> Vec<std::ops::Range<usize>> {
+        let blocks = self.head.blocks();
+        let mut parts: Vec<std::ops::Range<usize>> = Vec::new();
+        for block in (0..blocks.len()).filter(|block| self.lacks(*block)) {
+            match parts.last_mut() {
+                Some(open)
+                    if blocks[block].stored.start - blocks[open.end - 1].stored.end <= READ_OVER
+                        && blocks[block].stored.end - blocks[open.start].stored.start <= limit =>
+                {
+                    open.end = block + 1;
+                }
+                _ => parts.push(block..block + 1),
+            }
+        }
+        parts
+    }
+
+    async fn read(
+        self: &Arc<Self>,
+        fetcher: &RangeFetcher,
+        first: Reading,
+        far_away: bool,
+        stream: &Stream,
+    ) -> Result<(), PackFailure> {
+        let parts = self.parts(if far_away { PART } else { u64::MAX });
+        let room = Arc::new(Semaphore::new(IN_WORK));
+        let mut first = Some(first);
+        let mut reads = Vec::new();
+        for part in parts {
+            // The first part goes on where the head ended.
+            let open = if part.start == 0 { first.take() } else { None };
+            reads.push(self.part(fetcher, part, open, stream, Arc::clone(&room)));
+        }
+        drop(first);
+        let mut reads = futures_util::stream::StreamExt::buffer_unordered(
+            futures_util::stream::iter(reads),
+            if far_away { PARTS_AT_ONCE } else { 1 },
+        );
+        while let Some(read) = futures_util::StreamExt::next(&mut reads).await {
+            read?;
+        }
+        Ok(())
+    }
+
+    async fn part(
+        self: &Arc<Self>,
+        fetcher: &RangeFetcher,
+        part: std::ops::Range<usize>,
+        open: Option<Reading>,
+        stream: &Stream,
+        room: Arc<Semaphore>,
+    ) -> Result<(), PackFailure> {
+        let blocks = self.head.blocks();
+        let mut reading = match open {
+            Some(open) => open,
+            None => {
+                let whole = ByteRange::new(blocks[part.start].stored.start, blocks[part.end - 1].stored.end);
+                Reading::new(fetcher.fetch(whole).await?)
+            }
+        };
+        let mut fills = JoinSet::new();
+        for block in part {
+            if self.places.iter().flatten().all(|manager| manager.cancelled().is_cancelled()) {
+                return Err(PackFailure::Over);
+            }
+            stream.after_demand().await;
+            let stored = reading.take(blocks[block].stored.len()).await?;
+            self.stats.pack_bytes.add(stored.len() as u64);
+            let (turn, slot) = (stream.inflate_turn().await, Arc::clone(&room).acquire_owned().await.ok());
+            let (this, fetcher) = (Arc::clone(self), fetcher.clone());
+            fills.spawn_blocking(move || {
+                let _turns = (turn, slot);
+                this.fill(block, &stored).inspect_err(|_| {
+                    fetcher.distrust();
+                })
+            });
+            while let Some(filled) = fills.try_join_next() {
+                filled.map_err(|_| PackFailure::Over)??;
+            }
+        }
+        while let Some(filled) = fills.join_next().await {
+            filled.map_err(|_| PackFailure::Over)??;
+        }
+        Ok(())
+    }
+
+    /// Checks a block and writes its bytes. Blocking.
+    fn fill(&self, block: usize, stored: &[u8]) -> Result<(), PackFailure> {
+        let plain = open_block(&self.head, block, stored)?;
+        let mut rest = plain.as_slice();
+        for extent in self.head.extents(block) {
+            let length = usize::try_from(extent.range.len()).unwrap_or(usize::MAX);
+            let (bytes, behind) = rest.split_at_checked(length).ok_or(PackFailure::Short)?;
+            rest = behind;
+            if let Some(manager) = self.place(extent.layer) {
+                manager.fill_packed(extent.range, bytes).map_err(PackFailure::Store)?;
+            }
+        }
+        self.stats.pack_blocks.inc();
+        Ok(())
+    }
+}
+
+/// A body, given out in pieces of any length.
+struct Reading {
+    body: RangeBody,
+    rest: Bytes,
+}
+
+impl Reading {
+    fn new(body: RangeBody) -> Self {
+        Self { body, rest: Bytes::new() }
+    }
+
+    /// The next `length` bytes. The caller has a limit for `length`.
+    async fn take(&mut self, length: u64) -> Result<Vec<u8>, PackFailure> {
+        let length = usize::try_from(length).map_err(|_| PackFailure::Short)?;
+        let mut bytes = Vec::new();
+        while bytes.len() < length {
+            if self.rest.is_empty() {
+                self.rest = self.body.chunk().await?.ok_or(PackFailure::Short)?;
+            }
+            let now = self.rest.len().min(length - bytes.len());
+            bytes.extend_from_slice(&self.rest[..now]);
+            self.rest.advance(now);
+        }
+        Ok(bytes)
+    }
+}
