@@ -20,6 +20,7 @@ pub mod image;
 pub mod index;
 pub mod json;
 pub mod media_type;
+pub mod pack;
 pub mod prefetch;
 pub mod registry;
 pub mod store;
