@@ -11,6 +11,7 @@ pub mod containerd;
 #[path = "containerd/absent.rs"]
 pub mod containerd;
 pub mod convert;
+pub mod coverage;
 pub mod digest;
 pub mod duration;
 mod flat;

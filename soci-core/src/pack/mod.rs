@@ -1,20 +1,27 @@
 //! Working-set packs: the bytes that one workload reads of one image, in the order of need.
 //!
 //! A pack is one blob: a *head* (header, digests, table; [`PackHead`]), then zstd blocks without gaps. Each block holds the
-//! plain bytes of its *extents*, one after the other ([`open_block`]).
+//! plain bytes of its *extents*, one after the other ([`open_block`]). [`make()`] makes one, [`verify()`] compares one with the layers.
 //! Nothing here holds state. What must always hold: no byte of a layer is in two extents; a head that opens
 //! names only blocks that lie in the blob and hold exactly what its extents say; what a block gives was checked against the
 //! digest in the head. Whether those bytes are the layer's is known to none but the signer of the head: a reader compares
 //! them with the layer's spans when those arrive.
 
 mod block;
+mod build;
+mod collect;
 mod error;
 mod head;
 mod table;
+mod verify;
+mod write;
 
 pub use block::open_block;
+pub use build::{Budget, PackBuildError, PackReport, PackSettings, Place, make};
 pub use error::PackError;
 pub use head::{Block, Extent, PackHead};
+pub use verify::{VerifyError, verify};
+pub use write::PackBytes;
 
 /// Most plain bytes of one block: what a reader decompresses, and waits for, to get one byte.
 pub const MAX_BLOCK: u64 = 1 << 20;
