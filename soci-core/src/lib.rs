@@ -11,6 +11,7 @@ pub mod containerd;
 #[path = "containerd/absent.rs"]
 pub mod containerd;
 pub mod convert;
+pub mod coverage;
 pub mod digest;
 pub mod duration;
 mod flat;
@@ -20,6 +21,7 @@ pub mod image;
 pub mod index;
 pub mod json;
 pub mod media_type;
+pub mod pack;
 pub mod prefetch;
 pub mod registry;
 pub mod store;

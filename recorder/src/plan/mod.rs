@@ -8,7 +8,7 @@
 //! readiness, it comes behind everything that was asked for, so that a guess never delays a need.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use soci_core::prefetch::{Plan, PlanItem};
@@ -20,6 +20,7 @@ use crate::escape::{escape, unescape};
 mod merge;
 
 pub use merge::{merge, merge_ends};
+pub use soci_core::coverage::Coverage;
 
 /// Accesses that follow each other within this time are one need.
 pub const SAME_NEED_NS: u64 = 10_000_000;
@@ -29,8 +30,10 @@ pub fn plan<'a>(accesses: impl IntoIterator<Item = &'a Access>) -> Plan {
     let mut accesses: Vec<&Access> = accesses.into_iter().collect();
     accesses.sort_by_key(|access| (access.phase == Phase::Tail, access.kind == AccessKind::Map, access.t_ns));
     let mut items: Vec<PlanItem> = Vec::new();
+    let mut must_have = 0;
     let mut files: HashMap<Arc<[u8]>, Planned> = HashMap::new();
     for access in accesses {
+        let asked_for = access.phase != Phase::Tail && access.kind != AccessKind::Map;
         let file = files.entry(Arc::clone(&access.path)).or_default();
         for range in file.covered.add(ByteRange::new(access.offset, access.offset.saturating_add(access.len)))
         {
@@ -48,8 +51,11 @@ pub fn plan<'a>(accesses: impl IntoIterator<Item = &'a Access>) -> Plan {
             };
             file.open = Some(Open { item, last_ns: access.t_ns });
         }
+        if asked_for {
+            must_have = items.len();
+        }
     }
-    Plan { items }
+    Plan { items, must_have }
 }
 
 /// Paths in the order of the first need of any byte, each once, without leading slashes.
@@ -95,106 +101,6 @@ struct Planned {
 struct Open {
     item: usize,
     last_ns: u64,
-}
-
-/// A set of bytes of one file, as disjoint ranges that do not touch.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Coverage {
-    ends: BTreeMap<u64, u64>,
-}
-
-impl Coverage {
-    /// Adds a range; gives the parts of it that were not in the set.
-    pub fn add(&mut self, range: ByteRange) -> Vec<ByteRange> {
-        if range.is_empty() {
-            return Vec::new();
-        }
-        let (mut start, mut end) = (range.start, range.end);
-        let before = self.ends.range(..range.start).next_back().filter(|&(_, &end)| end >= range.start);
-        let first = before.map_or(range.start, |(&start, _)| start);
-        let touching: Vec<(u64, u64)> =
-            self.ends.range(first..=range.end).map(|(&start, &end)| (start, end)).collect();
-        let mut missing = Vec::new();
-        let mut at = range.start;
-        for (known_start, known_end) in touching {
-            if known_start > at {
-                missing.push(ByteRange::new(at, known_start.min(range.end)));
-            }
-            at = at.max(known_end);
-            start = start.min(known_start);
-            end = end.max(known_end);
-            self.ends.remove(&known_start);
-        }
-        if at < range.end {
-            missing.push(ByteRange::new(at, range.end));
-        }
-        self.ends.insert(start, end);
-        missing
-    }
-
-    /// The parts of a range that are not in the set.
-    pub fn missing(&self, range: ByteRange) -> Vec<ByteRange> {
-        let mut missing = Vec::new();
-        let before = self.ends.range(..=range.start).next_back().map_or(range.start, |(_, &end)| end);
-        let mut at = range.start.max(before);
-        for (&start, &end) in self.ends.range(range.start..range.end.max(range.start)) {
-            if start > at {
-                missing.push(ByteRange::new(at, start));
-            }
-            at = at.max(end);
-        }
-        if at < range.end {
-            missing.push(ByteRange::new(at, range.end));
-        }
-        missing
-    }
-
-    /// The ranges of the set, lowest first.
-    pub fn ranges(&self) -> impl Iterator<Item = ByteRange> + '_ {
-        self.ends.iter().map(|(&start, &end)| ByteRange::new(start, end))
-    }
-
-    /// The bytes that are in both sets.
-    #[must_use]
-    pub fn common(&self, other: &Self) -> Self {
-        let mut ends = BTreeMap::new();
-        let (mut ours, mut theirs) = (self.ranges().peekable(), other.ranges().peekable());
-        while let (Some(one), Some(two)) = (ours.peek().copied(), theirs.peek().copied()) {
-            let (start, end) = (one.start.max(two.start), one.end.min(two.end));
-            if start < end {
-                ends.insert(start, end);
-            }
-            if one.end <= two.end {
-                ours.next()
-            } else {
-                theirs.next()
-            };
-        }
-        Self { ends }
-    }
-
-    /// The bytes of this set that are not in the other.
-    #[must_use]
-    pub fn without(&self, other: &Self) -> Self {
-        let mut all = other.clone();
-        let missing = self.ranges().flat_map(|range| all.add(range));
-        Self { ends: missing.map(|range| (range.start, range.end)).collect() }
-    }
-
-    /// Is this byte in the set?
-    pub fn contains(&self, at: u64) -> bool {
-        self.ends.range(..=at).next_back().is_some_and(|(_, &end)| end > at)
-    }
-
-    /// Number of bytes in the set.
-    pub fn len(&self) -> u64 {
-        self.ends.iter().map(|(start, end)| end - start).sum()
-    }
-
-    /// True when no byte is in the set.
-    pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
-    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use crate::{
     image::{Descriptor, Image, ImageError, ImageIndex, Manifest, ManifestError, Platform},
     index::{self, BuildError, Event, IndexVersion, Settings},
     media_type,
+    pack::{self, PackBuildError, PackSettings},
     store::{Artifacts, ContentStore, StoreError, image_index_labels, manifest_labels},
 };
 use document::{Shape, encode};
@@ -45,6 +46,9 @@ pub enum ConvertError {
     /// No index was built.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// No pack was made.
+    #[error("make a pack")]
+    Pack(#[from] PackBuildError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -77,6 +81,8 @@ pub struct Workshop<'a> {
     pub name: &'a str,
     /// Drives transfers.
     pub runtime: &'a Handle,
+    /// Also a pack for each new manifest.
+    pub pack: Option<&'a PackSettings>,
 }
 
 /// A manifest and what became of it.
@@ -107,7 +113,14 @@ pub fn convert(
     let mut seen = HashSet::new();
     for image in images.iter().filter(|image| seen.insert(image.manifest.digest)) {
         match index::build(image, &settings, store, artifacts, runtime, tell) {
-            Ok(report) => bound.push(bind(image, report.descriptor, store)?),
+            Ok(report) => {
+                let new = bind(image, report.descriptor, store)?;
+                if let Some(pack) = workshop.pack {
+                    let place = pack::Place { store, artifacts, name: workshop.name, runtime };
+                    pack::make(image, &new.manifest, Some(&report.index), pack, place, tell)?;
+                }
+                bound.push(new);
+            }
             Err(BuildError::NoZtocs) => {}
             Err(error) => return Err(error.into()),
         }

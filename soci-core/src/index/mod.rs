@@ -8,7 +8,7 @@ mod companion;
 mod layer;
 mod look;
 mod manifest;
-mod planned;
+pub(crate) mod planned;
 mod rebuild;
 mod settings;
 mod told;

@@ -30,7 +30,7 @@ const CHUNK: usize = 256 << 10;
 
 /// A layer's compressed bytes, from where they are nearest.
 #[derive(Debug)]
-pub(super) enum LayerBytes {
+pub(crate) enum LayerBytes {
     Image(LayerReader),
     Copy(File),
 }
@@ -45,7 +45,7 @@ impl Read for LayerBytes {
 }
 
 /// Opens a layer's bytes. `copy` is a nameless copy of them, if one was made.
-pub(super) fn open(
+pub(crate) fn open(
     image: &Image,
     layer: &Descriptor,
     copy: Option<&File>,
@@ -75,49 +75,61 @@ pub(super) fn copy(
 
 /// What a walk over a layer found.
 #[derive(Debug)]
-pub(super) struct Walked {
+pub(crate) struct Walked {
     /// The entries of its tar.
-    pub(super) files: Vec<LayerFile>,
+    pub(crate) files: Vec<LayerFile>,
     /// Uncompressed offsets at which a deflate block or a zstd frame ends, ascending; empty for a plain tar.
-    pub(super) blocks: Vec<u64>,
+    pub(crate) blocks: Vec<u64>,
 }
 
 /// Walks over a layer. `None` when its compression cannot be read here, or one of its entries has no place in a table.
-pub(super) fn walk(layer: &Descriptor, mut bytes: impl Read) -> Result<Option<Walked>, LayerBuildError> {
-    let mut walk = Walk { parser: Parser::new(), table: Table(Vec::new()), blocks: Vec::new() };
-    let mut hasher = Hasher::new();
-    let mut buffer = vec![0u8; CHUNK];
-    let walked = Stream::of(layer).and_then(|stream| {
-        let Some(mut stream) = stream else { return Ok(false) };
-        loop {
-            match bytes.read(&mut buffer) {
-                Ok(0) => return stream.finish().and_then(|()| Ok(walk.parser.finish().map(|_| true)?)),
-                Ok(n) => {
-                    hasher.update(&buffer[..n]);
-                    stream.push(&buffer[..n], &mut walk)?;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(LayerBuildError::Copy(e)),
-            }
+pub(crate) fn walk(layer: &Descriptor, bytes: impl Read) -> Result<Option<Walked>, LayerBuildError> {
+    let (mut parser, mut table) = (Parser::new(), Table(Vec::new()));
+    let (mut blocks, mut at) = (Vec::new(), 0);
+    let walked = plain(layer, bytes, &mut |plain, ended| {
+        at += plain.len() as u64;
+        if ended {
+            blocks.push(at);
         }
+        Ok(parser.push(plain, &mut table)?)
     });
-    match walked {
-        Ok(true) => {}
-        Ok(false) | Err(LayerBuildError::Zstd(_)) => return Ok(None),
-        Err(LayerBuildError::Walk(error)) if error.is_unsupported() => return Ok(None),
-        Err(error) => return Err(error),
-    }
-    match hasher.finish() {
-        actual if actual == layer.digest => Ok(Some(Walked { files: walk.table.0, blocks: walk.blocks })),
-        actual => Err(LayerBuildError::Digest { expected: layer.digest, actual }),
+    match walked.and_then(|read| if read { Ok(parser.finish().map(|_| true)?) } else { Ok(false) }) {
+        Ok(true) => Ok(Some(Walked { files: table.0, blocks })),
+        Ok(false) | Err(LayerBuildError::Zstd(_)) => Ok(None),
+        Err(LayerBuildError::Walk(error)) if error.is_unsupported() => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
-/// The state of a walk, whatever the compression.
-struct Walk {
-    parser: Parser,
-    table: Table,
-    blocks: Vec<u64>,
+/// What takes the plain bytes of a layer; `true`: a deflate block or a zstd frame ends with them.
+type Plain<'a> = dyn FnMut(&[u8], bool) -> Result<(), LayerBuildError> + 'a;
+
+/// Gives the plain bytes of a layer to `sink`; `false` when its compression cannot be read here. The layer's digest is
+/// checked last: what `sink` got is worth nothing unless this is `Ok`.
+pub(crate) fn plain(
+    layer: &Descriptor,
+    mut bytes: impl Read,
+    sink: &mut Plain<'_>,
+) -> Result<bool, LayerBuildError> {
+    let Some(mut stream) = Stream::of(layer)? else { return Ok(false) };
+    let mut hasher = Hasher::new();
+    let mut buffer = vec![0u8; CHUNK];
+    loop {
+        match bytes.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => {
+                hasher.update(&buffer[..n]);
+                stream.push(&buffer[..n], sink)?;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(LayerBuildError::Copy(e)),
+        }
+    }
+    stream.finish()?;
+    match hasher.finish() {
+        actual if actual == layer.digest => Ok(true),
+        actual => Err(LayerBuildError::Digest { expected: layer.digest, actual }),
+    }
 }
 
 /// The decompressor of a layer that is walked over.
@@ -137,25 +149,19 @@ impl Stream {
         })
     }
 
-    fn push(&mut self, mut input: &[u8], walk: &mut Walk) -> Result<(), LayerBuildError> {
+    fn push(&mut self, mut input: &[u8], sink: &mut Plain<'_>) -> Result<(), LayerBuildError> {
         match self {
-            Self::Tar => walk.parser.push(input, &mut walk.table)?,
+            Self::Tar => sink(input, false)?,
             Self::Gzip(scanner) => {
                 while let ScanEvent::Progress { consumed, plain, boundary } = scanner.step(input, 0)? {
-                    walk.parser.push(plain, &mut walk.table)?;
+                    sink(plain, boundary.is_some())?;
                     input = &input[consumed..];
-                    if boundary.is_some() {
-                        walk.blocks.push(scanner.total_out());
-                    }
                 }
             }
             Self::Zstd(scanner) => {
                 while let Some(zstd::Progress { consumed, plain, ended }) = scanner.step(input)? {
-                    walk.parser.push(plain, &mut walk.table)?;
+                    sink(plain, ended)?;
                     input = &input[consumed..];
-                    if ended {
-                        walk.blocks.push(scanner.total_out());
-                    }
                 }
             }
         }

@@ -6,6 +6,7 @@ use super::{IndexVersion, LayerBuildError, SkipReason, SociIndex};
 use crate::{
     digest::Digest,
     image::Descriptor,
+    pack::PackReport,
     prefetch::{Chosen, Plan, Selection},
     store::StoreError,
 };
@@ -89,6 +90,8 @@ pub enum Event<'a> {
     LayerUnread(&'a Descriptor),
     /// Bytes of the trace that lie in layers without a zTOC; such layers are fetched whole at start.
     OutsideSpans(u64),
+    /// A working-set pack was made.
+    Pack(&'a PackReport),
 }
 
 /// What was built.

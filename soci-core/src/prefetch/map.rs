@@ -14,6 +14,8 @@ use crate::{units::ByteRange, ztoc::SpanTable};
 pub struct Needs {
     /// Layer number and bytes of its uncompressed stream.
     pub ranges: Vec<(usize, ByteRange)>,
+    /// So many ranges at the front are of the plan's items that were asked for before the workload was ready.
+    pub must_have: usize,
     /// Paths of the plan that are no regular files of the image, each once, in the order of need.
     pub missing: Vec<Arc<[u8]>>,
 }
@@ -32,13 +34,16 @@ impl Needs {
     pub fn of(plan: &Plan, view: &ImageView) -> Self {
         let mut needs = Self::default();
         let mut missed = HashSet::new();
-        for item in &plan.items {
+        for (place, item) in plan.items.iter().enumerate() {
             match view.locate(&item.path) {
                 Ok(located) => {
                     let shift = |at: u64| located.content.start.saturating_add(at);
                     let wanted = ByteRange::new(shift(item.range.start), shift(item.range.end));
                     if let Some(range) = located.content.intersect(&wanted) {
                         needs.ranges.push((located.layer, range));
+                        if place < plan.must_have {
+                            needs.must_have = needs.ranges.len();
+                        }
                     }
                 }
                 Err(NotLocated::Missing | NotLocated::NotRegular | NotLocated::Loop) => {

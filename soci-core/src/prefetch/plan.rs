@@ -9,6 +9,8 @@ use crate::units::ByteRange;
 pub struct Plan {
     /// The ranges; no byte of a file is in two of them.
     pub items: Vec<PlanItem>,
+    /// So many items at the front were asked for before the workload was ready; what follows is a guess, or later.
+    pub must_have: usize,
 }
 
 /// One range of a file of the merged image.

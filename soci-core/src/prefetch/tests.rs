@@ -129,10 +129,19 @@ fn item(path: &str, start: u64, end: u64) -> PlanItem {
 #[test]
 fn needs_are_cut_to_the_file_and_missing_paths_are_named_once() {
     let view = view(&[vec![file("f", 1000, 100)]]);
-    let plan =
-        Plan { items: vec![item("f", 90, 200), item("no", 0, 1), item("f", 100, 120), item("no", 1, 2)] };
+    let plan = Plan {
+        items: vec![
+            item("f", 90, 200),
+            item("no", 0, 1),
+            item("f", 0, 10),
+            item("f", 100, 120),
+            item("no", 1, 2),
+        ],
+        must_have: 2,
+    };
     let needs = Needs::of(&plan, &view);
-    assert_eq!(needs.ranges, [(0, ByteRange::new(1090, 1100))]);
+    assert_eq!(needs.ranges, [(0, ByteRange::new(1090, 1100)), (0, ByteRange::new(1000, 1010))]);
+    assert_eq!(needs.must_have, 1);
     assert_eq!(needs.missing, [Arc::from(&b"no"[..])]);
 }
 
@@ -140,7 +149,7 @@ fn needs_are_cut_to_the_file_and_missing_paths_are_named_once() {
 fn near_ranges_of_a_layer_are_joined() {
     let ranges = [(0, 100, 200), (0, 260, 300), (1, 5, 6), (0, 1000, 1100), (0, 150, 210)];
     let ranges = ranges.map(|(l, a, b)| (l, ByteRange::new(a, b))).to_vec();
-    let needs = Needs { ranges, missing: Vec::new() };
+    let needs = Needs { ranges, ..Needs::default() };
     let merged =
         |layer, gap| needs.merged(layer, gap).into_iter().map(|r| (r.start, r.end)).collect::<Vec<_>>();
     assert_eq!(merged(0, 64), [(100, 300), (1000, 1100)]);

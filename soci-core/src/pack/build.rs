@@ -1,0 +1,279 @@
+//! Image and plan -> a pack in the store: which layer each needed byte is in, the bytes themselves, and the companion.
+//!
+//! Owns nothing. What must always hold: bytes are only taken from layers with the digests that the manifest gives; the pack
+//! is recorded last, when all it names is there.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+};
+
+use tokio::runtime::Handle;
+
+use super::{
+    MAX_BLOCKS, MAX_EXTENTS, MAX_LAYERS, MAX_PLAIN, PackBytes, PackError,
+    collect::Collected,
+    write::{lay_out, round, write},
+};
+use crate::{
+    coverage::Coverage,
+    digest::Digest,
+    image::{Descriptor, Image, Manifest},
+    index::{Companion, CompanionKind, Event, LayerBuildError, SociIndex, Told, layer_of, planned},
+    media_type,
+    prefetch::{ImageView, LayerFile, Needs, Plan},
+    store::{Artifacts, ContentStore, StoreError},
+    units::ByteRange,
+    ztoc::Ztoc,
+};
+
+/// Why no pack was made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PackBuildError {
+    /// A layer cannot be read.
+    #[error("layer {0}")]
+    Layer(Digest, #[source] LayerBuildError),
+    /// Nothing is needed of any layer that can be read in parts.
+    #[error("nothing of what is needed lies in a layer that is served in parts: there is nothing to pack")]
+    Nothing,
+    /// Not even the first block fits.
+    #[error("the budget of {0} bytes is too small for any block")]
+    Budget(u64),
+    /// More than a pack can have.
+    #[error(
+        "{plain} bytes in {extents} extents are needed; a pack has at most {MAX_PLAIN} in {MAX_EXTENTS}, in {MAX_BLOCKS} blocks"
+    )]
+    TooLarge {
+        /// Bytes that are needed.
+        plain: u64,
+        /// In so many extents.
+        extents: usize,
+    },
+    /// The image has more layers than a pack can name.
+    #[error("the image has more than {MAX_LAYERS} layers")]
+    TooManyLayers,
+    /// Bytes that a layer does not have, though its table says so.
+    #[error("bytes {0} of a layer are not there")]
+    Missing(ByteRange),
+    /// A block cannot be compressed.
+    #[error("compress a block")]
+    Compress(#[source] io::Error),
+    /// The pack that was made is none.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// How large a pack may be, as a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Budget {
+    /// So many bytes.
+    Bytes(u64),
+    /// So many percent of the image's layers as they are stored.
+    Percent(u32),
+}
+
+/// What to pack.
+#[derive(Debug, Clone)]
+pub struct PackSettings {
+    /// What the workload needs.
+    pub plan: Plan,
+    /// What is needed last is left out when there is more than this.
+    pub budget: Option<Budget>,
+    /// Name of the workload.
+    pub name: Option<String>,
+}
+
+/// Where a pack goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// Where blob and manifest are kept.
+    pub store: &'a ContentStore,
+    /// Where the pack is recorded.
+    pub artifacts: &'a Artifacts,
+    /// The image as the user named it.
+    pub name: &'a str,
+    /// Drives transfers.
+    pub runtime: &'a Handle,
+}
+
+/// What was made.
+#[derive(Debug, Clone)]
+pub struct PackReport {
+    /// The pack's manifest, as a list of referrers has it.
+    pub descriptor: Descriptor,
+    /// Bytes of the blob.
+    pub size: u64,
+    /// Plain bytes in it.
+    pub plain: u64,
+    /// Its blocks, and how many of them are to be had first.
+    pub blocks: (usize, usize),
+    /// Plain bytes that the budget cut.
+    pub cut: u64,
+    /// How many of those were needed before the workload was ready.
+    pub cut_must_have: u64,
+    /// Layers that are not served in parts, hence left out, with the bytes that are needed of each.
+    pub left_out: Vec<(Digest, u64)>,
+}
+
+/// Makes a pack for the image manifest `subject`, which has the layers of `image`, and puts it into the store. `index` tells
+/// which layers are served in parts; without one all are taken that can be read. Blocks; not to be called on a thread that
+/// runs async tasks.
+///
+/// # Errors
+/// When a layer cannot be read, nothing is left to pack, or the store fails.
+pub fn make(
+    image: &Image,
+    subject: &Manifest,
+    index: Option<&SociIndex>,
+    settings: &PackSettings,
+    place: Place<'_>,
+    tell: &(dyn Fn(Event<'_>) + Sync),
+) -> Result<PackReport, PackBuildError> {
+    let ztocs = index.map(|index| ztocs(index, place.store)).transpose()?;
+    let source = Source { image, ztocs: ztocs.as_ref(), runtime: place.runtime, tell };
+    let (packed, left_out) = source.pack(&subject.digest, settings)?;
+    let blob = place.store.put(&packed.blob)?;
+    let head = packed.blob.get(..packed.head.head_size() as usize).unwrap_or_default();
+    let mut layer = Descriptor::new(media_type::PACK_BLOCKS, blob, packed.blob.len() as u64);
+    layer.annotations = [
+        (media_type::PACK_HEAD.to_owned(), Digest::of(head).to_string()),
+        (media_type::PACK_HEAD_SIZE.to_owned(), head.len().to_string()),
+    ]
+    .into();
+    let named = settings.name.iter().map(|name| (media_type::PACK_WORKLOAD.to_owned(), name.clone()));
+    let companion = Companion {
+        kind: CompanionKind::Pack,
+        subject: subject.descriptor(),
+        layers: vec![layer],
+        annotations: named.collect::<BTreeMap<_, _>>(),
+    };
+    let platform = image.platform.to_string();
+    let report = PackReport {
+        descriptor: companion.put(place.store, place.artifacts, place.name, &platform)?,
+        size: packed.blob.len() as u64,
+        plain: packed.head.plain_size(),
+        blocks: (packed.head.blocks().len(), packed.head.must_have()),
+        cut: packed.cut,
+        cut_must_have: packed.cut_must_have,
+        left_out,
+    };
+    tell(Event::Pack(&report));
+    Ok(report)
+}
+
+/// The zTOCs of an index by layer; those that readers refuse are left out.
+fn ztocs(index: &SociIndex, store: &ContentStore) -> Result<HashMap<Digest, Ztoc>, StoreError> {
+    let mut ztocs = HashMap::new();
+    for entry in index.ztocs() {
+        if let (Some(layer), Ok(ztoc)) = (layer_of(entry), Ztoc::open(store.read(&entry.digest)?)) {
+            ztocs.insert(layer, ztoc);
+        }
+    }
+    Ok(ztocs)
+}
+
+/// The image that a pack is made of.
+struct Source<'a> {
+    image: &'a Image,
+    ztocs: Option<&'a HashMap<Digest, Ztoc>>,
+    runtime: &'a Handle,
+    tell: &'a (dyn Fn(Event<'_>) + Sync),
+}
+
+impl Source<'_> {
+    /// The pack, and the layers that are left out.
+    #[allow(clippy::type_complexity)] // layer -> bytes needed of it
+    fn pack(
+        &self,
+        manifest: &Digest,
+        settings: &PackSettings,
+    ) -> Result<(PackBytes, Vec<(Digest, u64)>), PackBuildError> {
+        let layers = self.image.layers();
+        let digests: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
+        let mut needs = Needs::of(&settings.plan, &self.view()?);
+        if let Some(first) = needs.missing.first() {
+            (self.tell)(Event::PathsNotFound { count: needs.missing.len(), first });
+        }
+        // A layer that occurs twice goes by its first place.
+        for (layer, _) in &mut needs.ranges {
+            *layer = digests.iter().position(|digest| *digest == digests[*layer]).unwrap_or(*layer);
+        }
+        let mut bytes = Vec::new();
+        let mut left_out = Vec::new();
+        for (place, layer) in layers.iter().enumerate() {
+            let needed = needs.merged(place, 0);
+            let collected = if needed.is_empty() { None } else { self.collect(layer, &needed)? };
+            if collected.is_none() && !needed.is_empty() {
+                left_out.push((layer.digest, needed.iter().map(ByteRange::len).sum()));
+            }
+            bytes.push(collected);
+        }
+        let sizes: Vec<Option<u64>> = digests
+            .iter()
+            .zip(&bytes)
+            .map(|(digest, bytes)| {
+                let known = self.ztocs.and_then(|ztocs| ztocs.get(digest)).map(Ztoc::uncompressed_size);
+                let read = bytes.as_ref()?.plain_size;
+                Some(known.map_or(read, |known| known.min(read)))
+            })
+            .collect();
+        let size_of = |layer: usize| sizes.get(layer).copied().flatten();
+        let (drafts, must_have) = lay_out(&needs.ranges, needs.must_have, size_of)?;
+        let budget = settings.budget.map(|budget| match budget {
+            Budget::Bytes(bytes) => bytes,
+            Budget::Percent(percent) => {
+                let whole: u64 = layers.iter().map(|layer| layer.size).sum();
+                whole / 100 * u64::from(percent)
+            }
+        });
+        Ok((write(manifest, &digests, &drafts, must_have, &bytes, budget)?, left_out))
+    }
+
+    /// All layers on top of each other.
+    fn view(&self) -> Result<ImageView, PackBuildError> {
+        let mut tables: Vec<Vec<LayerFile>> = Vec::new();
+        for layer in self.image.layers() {
+            let known = self.ztocs.and_then(|ztocs| ztocs.get(&layer.digest));
+            let files = match known {
+                Some(ztoc) => Some(ztoc.files().iter().map(LayerFile::from).collect()),
+                None => {
+                    let failed = |error| PackBuildError::Layer(layer.digest, error);
+                    let walked = self.open(layer).and_then(|bytes| planned::walk(layer, bytes));
+                    walked.map_err(failed)?.map(|walked| walked.files)
+                }
+            };
+            if files.is_none() {
+                (self.tell)(Event::LayerUnread(layer));
+            }
+            tables.push(files.unwrap_or_default());
+        }
+        Ok(ImageView::build(tables.iter().enumerate()))
+    }
+
+    /// The needed bytes of a layer, records of the tar rounded up; `None` for layers that are left out.
+    fn collect(&self, layer: &Descriptor, needed: &[ByteRange]) -> Result<Option<Collected>, PackBuildError> {
+        if self.ztocs.is_some_and(|ztocs| !ztocs.contains_key(&layer.digest)) {
+            return Ok(None);
+        }
+        let mut wanted = Coverage::default();
+        for range in needed {
+            wanted.add(round(*range, u64::MAX));
+        }
+        let extents = wanted.ranges().count();
+        if wanted.len() > MAX_PLAIN || extents > MAX_EXTENTS {
+            return Err(PackBuildError::TooLarge { plain: wanted.len(), extents });
+        }
+        let wanted: Vec<ByteRange> = wanted.ranges().collect();
+        let collected = self.open(layer).and_then(|bytes| Collected::read(layer, bytes, &wanted));
+        collected.map_err(|error| PackBuildError::Layer(layer.digest, error))
+    }
+
+    fn open<'b>(&'b self, layer: &'b Descriptor) -> Result<impl io::Read + use<'b>, LayerBuildError> {
+        let inner = planned::open(self.image, layer, None, self.runtime)?;
+        Ok(Told { inner, blob: layer, tell: self.tell })
+    }
+}
