@@ -61,6 +61,10 @@ pub struct Stats {
     pub read_failures: Counter,
     /// Spans that were first used by a reader after prefetch had brought them.
     pub prefetch_hits: Counter,
+    /// Reads for which a working-set pack had brought bytes.
+    pub pack_hits: Counter,
+    /// Spans whose bytes were not what a pack had brought of them.
+    pub pack_mismatches: Counter,
     /// Prefetch artifacts that were taken into the queue.
     pub prefetch_artifacts: Counter,
     /// Prefetch artifacts that were skipped because they could not be fetched or were not valid.

@@ -124,6 +124,12 @@ pub const DEFS: &[Def] = &[
     plain("soci_prefetch_hits_total", "Spans that a reader found because prefetch had brought them.", |s| {
         s.stats.prefetch_hits.get()
     }),
+    plain("soci_pack_hits_total", "Reads for which a working-set pack had brought bytes.", |s| {
+        s.stats.pack_hits.get()
+    }),
+    plain("soci_pack_mismatches_total", "Spans whose bytes were not what a pack had brought.", |s| {
+        s.stats.pack_mismatches.get()
+    }),
     plain("soci_prefetch_artifacts_total", "Prefetch artifacts taken into the queue.", |s| {
         s.stats.prefetch_artifacts.get()
     }),

@@ -1,7 +1,8 @@
-//! The persisted map of 4 KiB pages that are present in a layer's cache file.
+//! A persisted map of 4 KiB pages of a layer's cache file.
 //!
 //! State: one file beside the data file, a header page and then one bit for each page (little-endian 64-bit words). It is
-//! owned by the [`super::cache::SpanCache`] that opened it; one process only writes it.
+//! owned by the [`super::cache::SpanCache`] that opened it; one process only writes it. The bits in memory are those that
+//! count; a file that cannot be written costs pages after a restart, nothing else.
 //!
 //! What must always hold: a bit is set only after the page's bytes were written to the data file. After `kill -9` both
 //! files are as they were left (the kernel keeps their pages). After a crash of the machine the order of write-back is
@@ -62,7 +63,7 @@ impl BootId {
     }
 }
 
-/// The pages that are present, in memory and in their file.
+/// A set of pages, in memory and in its file.
 #[derive(Debug)]
 pub struct PageMap {
     file: File,
@@ -79,7 +80,8 @@ impl PageMap {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         let count = usize::try_from(identity.size.div_ceil(PAGE).div_ceil(64)).map_err(io::Error::other)?;
         let length = HEADER + 8 * count as u64;
-        let kept = file.metadata()?.len() == length && trusted(&file, identity, boot)?;
+        let found = file.metadata()?.len();
+        let (new, kept) = (found == 0, found == length && trusted(&file, identity, boot)?);
         let mut raw = vec![0u8; count * 8];
         if kept {
             file.read_exact_at(&mut raw, HEADER)?;
@@ -92,42 +94,71 @@ impl PageMap {
             raw.as_chunks::<8>().0.iter().map(|word| AtomicU64::new(u64::from_le_bytes(*word))).collect();
         let map = Self { file, identity, boot, words, write: Mutex::new(()) };
         map.write_header(0)?;
-        map.file.sync_data()?;
+        if !new {
+            // The file may say "closed cleanly" on disk: that must be gone before any page changes.
+            map.file.sync_data()?;
+        }
         Ok((map, kept))
     }
 
-    /// Whether every page that overlaps `[start, end)` is present.
-    pub fn covers(&self, start: u64, end: u64) -> bool {
-        start >= end
-            || words_of(start / PAGE, end.div_ceil(PAGE)).all(|(word, mask)| {
-                self.words.get(word).is_some_and(|bits| bits.load(Ordering::Acquire) & mask == mask)
-            })
+    /// Whether the pages `[first, end)` are all in the map.
+    pub fn covers(&self, first: u64, end: u64) -> bool {
+        first >= end || words_of(first, end).all(|(word, mask)| self.word(word) & mask == mask)
     }
 
-    /// Sets the bits of the pages `[first, end)`. The caller has written their bytes.
-    pub fn set(&self, first: u64, end: u64) -> io::Result<()> {
+    /// Whether each of the pages `[first, end)` is in this map or in `other`. A page that moves from this map to `other`
+    /// meanwhile (it is put there first) counts.
+    pub fn covers_with(&self, other: &Self, first: u64, end: u64) -> bool {
+        first >= end
+            || words_of(first, end).all(|(word, mask)| (self.word(word) | other.word(word)) & mask == mask)
+    }
+
+    /// Whether no page of `[first, end)` is in the map.
+    pub fn misses(&self, first: u64, end: u64) -> bool {
+        first >= end || words_of(first, end).all(|(word, mask)| self.word(word) & mask == 0)
+    }
+
+    /// Puts the pages `[first, end)` into the map or takes them out, in memory; returns whether that changed anything. The
+    /// caller has written the bytes of pages that are put in, and calls [`PageMap::save`].
+    pub fn put(&self, first: u64, end: u64, present: bool) -> bool {
+        let mut changed = false;
+        if first < end {
+            for (word, mask) in words_of(first, end) {
+                let Some(bits) = self.words.get(word) else { break };
+                changed |= if present {
+                    bits.fetch_or(mask, Ordering::AcqRel) & mask != mask
+                } else {
+                    bits.fetch_and(!mask, Ordering::AcqRel) & mask != 0
+                };
+            }
+        }
+        changed
+    }
+
+    /// Writes the bits of the pages `[first, end)` to the file.
+    pub fn save(&self, first: u64, end: u64) -> io::Result<()> {
         if first >= end {
             return Ok(());
         }
         let _one_writer = self.write.lock();
         let mut raw = Vec::new();
-        for (word, mask) in words_of(first, end) {
+        for (word, _) in words_of(first, end) {
             let bits = self.words.get(word).ok_or(io::ErrorKind::InvalidInput)?;
-            raw.extend_from_slice(&(bits.load(Ordering::Relaxed) | mask).to_le_bytes());
+            raw.extend_from_slice(&bits.load(Ordering::Acquire).to_le_bytes());
         }
-        self.file.write_all_at(&raw, HEADER + first / 64 * 8)?;
-        for (word, mask) in words_of(first, end) {
-            self.words[word].fetch_or(mask, Ordering::Release);
-        }
-        Ok(())
+        self.file.write_all_at(&raw, HEADER + first / 64 * 8)
     }
 
-    /// Number of pages present.
-    pub fn count(&self) -> u64 {
-        self.words.iter().map(|word| u64::from(word.load(Ordering::Relaxed).count_ones())).sum()
+    /// Number of pages that are in this map or in `other`.
+    pub fn count_with(&self, other: &Self) -> u64 {
+        (0..self.words.len()).map(|word| u64::from((self.word(word) | other.word(word)).count_ones())).sum()
     }
 
-    /// Marks the map as closed cleanly. The caller has synced the data file before, and sets no bit afterwards.
+    fn word(&self, word: usize) -> u64 {
+        self.words.get(word).map_or(0, |bits| bits.load(Ordering::Acquire))
+    }
+
+    /// Marks the map as closed cleanly. The caller has synced the data file before, and changes no bit afterwards.
     pub fn close(&self) -> io::Result<()> {
         let _one_writer = self.write.lock();
         self.file.sync_data()?;

@@ -1,24 +1,49 @@
-//! The cache of one layer: a sparse file that is the layer's uncompressed tar, and the map of the pages it holds.
+//! The cache of one layer: a sparse file that is the layer's uncompressed tar, and what is there of it.
 //!
-//! State: `<root>/cache/<layer digest>/<zTOC digest>/{data,pages}`, owned by the one live [`super::SpanManager`] of that
-//! layer and zTOC. The bytes of a page are written before its bit; a page's bit is set only when the whole page is
-//! there. Space is taken as spans arrive, so a full disk is an error of the write and sets no bit.
+//! State: `<root>/cache/<layer digest>/<zTOC digest>/{data,pages,packed}`, owned by the one live [`super::SpanManager`] of
+//! that layer and zTOC, and the partly filled pages ([`super::edges`]). A byte is *checked* (inflated from a span that has
+//! its digest; map `pages`), or only *packed* (a working-set pack has brought it; map `packed`), or absent. A page that is
+//! whole only with bytes of both kinds is in `packed`.
+//!
+//! What must always hold: bytes are written before they are marked. Checked bytes never change. One writer at a time looks
+//! what is there, writes and marks; readers never wait for it. Space is taken as bytes arrive, so a full disk is an error of
+//! the write and marks nothing. Bytes that are forgotten stay in the file, since a reader may be about to take them.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
+use soci_core::digest::Digest;
 use soci_core::units::ByteRange;
 
 use super::bitmap::{BootId, Identity, PAGE, PageMap};
+use super::edges::{Edges, Page, page_range};
 
-/// Sparse file and page map of one layer.
+/// How a byte is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// It is not.
+    Absent,
+    /// Only a pack has brought it.
+    Packed,
+    /// It was inflated from a span that has its digest.
+    Checked,
+}
+
+/// Sparse file, page maps and parts of pages of one layer.
 #[derive(Debug)]
 pub struct SpanCache {
     data: File,
     pages: PageMap,
-    size: u64,
+    packed: PageMap,
+    edges: Mutex<Edges>,
+    writer: Mutex<()>,
+    /// Whether a pack has ever brought something: spares readers of other layers the look.
+    any_packed: AtomicBool,
+    identity: Identity,
 }
 
 impl SpanCache {
@@ -38,64 +63,272 @@ impl SpanCache {
             .create(true)
             .truncate(false)
             .open(directory.join("data"))?;
-        // An earlier owner in this process may still be closing: its map must not be written after ours is read.
+        // An earlier owner in this process may still be closing: its maps must not be written after ours are read.
         data.lock()?;
+        let (pages, packed) = (directory.join("pages"), directory.join("packed"));
         let whole = data.metadata()?.len() == identity.size;
         if !whole {
-            // Not the file that the page map speaks of: nothing of it is believed.
+            // Not the file that the maps speak of: nothing of it is believed. They go first, so that a kill in between
+            // leaves none that speaks of emptied data.
+            remove(&pages)?;
+            remove(&packed)?;
             data.set_len(0)?;
             data.set_len(identity.size)?;
-            match fs::remove_file(directory.join("pages")) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
         }
-        let (pages, kept) = PageMap::open(&directory.join("pages"), identity, boot)?;
+        let (pages, kept) = PageMap::open(&pages, identity, boot)?;
         if whole && !kept {
+            remove(&packed)?;
             data.set_len(0)?;
             data.set_len(identity.size)?;
         }
-        Ok(Self { data, pages, size: identity.size })
+        let (packed, _) = PageMap::open(&packed, identity, boot)?;
+        let any_packed = AtomicBool::new(!packed.misses(0, identity.size.div_ceil(PAGE)));
+        Ok(Self {
+            data,
+            pages,
+            packed,
+            edges: Mutex::default(),
+            writer: Mutex::default(),
+            any_packed,
+            identity,
+        })
     }
 
     /// Size of the plain tar in bytes.
     pub const fn size(&self) -> u64 {
-        self.size
+        self.identity.size
     }
 
-    /// Whether every page that overlaps `range` is present.
+    /// Digest of the compressed layer.
+    pub const fn layer(&self) -> Digest {
+        self.identity.layer
+    }
+
+    /// Whether every byte of `range` is there, checked or packed.
     pub fn holds(&self, range: ByteRange) -> bool {
-        self.pages.covers(range.start, range.end.min(self.size))
+        // A page that becomes checked leaves `packed` after it has come into `pages`.
+        self.all(
+            range,
+            |first, end| self.packed.covers_with(&self.pages, first, end),
+            |held| held != Held::Absent,
+        )
     }
 
-    /// Reads bytes that are known to be present.
+    /// Whether every byte of `range` is there and checked.
+    pub fn checked(&self, range: ByteRange) -> bool {
+        self.all(range, |first, end| self.pages.covers(first, end), |held| held == Held::Checked)
+    }
+
+    /// Whether a byte of `range` is there only from a pack.
+    pub fn any_packed(&self, range: ByteRange) -> bool {
+        self.any_packed.load(Ordering::Acquire)
+            && self.parts(range).iter().any(|(_, held)| *held == Held::Packed)
+    }
+
+    /// The parts of `range` that are absent.
+    pub fn absent(&self, range: ByteRange) -> Vec<ByteRange> {
+        let parts = self.parts(range).into_iter();
+        parts.filter(|(_, held)| *held == Held::Absent).map(|(part, _)| part).collect()
+    }
+
+    /// Whether all of `range` is as `good` says; `covers` asks the maps, which know all whole pages.
+    fn all(&self, range: ByteRange, covers: impl Fn(u64, u64) -> bool, good: impl Fn(Held) -> bool) -> bool {
+        let range = self.clip(range);
+        if range.is_empty() || covers(range.start / PAGE, range.end.div_ceil(PAGE)) {
+            return true;
+        }
+        let (first, end) = self.whole_pages(range);
+        if first >= end {
+            return self.parts(range).iter().all(|(_, held)| good(*held));
+        }
+        let head = ByteRange::new(range.start, first * PAGE);
+        let tail = ByteRange::new((end * PAGE).min(range.end), range.end);
+        covers(first, end)
+            && [head, tail].iter().all(|part| self.parts(*part).iter().all(|(_, held)| good(*held)))
+    }
+
+    /// `range`, cut where bytes are there in different ways.
+    fn parts(&self, range: ByteRange) -> Vec<(ByteRange, Held)> {
+        let range = self.clip(range);
+        let mut parts = Vec::new();
+        let edges = self.edges.lock();
+        for page in range.start / PAGE..range.end.div_ceil(PAGE) {
+            let Some(here) = range.intersect(&page_range(page, self.size())) else { continue };
+            if self.pages.covers(page, page + 1) {
+                push(&mut parts, here, Held::Checked);
+                continue;
+            }
+            let rest = if self.packed.covers(page, page + 1) { Held::Packed } else { Held::Absent };
+            let Some(known) = edges.get(page) else {
+                push(&mut parts, here, rest);
+                continue;
+            };
+            let checked = known.checked.iter().map(|part| (part, Held::Checked));
+            let mut known: Vec<_> =
+                checked.chain(known.packed.iter().map(|part| (part, Held::Packed))).collect();
+            known.sort_unstable_by_key(|(part, _)| part.start);
+            let mut at = here.start;
+            for (part, held) in known {
+                let Some(part) = part.intersect(&here) else { continue };
+                push(&mut parts, ByteRange::new(at, part.start), rest);
+                push(&mut parts, part, held);
+                at = part.end;
+            }
+            push(&mut parts, ByteRange::new(at, here.end), rest);
+        }
+        parts
+    }
+
+    /// Reads bytes that are known to be there.
     pub fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         self.data.read_exact_at(into, offset)
     }
 
-    /// Writes plain bytes. They count as present only after [`SpanCache::mark`].
-    pub fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > self.size) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "write past the end of the layer"));
+    /// Stores plain bytes of a span that has its digest. Where a pack had brought other bytes, the span's win and
+    /// `differs` gets the first offset.
+    pub fn store(&self, offset: u64, bytes: &[u8], differs: &mut dyn FnMut(u64)) -> io::Result<()> {
+        let range = self.range(offset, bytes)?;
+        let _one_writer = self.writer.lock();
+        for (part, held) in self.parts(range) {
+            let new = slice(bytes, offset, part);
+            let write = match held {
+                Held::Checked => false,
+                Held::Absent => true,
+                Held::Packed => {
+                    let mut old = vec![0; new.len()];
+                    self.data.read_exact_at(&mut old, part.start)?;
+                    let same = old.iter().zip(new).take_while(|(old, new)| old == new).count();
+                    if same < new.len() {
+                        differs(part.start + same as u64);
+                    }
+                    same < new.len()
+                }
+            };
+            if write {
+                self.data.write_all_at(new, part.start)?;
+            }
         }
-        self.data.write_all_at(bytes, offset)
+        self.mark(range, Held::Checked);
+        Ok(())
     }
 
-    /// Sets the bits of the pages that lie wholly in `range`; the layer's end also ends its last page.
-    pub fn mark(&self, range: ByteRange) -> io::Result<()> {
-        let end = if range.end >= self.size { self.size.div_ceil(PAGE) } else { range.end / PAGE };
-        self.pages.set(range.start.div_ceil(PAGE), end)
+    /// Stores plain bytes that a pack has brought, where nothing is there yet.
+    pub fn store_packed(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let range = self.range(offset, bytes)?;
+        let _one_writer = self.writer.lock();
+        for part in self.absent(range) {
+            self.data.write_all_at(slice(bytes, offset, part), part.start)?;
+            self.mark(part, Held::Packed);
+        }
+        Ok(())
     }
 
-    /// Bytes present, in whole pages.
+    /// Makes all bytes absent that only a pack has brought.
+    pub fn forget_packed(&self) -> io::Result<()> {
+        let _one_writer = self.writer.lock();
+        let mut edges = self.edges.lock();
+        edges.forget_packed();
+        let pages = self.size().div_ceil(PAGE);
+        self.packed.put(0, pages, false);
+        self.any_packed.store(false, Ordering::Release);
+        drop(edges);
+        self.packed.save(0, pages)
+    }
+
+    /// Marks written bytes; packed ones were absent before. A map that cannot be written costs its pages after a restart
+    /// only.
+    fn mark(&self, range: ByteRange, held: Held) {
+        let (first, end) = self.whole_pages(range);
+        let mut changed = [false; 2];
+        let mut edges = self.edges.lock();
+        self.put(first, end, held, &mut changed);
+        if held == Held::Checked {
+            edges.drop_pages(first, end);
+        }
+        let (head, tail) = (range.start / PAGE, range.end.div_ceil(PAGE).saturating_sub(1));
+        let ends = [Some(head), (tail != head).then_some(tail)];
+        for page in ends.into_iter().flatten().filter(|page| !(first..end).contains(page)) {
+            let whole = page_range(page, self.size());
+            let Some(part) = range.intersect(&whole) else { continue };
+            let bit = self.packed.covers(page, page + 1);
+            let state = match held {
+                _ if self.pages.covers(page, page + 1) => continue,
+                Held::Checked => edges.checked(page, whole, part, bit),
+                Held::Packed | Held::Absent => edges.packed(page, whole, part),
+            };
+            match state {
+                Page::Partial => {}
+                Page::Packed => self.put(page, page + 1, Held::Packed, &mut changed),
+                Page::Checked => self.put(page, page + 1, Held::Checked, &mut changed),
+            }
+        }
+        if held == Held::Packed {
+            self.any_packed.store(true, Ordering::Release);
+        }
+        drop(edges);
+        // `pages` first: a page in both maps is checked, one in neither would be lost.
+        for (map, _) in [&self.pages, &self.packed].into_iter().zip(changed).filter(|(_, changed)| *changed) {
+            if let Err(error) = map.save(head, tail + 1) {
+                tracing::warn!(%error, %range, "pages could not be recorded; they are fetched again after a restart");
+            }
+        }
+    }
+
+    fn put(&self, first: u64, end: u64, held: Held, changed: &mut [bool; 2]) {
+        if held == Held::Checked {
+            changed[0] |= self.pages.put(first, end, true);
+        }
+        changed[1] |= self.packed.put(first, end, held == Held::Packed);
+    }
+
+    /// The pages that lie wholly in `range`, half-open; the layer's end also ends its last page.
+    fn whole_pages(&self, range: ByteRange) -> (u64, u64) {
+        let end = if range.end >= self.size() { self.size().div_ceil(PAGE) } else { range.end / PAGE };
+        (range.start.div_ceil(PAGE), end)
+    }
+
+    fn clip(&self, range: ByteRange) -> ByteRange {
+        ByteRange::new(range.start, range.end.min(self.size()))
+    }
+
+    fn range(&self, offset: u64, bytes: &[u8]) -> io::Result<ByteRange> {
+        match offset.checked_add(bytes.len() as u64) {
+            Some(end) if end <= self.size() => Ok(ByteRange::new(offset, end)),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "write past the end of the layer")),
+        }
+    }
+
+    /// Bytes in whole pages that are there, checked or packed.
     pub fn bytes_present(&self) -> u64 {
-        (self.pages.count() * PAGE).min(self.size)
+        (self.pages.count_with(&self.packed) * PAGE).min(self.size())
     }
 
     /// Brings everything to disk and marks the cache as closed cleanly, so that a later boot trusts it too.
     pub fn close(&self) -> io::Result<()> {
         self.data.sync_data()?;
-        self.pages.close()
+        self.pages.close()?;
+        self.packed.close()
+    }
+}
+
+/// Adds a part that follows the last one.
+fn push(parts: &mut Vec<(ByteRange, Held)>, part: ByteRange, held: Held) {
+    match parts.last_mut() {
+        _ if part.is_empty() => {}
+        Some((last, known)) if *known == held => last.end = part.end,
+        _ => parts.push((part, held)),
+    }
+}
+
+/// The bytes of `part`, which lies in `bytes` at `offset`.
+fn slice(bytes: &[u8], offset: u64, part: ByteRange) -> &[u8] {
+    &bytes[(part.start - offset) as usize..(part.end - offset) as usize]
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

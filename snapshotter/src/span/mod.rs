@@ -1,17 +1,22 @@
 //! Spans of one layer: reads of its plain tar, answered from the cache file or after the spans were fetched.
 //!
-//! State: the [`SpanManager`] owns the cache file ([`cache`]), the page map ([`bitmap`]) and the state of each span
+//! State: the [`SpanManager`] owns the cache file ([`cache`]), the page maps ([`bitmap`]) and the state of each span
 //! ([`state`]) of one layer and zTOC; all mounts of the layer, of any image, share it.
 //!
 //! What must always hold: every byte that a read returns was inflated from compressed bytes whose sha256 is the zTOC's
-//! digest of that span. A reader never fetches: it asks the engine and waits for its own bytes, with a time limit. A
-//! failure is not remembered: the next read tries again.
+//! digest of that span, or came in a block of a working-set pack ([`packed`]) and is compared when its span arrives. A
+//! reader never fetches: it asks the engine and waits for its own bytes ([`wait`]), with a time limit. A failure is not
+//! remembered: the next read tries again.
 
 pub mod bitmap;
 pub mod cache;
+mod edges;
 mod error;
 pub mod eviction;
+mod packed;
+mod ranges;
 pub mod state;
+mod wait;
 mod walk;
 
 #[cfg(test)]
@@ -19,6 +24,7 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -31,11 +37,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::prefetch::Engine;
 use crate::stats::Stats;
-use bitmap::{Identity, PAGE};
+use bitmap::Identity;
 use cache::SpanCache;
 pub use error::SpanError;
 pub(crate) use error::chain;
-use state::{Claim, Progress, SpanStates, Wanted};
+use ranges::RangeSet;
+use state::{Claim, SpanStates};
 use walk::Walks;
 
 /// Plain bytes are written to the cache, and told to waiting readers, in pieces of this size.
@@ -52,11 +59,18 @@ pub struct SpanOptions {
     pub verification_retries: u32,
     /// Compressed bytes that a reader walking through a file has fetched ahead of it, at most. 0 switches it off.
     pub read_ahead: u64,
+    /// How long a read waits for bytes that a pack has promised before it asks for their spans.
+    pub pack_patience: Duration,
 }
 
 impl Default for SpanOptions {
     fn default() -> Self {
-        Self { read_timeout: Duration::from_mins(5), verification_retries: 0, read_ahead: 4 << 20 }
+        Self {
+            read_timeout: Duration::from_mins(5),
+            verification_retries: 0,
+            read_ahead: 4 << 20,
+            pack_patience: Duration::from_millis(500),
+        }
     }
 }
 
@@ -68,6 +82,11 @@ pub struct SpanManager {
     states: Arc<SpanStates>,
     sources: Mutex<Vec<(String, RangeFetcher)>>,
     walks: Mutex<Walks>,
+    /// What packs that are arriving will bring.
+    promised: Mutex<RangeSet>,
+    /// Changes when bytes have come that a reader may wait for other than at a span's slot, or will not come.
+    arrived: watch::Sender<()>,
+    packed_wrong: AtomicBool,
     interest: Mutex<(usize, CancellationToken)>,
     engine: Engine,
     stats: Arc<Stats>,
@@ -104,7 +123,7 @@ impl SpanManager {
     ) -> Arc<Self> {
         let states = Arc::new(SpanStates::new(ztoc.spans().len()));
         for span in (0..ztoc.spans().len()).map(SpanId) {
-            if cache.holds(ztoc.spans().uncompressed_range(span)) {
+            if cache.checked(ztoc.spans().uncompressed_range(span)) {
                 states.set_cached(span);
             }
         }
@@ -114,6 +133,9 @@ impl SpanManager {
             states,
             sources: Mutex::default(),
             walks: Mutex::default(),
+            promised: Mutex::default(),
+            arrived: watch::Sender::default(),
+            packed_wrong: AtomicBool::new(false),
             interest: Mutex::new((0, CancellationToken::new())),
             engine,
             stats,
@@ -174,7 +196,7 @@ impl SpanManager {
     /// Reads the plain bytes `range` if all of them are cached; `false` when some are not.
     pub fn read_cached(&self, range: ByteRange, into: &mut [u8]) -> Result<bool, SpanError> {
         self.check(range)?;
-        if !self.missing(range).is_empty() {
+        if !self.there(range) {
             return Ok(false);
         }
         self.note_use(range);
@@ -182,7 +204,7 @@ impl SpanManager {
         Ok(true)
     }
 
-    /// Reads the plain bytes `range`, waiting for spans that are not cached. `file` is the content that the reader walks
+    /// Reads the plain bytes `range`, waiting for those that are not there. `file` is the content that the reader walks
     /// through: nothing outside it is fetched ahead.
     pub async fn read(self: &Arc<Self>, range: ByteRange, file: ByteRange) -> Result<Vec<u8>, SpanError> {
         self.check(range)?;
@@ -202,68 +224,15 @@ impl SpanManager {
         if range.end > self.cache.size() { Err(SpanError::OutOfRange(range)) } else { Ok(()) }
     }
 
-    /// The spans of `range` that are not there, each with the end of what is wanted of it.
-    fn missing(&self, range: ByteRange) -> Vec<(SpanId, u64)> {
-        let table = self.ztoc.spans();
-        let mut missing = Vec::new();
-        for span in table.spans_covering(range).map(SpanId) {
-            if let Some(part) = range.intersect(&table.uncompressed_range(span))
-                && !self.states.is_cached(span)
-                && !self.cache.holds(part)
-            {
-                missing.push((span, part.end));
-            }
-        }
-        missing
-    }
-
     fn note_use(&self, range: ByteRange) {
         for span in self.ztoc.spans().spans_covering(range) {
             if self.states.take_unused(SpanId(span)) {
                 self.stats.prefetch_hits.inc();
             }
         }
-    }
-
-    /// Waits until the bytes of `range` are in the cache file.
-    async fn ensure(self: &Arc<Self>, range: ByteRange, file: ByteRange) -> Result<(), SpanError> {
-        let (mut claims, mut waits) = (Vec::new(), Vec::new());
-        for (span, end) in self.missing(range) {
-            match self.states.want(span) {
-                Wanted::Cached => {}
-                Wanted::Fetching(progress) => waits.push((progress, end)),
-                Wanted::Claimed(claim, progress) => {
-                    claims.push(claim);
-                    waits.push((progress, end));
-                }
-            }
+        if self.cache.any_packed(range) {
+            self.stats.pack_hits.inc();
         }
-        if let (Some(first), Some(last)) = (claims.first(), claims.last()) {
-            let ahead = self.walks.lock().step(first.span(), last.span(), file.start);
-            claims.extend(self.claim_ahead(last.span(), ahead, file));
-            self.engine.demand(self, claims);
-        }
-        for (progress, end) in waits {
-            wait(progress, end).await?;
-        }
-        Ok(())
-    }
-
-    /// Claims up to `count` spans after `last` that hold bytes of `file`, up to the read-ahead limit.
-    fn claim_ahead(&self, last: SpanId, count: u32, file: ByteRange) -> Vec<Claim> {
-        let table = self.ztoc.spans();
-        let mut budget = self.options.read_ahead;
-        let mut claims = Vec::new();
-        for span in (last.0 + 1..table.len()).take(count as usize).map(SpanId) {
-            let cost = table.compressed_range(span).len();
-            if cost > budget || file.intersect(&table.uncompressed_range(span)).is_none() {
-                break;
-            }
-            let Some(claim) = self.states.claim(span) else { break };
-            budget -= cost;
-            claims.push(claim);
-        }
-        claims
     }
 
     /// Says that bytes received were wrong. `true`: there is another server to ask.
@@ -293,11 +262,7 @@ impl SpanManager {
     pub fn fill(&self, claim: Claim, compressed: &[u8]) -> Result<(), (Claim, SpanError)> {
         match self.verify(claim.span(), compressed).and_then(|()| self.store(&claim, compressed)) {
             Ok(()) => {
-                let span = claim.span();
                 claim.complete();
-                if let Err(error) = self.mark(span) {
-                    tracing::warn!(%error, "pages of a span could not be recorded; they are fetched again after a restart");
-                }
                 Ok(())
             }
             Err(error) => Err((claim, error)),
@@ -317,12 +282,13 @@ impl SpanManager {
     fn store(&self, claim: &Claim, compressed: &[u8]) -> Result<(), SpanError> {
         let mut at = self.ztoc.spans().uncompressed_range(claim.span()).start;
         let mut piece = Vec::with_capacity(PIECE);
-        let mut failure = None;
+        let (mut failure, mut differs) = (None, None);
         let mut flush = |piece: &mut Vec<u8>| {
-            self.cache.write(at, piece)?;
+            self.cache.store(at, piece, &mut |offset| _ = differs.get_or_insert(offset))?;
             at += piece.len() as u64;
             piece.clear();
             claim.filled(at);
+            self.wake_patient();
             Ok(())
         };
         let extracted = ztoc::extract_span(&self.ztoc, claim.span(), compressed, &mut |mut bytes| {
@@ -339,44 +305,15 @@ impl SpanManager {
             }
             Ok(())
         });
-        match failure {
+        let stored = match failure {
             Some(error) => Err(SpanError::Cache(error)),
             None => extracted
                 .map_err(SpanError::Extract)
                 .and_then(|()| flush(&mut piece).map_err(SpanError::Cache)),
+        };
+        if let Some(offset) = differs {
+            self.pack_differs(claim.span(), offset);
         }
-    }
-
-    /// Sets the page bits of a cached span; the pages it shares with neighbours when those are cached too.
-    fn mark(&self, span: SpanId) -> io::Result<()> {
-        let mut range = self.ztoc.spans().uncompressed_range(span);
-        let (first, last) =
-            (range.start / PAGE * PAGE, range.end.next_multiple_of(PAGE).min(self.cache.size()));
-        if first < range.start && self.all_cached(ByteRange::new(first, range.start)) {
-            range.start = first;
-        }
-        if range.end < last && self.all_cached(ByteRange::new(range.end, last)) {
-            range.end = last;
-        }
-        self.cache.mark(range)
-    }
-
-    fn all_cached(&self, range: ByteRange) -> bool {
-        self.ztoc.spans().spans_covering(range).all(|span| self.states.is_cached(SpanId(span)))
-    }
-}
-
-/// Waits until a span is filled up to `end`.
-async fn wait(mut progress: watch::Receiver<Progress>, end: u64) -> Result<(), SpanError> {
-    let reached = progress
-        .wait_for(|now| match now {
-            Progress::Filled(upto) => *upto >= end,
-            Progress::Cached | Progress::Failed(_) => true,
-        })
-        .await;
-    match reached.as_deref() {
-        Ok(Progress::Failed(error)) => Err(SpanError::Shared(Arc::clone(error))),
-        Ok(_) => Ok(()),
-        Err(_) => Err(SpanError::Abandoned),
+        stored
     }
 }

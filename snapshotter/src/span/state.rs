@@ -1,6 +1,7 @@
 //! The state of each span of one layer: unrequested -> fetching -> cached, or back to unrequested when fetching failed.
 //!
-//! State: one bit per span that is cached, and a slot per span being fetched; owned by the layer's
+//! State: one bit per span that is cached (all of it was checked against its digest; what a pack has brought does not
+//! count), and a slot per span being fetched; owned by the layer's
 //! [`super::SpanManager`]. (A span waiting in the prefetch queue is still unrequested here, so that a reader may claim it
 //! at any moment.)
 //!
@@ -57,7 +58,7 @@ impl SpanStates {
         Self { count, cached: words(), unused: words(), fetching: Mutex::default() }
     }
 
-    /// Whether the whole span is in the cache file.
+    /// Whether the whole span is in the cache file, checked.
     pub fn is_cached(&self, span: SpanId) -> bool {
         bit(&self.cached, span).is_some_and(|(word, mask)| word.load(Ordering::SeqCst) & mask != 0)
     }

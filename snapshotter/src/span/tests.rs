@@ -26,9 +26,13 @@ fn identity() -> Identity {
 fn filled(root: &Path) -> SpanCache {
     let cache = SpanCache::open(root, identity(), BOOT).unwrap();
     assert!(!cache.holds(ByteRange::new(0, 1)));
-    cache.write(0, &[7; 3 * PAGE as usize]).unwrap();
-    cache.mark(ByteRange::new(0, 3 * PAGE)).unwrap();
+    store(&cache, 0, &[7; 3 * PAGE as usize]);
     cache
+}
+
+/// Stores checked bytes where no pack had brought others.
+fn store(cache: &SpanCache, offset: u64, bytes: &[u8]) {
+    cache.store(offset, bytes, &mut |offset| panic!("differs at {offset}")).unwrap();
 }
 
 /// A copy of the cache as a killed process would leave it.
@@ -37,7 +41,7 @@ fn killed(root: &Path) -> TempDir {
     let (from, to) =
         (SpanCache::directory(root, &identity()), SpanCache::directory(copy.path(), &identity()));
     fs::create_dir_all(&to).unwrap();
-    for name in ["data", "pages"] {
+    for name in ["data", "pages", "packed"] {
         fs::copy(from.join(name), to.join(name)).unwrap();
     }
     copy
@@ -100,25 +104,37 @@ fn another_size_or_a_torn_file_is_not_believed() {
 }
 
 #[test]
-fn a_page_counts_only_when_it_is_whole() {
+fn parts_of_pages_count_until_a_restart() {
     let root = tempfile::tempdir().unwrap();
     let cache = SpanCache::open(root.path(), identity(), BOOT).unwrap();
-    cache.mark(ByteRange::new(10, PAGE - 1)).unwrap();
-    cache.mark(ByteRange::new(10, 2 * PAGE + 5)).unwrap();
-    assert!(!cache.holds(ByteRange::new(20, 21)));
-    assert!(cache.holds(ByteRange::new(PAGE, 2 * PAGE)));
-    assert!(!cache.holds(ByteRange::new(2 * PAGE, 2 * PAGE + 1)));
-    cache.mark(ByteRange::new(99 * PAGE, SIZE)).unwrap();
-    assert!(cache.holds(ByteRange::new(99 * PAGE, SIZE)), "the layer's end ends its last page");
+    let page = PAGE as usize;
+    store(&cache, 10, &vec![1; 2 * page]);
+    assert!(cache.checked(ByteRange::new(10, 2 * PAGE + 10)));
+    assert!(!cache.holds(ByteRange::new(9, 11)));
+    assert!(!cache.holds(ByteRange::new(2 * PAGE, 2 * PAGE + 11)));
+    store(&cache, 99 * PAGE + 1, &vec![1; page + 16]);
+    assert!(cache.holds(ByteRange::new(99 * PAGE + 1, SIZE)));
+    drop(cache);
+    let cache = SpanCache::open(root.path(), identity(), BOOT).unwrap();
+    assert!(cache.checked(ByteRange::new(PAGE, 2 * PAGE)), "whole pages stay");
+    assert_eq!(cache.absent(ByteRange::new(0, PAGE)), [ByteRange::new(0, PAGE)], "parts do not");
+    assert!(cache.checked(ByteRange::new(100 * PAGE, SIZE)), "the layer's end ends its last page");
+    store(&cache, 0, &vec![1; 10]);
+    store(&cache, 10, &vec![1; page - 10]);
+    drop(cache);
+    let cache = SpanCache::open(root.path(), identity(), BOOT).unwrap();
+    assert!(cache.checked(ByteRange::new(0, 2 * PAGE)), "parts that fill a page are a page");
 }
 
 #[test]
 fn writing_outside_the_layer_is_refused() {
     let root = tempfile::tempdir().unwrap();
     let cache = SpanCache::open(root.path(), identity(), BOOT).unwrap();
-    cache.write(SIZE - 1, &[1]).unwrap();
-    assert!(cache.write(SIZE, &[1]).is_err());
-    assert!(cache.write(u64::MAX, &[1]).is_err());
+    store(&cache, SIZE - 1, &[1]);
+    for offset in [SIZE, u64::MAX] {
+        assert!(cache.store(offset, &[1], &mut |_| {}).is_err());
+        assert!(cache.store_packed(offset, &[1]).is_err());
+    }
 }
 
 proptest! {
@@ -133,17 +149,19 @@ proptest! {
         let mut model = BTreeSet::new();
         for (first, count) in sets {
             let end = (first + count).min(pages);
-            map.set(first, end).unwrap();
+            let new = (first..end).any(|page| !model.contains(&page));
+            prop_assert_eq!(map.put(first, end, true), new);
+            map.save(first, end).unwrap();
             model.extend(first..end);
         }
         let (again, kept) = PageMap::open(&path, identity, BOOT).unwrap();
         prop_assert!(kept);
-        for map in [map, again] {
-            prop_assert_eq!(map.count(), model.len() as u64);
+        for map in [&map, &again] {
+            prop_assert_eq!(map.count_with(&map), model.len() as u64);
             for (first, count) in &asks {
                 let end = (first + count).min(pages);
                 let all = (*first..end).all(|page| model.contains(&page));
-                prop_assert_eq!(map.covers(first * PAGE, end * PAGE), all);
+                prop_assert_eq!(map.covers(*first, end), all);
             }
         }
     }

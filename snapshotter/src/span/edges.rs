@@ -1,0 +1,116 @@
+//! The parts of pages that are there: what a page map cannot say.
+//!
+//! State: for each page that is partly filled, its checked and its packed bytes; owned by the layer's
+//! [`super::cache::SpanCache`], under its lock, in memory only: after a restart a partly filled page is absent.
+//!
+//! What must always hold: no byte is both checked and packed; a page whose checked bytes are all there has no entry (its
+//! bit says it), nor has a page with a packed bit packed bytes here. Checked parts are few, since only the ends of spans
+//! make them; packed parts are bounded, and what is over the bound counts as absent.
+
+use std::collections::BTreeMap;
+
+use soci_core::units::ByteRange;
+
+use super::bitmap::PAGE;
+use super::ranges::RangeSet;
+
+/// Packed parts that one layer remembers at most.
+pub(super) const MAX_PACKED: usize = 1 << 16;
+
+/// The partly filled pages of a layer.
+#[derive(Debug, Default)]
+pub(super) struct Edges {
+    pages: BTreeMap<u64, Parts>,
+    packed: usize,
+}
+
+/// What is there of one page.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    pub(super) checked: RangeSet,
+    pub(super) packed: RangeSet,
+}
+
+/// What a page has become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Page {
+    /// Parts of it are missing.
+    Partial,
+    /// Whole, but only with bytes of a pack.
+    Packed,
+    /// Whole and checked.
+    Checked,
+}
+
+impl Edges {
+    /// What is there of `page`.
+    pub(super) fn get(&self, page: u64) -> Option<&Parts> {
+        self.pages.get(&page)
+    }
+
+    /// Adds checked bytes `part` of the page `page`, which spans `whole`; `bit` says that the page is in the packed map.
+    pub(super) fn checked(&mut self, page: u64, whole: ByteRange, part: ByteRange, bit: bool) -> Page {
+        self.change(page, whole, bit, |parts| {
+            parts.checked.insert(part);
+            parts.packed.remove(part);
+        })
+    }
+
+    /// Adds bytes `part` of a page that a pack has brought and that were absent.
+    pub(super) fn packed(&mut self, page: u64, whole: ByteRange, part: ByteRange) -> Page {
+        let full = self.packed >= MAX_PACKED;
+        self.change(page, whole, false, |parts| {
+            let room = !full || joined(parts, part).covers(whole);
+            if room {
+                parts.packed.insert(part);
+            }
+        })
+    }
+
+    fn change(&mut self, page: u64, whole: ByteRange, bit: bool, change: impl FnOnce(&mut Parts)) -> Page {
+        let parts = self.pages.entry(page).or_default();
+        self.packed -= parts.packed.len();
+        change(parts);
+        let state = if parts.checked.covers(whole) {
+            Page::Checked
+        } else if bit || joined(parts, ByteRange::default()).covers(whole) {
+            parts.packed = RangeSet::default();
+            Page::Packed
+        } else {
+            Page::Partial
+        };
+        self.packed += parts.packed.len();
+        if state == Page::Checked || parts.checked.is_empty() && parts.packed.is_empty() {
+            self.pages.remove(&page);
+        }
+        state
+    }
+
+    /// The pages `[first, end)` are whole and checked.
+    pub(super) fn drop_pages(&mut self, first: u64, end: u64) {
+        if first < end {
+            for (_, parts) in self.pages.extract_if(first..end, |_, _| true) {
+                self.packed -= parts.packed.len();
+            }
+        }
+    }
+
+    /// Makes all packed bytes absent.
+    pub(super) fn forget_packed(&mut self) {
+        self.packed = 0;
+        self.pages.retain(|_, parts| {
+            parts.packed = RangeSet::default();
+            !parts.checked.is_empty()
+        });
+    }
+}
+
+/// All bytes of `parts`, and `more`.
+fn joined(parts: &Parts, more: ByteRange) -> RangeSet {
+    RangeSet::of(parts.checked.iter().chain(parts.packed.iter()).chain([more]).collect())
+}
+
+/// The range of bytes of `page` in a layer of `size` bytes.
+pub(super) fn page_range(page: u64, size: u64) -> ByteRange {
+    ByteRange::new(page.saturating_mul(PAGE), page.saturating_add(1).saturating_mul(PAGE).min(size))
+}

@@ -1,0 +1,93 @@
+//! What working-set packs bring: bytes, promises of bytes, and doubts about them.
+//!
+//! State: the promised ranges and the doubt are the [`SpanManager`]'s. Whoever streams a pack promises its ranges, fills
+//! them, and takes the promise back when the pack is done or dropped; it looks at [`SpanManager::packed_wrong`] and then
+//! makes the pack's bytes forgotten.
+//!
+//! What must always hold: nothing here changes a byte that was checked against its span.
+
+use std::sync::atomic::Ordering;
+
+use soci_core::units::{ByteRange, SpanId};
+
+use super::ranges::RangeSet;
+use super::{SpanError, SpanManager};
+
+impl SpanManager {
+    /// Stores plain bytes that a pack has brought, where nothing is there yet, and wakes readers that wait for them.
+    /// Blocking. Refused while [`SpanManager::packed_wrong`].
+    pub fn fill_packed(&self, range: ByteRange, bytes: &[u8]) -> Result<(), SpanError> {
+        self.check(range)?;
+        if range.len() != bytes.len() as u64 {
+            return Err(SpanError::OutOfRange(range));
+        }
+        if self.packed_wrong() {
+            return Err(SpanError::WrongPack);
+        }
+        let stored = self.cache.store_packed(range.start, bytes).map_err(SpanError::Cache);
+        self.arrived.send_replace(());
+        stored
+    }
+
+    /// Says which bytes a pack will bring soon, beside those promised already. Readers wait for them for
+    /// [`super::SpanOptions::pack_patience`] before they ask for spans.
+    pub fn promise(&self, ranges: Vec<ByteRange>) {
+        let mut promised = self.promised.lock();
+        let known = std::mem::take(&mut *promised);
+        *promised = RangeSet::of(known.iter().chain(ranges).collect());
+    }
+
+    /// Takes all promises back: the pack is done, dropped or failed. Readers that still wait ask for spans.
+    pub fn promise_over(&self) {
+        *self.promised.lock() = RangeSet::default();
+        self.arrived.send_replace(());
+    }
+
+    /// Whether bytes of a pack were not those of their span. Stays until [`SpanManager::forget_packed`].
+    pub fn packed_wrong(&self) -> bool {
+        self.packed_wrong.load(Ordering::Acquire)
+    }
+
+    /// Makes all bytes absent that only a pack has brought. Blocking.
+    pub fn forget_packed(&self) {
+        self.packed_wrong.store(false, Ordering::Release);
+        if let Err(error) = self.cache.forget_packed() {
+            tracing::error!(layer = %self.cache.layer(), %error, "bytes of a pack could not be forgotten for good; they may be back after a restart");
+        }
+    }
+
+    /// Whether all of `range` was checked against spans.
+    pub fn checked(&self, range: ByteRange) -> bool {
+        self.check(range).is_ok() && self.cache.checked(range)
+    }
+
+    /// The plain bytes `range` when all of them were checked against spans: those before a span are its window.
+    pub fn read_checked(&self, range: ByteRange) -> Option<Vec<u8>> {
+        if !self.checked(range) {
+            return None;
+        }
+        let mut bytes = vec![0; usize::try_from(range.len()).ok()?];
+        self.cache.read(range.start, &mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    /// Whether a pack has promised all of `ranges`.
+    pub(super) fn is_promised(&self, ranges: &[ByteRange]) -> bool {
+        let promised = self.promised.lock();
+        ranges.iter().all(|range| promised.covers(*range))
+    }
+
+    /// Bytes of a span have come: wakes readers that wait for a promise instead of the span.
+    pub(super) fn wake_patient(&self) {
+        if !self.promised.lock().is_empty() {
+            self.arrived.send_replace(());
+        }
+    }
+
+    /// What a pack had brought at `offset` was not what the span has there.
+    pub(super) fn pack_differs(&self, span: SpanId, offset: u64) {
+        self.stats.pack_mismatches.inc();
+        self.packed_wrong.store(true, Ordering::Release);
+        tracing::error!(layer = %self.cache.layer(), %span, offset, "A PACK IS WRONG: its bytes differ from the layer's span; the span's are served from now on");
+    }
+}
