@@ -9,6 +9,7 @@
 
 mod image;
 mod node;
+mod pack_options;
 mod resolver;
 
 use std::path::Path;
@@ -30,6 +31,7 @@ use crate::stats::Stats;
 pub use crate::fuse::mount::{FuseMount, MountError};
 pub use image::{ImageContext, ImageRequest, LayerState};
 pub use node::{Node, NodeOptions};
+pub use pack_options::PackOptions;
 pub use resolver::{Discovery, ManifestAndConfig};
 
 /// Why an image or layer cannot be served lazily now.
