@@ -15,10 +15,10 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tracing::{info, warn};
 
-use crate::config::{Config, StoreType};
+use crate::config::{Config, Pack, StoreType};
 use crate::fuse::FuseOptions;
 use crate::grpc::Service;
-use crate::layer::{Discovery, LayerError, Node, NodeOptions};
+use crate::layer::{Discovery, LayerError, Node, NodeOptions, PackOptions};
 use crate::metrics::defs::Sources;
 use crate::metrics::{Listener, MetricsError, serve};
 use crate::prefetch::{BackgroundOptions, EngineOptions};
@@ -205,6 +205,7 @@ fn node_options(
         stats,
         discovery: Discovery { v1: lazy && v1, v2: lazy && v2 },
         prefetch: lazy && config.prefetch.enable,
+        pack: if lazy { pack_options(&config.pack) } else { PackOptions::off() },
         cache_limit: config.cache.limit(),
         engine: EngineOptions {
             prefetch_layers: config.prefetch.layers(),
@@ -225,6 +226,17 @@ fn node_options(
             negative_timeout: config.fuse.negative_ttl(),
             ..FuseOptions::default()
         },
+    }
+}
+
+fn pack_options(pack: &Pack) -> PackOptions {
+    PackOptions {
+        enable: pack.enable,
+        fine: pack.fine,
+        max_bytes: pack.limit(),
+        require_verified: pack.require_verified,
+        verified: pack.verified.clone(),
+        workload: pack.workload.clone(),
     }
 }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use harness::image::Published;
 use snapshotter::fuse::FuseOptions;
-use snapshotter::layer::{Discovery, ImageContext, ImageRequest, Layer, LayerState, Node, NodeOptions};
+use snapshotter::layer::{
+    Discovery, ImageContext, ImageRequest, Layer, LayerState, Node, NodeOptions, PackOptions,
+};
 use snapshotter::prefetch::EngineOptions;
 use snapshotter::span::SpanOptions;
 use snapshotter::stats::Stats;
@@ -49,6 +51,7 @@ impl TestNode {
             stats: Arc::clone(&stats),
             discovery: Discovery::default(),
             prefetch: true,
+            pack: PackOptions::default(),
             cache_limit: 0,
             engine: EngineOptions::default(),
             spans: SpanOptions { read_timeout: Duration::from_secs(30), ..SpanOptions::default() },

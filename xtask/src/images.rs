@@ -30,7 +30,7 @@ mod tar;
 /// Build test images as OCI layouts below .lab/images/oci
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Images to build: redis, pyml, node, java, postgres, torchdeb, base
+    /// Images to build: redis, pyml, node, java, postgres, torchdeb, torch, base
     #[arg(default_values = ["redis", "pyml"])]
     names: Vec<String>,
     /// Build again, also when nothing changed
@@ -91,7 +91,11 @@ pub(crate) fn ensure(lab: &Lab, name: &str, force: bool) -> Result<Built> {
         return Ok(built);
     }
     setup::require_root("building images")?;
-    setup::ensure(if name == "node" { &[Need::Images, Need::Node] } else { &[Need::Images] })?;
+    setup::ensure(match name {
+        "node" => &[Need::Images, Need::Node],
+        "torch" => &[Need::Images, Need::Stubs],
+        _ => &[Need::Images],
+    })?;
     let parent = recipe.parent.map(|parent| ensure(lab, parent, false)).transpose()?;
     build(lab, &recipe, parent).with_context(|| format!("cannot build the image {name}"))
 }

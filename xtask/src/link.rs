@@ -7,8 +7,9 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::TcpStream;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -154,12 +155,18 @@ impl Link {
         received.context("the link's device has no counters")
     }
 
-    /// Requests that the registry answered so far, by its access log.
-    pub(crate) fn requests(&self) -> Result<u64> {
-        let log = fs::read(&self.registry_log)?;
-        let is_access =
-            |line: &&[u8]| line.windows(9).any(|word| word == b" HTTP/1.1" || word == b" HTTP/1.0");
-        Ok(log.split(|byte| *byte == b'\n').filter(is_access).count() as u64)
+    /// How long the registry's log is now.
+    pub(crate) fn log_end(&self) -> Result<u64> {
+        Ok(fs::metadata(&self.registry_log)?.len())
+    }
+
+    /// This part of the registry's log: a line for each request, written when it was answered.
+    pub(crate) fn log(&self, part: Range<u64>) -> Result<String> {
+        let mut log = fs::File::open(&self.registry_log)?;
+        log.seek(SeekFrom::Start(part.start))?;
+        let mut text = Vec::new();
+        log.take(part.end - part.start).read_to_end(&mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     fn enter<S: AsRef<std::ffi::OsStr>>(space: &Path, words: impl IntoIterator<Item = S>) -> Command {

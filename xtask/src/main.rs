@@ -15,6 +15,7 @@ mod link;
 mod prepared;
 mod product;
 mod reference;
+mod requests;
 mod setup;
 mod test;
 

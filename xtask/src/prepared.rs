@@ -12,26 +12,31 @@ use crate::exec;
 use crate::images;
 use crate::lab::Lab;
 use crate::link::{Link, REGISTRY};
-use crate::product::Product;
+use crate::product::{Mode, Product};
 use crate::reference;
+use crate::requests::Catalogue;
 
 /// A prepared image.
 pub(crate) struct Prepared {
     /// Name of the image.
     pub(crate) name: String,
-    /// Where the registry has it.
-    pub(crate) reference: String,
+    /// Where the registry has it with all that was recorded.
+    recorded: String,
+    /// Where the registry has it with an index as upstream's tool makes it. A name of its own: an image has one SOCI index.
+    plain: String,
     /// Compressed bytes of all layers.
     pub(crate) size: u64,
     /// An independent unpack of all layers.
     pub(crate) rootfs: PathBuf,
     /// What its start cannot do without.
     pub(crate) bound: Bound,
+    /// What the registry's blobs are.
+    pub(crate) catalogue: Catalogue,
 }
 
 impl Prepared {
-    /// Builds, pushes, records and indexes the image.
-    pub(crate) fn new(lab: &Lab, product: &Product, link: &Link, name: &str) -> Result<Self> {
+    /// Builds, records, indexes and pushes the image for starts in these modes.
+    pub(crate) fn new(lab: &Lab, product: &Product, link: &Link, name: &str, modes: &[Mode]) -> Result<Self> {
         let built = images::ensure(lab, name, false)?;
         let layout = lab.image(name);
         let step = |what: &str, started: Instant| {
@@ -45,19 +50,40 @@ impl Prepared {
 
         let started = Instant::now();
         let store = lab.fresh_dir(&format!("stores/{name}"))?;
-        exec::run(&mut product.create(&store, &layout, &trace))?;
+        exec::run(&mut product.create(&store, &layout, &trace, modes))?;
+        let plain_store = lab.fresh_dir(&format!("stores/{name}-plain"))?;
+        let is_lazy = modes.contains(&Mode::Lazy);
+        if is_lazy {
+            exec::run(&mut product.create_plain(&plain_store, &layout))?;
+        }
         step("SOCI index made", started);
 
         let started = Instant::now();
-        let reference = format!("{REGISTRY}/{name}:latest");
-        exec::run(&mut link.client(product.push(&store, &layout, &reference)))?;
+        let recorded = format!("{REGISTRY}/{name}:latest");
+        exec::run(&mut link.client(product.push(&store, &layout, &recorded)))?;
+        let plain = format!("{REGISTRY}/{name}-plain:latest");
+        let mut layouts = vec![layout.clone(), store.join("content")];
+        if is_lazy {
+            exec::run(&mut link.client(product.push(&plain_store, &layout, &plain)))?;
+            layouts.push(plain_store.join("content"));
+        }
+        let catalogue = Catalogue::of(&layouts)?;
         step("image and SOCI index pushed", started);
 
         let started = Instant::now();
         let rootfs = reference::unpack(lab, &built)?;
         let bound = Bound::from_trace(&trace, &rootfs)?;
         step("unpacked by GNU tar", started);
-        Ok(Self { name: name.to_owned(), reference, size: built.compressed_size(), rootfs, bound })
+        let (name, size) = (name.to_owned(), built.compressed_size());
+        Ok(Self { name, recorded, plain, size, rootfs, bound, catalogue })
+    }
+
+    /// Where the registry has the image as this mode wants it.
+    pub(crate) fn reference(&self, mode: Mode) -> &str {
+        match mode {
+            Mode::Lazy => &self.plain,
+            Mode::Full | Mode::Prefetch | Mode::Fine | Mode::Pack | Mode::Warm => &self.recorded,
+        }
     }
 }
 

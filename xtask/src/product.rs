@@ -29,10 +29,14 @@ pub(crate) const MIN_LAYER_SIZE: u64 = 1 << 20;
 pub(crate) enum Mode {
     /// Pull and unpack all layers, then start.
     Full,
-    /// Start at once; bytes come when they are read.
+    /// Start at once; bytes come when they are read, by zTOCs as upstream's tool makes them.
     Lazy,
-    /// As lazy, with the recorded prefetch artifacts.
+    /// With the recorded prefetch artifacts.
     Prefetch,
+    /// As prefetch, with the fine index in place of the zTOCs.
+    Fine,
+    /// As fine, with the pack of what the recorded start read.
+    Pack,
     /// The second start on a root that has everything, over a link without limits.
     Warm,
 }
@@ -44,6 +48,8 @@ impl Mode {
             Self::Full => "full",
             Self::Lazy => "lazy",
             Self::Prefetch => "prefetch",
+            Self::Fine => "fine",
+            Self::Pack => "pack",
             Self::Warm => "warm",
         }
     }
@@ -91,12 +97,27 @@ impl Product {
         command
     }
 
-    /// Makes the SOCI index of an image, with prefetch artifacts from `trace`, in the local store `store`.
-    pub(crate) fn create(&self, store: &Path, layout: &Path, trace: &Path) -> Command {
+    /// Makes the SOCI index of an image in the local store `store` without knowing what a start reads: spans and smallest
+    /// layer are upstream's.
+    pub(crate) fn create_plain(&self, store: &Path, layout: &Path) -> Command {
+        let mut command = exec::command([self.soci()]);
+        command.args(["create", &layout_reference(layout), "--root"]).arg(store);
+        command
+    }
+
+    /// Makes the SOCI index of an image, with prefetch artifacts from `trace`, in the local store `store`, and the
+    /// companions that `modes` start with.
+    pub(crate) fn create(&self, store: &Path, layout: &Path, trace: &Path, modes: &[Mode]) -> Command {
         let mut command = exec::command([self.soci()]);
         command.args(["create", &layout_reference(layout), "--span-size", &SPAN_SIZE.to_string()]);
         command.args(["--min-layer-size", &MIN_LAYER_SIZE.to_string()]);
         command.arg("--trace").arg(trace).args(["--span-layout", "trace"]).arg("--root").arg(store);
+        if modes.iter().any(|mode| matches!(mode, Mode::Fine | Mode::Pack)) {
+            command.arg("--fine");
+        }
+        if modes.contains(&Mode::Pack) {
+            command.arg("--pack");
+        }
         command
     }
 

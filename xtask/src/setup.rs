@@ -24,6 +24,8 @@ pub(crate) enum Need {
     Images,
     /// The node image: nodejs and npm on the host.
     Node,
+    /// The torch image: a C compiler and binutils for its stub libraries.
+    Stubs,
     /// Debian's docker-registry.
     Registry,
     /// Another tool for images, to see what it makes of ours.
@@ -57,6 +59,7 @@ impl Need {
                 ("python3-pip", PythonModule("pip")),
             ],
             Self::Node => &[("nodejs", Program("node")), ("npm", Program("npm"))],
+            Self::Stubs => &[("gcc", Program("gcc")), ("binutils", Program("readelf"))],
             Self::Registry => &[("docker-registry", Program("docker-registry"))],
             Self::Skopeo => &[("skopeo", Program("skopeo"))],
             Self::Link => &[

@@ -11,6 +11,7 @@ mod cache;
 mod content_store;
 mod fuse;
 mod http;
+mod pack;
 mod prefetch;
 mod pull_modes;
 mod registry;
@@ -30,6 +31,7 @@ pub use cache::Cache;
 pub use content_store::{ContentStore, StoreType};
 pub use fuse::Fuse;
 pub use http::Http;
+pub use pack::Pack;
 pub use prefetch::{BackgroundFetch, Prefetch};
 pub use pull_modes::{ParallelPull, PullModes, SociV1, SociV2};
 pub use registry::Registry;
@@ -71,6 +73,8 @@ pub struct Config {
     pub snapshotter: Snapshotter,
     /// Ours: the cache of layer bytes.
     pub cache: Cache,
+    /// Ours: fine indexes and working-set packs.
+    pub pack: Pack,
     /// Ours: registries without TLS.
     pub registry: Registry,
 }
@@ -92,6 +96,7 @@ impl Default for Config {
             resolver: Resolver::default(),
             snapshotter: Snapshotter::default(),
             cache: Cache::default(),
+            pack: Pack::default(),
             registry: Registry::default(),
         }
     }
@@ -187,6 +192,7 @@ impl Config {
         self.pull_modes.check()?;
         self.resolver.fill();
         self.resolver.check()?;
+        self.pack.fill()?;
         self.cache.fill()
     }
 

@@ -1,7 +1,10 @@
 //! The configuration file, as its writers see it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
+
+use soci_core::digest::Digest;
 
 use super::{Config, ConfigError, StoreType, load, parse};
 
@@ -62,6 +65,28 @@ fn keys_of_upstream_mean_what_they_mean_there() {
     assert_eq!(config.pull_modes.parallel_pull_unpack.chunk_size().unwrap(), Some(3 << 19));
     assert_eq!(config.snapshotter.min_layer_size(), 100);
     assert_eq!(config.resolver.host["docker.io"].mirrors[0].host, "https://mirror.example:5000");
+}
+
+#[test]
+fn companions_are_on_within_a_limit_and_digests_are_digests() {
+    let pack = config("[pack]\nmax_bytes = 0").pack;
+    assert!(pack.enable && pack.fine && !pack.require_verified);
+    assert_eq!((pack.limit(), pack.workload.as_str()), (1 << 30, ""));
+
+    let (one, other) = (Digest::of(b"1"), Digest::of(b"2"));
+    let all = config(&format!(
+        "[pack]\nenable = false\nfine = false\nmax_bytes = 7\nrequire_verified = true\n\
+         verified = [\"{one}\", \"{other}\", \"{one}\"]\nworkload = \"serve\""
+    ));
+    let pack = &all.pack;
+    assert!(!pack.enable && !pack.fine && pack.require_verified);
+    assert_eq!((pack.limit(), pack.workload.as_str()), (7, "serve"));
+    assert_eq!(pack.verified, BTreeSet::from([one, other]));
+    assert_eq!(config(&all.to_toml().unwrap()), all);
+
+    assert!(error("[pack]\nmax_bytes = -1").contains("pack.max_bytes"));
+    assert!(error("[pack]\nverified = [\"sha256:12\"]").contains("sha256:12"));
+    assert!(error("[pack]\nverified = \"none\"").contains("verified"));
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod companions;
 mod image;
 mod node;
 mod pack;
+mod pack_options;
 mod resolver;
 
 use std::path::Path;
@@ -33,6 +34,7 @@ pub use crate::fuse::mount::{FuseMount, MountError};
 pub use companions::Fine;
 pub use image::{ImageContext, ImageRequest, LayerState};
 pub use node::{Node, NodeOptions};
+pub use pack_options::PackOptions;
 pub use resolver::{Discovery, ManifestAndConfig};
 
 /// Why an image or layer cannot be served lazily now.

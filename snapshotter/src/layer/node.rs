@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use super::companions::Fine;
 use super::image::{ImageContext, ImageRequest};
 use super::resolver::{Discovery, Source};
-use super::{Layer, LayerError};
+use super::{Layer, LayerError, PackOptions};
 use crate::fs::Tree;
 use crate::fuse::FuseOptions;
 use crate::prefetch::{Engine, EngineOptions};
@@ -49,6 +49,8 @@ pub struct NodeOptions {
     pub discovery: Discovery,
     /// Whether prefetch artifacts are used.
     pub prefetch: bool,
+    /// Which companions of an image are used.
+    pub pack: PackOptions,
     /// Bytes on disk above which caches of unused layers are evicted, the longest unused first. 0: no limit.
     pub cache_limit: u64,
     /// The fetch engine.

@@ -14,6 +14,7 @@ use crate::lab::LabArgs;
 use crate::link::{Link, Net};
 use crate::prepared::Prepared;
 use crate::product::{Mode, Product};
+use crate::requests::{Counts, beyond_fixed};
 
 /// Cold starts over an emulated link: ready time, bytes, requests, share of the physical bound
 #[derive(Debug, clap::Args)]
@@ -25,7 +26,7 @@ pub(crate) struct Args {
     #[arg(long = "net", value_delimiter = ',', default_values = ["100:5"])]
     nets: Vec<Net>,
     /// Ways to start
-    #[arg(long = "mode", value_enum, value_delimiter = ',', default_values = ["full", "lazy", "prefetch"])]
+    #[arg(long = "mode", value_enum, value_delimiter = ',', default_values = ["full", "lazy", "prefetch", "fine", "pack"])]
     modes: Vec<Mode>,
     /// Runs of each mode
     #[arg(short, default_value_t = 3)]
@@ -52,10 +53,18 @@ pub(crate) struct Run {
     pub(crate) ready_s: f64,
     /// From the same moment until all layers were prepared, seconds.
     pub(crate) pull_s: f64,
-    /// Bytes received over the link until READY.
+    /// Bytes received over the link from the request for the image until READY, headers of packets included.
     pub(crate) bytes: u64,
+    /// Bytes that the product counted as received until READY.
+    pub(crate) payload: u64,
+    /// Bytes that this start cannot do without: its exact pages, deflated.
+    pub(crate) need_bytes: u64,
     /// Requests the registry answered until READY.
     pub(crate) requests: u64,
+    /// Those besides ping and token, the image's manifest and configuration, referrers and SOCI index.
+    pub(crate) asked: u64,
+    /// All requests, by kind.
+    pub(crate) kinds: Counts,
     /// Physical bound of this image on this link, seconds.
     pub(crate) bound_s: f64,
     /// Ready time of a start with all bytes on the node, seconds.
@@ -71,7 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     {
         let link = Link::up(&lab, Net::UNLIMITED)?;
         for name in &args.images {
-            let image = Prepared::new(&lab, &product, &link, name)?;
+            let image = Prepared::new(&lab, &product, &link, name, &args.modes)?;
             let warm = bench.warm(&link, &image, args.n)?;
             images.push((image, warm));
         }
@@ -103,8 +112,11 @@ pub(crate) fn measure(
             for &mode in modes {
                 let start = match mode {
                     Mode::Warm => bench.warm(link, image, 1)?,
-                    Mode::Full | Mode::Lazy | Mode::Prefetch => bench.cold(link, image, mode)?,
+                    Mode::Full | Mode::Lazy | Mode::Prefetch | Mode::Fine | Mode::Pack => {
+                        bench.cold(link, image, mode)?
+                    }
                 };
+                let requests = start.requests.values().sum();
                 eprintln!(
                     "  {} {} {}: ready {:.2} s, {:.1} MB, {} requests",
                     image.name,
@@ -112,7 +124,7 @@ pub(crate) fn measure(
                     mode.name(),
                     start.ready_s,
                     start.bytes as f64 / 1e6,
-                    start.requests
+                    requests
                 );
                 runs.push(Run {
                     image: image.name.clone(),
@@ -122,7 +134,11 @@ pub(crate) fn measure(
                     ready_s: start.ready_s,
                     pull_s: start.pull_s,
                     bytes: start.bytes,
-                    requests: start.requests,
+                    payload: start.payload,
+                    need_bytes: image.bound.bytes() as u64,
+                    requests,
+                    asked: beyond_fixed(&start.requests),
+                    kinds: start.requests,
                     bound_s,
                     t_warm_s: warm.ready_s,
                 });
@@ -165,7 +181,7 @@ pub(crate) fn rows(runs: &[Run]) -> Vec<Row<'_>> {
 pub(crate) fn print_table(runs: &[Run]) {
     let rows = rows(runs);
     println!(
-        "{:<9} {:>9} {:<9} {:>8} {:>17} {:>8} {:>8} {:>9} {:>8} {:>8} {:>8} {:>3}",
+        "{:<9} {:>9} {:<9} {:>8} {:>17} {:>8} {:>8} {:>7} {:>9} {:>6} {:>8} {:>8} {:>8} {:>3}",
         "image",
         "Mbit:ms",
         "mode",
@@ -173,7 +189,9 @@ pub(crate) fn print_table(runs: &[Run]) {
         "(min-max)",
         "pull s",
         "MB",
+        "/ need",
         "requests",
+        "asked",
         "bound s",
         "% bound",
         "/ full",
@@ -181,7 +199,7 @@ pub(crate) fn print_table(runs: &[Run]) {
     );
     for row in &rows {
         let first = row.runs[0];
-        let ready = row.median(|run| run.ready_s);
+        let (ready, bytes) = (row.median(|run| run.ready_s), row.median(|run| run.bytes as f64));
         let times = row.runs.iter().map(|run| run.ready_s);
         let (least, most) = (times.clone().fold(f64::INFINITY, f64::min), times.fold(0.0, f64::max));
         let full = rows.iter().find(|other| {
@@ -191,17 +209,24 @@ pub(crate) fn print_table(runs: &[Run]) {
         let ratio =
             full.map_or("-".to_owned(), |full| format!("{:.2}x", ready / full.median(|run| run.ready_s)));
         println!(
-            "{:<9} {:>9} {:<9} {ready:>8.2} {:>17} {:>8.2} {:>8.1} {:>9.0} {:>8.2} {:>7.0}% {ratio:>8} {:>3}",
+            "{:<9} {:>9} {:<9} {ready:>8.2} {:>17} {:>8.2} {:>8.1} {:>6.2}x {:>9.0} {:>6.0} {:>8.2} {:>7.0}% {ratio:>8} {:>3}",
             first.image,
             first.net,
             first.mode.name(),
             format!("({least:.2}-{most:.2})"),
             row.median(|run| run.pull_s),
-            row.median(|run| run.bytes as f64) / 1e6,
+            bytes / 1e6,
+            bytes / first.need_bytes.max(1) as f64,
             row.median(|run| run.requests as f64),
+            row.median(|run| run.asked as f64),
             first.bound_s,
             100.0 * first.bound_s / ready,
             row.runs.len(),
         );
     }
+    println!(
+        "MB: received over the link from the request for the image until READY; need: the exact pages of the recorded start, \
+         deflated; asked: requests besides ping, image manifest and configuration, referrers and SOCI index; bound: no \
+         system is faster"
+    );
 }

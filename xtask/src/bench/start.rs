@@ -13,6 +13,7 @@ use crate::lab::Lab;
 use crate::link::Link;
 use crate::prepared::Prepared;
 use crate::product::{Mode, Product};
+use crate::requests::Counts;
 
 /// What one start took.
 #[derive(Debug, Clone)]
@@ -23,10 +24,12 @@ pub(crate) struct Start {
     pub(crate) pull_s: f64,
     /// From the same moment until the workload's first instruction, seconds.
     pub(crate) begin_s: f64,
-    /// Received over the link until READY.
+    /// Received over the link until READY, headers of packets included.
     pub(crate) bytes: u64,
+    /// What the product itself counted as received until READY.
+    pub(crate) payload: u64,
     /// Answered by the registry until READY.
-    pub(crate) requests: u64,
+    pub(crate) requests: Counts,
     /// What the workload printed before READY.
     pub(crate) lines: Vec<String>,
 }
@@ -97,8 +100,8 @@ impl Bench<'_> {
     fn start(&self, link: &Link, image: &Prepared, mode: Mode, root: &Path, words: &[&str]) -> Result<Start> {
         let report = self.lab.dir("scratch")?.join("report.json");
         let log = self.lab.dir("log")?.join("soci-run.log");
-        let words = self.product.run(&image.reference, mode, root, &report, words);
-        let (bytes, requests) = (link.received()?, link.requests()?);
+        let words = self.product.run(image.reference(mode), mode, root, &report, words);
+        let (bytes, asked_from) = (link.received()?, link.log_end()?);
         let mut child = link
             .client(&words)
             .stdin(Stdio::null())
@@ -112,14 +115,14 @@ impl Bench<'_> {
         for line in BufReader::new(stdout).split(b'\n') {
             let line = String::from_utf8_lossy(&line?).into_owned();
             if ready.is_none() && line.starts_with("READY") {
-                ready = Some((link.received()?, link.requests()?));
+                ready = Some((link.received()?, link.log_end()?));
             } else if ready.is_none() {
                 lines.push(line);
             }
         }
         let status = child.wait()?;
         let said = || fs::read_to_string(&log).unwrap_or_default();
-        let Some((bytes_then, requests_then)) = ready else {
+        let Some((bytes_then, asked_to)) = ready else {
             let tail = lines.iter().rev().take(5).rev().cloned().collect::<Vec<_>>().join("\n");
             bail!("{} {}: not READY ({status})\n{}\n{tail}", image.name, mode.name(), said());
         };
@@ -134,7 +137,8 @@ impl Bench<'_> {
             pull_s: seconds("pull_s")?,
             begin_s: seconds("start_s")?,
             bytes: bytes_then - bytes,
-            requests: requests_then - requests,
+            payload: report["bytes"].as_u64().context("the report of soci run has no bytes")?,
+            requests: image.catalogue.count(&link.log(asked_from..asked_to)?),
             lines,
         })
     }

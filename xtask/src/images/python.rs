@@ -1,5 +1,5 @@
-//! `pyml` (numpy, pandas, scikit-learn behind flask) and `torchdeb` (Debian's PyTorch): Python programs that
-//! import large native libraries, READY when a model was trained and asked.
+//! `pyml` (numpy, pandas, scikit-learn behind flask), `torch` (PyPI's PyTorch) and `torchdeb` (Debian's): Python
+//! programs that import large native libraries, READY when a model was trained and asked.
 
 use super::recipe::{Layer, Recipe, Step, app, apt_install};
 
@@ -25,7 +25,7 @@ pub(crate) fn pyml() -> Recipe {
         parent: Some("base"),
         layers: vec![
             Layer { title: "python3", steps: vec![apt_install("python3 python3-distutils ca-certificates")] },
-            Layer { title: "pip install", steps: vec![pip(WHEELS), compile()] },
+            Layer { title: "pip install", steps: vec![pip(WHEELS), compile(SITE)] },
             Layer { title: "prune (whiteouts, opaque folder)", steps: vec![Step::Chroot(prune)] },
             app([("app/pyml.py", 0o644, include_str!("../../images/app/pyml.py"))]),
         ],
@@ -34,6 +34,43 @@ pub(crate) fn pyml() -> Recipe {
         workdir: "/app",
     }
 }
+
+/// What PyTorch imports.
+const TORCH_NEEDS: &str = "numpy==2.4.6 typing_extensions==4.16.0 sympy==1.14.0 mpmath==1.3.0 networkx==3.6.1 \
+    jinja2==3.1.6 markupsafe==3.0.4 fsspec==2026.9.0 filelock==4.3.1 setuptools==84.2.1";
+
+/// The largest image: PyTorch as PyPI has it, which is what people install. It needs CUDA's libraries to be loaded
+/// (gigabytes in wheels of their own); here they are stubs that know of no device (`images/cudastub.py`).
+pub(crate) fn torch() -> Recipe {
+    let torch = format!("{SITE}/torch");
+    let stubs = format!(
+        "python3 - $M{torch} $M{STUBS} <<'SCRIPT'\n{}SCRIPT\n\
+         mkdir -p $M/etc/ld.so.conf.d && echo {STUBS} >$M/etc/ld.so.conf.d/cudastub.conf",
+        include_str!("../../images/cudastub.py")
+    );
+    let link = Step::Chroot("ldconfig && rm -f /var/cache/ldconfig/aux-cache".to_owned());
+    let prune = format!("rm -rf {torch}/include {SITE}/sympy/*/tests");
+    Recipe {
+        name: "torch",
+        parent: Some("base"),
+        layers: vec![
+            Layer { title: "python3", steps: vec![apt_install("python3 ca-certificates libgomp1")] },
+            Layer { title: "pip install (needs of torch)", steps: vec![pip(TORCH_NEEDS), compile(SITE)] },
+            Layer {
+                title: "pip install torch (CUDA stubbed)",
+                steps: vec![pip("torch==2.15.0"), Step::Host(stubs), link, compile(&torch)],
+            },
+            Layer { title: "prune (whiteouts)", steps: vec![Step::Chroot(prune)] },
+            app([("app/train.py", 0o644, include_str!("../../images/app/torchdeb.py"))]),
+        ],
+        cmd: &["/usr/bin/python3", "/app/train.py"],
+        env: &[],
+        workdir: "/app",
+    }
+}
+
+/// Where the stubs of `torch` are.
+const STUBS: &str = "/usr/local/lib/cudastub";
 
 /// A large image: PyTorch for the CPU as Debian packages it.
 pub(crate) fn torchdeb() -> Recipe {
@@ -64,8 +101,8 @@ fn pip(wheels: &str) -> Step {
 }
 
 /// Byte code that is checked by nothing at run time, so that it does not depend on the files' times.
-fn compile() -> Step {
+fn compile(dir: &str) -> Step {
     Step::Chroot(format!(
-        "python3 -m compileall --invalidation-mode unchecked-hash -f -q {SITE} >/dev/null || true"
+        "python3 -m compileall --invalidation-mode unchecked-hash -f -q {dir} >/dev/null || true"
     ))
 }

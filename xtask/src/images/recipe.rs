@@ -55,6 +55,7 @@ pub(crate) fn all() -> Vec<Recipe> {
         java::java(),
         database::postgres(),
         python::torchdeb(),
+        python::torch(),
     ]
 }
 

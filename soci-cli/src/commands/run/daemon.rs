@@ -31,6 +31,10 @@ pub(super) enum Mode {
     Lazy,
     /// Layers are served lazily, what the prefetch artifacts name is fetched ahead.
     Prefetch,
+    /// As prefetch, by the image's fine index where it has one.
+    Fine,
+    /// As fine, and what the image's pack has is taken from there.
+    Pack,
     /// All layers are pulled and unpacked first.
     Full,
 }
@@ -157,12 +161,14 @@ impl Drop for Daemon {
 /// The generated configuration file.
 fn configuration(mode: Mode, metrics: &Path, plain_http: Option<&str>) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string(); // a JSON string is a TOML string, too
-    let (full, prefetch) = (mode == Mode::Full, mode == Mode::Prefetch);
+    let (full, pack) = (mode == Mode::Full, mode == Mode::Pack);
+    let fine = pack || mode == Mode::Fine;
+    let prefetch = fine || mode == Mode::Prefetch;
     let mut text = format!(
         "metrics_network = \"unix\"\nmetrics_address = {}\n\n\
          [pull_modes.soci_v1]\nenable = {lazy}\n\n[pull_modes.soci_v2]\nenable = {lazy}\n\n\
          [pull_modes.parallel_pull_unpack]\nenable = {full}\nexperimental_parallel_pull_as_fallback = true\n\n\
-         [prefetch]\nenable = {prefetch}\n",
+         [prefetch]\nenable = {prefetch}\n\n[pack]\nenable = {pack}\nfine = {fine}\n",
         quoted(&metrics.to_string_lossy()),
         lazy = !full,
     );
@@ -211,6 +217,22 @@ mod tests {
             "# HELP a x\n# TYPE a counter\na{kind=\"x y\"} 2\na{kind=\"z\"} 3\nb 1.5\nbroken\nc nothing\n";
         let expected = [("a".to_owned(), 5.0), ("b".to_owned(), 1.5)];
         assert_eq!(parse(text), BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn each_mode_adds_one_way_to_be_ahead() {
+        for (mode, prefetch, pack, fine) in [
+            (Mode::Lazy, false, false, false),
+            (Mode::Prefetch, true, false, false),
+            (Mode::Fine, true, false, true),
+            (Mode::Pack, true, true, true),
+            (Mode::Full, false, false, false),
+        ] {
+            let text = configuration(mode, Path::new("/m"), None);
+            let expected =
+                format!("[prefetch]\nenable = {prefetch}\n\n[pack]\nenable = {pack}\nfine = {fine}\n");
+            assert!(text.ends_with(&expected), "{mode:?}: {text}");
+        }
     }
 
     #[test]
