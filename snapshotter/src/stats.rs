@@ -69,6 +69,14 @@ pub struct Stats {
     pub prefetch_artifacts: Counter,
     /// Prefetch artifacts that were skipped because they could not be fetched or were not valid.
     pub prefetch_artifact_failures: Counter,
+    /// Packs that were brought whole.
+    pub packs: Counter,
+    /// Packs that were dropped, or could not be fetched.
+    pub pack_failures: Counter,
+    /// Blocks of packs that were checked and written.
+    pub pack_blocks: Counter,
+    /// Bytes of packs that were received.
+    pub pack_bytes: Counter,
     /// Layers that became ready to be mounted lazily.
     pub layers_resolved: Counter,
     /// Caches of unused layers that were taken away to keep the limit.

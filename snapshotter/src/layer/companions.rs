@@ -101,7 +101,8 @@ impl Source {
         referrers: &[Descriptor],
         tag: Option<&str>,
     ) -> Vec<Descriptor> {
-        let ours = |listed: &&Descriptor| listed.artifact_type.as_deref().and_then(CompanionKind::of).is_some();
+        let ours =
+            |listed: &&Descriptor| listed.artifact_type.as_deref().and_then(CompanionKind::of).is_some();
         let found: Vec<_> = referrers.iter().filter(ours).cloned().collect();
         match tag {
             Some(tag) if found.is_empty() && image.annotations.contains_key(media_type::INDEX_DIGEST) => {
@@ -120,9 +121,8 @@ impl Source {
             }
         };
         let wanted = image.digest.to_string();
-        let of_image = |entry: &Descriptor| {
-            entry.annotation(media_type::IMAGE_MANIFEST_DIGEST) == Some(wanted.as_str())
-        };
+        let of_image =
+            |entry: &Descriptor| entry.annotation(media_type::IMAGE_MANIFEST_DIGEST) == Some(wanted.as_str());
         // A name that points to the manifest itself lists nothing.
         listed.map(|index| index.manifests.into_iter().filter(of_image).collect()).unwrap_or_default()
     }
@@ -134,7 +134,8 @@ impl Source {
         listed: &[Descriptor],
         options: &PackOptions,
     ) -> Option<FineIndexes> {
-        for entry in of_kind(listed, CompanionKind::FineIndex).filter(|entry| options.accepts(&entry.digest)) {
+        for entry in of_kind(listed, CompanionKind::FineIndex).filter(|entry| options.accepts(&entry.digest))
+        {
             match self.open_fine_indexes(image, entry.digest).await {
                 Ok(fine) => return Some(fine),
                 Err(error) => {
@@ -146,7 +147,11 @@ impl Source {
     }
 
     /// The fine indexes with this manifest.
-    pub(super) async fn recorded_fine_indexes(&self, image: &Manifest, digest: Digest) -> Option<FineIndexes> {
+    pub(super) async fn recorded_fine_indexes(
+        &self,
+        image: &Manifest,
+        digest: Digest,
+    ) -> Option<FineIndexes> {
         match self.open_fine_indexes(image, digest).await {
             Ok(fine) => Some(fine),
             Err(error) => {
@@ -177,7 +182,8 @@ impl Source {
     ) -> Option<PackSource> {
         let mut packs: Vec<_> =
             of_kind(listed, CompanionKind::Pack).filter(|entry| options.accepts(&entry.digest)).collect();
-        let workload = |entry: &Descriptor| entry.annotation(media_type::PACK_WORKLOAD).unwrap_or("").to_owned();
+        let workload =
+            |entry: &Descriptor| entry.annotation(media_type::PACK_WORKLOAD).unwrap_or("").to_owned();
         packs.sort_by_key(|entry| {
             let name = workload(entry);
             (name != options.workload, !name.is_empty())
@@ -210,9 +216,18 @@ impl Source {
         Ok(PackSource { digest, blob, head: (head, size) })
     }
 
-    async fn companion(&self, image: &Manifest, digest: Digest, kind: CompanionKind) -> Result<Manifest, Unfit> {
+    async fn companion(
+        &self,
+        image: &Manifest,
+        digest: Digest,
+        kind: CompanionKind,
+    ) -> Result<Manifest, Unfit> {
         let manifest = self.manifest(digest).await?;
-        if companion_of(&manifest, &image.digest) == Some(kind) { Ok(manifest) } else { Err(Unfit::OtherImage) }
+        if companion_of(&manifest, &image.digest) == Some(kind) {
+            Ok(manifest)
+        } else {
+            Err(Unfit::OtherImage)
+        }
     }
 }
 

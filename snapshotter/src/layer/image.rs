@@ -303,9 +303,8 @@ impl ImageContext {
         let fine = async {
             if options.fine { self.source.fine_indexes(manifest, &listed, options).await } else { None }
         };
-        let pack = async {
-            if options.enable { self.source.pack(manifest, &listed, options).await } else { None }
-        };
+        let pack =
+            async { if options.enable { self.source.pack(manifest, &listed, options).await } else { None } };
         let (fine, pack) = tokio::join!(fine, pack);
         Companions { fine: fine.map(Arc::new), pack }
     }
@@ -357,7 +356,11 @@ impl ImageContext {
     }
 
     /// The layer's fine index, if there is one that can be used.
-    async fn fine_table(&self, companions: &Companions, indexed: &Indexed) -> Result<Option<Ztoc>, LayerError> {
+    async fn fine_table(
+        &self,
+        companions: &Companions,
+        indexed: &Indexed,
+    ) -> Result<Option<Ztoc>, LayerError> {
         let Some(fine) = companions.fine.clone() else { return Ok(None) };
         let indexed = indexed.clone();
         let opened = tokio::task::spawn_blocking(move || fine.table(&indexed));

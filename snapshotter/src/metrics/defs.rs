@@ -136,6 +136,12 @@ pub const DEFS: &[Def] = &[
     plain("soci_prefetch_artifact_failures_total", "Prefetch artifacts that were skipped.", |s| {
         s.stats.prefetch_artifact_failures.get()
     }),
+    plain("soci_packs_total", "Packs brought whole.", |s| s.stats.packs.get()),
+    plain("soci_pack_failures_total", "Packs that were dropped or could not be fetched.", |s| {
+        s.stats.pack_failures.get()
+    }),
+    plain("soci_pack_blocks_total", "Blocks of packs checked and written.", |s| s.stats.pack_blocks.get()),
+    plain("soci_pack_bytes_total", "Bytes of packs received.", |s| s.stats.pack_bytes.get()),
     plain("soci_reads_total", "Reads of files of lazy layers that reached the daemon.", |s| {
         s.stats.reads.get()
     }),

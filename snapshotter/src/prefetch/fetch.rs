@@ -117,7 +117,8 @@ pub(super) async fn fetch(engine: &Engine, run: Run, mut transfer: Transfer) {
     transfer.sent();
     let range = range_of(&run);
     let Run { manager, claims } = run;
-    let mut before = claims.first().and_then(|first| windows::Before::of_first(&manager, first.span(), &engine.0.runtime));
+    let mut before =
+        claims.first().and_then(|first| windows::Before::of_first(&manager, first.span(), &engine.0.runtime));
     let mut claims = claims.into_iter();
     let outcome = async {
         let mut split =
@@ -135,7 +136,12 @@ pub(super) async fn fetch(engine: &Engine, run: Run, mut transfer: Transfer) {
                 Ok(compressed) => {
                     let (told, next) = oneshot::channel();
                     let window = before.replace(windows::Before::Span(next));
-                    spawn_fill(engine, &manager, class, Filling { claim, compressed, window, room, _told: told });
+                    spawn_fill(
+                        engine,
+                        &manager,
+                        class,
+                        Filling { claim, compressed, window, room, _told: told },
+                    );
                 }
                 Err(error) => {
                     let error = Arc::new(error);

@@ -292,7 +292,10 @@ impl Engine {
             let run = {
                 let mut work = engine.0.work.lock();
                 work.timer_armed = false;
-                let idle = !work.busy() && work.streams == 0 && !work.queue.has_prefetch() && work.ahead_requests == 0;
+                let idle = !work.busy()
+                    && work.streams == 0
+                    && !work.queue.has_prefetch()
+                    && work.ahead_requests == 0;
                 let quiet = work.quiet_until.is_some_and(|until| until > Instant::now());
                 if idle && !quiet { work.queue.pop_background() } else { None }
             };

@@ -58,5 +58,5 @@ async fn find(manager: &Arc<SpanManager>, span: SpanId) -> Result<Option<Window>
         return Ok(Some(Window::from_plain(&plain)));
     }
     let bytes = manager.fetch_window(place.range).await?;
-    Window::open(&place, &bytes).map(Some).map_err(|error| SpanError::Window { span, source: Arc::new(error) })
+    Window::open(&place, &bytes).map(Some).map_err(|error| SpanError::Window { span, source: error })
 }

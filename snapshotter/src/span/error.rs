@@ -9,7 +9,7 @@ use std::time::Duration;
 use soci_core::digest::Digest;
 use soci_core::registry::FetchError;
 use soci_core::units::{ByteRange, SpanId};
-use soci_core::ztoc::ExtractError;
+use soci_core::ztoc::{ExtractError, WindowError};
 
 /// Why a span could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +33,15 @@ pub enum SpanError {
     /// The compressed bytes do not inflate as the zTOC says.
     #[error("span cannot be extracted")]
     Extract(#[source] ExtractError),
+    /// The window of the span is not the one that its table speaks of.
+    #[error("window of span {span} is not usable")]
+    Window {
+        /// The span.
+        span: SpanId,
+        /// What is wrong.
+        #[source]
+        source: WindowError,
+    },
     /// The cache file could not be read or written.
     #[error("span cache failed")]
     Cache(#[source] io::Error),

@@ -15,6 +15,7 @@ mod error;
 pub mod eviction;
 mod packed;
 mod ranges;
+mod sources;
 pub mod state;
 mod wait;
 mod walk;
@@ -27,11 +28,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use soci_core::digest::Digest;
 use soci_core::registry::{RangeBody, RangeFetcher};
 use soci_core::units::{ByteRange, SpanId};
-use soci_core::ztoc::{self, Ztoc};
+use soci_core::ztoc::{self, Window, Ztoc};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -42,13 +44,12 @@ use cache::SpanCache;
 pub use error::SpanError;
 pub(crate) use error::chain;
 use ranges::RangeSet;
+use sources::Sources;
 use state::{Claim, SpanStates};
 use walk::Walks;
 
 /// Plain bytes are written to the cache, and told to waiting readers, in pieces of this size.
 const PIECE: usize = 128 << 10;
-/// Sources (repositories that have the layer) that are tried at most.
-const MAX_SOURCES: usize = 4;
 
 /// Settings of all span managers.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +81,7 @@ pub struct SpanManager {
     ztoc: Ztoc,
     cache: SpanCache,
     states: Arc<SpanStates>,
-    sources: Mutex<Vec<(String, RangeFetcher)>>,
+    sources: Sources,
     walks: Mutex<Walks>,
     /// What packs that are arriving will bring.
     promised: Mutex<RangeSet>,
@@ -131,7 +132,7 @@ impl SpanManager {
             ztoc,
             cache,
             states,
-            sources: Mutex::default(),
+            sources: Sources::default(),
             walks: Mutex::default(),
             promised: Mutex::default(),
             arrived: watch::Sender::default(),
@@ -168,13 +169,9 @@ impl SpanManager {
         &self.cache
     }
 
-    /// Adds a place to fetch from; the newest is tried first, since its credentials are the freshest. A `name` that is
-    /// known already is replaced.
-    pub fn add_source(&self, name: &str, fetcher: RangeFetcher) {
-        let mut sources = self.sources.lock();
-        sources.retain(|(known, _)| known != name);
-        sources.insert(0, (name.to_owned(), fetcher));
-        sources.truncate(MAX_SOURCES);
+    /// Adds a place to fetch from, with that of the windows if they are detached.
+    pub fn add_source(&self, name: &str, layer: RangeFetcher, windows: Option<RangeFetcher>) {
+        self.sources.add(name, layer, windows);
     }
 
     /// Says that someone uses the layer.
@@ -237,30 +234,28 @@ impl SpanManager {
 
     /// Says that bytes received were wrong. `true`: there is another server to ask.
     pub fn distrust(&self) -> bool {
-        self.sources.lock().iter().fold(false, |any, (_, source)| source.distrust() || any)
+        self.sources.distrust()
     }
 
     /// Starts a ranged request for compressed bytes, at the first source that gives them.
     pub async fn fetch(&self, range: ByteRange) -> Result<RangeBody, SpanError> {
-        let sources = self.sources.lock().clone();
-        let mut failure = SpanError::NoSource;
-        for (name, source) in sources {
-            self.stats.fetch_requests.inc();
-            match source.fetch(range).await {
-                Ok(body) => return Ok(body),
-                Err(error) => {
-                    tracing::warn!(source = name, %range, error = %chain(&error), "ranged request failed");
-                    failure = SpanError::Fetch(error);
-                }
-            }
-        }
-        Err(failure)
+        self.sources.fetch(range, &self.stats).await
     }
 
-    /// Checks, inflates and stores one span. Blocking: runs on the inflate pool. On failure the claim comes back with the
+    /// Fetches a window, as it is stored. Its length was limited when the table was opened.
+    pub async fn fetch_window(&self, range: ByteRange) -> Result<Bytes, SpanError> {
+        self.sources.windows(range, &self.stats).await
+    }
+
+    /// Checks, inflates and stores one span. `window` is needed where the zTOC's are detached. Blocking: runs on the inflate pool. On failure the claim comes back with the
     /// reason, so that the caller may fetch again.
-    pub fn fill(&self, claim: Claim, compressed: &[u8]) -> Result<(), (Claim, SpanError)> {
-        match self.verify(claim.span(), compressed).and_then(|()| self.store(&claim, compressed)) {
+    pub fn fill(
+        &self,
+        claim: Claim,
+        window: Option<&Window>,
+        compressed: &[u8],
+    ) -> Result<(), (Claim, SpanError)> {
+        match self.verify(claim.span(), compressed).and_then(|()| self.store(&claim, window, compressed)) {
             Ok(()) => {
                 claim.complete();
                 Ok(())
@@ -279,7 +274,7 @@ impl SpanManager {
         Err(SpanError::Digest { span, found, wanted })
     }
 
-    fn store(&self, claim: &Claim, compressed: &[u8]) -> Result<(), SpanError> {
+    fn store(&self, claim: &Claim, window: Option<&Window>, compressed: &[u8]) -> Result<(), SpanError> {
         let mut at = self.ztoc.spans().uncompressed_range(claim.span()).start;
         let mut piece = Vec::with_capacity(PIECE);
         let (mut failure, mut differs) = (None, None);
@@ -291,7 +286,7 @@ impl SpanManager {
             self.wake_patient();
             Ok(())
         };
-        let extracted = ztoc::extract_span(&self.ztoc, claim.span(), compressed, &mut |mut bytes| {
+        let extracted = ztoc::extract_span(&self.ztoc, claim.span(), window, compressed, &mut |mut bytes| {
             while !bytes.is_empty() {
                 let (now, rest) = bytes.split_at(bytes.len().min(PIECE - piece.len()));
                 piece.extend_from_slice(now);

@@ -1,0 +1,82 @@
+//! Where a layer's bytes are fetched from: repositories that have it, the newest first.
+//!
+//! State: the list, owned by the layer's [`super::SpanManager`]. A repository that has the layer has the windows of its fine
+//! index too, if the layer is served with one.
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use soci_core::registry::{RangeBody, RangeFetcher};
+use soci_core::units::ByteRange;
+
+use super::{SpanError, chain};
+use crate::stats::Stats;
+
+/// Sources that are tried at most.
+const MAX_SOURCES: usize = 4;
+
+/// The repositories of a layer.
+#[derive(Debug, Default)]
+pub(super) struct Sources(Mutex<Vec<Source>>);
+
+#[derive(Clone, Debug)]
+struct Source {
+    name: String,
+    layer: RangeFetcher,
+    windows: Option<RangeFetcher>,
+}
+
+impl Sources {
+    /// Adds a repository, to be tried first, since its credentials are the freshest. A `name` that is known is replaced.
+    pub(super) fn add(&self, name: &str, layer: RangeFetcher, windows: Option<RangeFetcher>) {
+        let mut sources = self.0.lock();
+        sources.retain(|known| known.name != name);
+        sources.insert(0, Source { name: name.to_owned(), layer, windows });
+        sources.truncate(MAX_SOURCES);
+    }
+
+    /// Says that bytes received were wrong. `true`: there is another server to ask.
+    pub(super) fn distrust(&self) -> bool {
+        let told = |source: &Source| {
+            let windows = source.windows.as_ref().is_some_and(RangeFetcher::distrust);
+            source.layer.distrust() || windows
+        };
+        self.0.lock().iter().fold(false, |any, source| told(source) || any)
+    }
+
+    /// Starts a request for bytes of the layer, at the first source that gives them.
+    pub(super) async fn fetch(&self, range: ByteRange, stats: &Stats) -> Result<RangeBody, SpanError> {
+        self.first(range, stats, |source| Some(&source.layer)).await
+    }
+
+    /// Fetches bytes of the blob of windows. The caller has a limit for the length of `range`.
+    pub(super) async fn windows(&self, range: ByteRange, stats: &Stats) -> Result<Bytes, SpanError> {
+        let mut body = self.first(range, stats, |source| source.windows.as_ref()).await?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = body.chunk().await.map_err(SpanError::Fetch)? {
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.into())
+    }
+
+    async fn first(
+        &self,
+        range: ByteRange,
+        stats: &Stats,
+        of: impl Fn(&Source) -> Option<&RangeFetcher>,
+    ) -> Result<RangeBody, SpanError> {
+        let sources = self.0.lock().clone();
+        let mut failure = SpanError::NoSource;
+        for source in &sources {
+            let Some(fetcher) = of(source) else { continue };
+            stats.fetch_requests.inc();
+            match fetcher.fetch(range).await {
+                Ok(body) => return Ok(body),
+                Err(error) => {
+                    tracing::warn!(source = source.name, %range, error = %chain(&error), "ranged request failed");
+                    failure = SpanError::Fetch(error);
+                }
+            }
+        }
+        Err(failure)
+    }
+}
