@@ -325,7 +325,7 @@ impl SpanManager {
             claim.filled(at);
             Ok(())
         };
-        let extracted = ztoc::extract_span(&self.ztoc, claim.span(), compressed, &mut |mut bytes| {
+        let extracted = ztoc::extract_span(&self.ztoc, claim.span(), None, compressed, &mut |mut bytes| {
             while !bytes.is_empty() {
                 let (now, rest) = bytes.split_at(bytes.len().min(PIECE - piece.len()));
                 piece.extend_from_slice(now);
