@@ -56,7 +56,7 @@ pub fn ztoc_open(bytes: &[u8]) {
         at = plain.end;
         if span.0 < 8 && compressed.len() <= bytes.len() as u64 {
             let mut out = 0;
-            let taken = extract_span(&ztoc, span, &bytes[..compressed.len() as usize], &mut |chunk| {
+            let taken = extract_span(&ztoc, span, None, &bytes[..compressed.len() as usize], &mut |chunk| {
                 out += chunk.len() as u64;
                 if out > MOST_PLAIN { Err(std::io::ErrorKind::FileTooLarge.into()) } else { Ok(()) }
             });
@@ -156,7 +156,7 @@ pub fn gzip_extract(bytes: &[u8]) {
     for span in (0..ztoc.spans().len()).map(SpanId) {
         let (from, to) = (ztoc.spans().compressed_range(span), ztoc.spans().uncompressed_range(span));
         let mut out = Vec::new();
-        extract_span(&ztoc, span, &layer[from.start as usize..from.end as usize], &mut |chunk| {
+        extract_span(&ztoc, span, None, &layer[from.start as usize..from.end as usize], &mut |chunk| {
             out.extend_from_slice(chunk);
             Ok(())
         })

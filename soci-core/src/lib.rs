@@ -31,4 +31,5 @@ pub mod testing;
 pub mod trace;
 pub mod units;
 pub mod unpack;
+mod varint;
 pub mod ztoc;

@@ -89,7 +89,7 @@ fn slice(bytes: &[u8], range: ByteRange) -> &[u8] {
 
 fn extract(ztoc: &Ztoc, span: SpanId, compressed: &[u8]) -> Result<Vec<u8>, ExtractError> {
     let mut plain = Vec::new();
-    extract_span(ztoc, span, compressed, &mut |chunk| {
+    extract_span(ztoc, span, None, compressed, &mut |chunk| {
         plain.extend_from_slice(chunk);
         Ok(())
     })?;
@@ -165,7 +165,7 @@ proptest! {
         let ztoc = Ztoc::open(build_gzip(layer.as_slice(), &options(50_000)).unwrap().ztoc.into()).unwrap();
         for span in (0..ztoc.spans().len()).map(SpanId) {
             let bytes = slice(&layer, ztoc.spans().compressed_range(span));
-            let mut decoder = SpanDecoder::new(&ztoc, span).unwrap();
+            let mut decoder = SpanDecoder::new(&ztoc, span, None).unwrap();
             let mut out = Vec::new();
             for piece in bytes.chunks(piece) {
                 decoder.push(piece, &mut |chunk| { out.extend_from_slice(chunk); Ok(()) }).unwrap();

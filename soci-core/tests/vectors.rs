@@ -53,7 +53,7 @@ fn check_spans(ztoc: &Ztoc, layer: &[u8], plain: &[u8]) {
         let bytes = &layer[compressed.start as usize..compressed.end as usize];
         assert_eq!(spans.digest(span), Some(Digest::of(bytes)));
         let mut out = Vec::new();
-        extract_span(ztoc, span, bytes, &mut |chunk| {
+        extract_span(ztoc, span, None, bytes, &mut |chunk| {
             out.extend_from_slice(chunk);
             Ok(())
         })

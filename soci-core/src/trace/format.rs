@@ -279,32 +279,6 @@ pub(super) fn crc(kind: u8, payload: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-/// Takes one varint off the front; `None` when it is cut or longer than 64 bits.
-pub(super) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        let part = u64::from(byte & 0x7f);
-        if shift == 63 && part > 1 {
-            return None;
-        }
-        value |= part << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
-}
-
 /// The bytes that a payload of records is made of; `None` when they are damaged or too many.
 pub(super) fn inflate(payload: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();

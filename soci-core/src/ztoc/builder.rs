@@ -7,6 +7,7 @@ use std::io::{self, Read};
 
 use super::Algorithm;
 use super::encode::{self, Contents};
+use super::fine::{BuiltFine, FineOptions, FineWriter, Layer};
 use super::place::{Checkpointing, Placement};
 use crate::compression::gzip::{Checkpoint, Event, GzipError, Scanner, ZinfoWriter};
 use crate::compression::uncompressed::TarZinfo;
@@ -31,6 +32,8 @@ pub struct BuildOptions {
     pub checkpointing: Checkpointing,
     /// Also compute the digest of the uncompressed bytes (costs one more SHA-256 pass over them).
     pub diff_id: bool,
+    /// Also build a fine index in the same pass. The zTOC is the same with and without it.
+    pub fine: Option<FineOptions>,
 }
 
 impl Default for BuildOptions {
@@ -40,6 +43,7 @@ impl Default for BuildOptions {
             build_tool: DEFAULT_BUILD_TOOL.to_owned(),
             checkpointing: Checkpointing::default(),
             diff_id: false,
+            fine: None,
         }
     }
 }
@@ -59,6 +63,8 @@ pub struct Built {
     pub diff_id: Option<Digest>,
     /// An entry has an extended attribute, or is named `.wh..wh..opq`: the layer needs xattr support.
     pub xattrs_present: bool,
+    /// The fine index, if [`BuildOptions::fine`] asked for it.
+    pub fine: Option<BuiltFine>,
 }
 
 /// Why a layer has no zTOC.
@@ -76,11 +82,15 @@ pub enum BuildError {
     /// The layer's tar cannot be described.
     #[error("layer's tar cannot be indexed")]
     Tar(#[from] TarError),
-    /// 0 for a plain tar, or more than 2^63 - 1.
+    /// A fine index's tables or windows could not be compressed: memory is exhausted.
+    #[error("fine index cannot be compressed")]
+    Press(#[source] io::Error),
+    /// 0 for a plain tar or a fine index, or more than 2^63 - 1.
     #[error("span size {0} is not possible")]
     SpanSize(u64),
-    /// The zTOC would pass the 2 GiB that its format can hold: too many spans or entries.
-    #[error("zTOC would be larger than 2 GiB; a larger span size may help")]
+    /// The zTOC would pass the 2 GiB that its format can hold, or a fine table what its readers take: too many spans or
+    /// entries.
+    #[error("zTOC would be larger than 2 GiB, or a fine table too large; a larger span size may help")]
     TooLarge,
 }
 
@@ -97,6 +107,9 @@ struct Pass {
     digests: Vec<Digest>,
     /// Hashes the present span; `None` before the first one.
     span: Option<Hasher>,
+    fine: Option<FineWriter>,
+    /// For a fine index: plain offsets of the spans so far.
+    coarse: Vec<u64>,
 }
 
 /// The entries, and an upper bound of the bytes they take in the zTOC.
@@ -120,8 +133,8 @@ impl Sink for Toc {
 }
 
 impl Pass {
-    fn new(options: &BuildOptions) -> Self {
-        Self {
+    fn new(options: &BuildOptions) -> Result<Self, BuildError> {
+        Ok(Self {
             toc: Toc { entries: Vec::new(), encoded: 0, xattrs_present: false },
             parser: Parser::new(),
             layer: Hasher::new(),
@@ -129,7 +142,9 @@ impl Pass {
             diff_id: options.diff_id.then(Hasher::new),
             digests: Vec::new(),
             span: None,
-        }
+            fine: options.fine.as_ref().map(FineWriter::new).transpose()?,
+            coarse: Vec::new(),
+        })
     }
 
     /// The next chunk of the layer; empty at its end.
@@ -169,8 +184,11 @@ impl Pass {
         }
     }
 
-    /// Ends the present span, if there is one, and starts the next.
-    fn next_span(&mut self) {
+    /// Ends the present span, if there is one, and starts the next, at `output` in the plain bytes.
+    fn next_span(&mut self, output: u64) {
+        if self.fine.is_some() {
+            self.coarse.push(output);
+        }
         if let Some(span) = self.span.replace(Hasher::new()) {
             self.digests.push(span.finish());
         }
@@ -184,7 +202,7 @@ impl Pass {
     ) -> Result<Built, BuildError> {
         let end = self.parser.finish()?;
         self.digests.extend(self.span.map(Hasher::finish));
-        let ztoc = encode::encode(&Contents {
+        let mut contents = Contents {
             build_tool: &options.build_tool,
             compressed_size: self.layer_size,
             uncompressed_size: end.uncompressed_archive_size,
@@ -192,14 +210,28 @@ impl Pass {
             algorithm,
             checkpoints,
             digests: &self.digests,
+        };
+        let ztoc = encode::encode(&contents);
+        let layer_digest = self.layer.finish();
+        let fine = self.fine.map(|fine| {
+            (contents.checkpoints, contents.digests) = (&[], &[]);
+            fine.finish(&Layer {
+                digest: layer_digest,
+                compressed_size: contents.compressed_size,
+                uncompressed_size: contents.uncompressed_size,
+                algorithm,
+                coarse: &self.coarse,
+                files: &encode::encode(&contents),
+            })
         });
         Ok(Built {
             ztoc_digest: Digest::of(&ztoc),
             ztoc,
-            layer_digest: self.layer.finish(),
+            layer_digest,
             layer_size: self.layer_size,
             diff_id: self.diff_id.map(Hasher::finish),
             xattrs_present: self.toc.xattrs_present,
+            fine: fine.transpose()?,
         })
     }
 }
@@ -209,7 +241,7 @@ impl Pass {
 /// `reader` is read to its end in large chunks and needs no buffering.
 pub fn build_gzip(mut reader: impl Read, options: &BuildOptions) -> Result<Built, BuildError> {
     let span_size = i64::try_from(options.span_size).map_err(|_| BuildError::SpanSize(options.span_size))?;
-    let mut pass = Pass::new(options);
+    let mut pass = Pass::new(options)?;
     let mut placement = Placement::new(options.span_size, &options.checkpointing);
     let mut checkpoints = ZinfoWriter::new(span_size);
     let mut scanner = Scanner::new();
@@ -220,15 +252,24 @@ pub fn build_gzip(mut reader: impl Read, options: &BuildOptions) -> Result<Built
         if input.is_empty() {
             break;
         }
-        while let Event::Progress { consumed, plain, boundary } =
-            scanner.step(input, placement.free(scanner.total_out()))?
-        {
+        loop {
+            let out = scanner.total_out();
+            let free = placement.free(out).min(pass.fine.as_ref().map_or(u64::MAX, |fine| fine.free(out)));
+            let Event::Progress { consumed, plain, boundary } = scanner.step(input, free)? else { break };
             let (now, rest) = input.split_at(consumed);
             input = rest;
             pass.plain(plain, checkpoints.len())?;
             pass.span_bytes(now);
+            if let Some(fine) = &mut pass.fine {
+                fine.bytes(now);
+            }
             last_byte = now.last().copied().unwrap_or(last_byte);
             let Some(bits) = boundary else { continue };
+            if let Some(fine) = &mut pass.fine
+                && fine.due(scanner.total_out())
+            {
+                fine.checkpoint(&scanner, bits, last_byte)?;
+            }
             if placement.place(scanner.total_out()) {
                 checkpoints.push(&Checkpoint {
                     input: scanner.total_in(),
@@ -236,7 +277,7 @@ pub fn build_gzip(mut reader: impl Read, options: &BuildOptions) -> Result<Built
                     bits,
                     window: scanner.window(),
                 });
-                pass.next_span();
+                pass.next_span(scanner.total_out());
                 if bits != 0 {
                     // The byte that both spans have bits of.
                     pass.span_bytes(&[last_byte]);
@@ -254,24 +295,28 @@ pub fn build_tar(mut reader: impl Read, options: &BuildOptions) -> Result<Built,
         .ok()
         .filter(|&span_size| span_size > 0)
         .ok_or(BuildError::SpanSize(options.span_size))?;
-    let mut pass = Pass::new(options);
+    let mut pass = Pass::new(options)?;
     let mut buffer = vec![0; CHUNK];
-    let mut span_left = 0;
+    let (mut span_left, mut offset) = (0, 0);
     loop {
         let mut input = pass.read(&mut reader, &mut buffer)?;
         if input.is_empty() {
             break;
         }
         pass.plain(input, 0)?;
+        if let Some(fine) = &mut pass.fine {
+            fine.plain(offset, input);
+        }
         while !input.is_empty() {
             if span_left == 0 {
-                pass.next_span();
+                pass.next_span(offset);
                 span_left = options.span_size;
             }
             let length = usize::try_from(span_left).map_or(input.len(), |left| left.min(input.len()));
             let (now, rest) = input.split_at(length);
             pass.span_bytes(now);
             span_left -= length as u64;
+            offset += length as u64;
             input = rest;
         }
     }
@@ -286,13 +331,14 @@ pub fn build_tar(mut reader: impl Read, options: &BuildOptions) -> Result<Built,
 /// [`MAX_FRAME`], is an error: reading a byte of it would mean reading all of it.
 pub fn build_zstd(mut reader: impl Read, options: &BuildOptions) -> Result<Built, BuildError> {
     let span_size = i64::try_from(options.span_size).map_err(|_| BuildError::SpanSize(options.span_size))?;
-    let mut pass = Pass::new(options);
+    let mut pass = Pass::new(options)?;
     let mut placement = Placement::new(options.span_size, &options.checkpointing);
     let mut checkpoints = FramesWriter::new(span_size);
     let mut scanner = zstd::Scanner::new()?;
     let mut buffer = vec![0; CHUNK];
     // A span begins with the next byte, if there is one.
     let mut due = placement.place(0);
+    let mut fine_due = pass.fine.as_mut().is_some_and(|fine| fine.due(0));
     let (mut frames, mut frame) = (0_u32, 0_u64);
     loop {
         let mut input = pass.read(&mut reader, &mut buffer)?;
@@ -303,13 +349,23 @@ pub fn build_zstd(mut reader: impl Read, options: &BuildOptions) -> Result<Built
             if due && !input.is_empty() {
                 due = false;
                 checkpoints.push(scanner.total_in(), scanner.total_out());
-                pass.next_span();
+                pass.next_span(scanner.total_out());
+            }
+            if fine_due
+                && !input.is_empty()
+                && let Some(fine) = &mut pass.fine
+            {
+                fine_due = false;
+                fine.start(scanner.total_in(), scanner.total_out());
             }
             let Some(zstd::Progress { consumed, plain, ended }) = scanner.step(input)? else { break };
             let (now, rest) = input.split_at(consumed);
             input = rest;
             pass.plain(plain, checkpoints.len())?;
             pass.span_bytes(now);
+            if let Some(fine) = &mut pass.fine {
+                fine.bytes(now);
+            }
             frame += plain.len() as u64;
             if frame > MAX_FRAME {
                 return Err(ZstdError::LargeFrame.into());
@@ -317,7 +373,9 @@ pub fn build_zstd(mut reader: impl Read, options: &BuildOptions) -> Result<Built
             if ended {
                 frames += u32::from(frame > 0);
                 frame = 0;
-                due = scanner.total_out() > 0 && placement.place(scanner.total_out());
+                let out = scanner.total_out();
+                due = out > 0 && placement.place(out);
+                fine_due = out > 0 && pass.fine.as_mut().is_some_and(|fine| fine.due(out));
             }
         }
     }

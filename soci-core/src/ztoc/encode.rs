@@ -122,15 +122,10 @@ fn compression(builder: &mut FlatBufferBuilder<'_>, contents: &Contents<'_>) -> 
         .map(|digest| builder.create_byte_string(digest.to_string().as_bytes()))
         .collect();
     let digests = builder.create_vector(&digests);
-    let algorithm = match contents.algorithm {
-        Algorithm::Gzip => 1_i8,
-        Algorithm::Uncompressed => 2,
-        Algorithm::Zstd => 3,
-    };
     let table = builder.start_table();
     builder.push_slot(slot(1), contents.digests.len() as i32 - 1, 0);
     builder.push_slot_always(slot(2), digests);
     builder.push_slot_always(slot(3), checkpoints);
-    builder.push_slot(slot(0), algorithm, 1);
+    builder.push_slot(slot(0), contents.algorithm.number(), 1);
     builder.end_table(table)
 }

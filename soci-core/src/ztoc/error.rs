@@ -38,6 +38,9 @@ pub enum ZtocError {
         /// The recorded largest id.
         max_span_id: i32,
     },
+    /// Not a fine table, or one of a version that is not known.
+    #[error("fine table is damaged or unknown: {0}")]
+    Table(&'static str),
     /// An entry cannot lie where the zTOC says, or has an unknown type, name or time.
     #[error("zTOC entry {index} is invalid: {reason}")]
     Entry {

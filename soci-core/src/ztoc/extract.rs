@@ -7,7 +7,7 @@ use std::io;
 
 use ::zstd::stream::raw::{Decoder, Operation};
 
-use super::{Algorithm, Ztoc};
+use super::{Algorithm, Window, Ztoc};
 use crate::compression::gzip::{Checkpoint, Extractor, InflateError, Stop, WINDOW};
 use crate::compression::zstd;
 use crate::units::{ByteRange, SpanId};
@@ -24,6 +24,9 @@ pub enum ExtractError {
     /// The zTOC has no such span.
     #[error("there is no span {0}")]
     UnknownSpan(SpanId),
+    /// The span's window is not in the zTOC, and was not given.
+    #[error("span {0} cannot be decompressed without its window")]
+    NoWindow(SpanId),
     /// Not the bytes of the span: more or fewer than its compressed range.
     #[error("span has {expected} compressed bytes, got {actual}")]
     Length {
@@ -98,8 +101,9 @@ impl Frames {
 }
 
 impl SpanDecoder {
-    /// A decoder at the start of `span`.
-    pub fn new(ztoc: &Ztoc, span: SpanId) -> Result<Self, ExtractError> {
+    /// A decoder at the start of `span`. `window` is needed if [`Ztoc::windows`] has one for the span, and not looked at
+    /// otherwise.
+    pub fn new(ztoc: &Ztoc, span: SpanId, window: Option<&Window>) -> Result<Self, ExtractError> {
         let table = ztoc.spans();
         let place = table.spans.get(span.0 as usize).ok_or(ExtractError::UnknownSpan(span))?;
         let wanted = table.uncompressed_range(span).len();
@@ -110,9 +114,11 @@ impl SpanDecoder {
                 Kind::Zstd { decoder: Frames(decoder, vec![0; BUFFER].into()), wanted }
             }
             Algorithm::Gzip => {
-                let window = match place.window_at {
-                    Some(at) => &table.blob[at..at + WINDOW],
-                    None => &NOTHING_BEFORE,
+                let detached = ztoc.windows().and_then(|windows| windows.of(span));
+                let window = match (place.window_at, detached) {
+                    (Some(at), _) => &table.blob[at..at + WINDOW],
+                    (None, Some(_)) => window.ok_or(ExtractError::NoWindow(span))?.bytes(),
+                    (None, None) => &NOTHING_BEFORE,
                 };
                 let input = place.compressed.start + u64::from(place.bits != 0);
                 let checkpoint = Checkpoint { input, output: place.out, bits: place.bits, window };
@@ -168,15 +174,16 @@ impl SpanDecoder {
 /// Decompresses one whole span.
 ///
 /// `compressed` is exactly the bytes of [`SpanTable::compressed_range`](super::SpanTable::compressed_range), their
-/// digest already checked. `sink` gets consecutive plain chunks, in total exactly
+/// digest already checked, and `window` what [`SpanDecoder::new`] wants. `sink` gets consecutive plain chunks, in total exactly
 /// [`SpanTable::uncompressed_range`](super::SpanTable::uncompressed_range) bytes when `Ok` is returned.
 pub fn extract_span(
     ztoc: &Ztoc,
     span: SpanId,
+    window: Option<&Window>,
     compressed: &[u8],
     sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<(), ExtractError> {
-    let mut decoder = SpanDecoder::new(ztoc, span)?;
+    let mut decoder = SpanDecoder::new(ztoc, span, window)?;
     decoder.push(compressed, sink)?;
     decoder.finish()
 }

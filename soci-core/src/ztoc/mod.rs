@@ -8,6 +8,7 @@ mod encode;
 mod entry;
 mod error;
 mod extract;
+mod fine;
 mod mod_time;
 mod place;
 mod read;
@@ -32,6 +33,10 @@ pub use builder::{
 pub use entry::FileEntry;
 pub use error::ZtocError;
 pub use extract::{ExtractError, SpanDecoder, extract_span};
+pub use fine::{
+    BuiltFine, Bundle, BundleError, DEFAULT_FINE_SPAN_SIZE, FineOptions, Window, WindowError, WindowPlace,
+    Windows,
+};
 pub use place::Checkpointing;
 pub use spans::SpanTable;
 
@@ -46,6 +51,21 @@ pub enum Algorithm {
     Zstd,
 }
 
+impl Algorithm {
+    /// Its number in a zTOC.
+    fn number(self) -> i8 {
+        match self {
+            Self::Gzip => 1,
+            Self::Uncompressed => 2,
+            Self::Zstd => 3,
+        }
+    }
+
+    fn of(number: i8) -> Option<Self> {
+        [Self::Gzip, Self::Uncompressed, Self::Zstd].into_iter().find(|known| known.number() == number)
+    }
+}
+
 impl fmt::Display for Algorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -56,7 +76,8 @@ impl fmt::Display for Algorithm {
     }
 }
 
-/// A verified zTOC. Cloning it is cheap: clones share the bytes and the tables.
+/// A verified zTOC, or the table of a fine index, which says the same of a layer but has its windows elsewhere. Cloning it
+/// is cheap: clones share the bytes and the tables.
 #[derive(Clone)]
 pub struct Ztoc(Arc<Inner>);
 
@@ -70,6 +91,10 @@ struct Inner {
     algorithm: Algorithm,
     files: Vec<FileEntry>,
     spans: SpanTable,
+    /// Of a fine table: its layer.
+    layer: Option<Digest>,
+    windows: Option<Windows>,
+    coarse: Vec<u64>,
 }
 
 impl Ztoc {
@@ -90,6 +115,29 @@ impl Ztoc {
             algorithm: raw.algorithm,
             files,
             spans,
+            layer: None,
+            windows: None,
+            coarse: Vec::new(),
+        })))
+    }
+
+    /// Reads and verifies the table of a fine index, as [`Ztoc::open`] does a zTOC. [`Ztoc::digest`], [`Ztoc::size`] and
+    /// [`Ztoc::bytes`] are those of the table.
+    pub fn open_table(bytes: Bytes) -> Result<Self, ZtocError> {
+        let opened = fine::open(&bytes)?;
+        Ok(Self(Arc::new(Inner {
+            digest: Digest::of(&bytes),
+            bytes,
+            version: opened.version,
+            build_tool: opened.build_tool,
+            compressed_size: opened.compressed_size,
+            uncompressed_size: opened.uncompressed_size,
+            algorithm: opened.algorithm,
+            files: opened.files,
+            spans: opened.spans,
+            layer: Some(opened.layer),
+            windows: opened.windows,
+            coarse: opened.coarse,
         })))
     }
 
@@ -141,6 +189,22 @@ impl Ztoc {
     /// The spans.
     pub fn spans(&self) -> &SpanTable {
         &self.0.spans
+    }
+
+    /// The layer that a fine table says it is of; `None` for an upstream zTOC, which does not say.
+    pub fn layer(&self) -> Option<Digest> {
+        self.0.layer
+    }
+
+    /// Where the windows of the spans lie; `None` when they are inside (an upstream zTOC) or no span needs one.
+    pub fn windows(&self) -> Option<&Windows> {
+        self.0.windows.as_ref()
+    }
+
+    /// Where the spans of the zTOC start that a fine table lies beside, in plain bytes and ascending, so that artifacts that
+    /// name spans of that zTOC can be understood. Empty for an upstream zTOC.
+    pub fn coarse(&self) -> &[u64] {
+        &self.0.coarse
     }
 }
 

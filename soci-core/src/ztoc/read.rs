@@ -41,12 +41,8 @@ pub(super) fn read(bytes: &Bytes) -> Result<Raw, ZtocError> {
     let root = Table::root(bytes)?;
     let toc = root.table(4)?.ok_or(ZtocError::Missing("table of contents"))?;
     let compression = root.table(5)?.ok_or(ZtocError::Missing("compression information"))?;
-    let algorithm = match compression.i8(0, 1)? {
-        1 => Algorithm::Gzip,
-        2 => Algorithm::Uncompressed,
-        3 => Algorithm::Zstd,
-        other => return Err(ZtocError::Algorithm(other)),
-    };
+    let number = compression.i8(0, 1)?;
+    let algorithm = Algorithm::of(number).ok_or(ZtocError::Algorithm(number))?;
     let digests = compression.vector(2)?;
     limit("span digests", &digests, bytes)?;
     let digests = digests.strings().map(|text| Ok(digest(text?))).collect::<Result<_, OutOfBounds>>()?;

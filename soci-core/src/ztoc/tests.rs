@@ -121,7 +121,7 @@ fn an_old_blob_implies_its_first_checkpoint() {
         let range = old.spans().compressed_range(span);
         assert_eq!(range, new.spans().compressed_range(span));
         let mut plain = Vec::new();
-        extract_span(&old, span, &layer[range.start as usize..range.end as usize], &mut |chunk| {
+        extract_span(&old, span, None, &layer[range.start as usize..range.end as usize], &mut |chunk| {
             plain.extend_from_slice(chunk);
             Ok(())
         })

@@ -7,7 +7,7 @@
 use super::read::Raw;
 use super::spans::Span;
 use super::{Algorithm, FileEntry, SpanTable, ZtocError};
-use crate::compression::gzip::Zinfo;
+use crate::compression::gzip::{Checkpoint, Zinfo};
 use crate::compression::uncompressed::TarZinfo;
 use crate::compression::zstd::Frames;
 use crate::tar::EntryKind;
@@ -48,11 +48,21 @@ pub(super) fn files(mut files: Vec<FileEntry>, archive_size: u64) -> Result<Vec<
     Ok(files)
 }
 
+/// Where a span begins. The window is an offset in the checkpoint blob; `None` when there is none in it.
+pub(super) type Start = Checkpoint<Option<usize>>;
+
 /// Makes the span table.
 pub(super) fn spans(raw: &Raw) -> Result<SpanTable, ZtocError> {
     let (span_size, mut spans) = match raw.algorithm {
         Algorithm::Gzip => gzip(raw)?,
-        Algorithm::Uncompressed => plain(raw)?,
+        Algorithm::Uncompressed => {
+            let zinfo = TarZinfo::decode(&raw.checkpoints)?;
+            let sizes = (raw.compressed_size, raw.uncompressed_size);
+            plain(zinfo, sizes, raw.digests.len() as u64).map_err(|error| match error {
+                ZtocError::SpanCount { spans, .. } => count(raw, spans),
+                other => other,
+            })?
+        }
         Algorithm::Zstd => zstd(raw)?,
     };
     if spans.len() != raw.digests.len() || spans.len() as i64 - 1 != i64::from(raw.max_span_id) {
@@ -73,75 +83,74 @@ fn gzip(raw: &Raw) -> Result<(u64, Vec<Span>), ZtocError> {
     let zinfo = Zinfo::decode(&raw.checkpoints).map_err(ZtocError::Checkpoints)?;
     let span_size = u64::try_from(zinfo.span_size)
         .map_err(|_| ZtocError::Number { what: "span size", value: zinfo.span_size })?;
-    let mut spans = Vec::with_capacity(zinfo.checkpoints.len());
-    let mut following = zinfo.checkpoints.iter().skip(1);
-    for checkpoint in &zinfo.checkpoints {
-        let next = following.next();
-        let end = next.map_or(raw.compressed_size, |next| next.input);
-        let out_end = next.map_or(raw.uncompressed_size.max(checkpoint.output), |next| next.output);
-        if end <= checkpoint.input || end > raw.compressed_size {
-            return Err(ZtocError::Checkpoints("compressed offsets do not ascend within the layer"));
-        }
-        let length = end - checkpoint.start();
-        match out_end.checked_sub(checkpoint.output) {
-            None => return Err(ZtocError::Checkpoints("uncompressed offsets descend")),
-            Some(plain) if plain / DEFLATE_RATIO > length => {
-                return Err(ZtocError::Checkpoints("a span claims more plain bytes than deflate can hold"));
-            }
-            Some(_) => {}
-        }
-        spans.push(Span {
-            compressed: ByteRange::new(checkpoint.start(), end),
-            out: checkpoint.output,
-            bits: checkpoint.bits,
-            window_at: checkpoint.window,
-            digest: None,
-        });
-    }
-    if spans[0].out != 0 {
-        return Err(ZtocError::Checkpoints("the first span does not start at the archive's start"));
-    }
-    Ok((span_size, spans))
+    let sizes = (raw.compressed_size, raw.uncompressed_size);
+    Ok((span_size, ascending(&zinfo.checkpoints, sizes, Algorithm::Gzip)?))
 }
 
 fn zstd(raw: &Raw) -> Result<(u64, Vec<Span>), ZtocError> {
     let frames = Frames::decode(&raw.checkpoints).map_err(ZtocError::Checkpoints)?;
-    let mut spans = Vec::with_capacity(frames.starts.len());
-    for (number, &(start, out)) in frames.starts.iter().enumerate() {
-        let last = (raw.compressed_size, raw.uncompressed_size.max(out));
-        let (end, out_end) = frames.starts.get(number + 1).copied().unwrap_or(last);
-        if end <= start || end > raw.compressed_size {
-            return Err(ZtocError::Checkpoints("compressed offsets do not ascend within the layer"));
-        }
-        match out_end.checked_sub(out) {
-            None => return Err(ZtocError::Checkpoints("uncompressed offsets descend")),
-            Some(plain) if plain / ZSTD_RATIO > end - start => {
-                return Err(ZtocError::Checkpoints("a span claims more plain bytes than zstd can hold"));
-            }
-            Some(_) => {}
-        }
-        let compressed = ByteRange::new(start, end);
-        spans.push(Span { compressed, out, bits: 0, window_at: None, digest: None });
-    }
-    if spans[0].out != 0 {
-        return Err(ZtocError::Checkpoints("the first span does not start at the archive's start"));
-    }
-    Ok((frames.span_size, spans))
+    let start = |&(input, output): &(u64, u64)| Start { input, output, bits: 0, window: None };
+    let starts: Vec<Start> = frames.starts.iter().map(start).collect();
+    let sizes = (raw.compressed_size, raw.uncompressed_size);
+    Ok((frames.span_size, ascending(&starts, sizes, Algorithm::Zstd)?))
 }
 
-fn plain(raw: &Raw) -> Result<(u64, Vec<Span>), ZtocError> {
-    let zinfo = TarZinfo::decode(&raw.checkpoints)?;
+/// The spans that begin at `starts`. `sizes` are those of the layer and of the plain archive.
+pub(super) fn ascending(
+    starts: &[Start],
+    (compressed_size, uncompressed_size): (u64, u64),
+    algorithm: Algorithm,
+) -> Result<Vec<Span>, ZtocError> {
+    let (ratio, too_many) = match algorithm {
+        Algorithm::Zstd => (ZSTD_RATIO, "a span claims more plain bytes than zstd can hold"),
+        _ => (DEFLATE_RATIO, "a span claims more plain bytes than deflate can hold"),
+    };
+    let mut spans = Vec::with_capacity(starts.len());
+    let mut following = starts.iter().skip(1);
+    for start in starts {
+        let next = following.next();
+        let end = next.map_or(compressed_size, |next| next.input);
+        let out_end = next.map_or(uncompressed_size.max(start.output), |next| next.output);
+        if end <= start.input || end > compressed_size {
+            return Err(ZtocError::Checkpoints("compressed offsets do not ascend within the layer"));
+        }
+        let length = end - start.start();
+        match out_end.checked_sub(start.output) {
+            None => return Err(ZtocError::Checkpoints("uncompressed offsets descend")),
+            Some(plain) if plain / ratio > length => return Err(ZtocError::Checkpoints(too_many)),
+            Some(_) => {}
+        }
+        spans.push(Span {
+            compressed: ByteRange::new(start.start(), end),
+            out: start.output,
+            bits: start.bits,
+            window_at: start.window,
+            digest: None,
+        });
+    }
+    if spans.first().is_none_or(|first| first.out != 0) {
+        return Err(ZtocError::Checkpoints("the first span does not start at the archive's start"));
+    }
+    Ok(spans)
+}
+
+/// The spans of a plain tar, for which there are `digests` digests.
+pub(super) fn plain(
+    zinfo: TarZinfo,
+    (compressed_size, uncompressed_size): (u64, u64),
+    digests: u64,
+) -> Result<(u64, Vec<Span>), ZtocError> {
     let number = |what, value: i64| u64::try_from(value).map_err(|_| ZtocError::Number { what, value });
     let (span_size, size) = (number("span size", zinfo.span_size)?, number("layer size", zinfo.size)?);
     if span_size == 0 {
         return Err(ZtocError::Number { what: "span size", value: 0 });
     }
-    if size != raw.compressed_size || raw.uncompressed_size > size {
+    if size != compressed_size || uncompressed_size > size {
         return Err(ZtocError::Checkpoints("sizes of layer and archive disagree"));
     }
     let spans = size.div_ceil(span_size);
-    if spans != raw.digests.len() as u64 {
-        return Err(count(raw, spans));
+    if spans != digests {
+        return Err(ZtocError::SpanCount { spans, digests, max_span_id: 0 });
     }
     let span = |number: u64| {
         let start = number * span_size;

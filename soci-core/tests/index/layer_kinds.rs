@@ -32,7 +32,7 @@ fn through_spans(ztoc: &Ztoc, layer: &[u8]) -> Vec<u8> {
     let mut plain = Vec::new();
     for span in (0..ztoc.spans().len()).map(SpanId) {
         let range = ztoc.spans().compressed_range(span);
-        extract_span(ztoc, span, &layer[range.start as usize..range.end as usize], &mut |chunk| {
+        extract_span(ztoc, span, None, &layer[range.start as usize..range.end as usize], &mut |chunk| {
             plain.extend_from_slice(chunk);
             Ok(())
         })

@@ -68,7 +68,7 @@ fn check(ztoc: &Ztoc, layer: &[u8], plain: &[u8]) {
         let bytes = &layer[from.start as usize..from.end as usize];
         assert_eq!(spans.digest(span), Some(Digest::of(bytes)));
         let mut out = Vec::new();
-        extract_span(ztoc, span, bytes, &mut |chunk| {
+        extract_span(ztoc, span, None, bytes, &mut |chunk| {
             out.extend_from_slice(chunk);
             Ok(())
         })
@@ -202,7 +202,7 @@ proptest! {
             let end = damaged.len().min(range.end as usize);
             let bytes = &damaged[end.min(range.start as usize)..end];
             let mut out = 0;
-            let extracted = extract_span(&ztoc, span, bytes, &mut |chunk| { out += chunk.len() as u64; Ok(()) });
+            let extracted = extract_span(&ztoc, span, None, bytes, &mut |chunk| { out += chunk.len() as u64; Ok(()) });
             prop_assert!(extracted.is_err() || out == ztoc.spans().uncompressed_range(span).len());
         }
     }

@@ -166,7 +166,7 @@ fn write_part(ztoc: &Ztoc, span: SpanId, bytes: &[u8], range: ByteRange, out: &m
         bail!("the layer's bytes do not have the digest that the zTOC gives");
     }
     let mut at = ztoc.spans().uncompressed_range(span).start;
-    extract_span(ztoc, span, bytes, &mut |plain| {
+    extract_span(ztoc, span, None, bytes, &mut |plain| {
         let here = ByteRange::new(at, at + plain.len() as u64);
         if let Some(part) = here.intersect(&range) {
             out.write_all(&plain[(part.start - at) as usize..(part.end - at) as usize])?;

@@ -56,6 +56,8 @@ pub(crate) struct Scanner {
     state: State,
     /// Where the present member starts.
     member_start: u64,
+    /// How much there was before it.
+    member_out: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +80,7 @@ impl Scanner {
             total_out: 0,
             state: State::Member(false),
             member_start: 0,
+            member_out: 0,
         }
     }
 
@@ -96,6 +99,11 @@ impl Scanner {
         &self.buffer[self.end - WINDOW..self.end]
     }
 
+    /// How many of the last bytes of [`Scanner::window`] the present member gave: it cannot refer to others.
+    pub(crate) fn reach(&self) -> usize {
+        usize::try_from(self.total_out - self.member_out).unwrap_or(WINDOW).min(WINDOW)
+    }
+
     /// Goes on with `input`, the bytes after those consumed so far, up to the next event. Ends of blocks are told except
     /// in the next `free` plain bytes: not to stop there is worth a twentieth of the time.
     pub(crate) fn step(&mut self, input: &[u8], free: u64) -> Result<Event<'_>, GzipError> {
@@ -108,6 +116,7 @@ impl Scanner {
                 self.state = State::Padding;
             } else {
                 self.inflater.reset(Framing::Gzip);
+                self.member_out = self.total_out;
                 self.state = State::Member(false);
             }
         }
