@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    commands::{self, index, prefetch, trace, ztoc},
+    commands::{self, index, pack, prefetch, trace, ztoc},
     root::StoreChoice,
 };
 
@@ -92,6 +92,9 @@ pub(crate) enum Command {
     /// List and show prefetch artifacts.
     #[command(subcommand)]
     Prefetch(prefetch::Command),
+    /// Make, list, show, check and push working-set packs.
+    #[command(subcommand)]
+    Pack(pack::Command),
     /// Make the records anew from what the content store holds.
     RebuildDb(commands::rebuild_db::Args),
     /// Look into recordings, and exchange them with other tools.
@@ -132,6 +135,7 @@ impl Command {
             Self::Index(command) => within(global, |global| command.run(global)),
             Self::Ztoc(command) => within(global, |global| command.run(global)),
             Self::Prefetch(command) => within(global, |global| command.run(global)),
+            Self::Pack(command) => within(global, |global| command.run(global)),
             Self::Trace(command) => within(global, |global| command.run(global)),
         }
     }

@@ -8,11 +8,13 @@ use recorder::report::Flaw;
 use soci_core::{
     image::Image,
     index::{Event, IndexVersion, Settings, SkipReason, TraceSettings},
-    prefetch::{Chosen, Meaning, NotLocated, Selection},
+    pack::PackSettings,
+    prefetch::{Chosen, Meaning, NotLocated, Plan, Selection},
     trace::{Access, TraceReader},
     ztoc::DEFAULT_SPAN_SIZE,
 };
 
+use super::pack_args::{self, PackArgs};
 use crate::{error::Hinted, output::progress::Progress};
 
 /// How an index is built.
@@ -53,6 +55,8 @@ pub(crate) struct BuildArgs {
     /// windows of 32 KiB in the zTOC, which is what a gap of 256 KiB costs when it compresses to a quarter.)
     #[arg(long, value_name = "BYTES", default_value_t = 256 << 10)]
     span_gap: u64,
+    #[command(flatten)]
+    pack: PackArgs,
     /// Print only the digest of what was made; no progress.
     #[arg(long, short = 'q')]
     quiet: bool,
@@ -97,8 +101,7 @@ impl BuildArgs {
         }
         prefetch_files.retain(|path| !path.trim().is_empty());
         let span_gap = (self.span_layout == SpanLayout::Trace).then_some(self.span_gap);
-        let trace =
-            self.trace.as_deref().map(|path| accesses(Path::new(path), self.allow_incomplete)).transpose()?;
+        let trace = self.trace.as_deref().map(|path| plan(path, self.allow_incomplete)).transpose()?;
         Ok(Settings {
             version,
             span_size,
@@ -110,25 +113,39 @@ impl BuildArgs {
                 PrefetchCompat::Image => Selection::Image,
                 PrefetchCompat::Upstream => Selection::Upstream,
             },
-            trace: trace.map(|accesses| TraceSettings { plan: recorder::plan::plan(&accesses), span_gap }),
+            trace: trace.map(|plan| TraceSettings { plan, span_gap }),
         })
+    }
+
+    /// What to pack beside an index with these settings, if a pack was asked for.
+    pub(crate) fn pack(&self, settings: &Settings) -> Option<PackSettings> {
+        self.pack.settings(settings.trace.as_ref().map(|trace| &trace.plan))
     }
 
     /// Says when the trace is of another image.
     pub(crate) fn warn_about_other_image(&self, image: &Image) -> Result<()> {
-        let Some(path) = &self.trace else { return Ok(()) };
-        let Some(recorded) = TraceReader::open(Path::new(path))?.header().manifest else {
-            eprintln!("note: the trace is of a directory: its paths are looked up in the image");
-            return Ok(());
-        };
-        if recorded != image.manifest.digest {
-            eprintln!(
-                "warning: the trace was recorded on image manifest {recorded}, this one is {}: paths that differ are left out",
-                image.manifest.digest
-            );
-        }
-        Ok(())
+        self.trace.as_deref().map_or(Ok(()), |path| warn_about_other_image(path, image))
     }
+}
+
+/// Says when a trace is of another image.
+pub(crate) fn warn_about_other_image(path: &str, image: &Image) -> Result<()> {
+    let Some(recorded) = TraceReader::open(Path::new(path))?.header().manifest else {
+        eprintln!("note: the trace is of a directory: its paths are looked up in the image");
+        return Ok(());
+    };
+    if recorded != image.manifest.digest {
+        eprintln!(
+            "warning: the trace was recorded on image manifest {recorded}, this one is {}: paths that differ are left out",
+            image.manifest.digest
+        );
+    }
+    Ok(())
+}
+
+/// What a trace needs. One that may lack something is refused, or with `allow_incomplete` warned about.
+pub(crate) fn plan(path: &str, allow_incomplete: bool) -> Result<Plan> {
+    Ok(recorder::plan::plan(&accesses(Path::new(path), allow_incomplete)?))
 }
 
 /// The paths of a JSON list; `null` is an empty one.
@@ -144,7 +161,7 @@ fn listed(path: &Path) -> Result<Vec<String>> {
     Ok(paths.unwrap_or_default())
 }
 
-/// The accesses of a trace. One that may lack something is refused, or with `allow_incomplete` warned about.
+/// The accesses of a trace, for [`plan`].
 fn accesses(path: &Path, allow_incomplete: bool) -> Result<Vec<Access>> {
     let read = || format!("read trace {}", path.display());
     let mut reader = TraceReader::open(path).with_context(read)?;
@@ -210,6 +227,7 @@ pub(crate) fn tell(event: Event<'_>, progress: &Progress) {
                 "note: {bytes} bytes of the trace lie in layers without a zTOC, which are fetched whole"
             ));
         }
+        Event::Pack(pack) => pack_args::tell(pack, progress),
     }
 }
 

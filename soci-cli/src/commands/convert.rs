@@ -108,12 +108,14 @@ fn in_containerd(
     let found = runtime.block_on(sources::in_containerd(name, &leased))?;
     let source = found.ok_or_else(|| ImageError::NotFound(name.to_owned()))?;
     let store = ContentStore::Containerd(leased.clone());
+    let pack = args.build.pack(&settings);
     let shop = Workshop {
         settings: &settings,
         store: &store,
         artifacts: &root.artifacts,
         name: &destination,
         runtime: runtime.handle(),
+        pack: pack.as_ref(),
     };
     let target = build(args, &source, false, &shop, runtime, tell)?;
     runtime.block_on(leased.put_image(&destination, &target))?;
@@ -162,12 +164,14 @@ fn converted(
     runtime: &Runtime,
     tell: Tell<'_>,
 ) -> Result<Descriptor> {
+    let pack = args.build.pack(settings);
     let shop = Workshop {
         settings,
         store: &ContentStore::Layout(made.clone()),
         artifacts: &Artifacts::open(work)?,
         name: source.name(),
         runtime: runtime.handle(),
+        pack: pack.as_ref(),
     };
     build(args, source, true, &shop, runtime, tell)
 }

@@ -8,11 +8,15 @@ use soci_core::{
     digest::Digest,
     image::ImageSource,
     index::{Event, IndexVersion, build},
+    pack::{self, Place},
     store::{ContentStore, SOCI_INDEX_LABEL},
 };
 use tokio::runtime::Runtime;
 
-use super::build_args::{BuildArgs, tell};
+use super::{
+    build_args::{BuildArgs, tell},
+    pack_args,
+};
 use crate::{
     cli::Global,
     root::Root,
@@ -51,14 +55,22 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
     })?;
     let store = root.store_for(&source)?;
     let progress = args.build.progress();
-    let mut built = Vec::new();
+    let pack = args.build.pack(&settings);
+    let (mut built, mut packs) = (Vec::new(), Vec::new());
     for image in &images {
         args.build.warn_about_other_image(image)?;
         let tell = |event: Event<'_>| tell(event, &progress);
         let report = build(image, &settings, &store, &root.artifacts, runtime.handle(), &tell)?;
         built.push(report.descriptor.digest);
+        if let Some(pack) = &pack {
+            let (artifacts, runtime) = (&root.artifacts, runtime.handle());
+            let place = Place { store: &store, artifacts, name: &image.reference, runtime };
+            let made = pack::make(image, &image.manifest, Some(&report.index), pack, place, &tell)?;
+            packs.push(made.descriptor.digest);
+        }
     }
     tie(&source, &store, &built)?;
+    pack_args::tie(&store, source.name(), &packs)?;
     if progress.is_quiet() {
         for index in &built {
             println!("{index}");

@@ -8,6 +8,8 @@ pub(crate) mod doctor;
 mod engine;
 pub(crate) mod index;
 pub(crate) mod man;
+pub(crate) mod pack;
+mod pack_args;
 pub(crate) mod prefetch;
 pub(crate) mod push;
 mod push_image;

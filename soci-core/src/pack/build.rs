@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use super::{
     MAX_BLOCKS, MAX_EXTENTS, MAX_LAYERS, MAX_PLAIN, PackBytes, PackError,
     collect::Collected,
+    pin::HeadPin,
     write::{lay_out, round, write},
 };
 use crate::{
@@ -139,11 +140,7 @@ pub fn make(
     let blob = place.store.put(&packed.blob)?;
     let head = packed.blob.get(..packed.head.head_size() as usize).unwrap_or_default();
     let mut layer = Descriptor::new(media_type::PACK_BLOCKS, blob, packed.blob.len() as u64);
-    layer.annotations = [
-        (media_type::PACK_HEAD.to_owned(), Digest::of(head).to_string()),
-        (media_type::PACK_HEAD_SIZE.to_owned(), head.len().to_string()),
-    ]
-    .into();
+    HeadPin { size: head.len() as u64, digest: Digest::of(head) }.annotate(&mut layer);
     let named = settings.name.iter().map(|name| (media_type::PACK_WORKLOAD.to_owned(), name.clone()));
     let companion = Companion {
         kind: CompanionKind::Pack,

@@ -12,6 +12,14 @@ pub enum PackError {
     /// Over [`MAX_HEAD`].
     #[error("pack head of {0} bytes is longer than {MAX_HEAD}")]
     HeadTooLarge(u64),
+    /// Other bytes than the descriptor of the blob pins.
+    #[error("pack head has digest {actual}, its descriptor says {expected}")]
+    HeadDigest {
+        /// By the descriptor.
+        expected: Digest,
+        /// Of the bytes.
+        actual: Digest,
+    },
     /// The head ends inside of what it announces.
     #[error("pack head ends early: it is {actual} bytes long and announces {expected}")]
     HeadShort {

@@ -12,6 +12,7 @@ mod build;
 mod collect;
 mod error;
 mod head;
+mod pin;
 mod table;
 mod verify;
 mod write;
@@ -20,6 +21,7 @@ pub use block::open_block;
 pub use build::{Budget, PackBuildError, PackReport, PackSettings, Place, make};
 pub use error::PackError;
 pub use head::{Block, Extent, PackHead};
+pub use pin::{HeadPin, head_pin};
 pub use verify::{VerifyError, verify};
 pub use write::PackBytes;
 
@@ -44,3 +46,5 @@ pub const BLOCK: u64 = 128 << 10;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod write_tests;

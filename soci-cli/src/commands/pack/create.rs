@@ -1,0 +1,95 @@
+//! `soci pack create`: a pack of an image that is indexed already, or is to be indexed elsewhere.
+
+use anyhow::{Context, Result, bail};
+use soci_core::{
+    digest::Digest,
+    image::Image,
+    index::{Event, SociIndex},
+    pack::{Budget, PackSettings, Place, make},
+};
+use tokio::runtime::Runtime;
+
+use crate::{
+    cli::Global,
+    commands::{build_args, pack_args},
+    output::progress::Progress,
+    root::Root,
+    sources::{self, PlatformFlags, RegistryFlags},
+};
+
+/// Make a pack of an image for a workload. Layers are those with a zTOC in the image's newest index here; without an
+/// index, all that can be read.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The image, named as for create.
+    image: Option<String>,
+    #[command(flatten)]
+    platforms: PlatformFlags,
+    #[command(flatten)]
+    registry: RegistryFlags,
+    /// A recording of the workload.
+    #[arg(long, value_name = "FILE")]
+    trace: String,
+    /// Take a trace that may lack something: accesses were lost, its end is missing, or the page cache was warm.
+    #[arg(long)]
+    allow_incomplete: bool,
+    /// Name of the workload; an image can have a pack for each of several. A pack takes the place of the image's one with
+    /// the same name.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Largest size of the pack, in bytes (20MB, 16MiB) or as a share of the image as it is stored (25%): what is needed
+    /// last is left out.
+    #[arg(long, value_name = "SIZE", value_parser = pack_args::budget)]
+    budget: Option<Budget>,
+    /// Print only the digest of the pack; no progress.
+    #[arg(long, short = 'q')]
+    quiet: bool,
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
+    let Some(name) = args.image.as_deref().filter(|name| !name.is_empty()) else {
+        bail!("source image needs to be specified");
+    };
+    let plan = build_args::plan(&args.trace, args.allow_incomplete)?;
+    let settings = PackSettings { plan, budget: args.budget, name: args.name.clone() };
+    let root = Root::open(global)?;
+    let runtime = Runtime::new().context("start the runtime")?;
+    let (source, images) = runtime.block_on(async {
+        let source = sources::find(name, &root, &args.registry).await?;
+        let mut images = Vec::new();
+        for platform in args.platforms.of(&source).await? {
+            images.push(source.resolve(&platform).await?);
+        }
+        Ok::<_, anyhow::Error>((source, images))
+    })?;
+    let store = root.store_for(&source)?;
+    let progress = Progress::new(args.quiet);
+    let tell = |event: Event<'_>| build_args::tell(event, &progress);
+    let mut packs = Vec::new();
+    for image in &images {
+        build_args::warn_about_other_image(&args.trace, image)?;
+        let index = newest_index(&root, image)?;
+        let place = Place {
+            store: &store,
+            artifacts: &root.artifacts,
+            name: &image.reference,
+            runtime: runtime.handle(),
+        };
+        let made = make(image, &image.manifest, index.as_ref(), &settings, place, &tell)?;
+        packs.push(made.descriptor.digest);
+    }
+    pack_args::tie(&store, source.name(), &packs)?;
+    if args.quiet {
+        packs.iter().for_each(|pack: &Digest| println!("{pack}"));
+    }
+    Ok(())
+}
+
+/// The newest index of an image that is recorded and there.
+fn newest_index(root: &Root, image: &Image) -> Result<Option<SociIndex>> {
+    let indexes = root.indexes()?;
+    let Some(record) = indexes.iter().find(|index| index.oci_digest == image.manifest.digest) else {
+        return Ok(None);
+    };
+    Ok(Some(SociIndex::parse(root.read(&record.digest)?)?))
+}

@@ -1,0 +1,119 @@
+//! `soci pack info`: what one pack holds.
+
+use std::fmt::Write;
+
+use anyhow::Result;
+use indicatif::HumanBytes;
+use recorder::report::words::printable;
+use serde::Serialize;
+use soci_core::{digest::Digest, pack::PackHead};
+
+use super::Pack;
+use crate::{
+    cli::Global,
+    output::json,
+    root::{self, Root},
+};
+
+/// Show what a pack holds.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Digest of the pack.
+    digest: Option<String>,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The keys of its JSON are an interface.
+#[derive(Serialize)]
+struct Info {
+    digest: Digest,
+    workload: Option<String>,
+    image: String,
+    platform: String,
+    /// The image manifest that it was made for.
+    subject: Digest,
+    blob: Digest,
+    /// Bytes of the blob, of its head, and of all blocks before compression.
+    size: u64,
+    head_size: u64,
+    plain_size: u64,
+    blocks: usize,
+    /// So many of them are to be had first, with so many stored bytes.
+    must_have_blocks: usize,
+    must_have_size: u64,
+    extents: usize,
+    layers: Vec<Layer>,
+}
+
+#[derive(Serialize)]
+struct Layer {
+    digest: Digest,
+    extents: usize,
+    /// Plain bytes of it in the pack.
+    bytes: u64,
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
+    let digest = root::digest(args.digest.as_deref())?;
+    let root = Root::open(global)?;
+    let pack = Pack::open(&root, &digest)?;
+    let head = pack.head(&root)?;
+    let info = info(pack, &head);
+    if args.json {
+        println!("{}", json::pretty(&info)?);
+    } else {
+        print!("{}", text(&info));
+    }
+    Ok(())
+}
+
+fn info(pack: Pack, head: &PackHead) -> Info {
+    let layers = head.layers().iter().enumerate().map(|(number, digest)| {
+        let own = head.all_extents().iter().filter(|extent| usize::from(extent.layer) == number);
+        let (extents, bytes) = own.fold((0, 0), |(n, bytes), extent| (n + 1, bytes + extent.range.len()));
+        Layer { digest: *digest, extents, bytes }
+    });
+    Info {
+        digest: pack.record.digest,
+        workload: pack.name,
+        image: pack.record.image_ref.unwrap_or_default(),
+        platform: pack.record.platform.unwrap_or_default(),
+        subject: head.image(),
+        blob: pack.blob.digest,
+        size: head.size(),
+        head_size: head.head_size(),
+        plain_size: head.plain_size(),
+        blocks: head.blocks().len(),
+        must_have_blocks: head.must_have(),
+        must_have_size: head.blocks().iter().take(head.must_have()).map(|block| block.stored.len()).sum(),
+        extents: head.all_extents().len(),
+        layers: layers.collect(),
+    }
+}
+
+fn text(info: &Info) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{:<14} {value}", format!("{name}:")); // a String takes everything
+    };
+    line("Digest", info.digest.to_string());
+    if let Some(name) = &info.workload {
+        line("Workload", printable(name.as_bytes()));
+    }
+    line("Image", printable(info.image.as_bytes()));
+    line("Platform", info.platform.clone());
+    line("Made for", info.subject.to_string());
+    line("Blob", info.blob.to_string());
+    line("Size", format!("{} bytes (head {})", info.size, info.head_size));
+    line("Plain size", format!("{} bytes ({})", info.plain_size, HumanBytes(info.plain_size)));
+    let first =
+        format!("{} of them ({}) to be had first", info.must_have_blocks, HumanBytes(info.must_have_size));
+    line("Blocks", format!("{}, {first}", info.blocks));
+    line("Extents", info.extents.to_string());
+    for layer in &info.layers {
+        line("Layer", format!("{} {} in {} extents", layer.digest, HumanBytes(layer.bytes), layer.extents));
+    }
+    text
+}

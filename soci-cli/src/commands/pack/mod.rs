@@ -1,0 +1,85 @@
+//! `soci pack`: working-set packs of the local store.
+
+mod create;
+mod info;
+mod list;
+mod push;
+mod verify;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use soci_core::{
+    digest::Digest,
+    image::{Descriptor, Manifest},
+    media_type,
+    pack::{PackHead, head_pin},
+    store::{Artifact, ArtifactKind, ContentStore, StoreError},
+    units::ByteRange,
+};
+
+use crate::{cli::Global, root::Root};
+
+/// Make, list, show, check and push working-set packs.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Make a pack of an image for a workload.
+    Create(create::Args),
+    /// List the packs.
+    #[command(visible_alias = "ls")]
+    List(list::Args),
+    /// Show what a pack holds.
+    Info(info::Args),
+    /// Compare every block of a pack with the layers of the image.
+    Verify(verify::Args),
+    /// Push one pack to the registry of its image.
+    Push(push::Args),
+}
+
+impl Command {
+    pub(crate) fn run(self, global: &Global) -> Result<()> {
+        match self {
+            Self::Create(args) => create::run(&args, global),
+            Self::List(args) => list::run(&args, global),
+            Self::Info(args) => info::run(&args, global),
+            Self::Verify(args) => verify::run(&args, global),
+            Self::Push(args) => push::run(args, global),
+        }
+    }
+}
+
+/// A recorded pack.
+struct Pack {
+    record: Artifact,
+    manifest: Manifest,
+    /// Name of the workload.
+    name: Option<String>,
+    /// Its blob.
+    blob: Descriptor,
+}
+
+impl Pack {
+    /// Reads the manifest of a recorded pack.
+    fn open(root: &Root, digest: &Digest) -> Result<Self> {
+        let record = root.record(digest)?;
+        if record.kind != ArtifactKind::Pack {
+            bail!("the provided digest is not a pack");
+        }
+        let manifest = Manifest::parse(root.read(digest)?, media_type::OCI_MANIFEST)?;
+        let blob = manifest.layers.iter().find(|layer| layer.media_type == media_type::PACK_BLOCKS);
+        let blob = blob.context("the pack's manifest names no blob")?.clone();
+        let name = manifest.annotations.get(media_type::PACK_WORKLOAD).cloned();
+        Ok(Self { record, manifest, name, blob })
+    }
+
+    /// The store that has the blob.
+    fn store(&self, root: &Root) -> Result<ContentStore> {
+        Ok(root.store_of(&self.blob.digest)?.ok_or(StoreError::NotFound(self.blob.digest))?)
+    }
+
+    /// The head, with the digest that the manifest pins.
+    fn head(&self, root: &Root) -> Result<PackHead> {
+        let pin = head_pin(&self.blob).context("the pack's manifest does not say how long its head is")?;
+        let bytes: Bytes = self.store(root)?.read_range(&self.blob.digest, ByteRange::new(0, pin.size))?;
+        Ok(pin.open(&bytes)?)
+    }
+}

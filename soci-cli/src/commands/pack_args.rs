@@ -1,0 +1,104 @@
+//! The flags that ask for a working-set pack beside an index, for `create` and `convert`, and what is said of it. Holds no
+//! state.
+
+use indicatif::HumanBytes;
+use soci_core::{
+    digest::Digest,
+    pack::{Budget, PackReport, PackSettings},
+    prefetch::Plan,
+    store::{ContentStore, SOCI_INDEX_LABEL},
+};
+
+use crate::output::progress::Progress;
+
+/// A pack beside the index.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PackArgs {
+    /// Also make a working-set pack: the bytes that the trace needs, in the order of need, in one blob.
+    #[arg(long, requires = "trace")]
+    pack: bool,
+    /// Name of the workload; an image can have a pack for each of several. A pack takes the place of the image's one with
+    /// the same name.
+    #[arg(long, value_name = "NAME", requires = "pack")]
+    pack_name: Option<String>,
+    /// Largest size of the pack, in bytes (20MB, 16MiB) or as a share of the image as it is stored (25%): what is needed
+    /// last is left out.
+    #[arg(long, value_name = "SIZE", requires = "pack", value_parser = budget)]
+    pack_budget: Option<Budget>,
+}
+
+impl PackArgs {
+    /// What to pack of this plan, if a pack was asked for.
+    pub(crate) fn settings(&self, plan: Option<&Plan>) -> Option<PackSettings> {
+        let plan = plan.filter(|_| self.pack)?.clone();
+        Some(PackSettings { plan, budget: self.pack_budget, name: self.pack_name.clone() })
+    }
+}
+
+/// Reads a size: bytes with or without a unit, or percent.
+pub(crate) fn budget(text: &str) -> Result<Budget, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let wrong = || format!("{text:?} is no size: 20MB, 16MiB, 5000000 and 25% are");
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let factor = match unit.trim() {
+        "%" => {
+            let percent = u32::try_from(number).ok().filter(|percent| (1..=100).contains(percent));
+            return percent.map(Budget::Percent).ok_or_else(|| format!("{text:?} is not 1% to 100%"));
+        }
+        "" | "B" => 1,
+        "kB" | "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(factor).map(Budget::Bytes).ok_or_else(wrong)
+}
+
+/// Says what became of a pack.
+pub(crate) fn tell(pack: &PackReport, progress: &Progress) {
+    progress.line(&format!("pack -> {}", pack.descriptor.digest));
+    for (layer, bytes) in &pack.left_out {
+        let bytes = HumanBytes(*bytes);
+        progress.warn(&format!(
+            "note: {bytes} of the trace lie in layer {layer}, which has no zTOC: they are not in the pack"
+        ));
+    }
+    if pack.cut > 0 {
+        let (cut, before) = (HumanBytes(pack.cut), HumanBytes(pack.cut_must_have));
+        progress.warn(&format!(
+            "note: the budget keeps {cut} out of the pack, {before} of them needed before the workload is ready"
+        ));
+    }
+}
+
+/// Lets an image in containerd keep its packs, which keep their blobs.
+pub(crate) fn tie(store: &ContentStore, image: &str, packs: &[Digest]) -> anyhow::Result<()> {
+    let ContentStore::Containerd(containerd) = store else { return Ok(()) };
+    for pack in packs {
+        let key = format!("{SOCI_INDEX_LABEL}.pack-{}", &pack.hex()[..12]);
+        let (it, name, digest) = (containerd.clone(), image.to_owned(), pack.to_string());
+        containerd.wait(async move { it.label_image(&name, &key, &digest).await })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read() {
+        for (text, bytes) in [("0", 0), ("17", 17), ("20MB", 20_000_000), ("16 MiB", 16 << 20), ("3kB", 3000)]
+        {
+            assert_eq!(budget(text), Ok(Budget::Bytes(bytes)), "{text}");
+        }
+        assert_eq!(budget("25%"), Ok(Budget::Percent(25)));
+        for text in ["", "%", "0%", "101%", "1.5MB", "-1", "20 mb", "99999999999GB", "MB"] {
+            assert!(budget(text).is_err(), "{text}");
+        }
+    }
+}
