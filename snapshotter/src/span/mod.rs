@@ -20,6 +20,8 @@ mod wait;
 mod walk;
 
 #[cfg(test)]
+mod pack_tests;
+#[cfg(test)]
 mod tests;
 
 use std::io;
