@@ -154,6 +154,12 @@ impl PageMap {
         (0..self.words.len()).map(|word| u64::from((self.word(word) | other.word(word)).count_ones())).sum()
     }
 
+    /// Makes writes fail.
+    #[cfg(test)]
+    pub(super) fn break_file(&mut self) {
+        self.file = File::open("/dev/null").expect("it is always there");
+    }
+
     fn word(&self, word: usize) -> u64 {
         self.words.get(word).map_or(0, |bits| bits.load(Ordering::Acquire))
     }

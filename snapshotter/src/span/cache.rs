@@ -298,6 +298,24 @@ impl SpanCache {
         }
     }
 
+    /// Makes writes of data fail; gives what [`SpanCache::mend_data`] takes back.
+    #[cfg(test)]
+    pub(super) fn break_data(&mut self) -> File {
+        std::mem::replace(&mut self.data, File::open("/dev/null").expect("it is always there"))
+    }
+
+    #[cfg(test)]
+    pub(super) fn mend_data(&mut self, data: File) {
+        self.data = data;
+    }
+
+    /// Makes writes of both maps fail.
+    #[cfg(test)]
+    pub(super) fn break_maps(&mut self) {
+        self.pages.break_file();
+        self.packed.break_file();
+    }
+
     /// Bytes in whole pages that are there, checked or packed.
     pub fn bytes_present(&self) -> u64 {
         (self.pages.count_with(&self.packed) * PAGE).min(self.size())

@@ -21,6 +21,8 @@ mod wait;
 mod walk;
 
 #[cfg(test)]
+mod pack_tests;
+#[cfg(test)]
 mod tests;
 
 use std::io;
