@@ -15,7 +15,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tracing::{info, warn};
 
-use crate::config::{Config, Pack, StoreType};
+use crate::config::{Config, StoreType};
 use crate::fuse::FuseOptions;
 use crate::grpc::Service;
 use crate::layer::{Discovery, LayerError, Node, NodeOptions, PackOptions};
@@ -205,7 +205,7 @@ fn node_options(
         stats,
         discovery: Discovery { v1: lazy && v1, v2: lazy && v2 },
         prefetch: lazy && config.prefetch.enable,
-        pack: if lazy { pack_options(&config.pack) } else { PackOptions::off() },
+        pack: if lazy { pack_options(config) } else { PackOptions::off() },
         cache_limit: config.cache.limit(),
         engine: EngineOptions {
             prefetch_layers: config.prefetch.layers(),
@@ -229,12 +229,13 @@ fn node_options(
     }
 }
 
-fn pack_options(pack: &Pack) -> PackOptions {
+fn pack_options(config: &Config) -> PackOptions {
+    let pack = &config.pack;
     PackOptions {
         enable: pack.enable,
         fine: pack.fine,
         max_bytes: pack.limit(),
-        require_verified: pack.require_verified,
+        require_verified: config.only_verified_companions(),
         verified: pack.verified.clone(),
         workload: pack.workload.clone(),
     }
