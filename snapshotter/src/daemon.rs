@@ -235,7 +235,8 @@ fn pack_options(config: &Config) -> PackOptions {
         enable: pack.enable,
         fine: pack.fine,
         max_bytes: pack.limit(),
-        require_verified: config.only_verified_companions(),
+        referrers: config.pull_modes.soci_v1.enable,
+        require_verified: pack.require_verified,
         verified: pack.verified.clone(),
         workload: pack.workload.clone(),
     }

@@ -201,12 +201,6 @@ impl Config {
         Duration::from_secs(self.mount_timeout_sec.unsigned_abs())
     }
 
-    /// Whether only companions are used that the file lists as verified. What a registry lists as a referrer says nothing
-    /// about who put it there: without `pull_modes.soci_v1`, which trusts it, that is not enough for a pack either.
-    pub fn only_verified_companions(&self) -> bool {
-        self.pack.require_verified || !self.pull_modes.soci_v1.enable
-    }
-
     /// The file that says the same.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         toml::to_string(self)

@@ -17,7 +17,7 @@ pub struct Pack {
     pub fine: bool,
     /// Bytes, as the registry has them, above which a pack is not used.
     pub max_bytes: i64,
-    /// Use only the companions in [`Pack::verified`]. See also [`Config::only_verified_companions`](super::Config::only_verified_companions).
+    /// Use only the companions in [`Pack::verified`].
     pub require_verified: bool,
     /// Digests of the manifests of companions that somebody has looked at.
     pub verified: BTreeSet<Digest>,

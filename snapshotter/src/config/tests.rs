@@ -90,14 +90,6 @@ fn companions_are_on_within_a_limit_and_digests_are_digests() {
 }
 
 #[test]
-fn packs_need_no_check_only_where_referrers_are_trusted() {
-    assert!(config("").only_verified_companions());
-    let trusting = "[pull_modes.soci_v1]\nenable = true\n";
-    assert!(!config(trusting).only_verified_companions());
-    assert!(config(&format!("{trusting}[pack]\nrequire_verified = true")).only_verified_companions());
-}
-
-#[test]
 fn zero_is_the_default() {
     assert_eq!(
         config("mount_timeout_sec = 0\n[http]\nMaxRetries = 0\n[fuse]\nattr_timeout = 0"),

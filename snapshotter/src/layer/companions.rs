@@ -8,10 +8,11 @@ use soci_core::digest::Digest;
 use soci_core::image::{Descriptor, ImageIndex, Manifest};
 use soci_core::index::{CompanionKind, companion_of};
 use soci_core::media_type;
+use soci_core::registry::Reference;
 use soci_core::ztoc::{Bundle, Ztoc};
 
 use super::LayerError;
-use super::pack_options::PackOptions;
+use super::pack_options::{Listed, PackOptions};
 use super::resolver::{Indexed, Source};
 use crate::span::chain;
 
@@ -93,30 +94,32 @@ impl FineIndexes {
 }
 
 impl Source {
-    /// The companions among what refers to the image; for a converted image whose registry keeps no referrers, those that its
-    /// image index lists.
+    /// The companions that may be used, among what refers to the image and, if there is none, what the image index lists to
+    /// which the name of a converted image points.
     pub(super) async fn companions(
         &self,
         image: &Manifest,
         referrers: &[Descriptor],
-        tag: Option<&str>,
+        name: &Reference,
+        options: &PackOptions,
     ) -> Vec<Descriptor> {
-        let ours =
-            |listed: &&Descriptor| listed.artifact_type.as_deref().and_then(CompanionKind::of).is_some();
-        let found: Vec<_> = referrers.iter().filter(ours).cloned().collect();
-        match tag {
-            Some(tag) if found.is_empty() && image.annotations.contains_key(media_type::INDEX_DIGEST) => {
-                self.listed_in_index(image, tag).await
-            }
-            _ => found,
+        let may = |entry: &Descriptor, listed| is_companion(entry) && options.accepts(&entry.digest, listed);
+        let found: Vec<_> =
+            referrers.iter().filter(|entry| may(entry, Listed::ByReferrers)).cloned().collect();
+        if !found.is_empty() || !image.annotations.contains_key(media_type::INDEX_DIGEST) {
+            return found;
         }
+        let Some(name) = name.digest().or(name.tag()) else { return found };
+        let mut found = self.listed_in_index(image, name).await;
+        found.retain(|entry| may(entry, Listed::ByImage));
+        found
     }
 
-    async fn listed_in_index(&self, image: &Manifest, tag: &str) -> Vec<Descriptor> {
-        let listed = match self.repository.manifest(tag).await {
+    async fn listed_in_index(&self, image: &Manifest, name: &str) -> Vec<Descriptor> {
+        let listed = match self.repository.manifest(name).await {
             Ok((raw, _, served_as)) => ImageIndex::parse(raw, &served_as),
             Err(error) => {
-                tracing::debug!(tag, error = %chain(&error), "image index not read");
+                tracing::debug!(name, error = %chain(&error), "image index not read");
                 return Vec::new();
             }
         };
@@ -128,14 +131,8 @@ impl Source {
     }
 
     /// The fine indexes among `listed`, the first that can be used.
-    pub(super) async fn fine_indexes(
-        &self,
-        image: &Manifest,
-        listed: &[Descriptor],
-        options: &PackOptions,
-    ) -> Option<FineIndexes> {
-        for entry in of_kind(listed, CompanionKind::FineIndex).filter(|entry| options.accepts(&entry.digest))
-        {
+    pub(super) async fn fine_indexes(&self, image: &Manifest, listed: &[Descriptor]) -> Option<FineIndexes> {
+        for entry in of_kind(listed, CompanionKind::FineIndex) {
             match self.open_fine_indexes(image, entry.digest).await {
                 Ok(fine) => return Some(fine),
                 Err(error) => {
@@ -146,12 +143,18 @@ impl Source {
         None
     }
 
-    /// The fine indexes with this manifest.
+    /// The fine indexes with this manifest, which the image was served with before.
     pub(super) async fn recorded_fine_indexes(
         &self,
         image: &Manifest,
         digest: Digest,
+        options: &PackOptions,
     ) -> Option<FineIndexes> {
+        // Whoever listed them was asked then.
+        if !options.accepts(&digest, Listed::ByImage) {
+            tracing::warn!(%digest, "fine indexes are not used: not verified");
+            return None;
+        }
         match self.open_fine_indexes(image, digest).await {
             Ok(fine) => Some(fine),
             Err(error) => {
@@ -180,8 +183,7 @@ impl Source {
         listed: &[Descriptor],
         options: &PackOptions,
     ) -> Option<PackSource> {
-        let mut packs: Vec<_> =
-            of_kind(listed, CompanionKind::Pack).filter(|entry| options.accepts(&entry.digest)).collect();
+        let mut packs: Vec<_> = of_kind(listed, CompanionKind::Pack).collect();
         let workload =
             |entry: &Descriptor| entry.annotation(media_type::PACK_WORKLOAD).unwrap_or("").to_owned();
         packs.sort_by_key(|entry| {
@@ -229,6 +231,10 @@ impl Source {
             Err(Unfit::OtherImage)
         }
     }
+}
+
+fn is_companion(entry: &Descriptor) -> bool {
+    entry.artifact_type.as_deref().and_then(CompanionKind::of).is_some()
 }
 
 fn of_kind(listed: &[Descriptor], kind: CompanionKind) -> impl Iterator<Item = &Descriptor> {

@@ -261,7 +261,7 @@ impl ImageContext {
         let found = self.referrers.get_or_try_init(|| async {
             let manifest = self.image_manifest().await?;
             // Without companions, only indexes are asked for.
-            let wanted = (!self.services.pack.any()).then_some(media_type::SOCI_INDEX_V1);
+            let wanted = (!self.services.pack.asks_for_referrers()).then_some(media_type::SOCI_INDEX_V1);
             self.source.referrers(manifest, wanted).await
         });
         found.await.map(Vec::as_slice)
@@ -285,7 +285,7 @@ impl ImageContext {
         let options = &self.services.pack;
         if let Fine::Recorded(digest) = self.request.fine {
             let fine = match digest {
-                Some(digest) => self.source.recorded_fine_indexes(manifest, digest).await,
+                Some(digest) => self.source.recorded_fine_indexes(manifest, digest, options).await,
                 None => None,
             };
             return Companions { fine: fine.map(Arc::new), pack: None };
@@ -293,16 +293,18 @@ impl ImageContext {
         if !options.any() {
             return Companions::default();
         }
-        let listed = match self.referrers().await {
-            Ok(listed) => self.source.companions(manifest, listed, self.request.reference.tag()).await,
-            Err(error) => {
-                tracing::warn!(image = %self.request.reference, error = %chain(&error), "referrers cannot be listed: no fine index and no pack");
-                return Companions::default();
+        let mut referrers = &[][..];
+        if options.asks_for_referrers() {
+            match self.referrers().await {
+                Ok(listed) => referrers = listed,
+                Err(error) => {
+                    tracing::warn!(image = %self.request.reference, error = %chain(&error), "referrers cannot be listed");
+                }
             }
-        };
-        let fine = async {
-            if options.fine { self.source.fine_indexes(manifest, &listed, options).await } else { None }
-        };
+        }
+        let listed = self.source.companions(manifest, referrers, &self.request.reference, options).await;
+        let fine =
+            async { if options.fine { self.source.fine_indexes(manifest, &listed).await } else { None } };
         let pack =
             async { if options.enable { self.source.pack(manifest, &listed, options).await } else { None } };
         let (fine, pack) = tokio::join!(fine, pack);

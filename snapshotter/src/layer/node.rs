@@ -24,7 +24,7 @@ use crate::fuse::FuseOptions;
 use crate::prefetch::{Engine, EngineOptions};
 use crate::span::bitmap::BootId;
 use crate::span::cache::SpanCache;
-use crate::span::{SpanManager, SpanOptions, eviction};
+use crate::span::{PackBond, SpanManager, SpanOptions, eviction};
 use crate::stats::Stats;
 
 /// An image that nobody asked about for so long gives up its layers, unless they are mounted.
@@ -83,6 +83,7 @@ pub(super) struct Services {
     pub(super) stats: Arc<Stats>,
     pub(super) discovery: Discovery,
     pub(super) prefetch: bool,
+    pub(super) pack: PackOptions,
     cache: PathBuf,
     cache_limit: u64,
     boot: BootId,
@@ -113,6 +114,7 @@ impl Node {
                 stats: options.stats,
                 discovery: options.discovery,
                 prefetch: options.prefetch,
+                pack: options.pack,
                 cache,
                 cache_limit: options.cache_limit,
                 boot: BootId::current(),
@@ -244,7 +246,11 @@ impl Services {
         } else {
             let identity = SpanManager::identity(digest, &ztoc);
             let cache = SpanCache::open(&self.cache, identity, self.boot).map_err(LayerError::Cache)?;
-            SpanManager::new(ztoc, cache, self.engine.clone(), Arc::clone(&self.stats), self.spans)
+            let spans =
+                SpanManager::new(ztoc, cache, self.engine.clone(), Arc::clone(&self.stats), self.spans);
+            // What packs have brought before a restart is believed as long as nothing speaks against it.
+            PackBond::tie([&spans].into_iter());
+            spans
         };
         let tree = Tree::build(spans.ztoc().files());
         if tree.skipped() > 0 {

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::companions::PackSource;
 use crate::prefetch::Stream;
-use crate::span::{SpanError, SpanManager};
+use crate::span::{PackBond, SpanError, SpanManager};
 use crate::stats::Stats;
 
 /// Blocks that are here and not yet written, at most.
@@ -65,6 +65,9 @@ pub(super) enum PackFailure {
     /// A cache could not be written.
     #[error("pages of the pack could not be stored")]
     Store(#[source] SpanError),
+    /// A span has shown that its bytes are not the layer's.
+    #[error("the pack's bytes are not those of the layers")]
+    Wrong,
     /// Nobody uses the layers any more, or the process ends.
     #[error("the pack is not needed any more")]
     Over,
@@ -111,8 +114,9 @@ pub(super) async fn bring(
         // What is fetched whole is not written from the pack: its size does not matter.
         lazy.or_else(|| target.layers.contains(layer).then_some(u64::MAX))
     })?;
-    let places = head.layers().iter().map(|layer| managers.get(layer).cloned()).collect();
-    let work = Arc::new(Work { head, places, stats: Arc::clone(stats) });
+    let places: Vec<_> = head.layers().iter().map(|layer| managers.get(layer).cloned()).collect();
+    let bond = PackBond::tie(places.iter().flatten());
+    let work = Arc::new(Work { head, places, bond, stats: Arc::clone(stats) });
     let promises = work.promise();
     let outcome = work.read(fetcher, reading, far_away, stream).await;
     drop(promises);
@@ -124,6 +128,7 @@ struct Work {
     head: PackHead,
     /// For each of its layers the spans, if it is served lazily.
     places: Vec<Option<Arc<SpanManager>>>,
+    bond: Arc<PackBond>,
     stats: Arc<Stats>,
 }
 
@@ -232,6 +237,9 @@ impl Work {
         for block in part {
             if self.places.iter().flatten().all(|manager| manager.cancelled().is_cancelled()) {
                 return Err(PackFailure::Over);
+            }
+            if self.bond.is_broken() {
+                return Err(PackFailure::Wrong);
             }
             stream.after_demand().await;
             let stored = reading.take(blocks[block].stored.len()).await?;

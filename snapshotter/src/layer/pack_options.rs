@@ -4,6 +4,15 @@ use std::collections::BTreeSet;
 
 use soci_core::digest::Digest;
 
+/// Who says that a companion belongs to an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listed {
+    /// The image index that the image's name points to: whoever can change that can change the image.
+    ByImage,
+    /// A registry's list of referrers: whoever may push to the repository gets into it.
+    ByReferrers,
+}
+
 /// Use of fine indexes and packs.
 #[derive(Debug, Clone)]
 pub struct PackOptions {
@@ -13,6 +22,9 @@ pub struct PackOptions {
     pub fine: bool,
     /// Bytes, as the registry has them, above which a pack is not used.
     pub max_bytes: u64,
+    /// Take what refers to an image as its publisher's word. Else only what the image itself lists, and what is in
+    /// [`PackOptions::verified`].
+    pub referrers: bool,
     /// Use only the companions whose manifests are in [`PackOptions::verified`].
     pub require_verified: bool,
     /// Digests of manifests of companions.
@@ -27,6 +39,7 @@ impl Default for PackOptions {
             enable: true,
             fine: true,
             max_bytes: 1 << 30,
+            referrers: false,
             require_verified: false,
             verified: BTreeSet::new(),
             workload: String::new(),
@@ -40,9 +53,21 @@ impl PackOptions {
         Self { enable: false, fine: false, ..Self::default() }
     }
 
-    /// Whether the companion with this manifest may be used. To be asked before anything but the manifest is fetched.
-    pub fn accepts(&self, manifest: &Digest) -> bool {
-        !self.require_verified || self.verified.contains(manifest)
+    /// Whether any companion can be of use.
+    pub fn any(&self) -> bool {
+        self.enable || self.fine
+    }
+
+    /// Whether it is worth to ask for what refers to an image.
+    pub fn asks_for_referrers(&self) -> bool {
+        self.any() && (self.referrers || !self.verified.is_empty())
+    }
+
+    /// Whether the companion with this manifest may be used, `listed` by the image or by a list of referrers. To be asked
+    /// before anything of it is fetched.
+    pub fn accepts(&self, manifest: &Digest, listed: Listed) -> bool {
+        let trusted = listed == Listed::ByImage || self.referrers;
+        self.verified.contains(manifest) || trusted && !self.require_verified
     }
 }
 
@@ -51,11 +76,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_looked_at_is_accepted_where_that_is_required() {
+    fn what_is_accepted_depends_on_who_lists_it_and_on_what_was_verified() {
         let (known, other) = (Digest::of(b"known"), Digest::of(b"other"));
         let mut options = PackOptions { verified: BTreeSet::from([known]), ..PackOptions::default() };
-        assert!(options.accepts(&known) && options.accepts(&other));
+        let accepted = |options: &PackOptions| {
+            [Listed::ByImage, Listed::ByReferrers]
+                .map(|listed| (options.accepts(&known, listed), options.accepts(&other, listed)))
+        };
+        assert_eq!(accepted(&options), [(true, true), (true, false)]);
+        options.referrers = true;
+        assert_eq!(accepted(&options), [(true, true), (true, true)]);
         options.require_verified = true;
-        assert!(options.accepts(&known) && !options.accepts(&other));
+        assert_eq!(accepted(&options), [(true, false), (true, false)]);
     }
 }

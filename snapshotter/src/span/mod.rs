@@ -45,6 +45,7 @@ use bitmap::Identity;
 use cache::SpanCache;
 pub use error::SpanError;
 pub(crate) use error::chain;
+pub use packed::PackBond;
 use ranges::RangeSet;
 use sources::Sources;
 use state::{Claim, SpanStates};
@@ -90,6 +91,8 @@ pub struct SpanManager {
     /// Changes when bytes have come that a reader may wait for other than at a span's slot, or will not come.
     arrived: watch::Sender<()>,
     packed_wrong: AtomicBool,
+    /// The packs that have filled the layer.
+    bonds: Mutex<Vec<Arc<PackBond>>>,
     interest: Mutex<(usize, CancellationToken)>,
     engine: Engine,
     stats: Arc<Stats>,
@@ -139,6 +142,7 @@ impl SpanManager {
             promised: Mutex::default(),
             arrived: watch::Sender::default(),
             packed_wrong: AtomicBool::new(false),
+            bonds: Mutex::default(),
             interest: Mutex::new((0, CancellationToken::new())),
             engine,
             stats,

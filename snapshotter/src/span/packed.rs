@@ -6,12 +6,53 @@
 //!
 //! What must always hold: nothing here changes a byte that was checked against its span.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use soci_core::units::{ByteRange, SpanId};
 
 use super::ranges::RangeSet;
 use super::{SpanError, SpanManager};
+
+/// Packs of one layer that are remembered: one for each image that has it and was started lately.
+const MAX_BONDS: usize = 16;
+
+/// What ties the layers that one pack fills: when one of them finds that the pack is wrong, none believes it any more.
+#[derive(Debug, Default)]
+pub struct PackBond {
+    broken: AtomicBool,
+    layers: Vec<Weak<SpanManager>>,
+}
+
+impl PackBond {
+    /// Ties the layers of a pack that is about to arrive. The bond lives as long as one of them.
+    pub fn tie<'a>(layers: impl Iterator<Item = &'a Arc<SpanManager>> + Clone) -> Arc<Self> {
+        let bond = Arc::new(Self {
+            broken: AtomicBool::new(false),
+            layers: layers.clone().map(Arc::downgrade).collect(),
+        });
+        for layer in layers {
+            let mut bonds = layer.bonds.lock();
+            bonds.push(Arc::clone(&bond));
+            let old = bonds.len().saturating_sub(MAX_BONDS);
+            bonds.drain(..old);
+        }
+        bond
+    }
+
+    /// Whether the pack was found to be wrong.
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    /// Makes all layers forget what only packs have brought. Blocking.
+    fn break_up(&self) {
+        self.broken.store(true, Ordering::Release);
+        for layer in self.layers.iter().filter_map(Weak::upgrade) {
+            layer.forget_packed();
+        }
+    }
+}
 
 impl SpanManager {
     /// Stores plain bytes that a pack has brought, where nothing is there yet, and wakes readers that wait for them.
@@ -88,6 +129,8 @@ impl SpanManager {
     pub(super) fn pack_differs(&self, span: SpanId, offset: u64) {
         self.stats.pack_mismatches.inc();
         self.packed_wrong.store(true, Ordering::Release);
-        tracing::error!(layer = %self.cache.layer(), %span, offset, "A PACK IS WRONG: its bytes differ from the layer's span; the span's are served from now on");
+        tracing::error!(layer = %self.cache.layer(), %span, offset, "A PACK IS WRONG: its bytes differ from the layer's span; what only packs have brought is fetched again");
+        let bonds = std::mem::take(&mut *self.bonds.lock());
+        bonds.iter().for_each(|bond| bond.break_up());
     }
 }

@@ -37,6 +37,9 @@ pub enum WindowError {
 pub struct Window(Arc<[u8; WINDOW]>);
 
 impl Window {
+    /// Plain bytes of a window.
+    pub const SIZE: usize = WINDOW;
+
     /// Checks and decompresses the bytes at `place` in the blob of windows.
     pub fn open(place: &WindowPlace, bytes: &[u8]) -> Result<Self, WindowError> {
         let found = Digest::of(bytes);
