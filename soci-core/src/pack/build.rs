@@ -23,7 +23,7 @@ use crate::{
     index::{Companion, CompanionKind, Event, LayerBuildError, SociIndex, Told, layer_of, planned},
     media_type,
     prefetch::{ImageView, LayerFile, Needs, Plan},
-    store::{Artifacts, ContentStore, StoreError},
+    store::{ArtifactKind, Artifacts, ContentStore, StoreError},
     units::ByteRange,
     ztoc::Ztoc,
 };
@@ -120,7 +120,8 @@ pub struct PackReport {
     pub left_out: Vec<(Digest, u64)>,
 }
 
-/// Makes a pack for the image manifest `subject`, which has the layers of `image`, and puts it into the store. `index` tells
+/// Makes a pack for the image manifest `subject`, which has the layers of `image`, and puts it into the store, in the place of
+/// one with the same name. `index` tells
 /// which layers are served in parts; without one all are taken that can be read. Blocks; not to be called on a thread that
 /// runs async tasks.
 ///
@@ -158,8 +159,34 @@ pub fn make(
         cut_must_have: packed.cut_must_have,
         left_out,
     };
+    replace(&report.descriptor, subject, settings.name.as_deref(), place)?;
     tell(Event::Pack(&report));
     Ok(report)
+}
+
+/// Forgets other packs of the image that have the name of this one.
+fn replace(
+    pack: &Descriptor,
+    subject: &Manifest,
+    name: Option<&str>,
+    place: Place<'_>,
+) -> Result<(), StoreError> {
+    for record in place.artifacts.list()? {
+        let of_image = record.kind == ArtifactKind::Pack && record.oci_digest == subject.digest;
+        if !of_image || record.digest == pack.digest {
+            continue;
+        }
+        let raw = place.store.read(&record.digest).ok();
+        let manifest = raw.and_then(|raw| Manifest::parse(raw, media_type::OCI_MANIFEST).ok());
+        let named = |manifest: &Manifest| {
+            manifest.annotations.get(media_type::PACK_WORKLOAD).map(String::as_str) == name
+        };
+        if manifest.as_ref().is_some_and(named) {
+            place.artifacts.remove(&record.digest)?;
+            place.store.release(&record.digest)?;
+        }
+    }
+    Ok(())
 }
 
 /// The zTOCs of an index by layer; those that readers refuse are left out.

@@ -78,7 +78,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         let made = make(image, &image.manifest, index.as_ref(), &settings, place, &tell)?;
         packs.push(made.descriptor.digest);
     }
-    pack_args::tie(&store, source.name(), &packs)?;
+    pack_args::tie(&store, source.name(), args.name.as_deref(), &packs)?;
     if args.quiet {
         packs.iter().for_each(|pack: &Digest| println!("{pack}"));
     }
