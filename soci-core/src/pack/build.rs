@@ -34,7 +34,7 @@ use crate::{
 pub enum PackBuildError {
     /// A layer cannot be read.
     #[error("layer {0}")]
-    Layer(Digest, #[source] LayerBuildError),
+    Layer(Digest, #[source] Box<LayerBuildError>),
     /// Nothing is needed of any layer that can be read in parts.
     #[error("nothing of what is needed lies in a layer that is served in parts: there is nothing to pack")]
     Nothing,
@@ -262,13 +262,12 @@ impl Source<'_> {
         let mut tables: Vec<Vec<LayerFile>> = Vec::new();
         for layer in self.image.layers() {
             let known = self.ztocs.and_then(|ztocs| ztocs.get(&layer.digest));
-            let files = match known {
-                Some(ztoc) => Some(ztoc.files().iter().map(LayerFile::from).collect()),
-                None => {
-                    let failed = |error| PackBuildError::Layer(layer.digest, error);
-                    let walked = self.open(layer).and_then(|bytes| planned::walk(layer, bytes));
-                    walked.map_err(failed)?.map(|walked| walked.files)
-                }
+            let files = if let Some(ztoc) = known {
+                Some(ztoc.files().iter().map(LayerFile::from).collect())
+            } else {
+                let failed = |error| PackBuildError::Layer(layer.digest, Box::new(error));
+                let walked = self.open(layer).and_then(|bytes| planned::walk(layer, bytes));
+                walked.map_err(failed)?.map(|walked| walked.files)
             };
             if files.is_none() {
                 (self.tell)(Event::LayerUnread(layer));
@@ -293,7 +292,7 @@ impl Source<'_> {
         }
         let wanted: Vec<ByteRange> = wanted.ranges().collect();
         let collected = self.open(layer).and_then(|bytes| Collected::read(layer, bytes, &wanted));
-        collected.map_err(|error| PackBuildError::Layer(layer.digest, error))
+        collected.map_err(|error| PackBuildError::Layer(layer.digest, Box::new(error)))
     }
 
     fn open<'b>(&'b self, layer: &'b Descriptor) -> Result<impl io::Read + use<'b>, LayerBuildError> {

@@ -141,7 +141,7 @@ pub(super) fn write(
         }
         let mut blob = head;
         let head = PackHead::open(&blob)?;
-        stored.iter().for_each(|block| blob.extend_from_slice(block));
+        blob.extend(stored.iter().flatten());
         let plain = |drafts: &[Draft]| drafts.iter().map(|draft| draft.plain).sum();
         let cut_must_have = plain(drafts.get(kept..must_have).unwrap_or_default());
         return Ok(PackBytes { blob, head, cut: plain(&drafts[kept..]), cut_must_have });
@@ -157,10 +157,9 @@ fn head(
     must_have: usize,
 ) -> Result<Vec<u8>, PackBuildError> {
     let mut used = vec![None; layers.len()];
-    drafts
-        .iter()
-        .flat_map(|draft| &draft.extents)
-        .for_each(|extent| used[usize::from(extent.layer)] = Some(0));
+    for extent in drafts.iter().flat_map(|draft| &draft.extents) {
+        used[usize::from(extent.layer)] = Some(0);
+    }
     let mut listed = Vec::new();
     for (place, layer) in used.iter_mut().zip(layers) {
         if place.is_some() {

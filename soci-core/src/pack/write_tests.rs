@@ -34,9 +34,9 @@ fn packed(
         .enumerate()
         .map(|(layer, tar)| {
             let mut wanted = Coverage::default();
-            needs.iter().filter(|need| need.0 == layer).for_each(|need| {
+            for need in needs.iter().filter(|need| need.0 == layer) {
                 wanted.add(round(need.1, u64::MAX));
-            });
+            }
             let wanted: Vec<ByteRange> = wanted.ranges().collect();
             let descriptor = Descriptor::new(media_type::OCI_LAYER, digests[layer], SIZES[layer]);
             Collected::read(&descriptor, &tar[..], &wanted).unwrap()
