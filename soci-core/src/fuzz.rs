@@ -9,9 +9,11 @@ use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 
 use crate::compression::gzip::{Checkpoint, Extractor, WINDOW, Zinfo};
+use crate::digest::Digest;
 use crate::image::{ImageConfig, ImageIndex, Manifest};
 use crate::index::SociIndex;
 use crate::media_type;
+use crate::pack::{MAX_BLOCK, PackHead, open_block};
 use crate::prefetch::PrefetchArtifact;
 use crate::registry::parse_content_range;
 use crate::tar::{Entry, Parser, Sink, TarError};
@@ -25,10 +27,11 @@ const MOST_PLAIN: u64 = 4 << 20;
 pub type Target = fn(&[u8]);
 
 /// All targets by name: the names of the programs in `fuzz/fuzz_targets` and of the corpora.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("content_range", content_range),
     ("gzip_extract", gzip_extract),
     ("index_json", index_json),
+    ("pack_head", pack_head),
     ("prefetch_json", prefetch_json),
     ("tar_entries", tar_entries),
     ("zinfo_decode", zinfo_decode),
@@ -187,6 +190,50 @@ pub fn prefetch_json(bytes: &[u8]) {
     }
     let again = PrefetchArtifact::parse(&artifact.encode(), last).expect("it was written just now");
     assert_eq!(again, artifact);
+}
+
+/// Blocks of a head that opens follow each other in the blob and are no larger than a reader takes, no byte of a layer is
+/// in two extents, and a block gives exactly the bytes of its extents.
+pub fn pack_head(bytes: &[u8]) {
+    let Some((&[kind, stored], bytes)) = bytes.split_first_chunk() else { return };
+    // The last bytes are the first block; the head gets its digest, and a table that is not compressed yet.
+    let (head, block) = bytes.split_at(bytes.len().saturating_sub(usize::from(stored)));
+    let mut head = head.to_vec();
+    let word = |head: &[u8], at: usize| {
+        let bytes = head.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+        bytes.map_or(0, |bytes| u32::from_le_bytes(bytes) as usize)
+    };
+    let (layers, blocks) = (word(&head, 20), word(&head, 64));
+    let digests = 80usize.saturating_add(layers.saturating_mul(32));
+    if let Some(first) = head.get_mut(digests..digests.saturating_add(32)) {
+        first.copy_from_slice(Digest::of(block).as_bytes());
+    }
+    let table = digests.saturating_add(blocks.saturating_mul(32));
+    if kind & 1 == 1 && table <= head.len() {
+        let plain = head.split_off(table);
+        let stored = zstd::bulk::compress(&plain, 1).expect("zstd takes any bytes");
+        head[12..16].copy_from_slice(&(stored.len() as u32).to_le_bytes());
+        head[16..20].copy_from_slice(&(plain.len() as u32).to_le_bytes());
+        head.extend(stored);
+    }
+    let Ok(open) = PackHead::open(&head) else { return };
+    let mut end = head.len() as u64;
+    for (number, it) in open.blocks().iter().enumerate() {
+        assert!(it.stored.start == end && !it.stored.is_empty() && !open.extents(number).is_empty());
+        assert_eq!(it.plain_len(), open.extents(number).iter().map(|extent| extent.range.len()).sum::<u64>());
+        assert!(it.plain_len() <= MAX_BLOCK);
+        end = it.stored.end;
+    }
+    assert!(end == open.size() && open.must_have() <= open.blocks().len());
+    let mut sorted = open.all_extents().to_vec();
+    sorted.sort_unstable();
+    assert!(sorted.iter().all(|extent| !extent.range.is_empty() && usize::from(extent.layer) < layers));
+    assert!(
+        sorted.windows(2).all(|two| two[0].layer != two[1].layer || two[0].range.end <= two[1].range.start)
+    );
+    if let Ok(plain) = open_block(&open, 0, block) {
+        assert_eq!(plain.len() as u64, open.blocks()[0].plain_len());
+    }
 }
 
 /// What a server says about the part that it sent is a part that is not empty and within its total, or nothing.

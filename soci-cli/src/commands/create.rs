@@ -70,7 +70,7 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
         }
     }
     tie(&source, &store, &built)?;
-    pack_args::tie(&store, source.name(), &packs)?;
+    pack_args::tie(&store, source.name(), pack.as_ref().and_then(|pack| pack.name.as_deref()), &packs)?;
     if progress.is_quiet() {
         for index in &built {
             println!("{index}");

@@ -75,11 +75,18 @@ pub(crate) fn tell(pack: &PackReport, progress: &Progress) {
     }
 }
 
-/// Lets an image in containerd keep its packs, which keep their blobs.
-pub(crate) fn tie(store: &ContentStore, image: &str, packs: &[Digest]) -> anyhow::Result<()> {
+/// Lets an image in containerd keep its packs of one name, which keep their blobs.
+pub(crate) fn tie(
+    store: &ContentStore,
+    image: &str,
+    name: Option<&str>,
+    packs: &[Digest],
+) -> anyhow::Result<()> {
     let ContentStore::Containerd(containerd) = store else { return Ok(()) };
-    for pack in packs {
-        let key = format!("{SOCI_INDEX_LABEL}.pack-{}", &pack.hex()[..12]);
+    // Any name, in the letters that a label's key may have.
+    let workload = Digest::of(name.unwrap_or_default().as_bytes()).hex();
+    for (at, pack) in packs.iter().enumerate() {
+        let key = format!("{SOCI_INDEX_LABEL}.pack-{}.{at}", &workload[..12]);
         let (it, name, digest) = (containerd.clone(), image.to_owned(), pack.to_string());
         containerd.wait(async move { it.label_image(&name, &key, &digest).await })?;
     }

@@ -23,7 +23,7 @@ use crate::{
     index::{Companion, CompanionKind, Event, LayerBuildError, SociIndex, Told, layer_of, planned},
     media_type,
     prefetch::{ImageView, LayerFile, Needs, Plan},
-    store::{Artifacts, ContentStore, StoreError},
+    store::{ArtifactKind, Artifacts, ContentStore, StoreError},
     units::ByteRange,
     ztoc::Ztoc,
 };
@@ -34,7 +34,7 @@ use crate::{
 pub enum PackBuildError {
     /// A layer cannot be read.
     #[error("layer {0}")]
-    Layer(Digest, #[source] LayerBuildError),
+    Layer(Digest, #[source] Box<LayerBuildError>),
     /// Nothing is needed of any layer that can be read in parts.
     #[error("nothing of what is needed lies in a layer that is served in parts: there is nothing to pack")]
     Nothing,
@@ -120,7 +120,8 @@ pub struct PackReport {
     pub left_out: Vec<(Digest, u64)>,
 }
 
-/// Makes a pack for the image manifest `subject`, which has the layers of `image`, and puts it into the store. `index` tells
+/// Makes a pack for the image manifest `subject`, which has the layers of `image`, and puts it into the store, in the place of
+/// one with the same name. `index` tells
 /// which layers are served in parts; without one all are taken that can be read. Blocks; not to be called on a thread that
 /// runs async tasks.
 ///
@@ -158,8 +159,34 @@ pub fn make(
         cut_must_have: packed.cut_must_have,
         left_out,
     };
+    replace(&report.descriptor, subject, settings.name.as_deref(), place)?;
     tell(Event::Pack(&report));
     Ok(report)
+}
+
+/// Forgets other packs of the image that have the name of this one.
+fn replace(
+    pack: &Descriptor,
+    subject: &Manifest,
+    name: Option<&str>,
+    place: Place<'_>,
+) -> Result<(), StoreError> {
+    for record in place.artifacts.list()? {
+        let of_image = record.kind == ArtifactKind::Pack && record.oci_digest == subject.digest;
+        if !of_image || record.digest == pack.digest {
+            continue;
+        }
+        let raw = place.store.read(&record.digest).ok();
+        let manifest = raw.and_then(|raw| Manifest::parse(raw, media_type::OCI_MANIFEST).ok());
+        let named = |manifest: &Manifest| {
+            manifest.annotations.get(media_type::PACK_WORKLOAD).map(String::as_str) == name
+        };
+        if manifest.as_ref().is_some_and(named) {
+            place.artifacts.remove(&record.digest)?;
+            place.store.release(&record.digest)?;
+        }
+    }
+    Ok(())
 }
 
 /// The zTOCs of an index by layer; those that readers refuse are left out.
@@ -235,13 +262,12 @@ impl Source<'_> {
         let mut tables: Vec<Vec<LayerFile>> = Vec::new();
         for layer in self.image.layers() {
             let known = self.ztocs.and_then(|ztocs| ztocs.get(&layer.digest));
-            let files = match known {
-                Some(ztoc) => Some(ztoc.files().iter().map(LayerFile::from).collect()),
-                None => {
-                    let failed = |error| PackBuildError::Layer(layer.digest, error);
-                    let walked = self.open(layer).and_then(|bytes| planned::walk(layer, bytes));
-                    walked.map_err(failed)?.map(|walked| walked.files)
-                }
+            let files = if let Some(ztoc) = known {
+                Some(ztoc.files().iter().map(LayerFile::from).collect())
+            } else {
+                let failed = |error| PackBuildError::Layer(layer.digest, Box::new(error));
+                let walked = self.open(layer).and_then(|bytes| planned::walk(layer, bytes));
+                walked.map_err(failed)?.map(|walked| walked.files)
             };
             if files.is_none() {
                 (self.tell)(Event::LayerUnread(layer));
@@ -266,7 +292,7 @@ impl Source<'_> {
         }
         let wanted: Vec<ByteRange> = wanted.ranges().collect();
         let collected = self.open(layer).and_then(|bytes| Collected::read(layer, bytes, &wanted));
-        collected.map_err(|error| PackBuildError::Layer(layer.digest, error))
+        collected.map_err(|error| PackBuildError::Layer(layer.digest, Box::new(error)))
     }
 
     fn open<'b>(&'b self, layer: &'b Descriptor) -> Result<impl io::Read + use<'b>, LayerBuildError> {

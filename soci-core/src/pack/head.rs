@@ -176,7 +176,9 @@ impl PackHead {
             return Err(PackError::DuplicateLayer(pair[0]));
         }
         let mut used = vec![false; self.layers.len()];
-        self.extents.iter().for_each(|extent| used[usize::from(extent.layer)] = true);
+        for extent in &self.extents {
+            used[usize::from(extent.layer)] = true;
+        }
         match used.iter().position(|used| !used) {
             Some(layer) => Err(PackError::UnusedLayer(self.layers[layer])),
             None => Ok(()),
@@ -390,8 +392,9 @@ pub(super) fn encode(
     head.extend(size.to_le_bytes());
     head.extend(image.as_bytes());
     head.extend([blocks.len(), 0, extents, must_have].into_iter().flat_map(word));
-    layers.iter().for_each(|layer| head.extend(layer.as_bytes()));
-    blocks.iter().for_each(|block| head.extend(block.digest.as_bytes()));
+    for digest in layers.iter().chain(blocks.iter().map(|block| &block.digest)) {
+        head.extend(digest.as_bytes());
+    }
     head.extend(stored);
     Ok(head)
 }

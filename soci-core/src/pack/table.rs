@@ -75,8 +75,9 @@ mod tests {
         #[test]
         fn numbers_survive(values: Vec<u64>, differences: Vec<i64>) {
             let mut bytes = Vec::new();
-            values.iter().for_each(|&value| put(&mut bytes, value));
-            differences.iter().for_each(|&difference| put(&mut bytes, fold(difference)));
+            for number in values.iter().copied().chain(differences.iter().copied().map(fold)) {
+                put(&mut bytes, number);
+            }
             let mut numbers = Numbers::new(&bytes);
             for &value in &values {
                 prop_assert_eq!(numbers.next(), Some(value));

@@ -42,7 +42,9 @@ fn good() -> (Vec<u8>, Vec<Vec<u8>>) {
 /// A head whose table is this, of two layers; as long as if each block were stored in 5 bytes.
 fn with_table(numbers: &[u64], blocks: usize, extents: u32) -> Vec<u8> {
     let mut table = Vec::new();
-    numbers.iter().for_each(|&number| put(&mut table, number));
+    for &number in numbers {
+        put(&mut table, number);
+    }
     with_raw_table(&table, blocks, extents)
 }
 

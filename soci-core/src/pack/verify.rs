@@ -28,7 +28,7 @@ pub enum VerifyError {
     },
     /// A layer cannot be read.
     #[error("layer {0}")]
-    Layer(Digest, #[source] LayerBuildError),
+    Layer(Digest, #[source] Box<LayerBuildError>),
     /// A layer whose compression cannot be read here.
     #[error("layer {0} cannot be read")]
     Unread(Digest),
@@ -124,7 +124,7 @@ fn collect(
         let wanted: Vec<ByteRange> = wanted.ranges().collect();
         let collected = planned::open(image, layer, None, runtime)
             .and_then(|inner| Collected::read(layer, Told { inner, blob: layer, tell }, &wanted));
-        let collected = collected.map_err(|error| VerifyError::Layer(*digest, error))?;
+        let collected = collected.map_err(|error| VerifyError::Layer(*digest, Box::new(error)))?;
         collected.ok_or(VerifyError::Unread(*digest))
     });
     layers.collect()

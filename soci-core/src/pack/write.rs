@@ -14,6 +14,8 @@ use crate::{coverage::Coverage, digest::Digest, units::ByteRange};
 
 /// A pack is written once and read by every node: the level from which on zstd wins less than a percent.
 const LEVEL: i32 = 19;
+/// Content of a tar starts and is padded to a multiple of this.
+const RECORD: u64 = 512;
 /// Blocks that one thread compresses before sizes are looked at again.
 const BATCH: usize = 8;
 
@@ -50,7 +52,7 @@ pub(super) fn lay_out(
                     full = false;
                 }
                 let Some(block) = blocks.last_mut() else { break };
-                let part = ByteRange::new(rest.start, rest.end.min(rest.start + BLOCK - block.plain));
+                let part = ByteRange::new(rest.start, rest.end.min(rest.start + room(block)));
                 match block.extents.last_mut() {
                     Some(open) if open.layer == number && open.range.end == part.start => {
                         open.range.end = part.end;
@@ -61,7 +63,7 @@ pub(super) fn lay_out(
                     }
                 }
                 block.plain += part.len();
-                full = block.plain >= BLOCK;
+                full = room(block) == 0;
                 rest.start = part.end;
             }
         }
@@ -75,9 +77,13 @@ pub(super) fn lay_out(
     Ok((blocks, first))
 }
 
+/// Plain bytes that a block still takes: whole records.
+fn room(block: &Draft) -> u64 {
+    (BLOCK - block.plain) / RECORD * RECORD
+}
+
 /// A range with the rest of its records of the tar, inside of the layer.
 pub(super) fn round(range: ByteRange, size: u64) -> ByteRange {
-    const RECORD: u64 = 512;
     let end = range.end.checked_next_multiple_of(RECORD).unwrap_or(range.end);
     ByteRange::new((range.start - range.start % RECORD).min(size), end.min(size))
 }
@@ -135,7 +141,7 @@ pub(super) fn write(
         }
         let mut blob = head;
         let head = PackHead::open(&blob)?;
-        stored.iter().for_each(|block| blob.extend_from_slice(block));
+        blob.extend(stored.iter().flatten());
         let plain = |drafts: &[Draft]| drafts.iter().map(|draft| draft.plain).sum();
         let cut_must_have = plain(drafts.get(kept..must_have).unwrap_or_default());
         return Ok(PackBytes { blob, head, cut: plain(&drafts[kept..]), cut_must_have });
@@ -151,10 +157,9 @@ fn head(
     must_have: usize,
 ) -> Result<Vec<u8>, PackBuildError> {
     let mut used = vec![None; layers.len()];
-    drafts
-        .iter()
-        .flat_map(|draft| &draft.extents)
-        .for_each(|extent| used[usize::from(extent.layer)] = Some(0));
+    for extent in drafts.iter().flat_map(|draft| &draft.extents) {
+        used[usize::from(extent.layer)] = Some(0);
+    }
     let mut listed = Vec::new();
     for (place, layer) in used.iter_mut().zip(layers) {
         if place.is_some() {

@@ -9,7 +9,7 @@ use crate::{json, units::SpanId};
 
 /// The version that is written and the only one that is read.
 pub const VERSION: &str = "1.0";
-/// Most ranges accepted in one artifact.
+/// Most ranges accepted in one artifact, of spans and of bytes.
 pub const MAX_RANGES: usize = 1 << 20;
 /// Largest artifact that is read, bytes.
 pub const MAX_BYTES: usize = 64 << 20;
@@ -33,6 +33,9 @@ pub enum ArtifactError {
     /// Over [`MAX_RANGES`].
     #[error("prefetch artifact has {0} ranges")]
     TooManyRanges(usize),
+    /// A range of needed bytes that is empty or reversed.
+    #[error("needed range {0}..{1} of a prefetch artifact is empty or reversed")]
+    Needed(u64, u64),
     /// A range that is reversed or names spans the layer does not have.
     #[error("prefetch range {start}..={end} is outside the layer's spans 0..={max}")]
     Range {
@@ -46,7 +49,7 @@ pub enum ArtifactError {
 }
 
 /// Spans `start_span..=end_span`, and when to fetch them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PrefetchSpan {
     /// First span.
     pub start_span: u32,
@@ -55,6 +58,10 @@ pub struct PrefetchSpan {
     /// Rank over all layers of the image: lower is earlier, ranks start at 1; 0 means no rank and is left out.
     #[serde(skip_serializing_if = "is_zero")]
     pub priority: u64,
+    /// What is needed of these spans, in the order of need: half-open ranges of the layer's tar, `[start, end]`. Empty when
+    /// it is not known, and then left out. Ours; upstream passes over it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<[u64; 2]>,
 }
 
 /// The span ranges of one layer.
@@ -82,6 +89,8 @@ struct WireSpan {
     end_span: i64,
     #[serde(default)]
     priority: i64,
+    #[serde(default)]
+    ranges: Vec<[u64; 2]>,
 }
 
 impl PrefetchArtifact {
@@ -109,6 +118,10 @@ impl PrefetchArtifact {
             n if n > MAX_RANGES => return Err(ArtifactError::TooManyRanges(n)),
             _ => {}
         }
+        match spans.iter().map(|span| span.ranges.len()).sum() {
+            n if n > MAX_RANGES => return Err(ArtifactError::TooManyRanges(n)),
+            _ => {}
+        }
         let prefetch_spans = spans
             .into_iter()
             .map(|span| {
@@ -119,8 +132,11 @@ impl PrefetchArtifact {
                 if start_span > end_span || start_span > max_span.0 {
                     return Err(outside());
                 }
-                let end_span = end_span.min(max_span.0);
-                Ok(PrefetchSpan { start_span, end_span, priority: span.priority.max(0) as u64 })
+                if let Some(&[start, end]) = span.ranges.iter().find(|[start, end]| start >= end) {
+                    return Err(ArtifactError::Needed(start, end));
+                }
+                let (end_span, priority) = (end_span.min(max_span.0), span.priority.max(0) as u64);
+                Ok(PrefetchSpan { start_span, end_span, priority, ranges: span.ranges })
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { version: wire.version, prefetch_spans })
@@ -160,13 +176,42 @@ mod tests {
 
     #[test]
     fn priority_is_additive() {
-        let artifact = PrefetchArtifact::new(vec![PrefetchSpan { start_span: 2, end_span: 3, priority: 7 }]);
+        let ranked = PrefetchSpan { start_span: 2, end_span: 3, priority: 7, ranges: Vec::new() };
+        let artifact = PrefetchArtifact::new(vec![ranked]);
         let bytes = artifact.encode();
         assert_eq!(
             bytes,
             br#"{"version":"1.0","prefetch_spans":[{"start_span":2,"end_span":3,"priority":7}]}"#
         );
         assert_eq!(PrefetchArtifact::parse(&bytes, SpanId(3)).unwrap(), artifact);
+    }
+
+    #[test]
+    fn needed_ranges_are_additive_and_checked() {
+        let ranges = vec![[70_000, 70_001], [4096, 8192]];
+        let artifact =
+            PrefetchArtifact::new(vec![PrefetchSpan { start_span: 2, end_span: 3, priority: 7, ranges }]);
+        let bytes = artifact.encode();
+        assert_eq!(
+            bytes,
+            br#"{"version":"1.0","prefetch_spans":[{"start_span":2,"end_span":3,"priority":7,"ranges":[[70000,70001],[4096,8192]]}]}"#
+        );
+        assert_eq!(PrefetchArtifact::parse(&bytes, SpanId(3)).unwrap(), artifact);
+        let parse = |ranges: &str| {
+            let text = format!(
+                r#"{{"version":"1.0","prefetch_spans":[{{"end_span":1,"ranges":{ranges}}},{{"end_span":1}}]}}"#
+            );
+            PrefetchArtifact::parse(text.as_bytes(), SpanId(3))
+        };
+        assert_eq!(parse("[[0,1]]").unwrap().prefetch_spans[0].ranges, [[0, 1]]);
+        for wrong in ["[[5,5]]", "[[0,1],[7,3]]"] {
+            assert!(matches!(parse(wrong), Err(ArtifactError::Needed(..))), "{wrong}");
+        }
+        for wrong in ["[[-1,5]]", "[[1]]", "[[1,2,3]]", "7", "[[0,18446744073709551616]]"] {
+            assert!(matches!(parse(wrong), Err(ArtifactError::Json(_))), "{wrong}");
+        }
+        let many = format!("[{}[0,1]]", "[0,1],".repeat(MAX_RANGES));
+        assert!(matches!(parse(&many), Err(ArtifactError::TooManyRanges(n)) if n == MAX_RANGES + 1));
     }
 
     #[test]

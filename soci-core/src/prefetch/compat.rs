@@ -49,7 +49,7 @@ pub fn span_range(ztoc: &Ztoc, content: ByteRange) -> PrefetchSpan {
         (Algorithm::Uncompressed, size @ 1..) => u32::try_from(offset / size).unwrap_or(u32::MAX),
         _ => ztoc.spans().span_of(UncompressedOffset(offset)).0,
     };
-    PrefetchSpan { start_span: span(content.start), end_span: span(content.end), priority: 0 }
+    PrefetchSpan { start_span: span(content.start), end_span: span(content.end), ..PrefetchSpan::default() }
 }
 
 /// Ranges in upstream's order, those that overlap or touch as one.
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn touching_and_overlapping_ranges_merge() {
-        let span = |start_span, end_span| PrefetchSpan { start_span, end_span, priority: 0 };
+        let span = |start_span, end_span| PrefetchSpan { start_span, end_span, ..PrefetchSpan::default() };
         assert_eq!(
             merge(vec![span(7, 7), span(3, 4), span(0, 1), span(2, 2), span(3, 3)]),
             [span(0, 4), span(7, 7)]

@@ -2,12 +2,20 @@
 //!
 //! Holds no state. What must always hold: a span appears once, at its first need; ranges are exactly the spans that
 //! hold the planned bytes (half-open); `priority` is the rank over all layers, from 1; two ranges become one only when
-//! they follow each other in that order and touch, so the order is never changed.
+//! they follow each other in that order and touch, so the order is never changed; each needed byte is named once, at the
+//! range whose spans hold it.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{ImageView, NotLocated, Plan, PrefetchSpan};
-use crate::{units::ByteRange, ztoc::SpanTable};
+use crate::{
+    coverage::Coverage,
+    units::{ByteRange, SpanId},
+    ztoc::SpanTable,
+};
 
 /// The plan's bytes by layer, in the order of need.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,7 +85,9 @@ impl Needs {
 /// Finds the spans that hold the needed bytes. `spans[n]` is the span table of layer `n`, if it has one.
 pub fn map(needs: &Needs, spans: &[Option<&SpanTable>]) -> Mapped {
     let mut mapped = Mapped { layers: vec![Vec::new(); spans.len()], unspanned_bytes: 0 };
-    let mut planned: Vec<HashSet<u32>> = vec![HashSet::new(); spans.len()];
+    // The range that each planned span is in.
+    let mut planned: Vec<HashMap<u32, usize>> = vec![HashMap::new(); spans.len()];
+    let mut known = vec![Coverage::default(); spans.len()];
     let mut rank = 0u64;
     let mut last_layer = None;
     for &(layer, range) in &needs.ranges {
@@ -85,20 +95,39 @@ pub fn map(needs: &Needs, spans: &[Option<&SpanTable>]) -> Mapped {
             mapped.unspanned_bytes += range.len();
             continue;
         };
+        let (ranges, planned) = (&mut mapped.layers[layer], &mut planned[layer]);
         for span in table.spans_covering(range) {
-            if !planned[layer].insert(span) {
+            if planned.contains_key(&span) {
                 continue;
             }
-            match mapped.layers[layer].last_mut() {
+            match ranges.last_mut() {
                 Some(open) if last_layer == Some(layer) && open.end_span + 1 == span => open.end_span = span,
                 _ => {
                     rank += 1;
-                    let range = PrefetchSpan { start_span: span, end_span: span, priority: rank };
-                    mapped.layers[layer].push(range);
+                    let new =
+                        PrefetchSpan { start_span: span, end_span: span, priority: rank, ranges: Vec::new() };
+                    ranges.push(new);
                     last_layer = Some(layer);
+                }
+            }
+            planned.insert(span, ranges.len() - 1);
+        }
+        for part in known[layer].add(range) {
+            for span in table.spans_covering(part) {
+                let inside = table.uncompressed_range(SpanId(span)).intersect(&part);
+                if let (Some(inside), Some(&at)) = (inside, planned.get(&span)) {
+                    need(&mut ranges[at].ranges, inside);
                 }
             }
         }
     }
     mapped
+}
+
+/// Adds needed bytes behind those that are known.
+fn need(ranges: &mut Vec<[u64; 2]>, range: ByteRange) {
+    match ranges.last_mut() {
+        Some([_, end]) if *end == range.start => *end = range.end,
+        _ => ranges.push([range.start, range.end]),
+    }
 }

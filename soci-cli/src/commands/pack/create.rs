@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result, bail};
 use soci_core::{
-    digest::Digest,
     image::Image,
     index::{Event, SociIndex},
     pack::{Budget, PackSettings, Place, make},
@@ -78,9 +77,11 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         let made = make(image, &image.manifest, index.as_ref(), &settings, place, &tell)?;
         packs.push(made.descriptor.digest);
     }
-    pack_args::tie(&store, source.name(), &packs)?;
+    pack_args::tie(&store, source.name(), args.name.as_deref(), &packs)?;
     if args.quiet {
-        packs.iter().for_each(|pack: &Digest| println!("{pack}"));
+        for pack in &packs {
+            println!("{pack}");
+        }
     }
     Ok(())
 }

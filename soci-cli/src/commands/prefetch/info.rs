@@ -67,6 +67,10 @@ fn text(record: &Artifact, artifact: &PrefetchArtifact) -> String {
         if span.priority != 0 {
             let _ = writeln!(text, "      Priority: {}", span.priority);
         }
+        if !span.ranges.is_empty() {
+            let needed: u64 = span.ranges.iter().map(|[start, end]| end - start).sum();
+            let _ = writeln!(text, "      Needed: {needed} bytes in {} ranges", span.ranges.len());
+        }
     }
     let _ = writeln!(text, "\nTotal spans to prefetch: {}", artifact.total_spans());
     text
