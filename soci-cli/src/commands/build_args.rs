@@ -10,7 +10,7 @@ use soci_core::{
     index::{Event, IndexVersion, Settings, SkipReason, TraceSettings},
     prefetch::{Chosen, Meaning, NotLocated, Selection},
     trace::{Access, TraceReader},
-    ztoc::DEFAULT_SPAN_SIZE,
+    ztoc::{DEFAULT_FINE_SPAN_SIZE, DEFAULT_SPAN_SIZE},
 };
 
 use crate::{error::Hinted, output::progress::Progress};
@@ -53,10 +53,21 @@ pub(crate) struct BuildArgs {
     /// windows of 32 KiB in the zTOC, which is what a gap of 256 KiB costs when it compresses to a quarter.)
     #[arg(long, value_name = "BYTES", default_value_t = 256 << 10)]
     span_gap: u64,
+    /// Also make fine indexes, beside the image: small spans, of which a start fetches less in vain. Layers whose zTOC is
+    /// known are read again.
+    #[arg(long)]
+    fine: bool,
+    /// With --fine: uncompressed bytes of a span.
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_FINE_SPAN_SIZE, requires = "fine",
+        value_parser = clap::value_parser!(u64).range(FINE_SPANS))]
+    fine_span_size: u64,
     /// Print only the digest of what was made; no progress.
     #[arg(long, short = 'q')]
     quiet: bool,
 }
+
+/// Smaller fine spans have more in windows and digests than in bytes; larger ones are no finer than others.
+const FINE_SPANS: std::ops::RangeInclusive<u64> = 16 << 10..=64 << 20;
 
 /// `--span-layout`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -111,6 +122,7 @@ impl BuildArgs {
                 PrefetchCompat::Upstream => Selection::Upstream,
             },
             trace: trace.map(|accesses| TraceSettings { plan: recorder::plan::plan(&accesses), span_gap }),
+            fine: self.fine.then_some(self.fine_span_size),
         })
     }
 
@@ -189,6 +201,7 @@ pub(crate) fn tell(event: Event<'_>, progress: &Progress) {
         Event::Prefetch { layer, artifact } => {
             progress.line(&format!("Created prefetch artifact for layer {layer}: {artifact}"));
         }
+        Event::FineIndex(fine) => progress.line(&format!("fine index -> {}", fine.digest)),
         Event::Chosen(chosen) => tell_chosen(chosen, progress),
         Event::FileNotFound(path) => {
             progress.warn(&format!("warning: prefetch file {path} not found in any layer"));

@@ -10,6 +10,7 @@ pub(crate) mod index;
 pub(crate) mod man;
 pub(crate) mod prefetch;
 pub(crate) mod push;
+mod push_companions;
 mod push_image;
 pub(crate) mod rebuild_db;
 pub(crate) mod record;
