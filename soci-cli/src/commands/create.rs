@@ -9,7 +9,7 @@ use soci_core::{
     image::ImageSource,
     index::{Event, IndexVersion, build},
     pack::{self, Place},
-    store::{ContentStore, SOCI_INDEX_LABEL},
+    store::{ContentStore, FINE_INDEX_LABEL, SOCI_INDEX_LABEL},
 };
 use tokio::runtime::Runtime;
 
@@ -56,12 +56,13 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
     let store = root.store_for(&source)?;
     let progress = args.build.progress();
     let pack = args.build.pack(&settings);
-    let (mut built, mut packs) = (Vec::new(), Vec::new());
+    let (mut built, mut fine, mut packs) = (Vec::new(), Vec::new(), Vec::new());
     for image in &images {
         args.build.warn_about_other_image(image)?;
         let tell = |event: Event<'_>| tell(event, &progress);
         let report = build(image, &settings, &store, &root.artifacts, runtime.handle(), &tell)?;
         built.push(report.descriptor.digest);
+        fine.extend(report.fine.as_ref().map(|fine| fine.descriptor().digest));
         if let Some(pack) = &pack {
             let (artifacts, runtime) = (&root.artifacts, runtime.handle());
             let place = Place { store: &store, artifacts, name: &image.reference, runtime };
@@ -69,7 +70,8 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
             packs.push(made.descriptor.digest);
         }
     }
-    tie(&source, &store, &built)?;
+    tie(&source, &store, SOCI_INDEX_LABEL, &built)?;
+    tie(&source, &store, FINE_INDEX_LABEL, &fine)?;
     pack_args::tie(&store, source.name(), pack.as_ref().and_then(|pack| pack.name.as_deref()), &packs)?;
     if progress.is_quiet() {
         for index in &built {
@@ -79,12 +81,13 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
     Ok(())
 }
 
-/// Lets the image in containerd keep its indexes, which keep the rest. The last platform's has upstream's label.
-fn tie(source: &ImageSource, store: &ContentStore, indexes: &[Digest]) -> Result<()> {
+/// Lets the image in containerd keep its indexes of one kind, which keep the rest. The last platform's has `label` itself,
+/// which is upstream's for the SOCI index.
+fn tie(source: &ImageSource, store: &ContentStore, label: &str, indexes: &[Digest]) -> Result<()> {
     let ContentStore::Containerd(containerd) = store else { return Ok(()) };
     for (at, index) in indexes.iter().enumerate() {
         let last = at + 1 == indexes.len();
-        let key = if last { SOCI_INDEX_LABEL.to_owned() } else { format!("{SOCI_INDEX_LABEL}.{at}") };
+        let key = if last { label.to_owned() } else { format!("{label}.{at}") };
         let (it, name, digest) = (containerd.clone(), source.name().to_owned(), index.to_string());
         containerd.wait(async move { it.label_image(&name, &key, &digest).await })?;
     }

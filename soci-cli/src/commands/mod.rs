@@ -12,6 +12,7 @@ pub(crate) mod pack;
 mod pack_args;
 pub(crate) mod prefetch;
 pub(crate) mod push;
+mod push_companions;
 mod push_image;
 pub(crate) mod rebuild_db;
 pub(crate) mod record;

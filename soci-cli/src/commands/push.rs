@@ -1,4 +1,4 @@
-//! `soci push`: bring the SOCI index of an image to its registry, so that nodes find it.
+//! `soci push`: bring the SOCI index of an image, and what else lies beside it, to its registry, so that nodes find it.
 //!
 //! Blobs go first, the manifest last: a registry never has an index that names what is not there. A registry without
 //! referrers API gets the referrers tag. Messages are upstream's.
@@ -16,7 +16,7 @@ use soci_core::{
 };
 use tokio::{runtime::Runtime, sync::Semaphore, task::JoinSet};
 
-use super::push_image::push_image;
+use super::{push_companions::push_companions, push_image::push_image};
 use crate::{
     cli::Global,
     error::Hinted,
@@ -25,7 +25,7 @@ use crate::{
     sources::{self, PlatformFlags, RegistryFlags},
 };
 
-/// Push the SOCI index of an image to its registry.
+/// Push the SOCI index of an image to its registry, with its fine indexes and packs if there are.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The image's name in the registry.
@@ -110,6 +110,7 @@ async fn push(mut args: Args, name: &str, reference: &Reference, root: &Root, de
             continue;
         }
         push_index(&repository, root, index, uploads, &say).await?;
+        push_companions(&repository, root, &manifest, uploads, &say).await?;
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ pub use original::{Original, Selection};
 use crate::{
     digest::Digest,
     image::{Descriptor, Image, ImageError, ImageIndex, Manifest, ManifestError, Platform},
-    index::{self, BuildError, Event, IndexVersion, Settings},
+    index::{self, BuildError, Companion, CompanionKind, Event, IndexVersion, Settings},
     media_type,
     pack::{self, PackBuildError, PackSettings},
     store::{Artifacts, ContentStore, StoreError, image_index_labels, manifest_labels},
@@ -90,6 +90,10 @@ struct Bound {
     old: Digest,
     manifest: Manifest,
     index: Descriptor,
+    /// The fine indexes, their subject the new manifest.
+    fine: Option<Companion>,
+    /// The pack, likewise; it is in the store already.
+    pack: Option<Descriptor>,
     /// As it was asked for.
     platform: Platform,
     /// As the image's configuration says.
@@ -114,10 +118,11 @@ pub fn convert(
     for image in images.iter().filter(|image| seen.insert(image.manifest.digest)) {
         match index::build(image, &settings, store, artifacts, runtime, tell) {
             Ok(report) => {
-                let new = bind(image, report.descriptor, store)?;
+                let mut new = bind(image, report.descriptor, report.fine, store)?;
                 if let Some(pack) = workshop.pack {
                     let place = pack::Place { store, artifacts, name: workshop.name, runtime };
-                    pack::make(image, &new.manifest, Some(&report.index), pack, place, tell)?;
+                    let made = pack::make(image, &new.manifest, Some(&report.index), pack, place, tell)?;
+                    new.pack = Some(made.descriptor);
                 }
                 bound.push(new);
             }
@@ -127,6 +132,12 @@ pub fn convert(
     }
     if bound.is_empty() {
         return Err(BuildError::NoZtocs.into());
+    }
+    for bound in &bound {
+        if let Some(fine) = &bound.fine {
+            let fine = fine.put(store, artifacts, workshop.name, &bound.platform.to_string())?;
+            tell(Event::FineIndex(&fine));
+        }
     }
     let raw = assemble(original, &bound);
     let image = ImageIndex::parse(raw.clone().into(), media_type::OCI_INDEX)?;
@@ -159,14 +170,28 @@ fn assemble(original: Original, bound: &[Bound]) -> Vec<u8> {
                 }
             }
         }
-        list_index(&mut entries, bound);
+        if bound.old != bound.manifest.digest {
+            entries.retain(|entry| !is_companion_of(entry, &bound.old));
+        }
+        list(&mut entries, bound, &bound.index);
+        if let Some(fine) = &bound.fine {
+            list(&mut entries, bound, &fine.descriptor());
+        }
+        if let Some(pack) = &bound.pack {
+            list(&mut entries, bound, pack);
+        }
     }
     document.insert("manifests".to_owned(), Value::Array(entries));
     encode(&document, Shape::Index)
 }
 
 /// Writes the image manifest anew, with the name of its SOCI index.
-fn bind(image: &Image, index: Descriptor, store: &ContentStore) -> Result<Bound, ConvertError> {
+fn bind(
+    image: &Image,
+    index: Descriptor,
+    fine: Option<Companion>,
+    store: &ContentStore,
+) -> Result<Bound, ConvertError> {
     let mut object: Map<String, Value> =
         serde_json::from_slice(&image.manifest.raw).map_err(ManifestError::from)?;
     object.insert("mediaType".to_owned(), media_type::OCI_MANIFEST.into());
@@ -183,6 +208,8 @@ fn bind(image: &Image, index: Descriptor, store: &ContentStore) -> Result<Bound,
     store.put_labelled(&manifest.raw, manifest_labels(&manifest))?;
     Ok(Bound {
         old: image.manifest.digest,
+        fine: fine.map(|fine| Companion { subject: manifest.descriptor(), ..fine }),
+        pack: None,
         manifest,
         index,
         platform: image.platform.clone(),
@@ -205,19 +232,29 @@ fn point_to(entry: &mut Map<String, Value>, manifest: &Manifest) {
     }
 }
 
-/// Lists a SOCI index behind all others, or in the place of an older one for the same platform.
-fn list_index(entries: &mut Vec<Value>, bound: &Bound) {
-    let kind = IndexVersion::V2.media_type();
-    let mut descriptor = bound.index.clone();
+/// Whether the entry of an image index is a companion of the image manifest `old`.
+fn is_companion_of(entry: &Value, old: &Digest) -> bool {
+    let listed: Option<Descriptor> = serde_json::from_value(entry.clone()).ok();
+    listed.is_some_and(|listed| {
+        listed.artifact_type.as_deref().and_then(CompanionKind::of).is_some()
+            && listed.annotation(media_type::IMAGE_MANIFEST_DIGEST) == Some(&old.to_string())
+    })
+}
+
+/// Lists a SOCI index or a companion behind all others, or in the place of an older one for the same platform and workload.
+fn list(entries: &mut Vec<Value>, bound: &Bound, made: &Descriptor) {
+    let mut descriptor = made.clone();
     descriptor.platform = Some(bound.platform.clone());
     let note = (media_type::IMAGE_MANIFEST_DIGEST.to_owned(), bound.manifest.digest.to_string());
-    descriptor.annotations = [note].into();
+    let workload = made.annotations.get_key_value(media_type::PACK_WORKLOAD);
+    descriptor.annotations = workload.map(|(key, name)| (key.clone(), name.clone())).into_iter().chain([note]).collect();
     let entry = serde_json::to_value(&descriptor).expect("descriptors always encode");
     let platform = bound.platform.normalized();
     let older = entries.iter_mut().find(|entry| {
         let listed: Option<Descriptor> = serde_json::from_value((*entry).clone()).ok();
         listed.is_some_and(|listed| {
-            listed.artifact_type.as_deref() == Some(kind)
+            listed.artifact_type == made.artifact_type
+                && listed.annotation(media_type::PACK_WORKLOAD) == made.annotation(media_type::PACK_WORKLOAD)
                 && listed.platform.is_some_and(|other| other.normalized() == platform)
         })
     });

@@ -30,7 +30,7 @@ fn manifests_are_upstreams_bytes() {
         let images = original.images(&source, &Selection::Default).await.unwrap();
         (original, images.into_iter().next().unwrap())
     });
-    let bound = bind(&image, index, &ContentStore::Layout(layout)).unwrap();
+    let bound = bind(&image, index, None, &ContentStore::Layout(layout)).unwrap();
     assert_eq!(&bound.manifest.raw[..], &golden!("converted-manifest")[..]);
     assert_eq!(assemble(original, &[bound]), golden!("converted-index"));
 }
@@ -53,6 +53,8 @@ fn bound() -> Bound {
             artifact_type: Some(media_type::SOCI_INDEX_V2.to_owned()),
             ..Descriptor::new(media_type::OCI_MANIFEST, Digest::of(b"index"), 7)
         },
+        fine: None,
+        pack: None,
         platform: Platform::new("linux", "arm64"),
         own: Platform::new("linux", "arm64"),
     }
@@ -85,11 +87,11 @@ fn an_index_takes_the_place_of_the_older_one_of_its_platform() {
     let older = serde_json::json!({"mediaType": "m", "digest": Digest::of(b"b").to_string(), "size": 1,
         "artifactType": media_type::SOCI_INDEX_V2, "platform": {"os": "linux", "architecture": "arm64", "variant": "v8"}});
     let mut entries = vec![older, other.clone()];
-    list_index(&mut entries, &bound());
+    list(&mut entries, &bound(), &bound().index);
     assert_eq!(entries.len(), 2);
     assert_eq!(entries[0]["digest"], Digest::of(b"index").to_string());
     assert_eq!(entries[1], other);
     entries.truncate(0);
-    list_index(&mut entries, &bound());
+    list(&mut entries, &bound(), &bound().index);
     assert_eq!(entries.len(), 1);
 }

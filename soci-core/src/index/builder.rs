@@ -17,7 +17,7 @@ use std::{
 use tokio::runtime::Handle;
 
 use super::{
-    EMPTY_CONFIG, IndexVersion, LayerBuildError, SkipReason, SociIndex, Told,
+    Companion, EMPTY_CONFIG, IndexVersion, LayerBuildError, SkipReason, SociIndex, Told, fine,
     layer::{self, IndexedLayer},
     planned::{self, LayerBytes, Walked},
     settings::{BuildError, BuildReport, Event, Settings},
@@ -28,7 +28,7 @@ use crate::{
     media_type,
     prefetch::{ImageView, LayerFile, Needs, Plan, PrefetchArtifact, Selection, compat, map, select},
     store::{Artifact, ArtifactKind, Artifacts, ContentStore, soci_index_labels},
-    ztoc::{BuildOptions, Checkpointing, Ztoc},
+    ztoc::{BuildOptions, Checkpointing, FineOptions, Ztoc},
 };
 
 /// Builds the index of one platform's image into `store` and records it in `artifacts`. Blocks; not to be called on a
@@ -145,7 +145,8 @@ impl Build<'_> {
         for (layer, artifact) in layers.iter().zip(prefetch) {
             entries.extend(artifact.map(|artifact| self.prefetch_entry(layer, &artifact)).transpose()?);
         }
-        self.seal(entries)
+        let fine = self.settings.fine.map(|_| fine::companion(self.image, &distinct, &indexed, self.store));
+        self.seal(entries, fine.transpose()?)
     }
 
     /// Runs `work` for each of the layers, on as many threads as there are processors. All failures are collected.
@@ -204,11 +205,14 @@ impl Build<'_> {
         let known = (!self.settings.force)
             .then(|| layer::known(&self.records, self.store, &descriptor.digest, span_size, name))
             .flatten();
-        let indexed = if let Some(known) = known {
+        // A fine index is made of the layer's bytes, and the same zTOC with it.
+        let fine = self.settings.fine.map(|span_size| FineOptions { span_size });
+        let before = known.as_ref().map(|known| known.ztoc_digest);
+        let indexed = if let Some(known) = known.filter(|_| fine.is_none()) {
             known
         } else {
             let checkpointing = placement.map(|p| p.checkpointing.clone()).unwrap_or_default();
-            let options = BuildOptions { span_size, checkpointing, ..BuildOptions::default() };
+            let options = BuildOptions { span_size, checkpointing, fine, ..BuildOptions::default() };
             let bytes = self.open(descriptor, copy)?;
             match layer::build(descriptor, kind, bytes, &options, name, self.store, self.artifacts) {
                 Ok(built) => built,
@@ -219,7 +223,8 @@ impl Build<'_> {
                 }
             }
         };
-        let (ztoc, existed) = (indexed.ztoc_digest, indexed.existed);
+        let ztoc = indexed.ztoc_digest;
+        let existed = indexed.existed || before == Some(ztoc);
         (self.tell)(Event::Ztoc { layer: descriptor, ztoc, existed });
         Ok(Some(indexed))
     }
@@ -353,7 +358,7 @@ impl Build<'_> {
         Ok(entry)
     }
 
-    fn seal(&self, entries: Vec<Descriptor>) -> Result<BuildReport, BuildError> {
+    fn seal(&self, entries: Vec<Descriptor>, fine: Option<Companion>) -> Result<BuildReport, BuildError> {
         let (version, manifest) = (self.settings.version, &self.image.manifest);
         let subject = (version == IndexVersion::V1).then(|| manifest.descriptor());
         let index = SociIndex::new(version, entries, subject);
@@ -377,7 +382,11 @@ impl Build<'_> {
             span_layout: None,
             size: descriptor.size,
         })?;
-        Ok(BuildReport { index, descriptor })
+        let report = BuildReport { index, descriptor, fine };
+        if let Some(fine) = report.put_companion(self.image, version, self.store, self.artifacts)? {
+            (self.tell)(Event::FineIndex(&fine));
+        }
+        Ok(report)
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::io::{self, Read};
 
+use super::fine::FineLayer;
 use crate::{
     compression::gzip::GzipError,
     digest::Digest,
@@ -105,6 +106,8 @@ pub(super) struct IndexedLayer {
     /// The zTOC, unless it is one that readers refuse (upstream builds such, and so do we).
     pub(super) ztoc: Option<Ztoc>,
     pub(super) xattrs_present: bool,
+    /// Its fine index, if one was asked for.
+    pub(super) fine: Option<FineLayer>,
     /// It was known before.
     pub(super) existed: bool,
 }
@@ -165,6 +168,7 @@ pub(super) fn known(
         },
         xattrs_present: needs_xattrs(&ztoc),
         ztoc: Some(ztoc),
+        fine: None,
         existed: true,
     })
 }
@@ -190,6 +194,7 @@ pub(super) fn build(
     if built.layer_digest != layer.digest {
         return Err(LayerBuildError::Digest { expected: layer.digest, actual: built.layer_digest });
     }
+    let fine = built.fine.map(|fine| FineLayer::keep(fine, layer.digest, store)).transpose()?;
     let digest = store.put(&built.ztoc)?;
     let size = built.ztoc.len() as u64;
     artifacts.put(&Artifact {
@@ -212,6 +217,7 @@ pub(super) fn build(
         media_type: ztoc_type(kind),
         ztoc: Ztoc::open(built.ztoc.into()).ok(),
         xattrs_present: built.xattrs_present,
+        fine,
         existed: false,
     })
 }

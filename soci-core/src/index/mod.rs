@@ -5,6 +5,7 @@
 
 mod builder;
 mod companion;
+mod fine;
 mod layer;
 mod look;
 mod manifest;

@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt::Write as _};
 
-use super::{IndexVersion, LayerBuildError, SkipReason, SociIndex};
+use super::{Companion, IndexVersion, LayerBuildError, SkipReason, SociIndex};
 use crate::{
     digest::Digest,
     image::Descriptor,
@@ -30,6 +30,8 @@ pub struct Settings {
     pub selection: Selection,
     /// A recorded plan to prefetch; used when there are no `prefetch_files`.
     pub trace: Option<TraceSettings>,
+    /// Also make fine indexes, with spans of so many uncompressed bytes.
+    pub fine: Option<u64>,
 }
 
 /// A plan, and what it may change.
@@ -75,6 +77,8 @@ pub enum Event<'a> {
         /// The artifact.
         artifact: Digest,
     },
+    /// The image has fine indexes.
+    FineIndex(&'a Descriptor),
     /// What a line of the prefetch list stands for.
     Chosen(&'a Chosen),
     /// By upstream's rule: a path of the prefetch list is in no layer with a zTOC.
@@ -101,6 +105,9 @@ pub struct BuildReport {
     pub index: SociIndex,
     /// Its descriptor, with artifact type.
     pub descriptor: Descriptor,
+    /// The companion with the fine indexes, if they were asked for. Its blobs are stored; so is it itself if the index is
+    /// of version 1, while that of a version 2 index awaits its subject, the manifest that names the index.
+    pub fine: Option<Companion>,
 }
 
 /// Why no index was built.

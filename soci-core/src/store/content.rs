@@ -174,6 +174,9 @@ fn labels<'a>(
 /// Label of an image in containerd that keeps its SOCI index alive.
 pub const SOCI_INDEX_LABEL: &str = "containerd.io/gc.ref.content.soci-index";
 
+/// The same for its fine indexes.
+pub const FINE_INDEX_LABEL: &str = "containerd.io/gc.ref.content.soci-fine-index";
+
 #[cfg(test)]
 mod tests {
     use super::*;

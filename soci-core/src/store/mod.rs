@@ -15,7 +15,9 @@ mod tests;
 use std::{io, path::PathBuf};
 
 pub use artifacts::{Artifact, ArtifactKind, Artifacts};
-pub use content::{ContentStore, SOCI_INDEX_LABEL, image_index_labels, manifest_labels, soci_index_labels};
+pub use content::{
+    ContentStore, FINE_INDEX_LABEL, SOCI_INDEX_LABEL, image_index_labels, manifest_labels, soci_index_labels,
+};
 pub use layout::{BlobWriter, LayoutStore};
 
 use crate::{containerd::ContainerdError, digest::Digest, image::ManifestError};

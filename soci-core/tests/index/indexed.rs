@@ -56,6 +56,7 @@ pub(crate) fn settings() -> Settings {
         prefetch_files: Vec::new(),
         selection: Selection::Image,
         trace: None,
+        fine: None,
     }
 }
 

@@ -126,6 +126,7 @@ fn once(layout: &Path, span_size: u64) -> Result<()> {
         prefetch_files: Vec::new(),
         selection: Selection::Image,
         trace: None,
+        fine: None,
     };
     let report =
         build(&image, &settings, &ContentStore::Layout(store), &artifacts, runtime.handle(), &|_| ())?;

@@ -1,0 +1,78 @@
+//! The fine indexes of an image: blobs of windows, the bundle of tables, and the companion that names them.
+//!
+//! Holds no state. What must always hold: the companion is the same for the same layers and settings.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+
+use super::{BuildReport, Companion, CompanionKind, IndexVersion, layer::IndexedLayer};
+use crate::{
+    digest::Digest,
+    image::{Descriptor, Image},
+    media_type,
+    store::{Artifacts, ContentStore, StoreError},
+    ztoc::{BuiltFine, Bundle},
+};
+
+/// The fine index of one layer, its windows stored.
+#[derive(Clone, Debug)]
+pub(super) struct FineLayer {
+    table: Bytes,
+    /// `None` when no span needs one.
+    windows: Option<Descriptor>,
+}
+
+impl FineLayer {
+    /// Stores the windows. The table is kept in memory for the bundle.
+    pub(super) fn keep(built: BuiltFine, layer: Digest, store: &ContentStore) -> Result<Self, StoreError> {
+        let windows = if built.windows.is_empty() {
+            None
+        } else {
+            let (digest, size) = (store.put(&built.windows)?, built.windows.len() as u64);
+            let mut windows = Descriptor::new(media_type::FINE_WINDOWS, digest, size);
+            windows.annotations.insert(media_type::LAYER_DIGEST.to_owned(), layer.to_string());
+            Some(windows)
+        };
+        Ok(Self { table: built.table.into(), windows })
+    }
+}
+
+/// Stores the bundle of an image's fine tables and gives the companion. It is not stored: its subject may be another one
+/// in the end. `distinct` are the numbers of the image's layers, without those that occurred before.
+pub(super) fn companion(
+    image: &Image,
+    distinct: &[usize],
+    indexed: &HashMap<usize, IndexedLayer>,
+    store: &ContentStore,
+) -> Result<Companion, StoreError> {
+    let fine = |i: &usize| Some((image.layers()[*i].digest, indexed.get(i)?.fine.as_ref()?));
+    let (tables, windows): (Vec<_>, Vec<_>) = distinct
+        .iter()
+        .filter_map(fine)
+        .map(|(layer, fine)| ((layer, fine.table.clone()), fine.windows.clone()))
+        .unzip();
+    let bundle = Bundle::encode(&tables);
+    let tables = Descriptor::new(media_type::FINE_TABLES, store.put(&bundle)?, bundle.len() as u64);
+    Ok(Companion {
+        kind: CompanionKind::FineIndex,
+        subject: image.manifest.descriptor(),
+        layers: std::iter::once(tables).chain(windows.into_iter().flatten()).collect(),
+        annotations: BTreeMap::new(),
+    })
+}
+
+impl BuildReport {
+    /// Stores and records the companion of an index that is bound to its image by a subject. One that `convert` binds
+    /// waits for the new manifest.
+    pub(super) fn put_companion(
+        &self,
+        image: &Image,
+        version: IndexVersion,
+        store: &ContentStore,
+        artifacts: &Artifacts,
+    ) -> Result<Option<Descriptor>, StoreError> {
+        let Some(fine) = self.fine.as_ref().filter(|_| version == IndexVersion::V1) else { return Ok(None) };
+        fine.put(store, artifacts, &image.reference, &image.platform.to_string()).map(Some)
+    }
+}
