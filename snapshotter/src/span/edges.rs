@@ -114,3 +114,29 @@ fn joined(parts: &Parts, more: ByteRange) -> RangeSet {
 pub(super) fn page_range(page: u64, size: u64) -> ByteRange {
     ByteRange::new(page.saturating_mul(PAGE), page.saturating_add(1).saturating_mul(PAGE).min(size))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_parts_are_bounded_and_checked_ones_are_not() {
+        let mut edges = Edges::default();
+        let size = u64::MAX;
+        let part = |page: u64, from: u64, to: u64| ByteRange::new(page * PAGE + from, page * PAGE + to);
+        for page in 0..MAX_PACKED as u64 {
+            assert_eq!(edges.packed(page, page_range(page, size), part(page, 5, 9)), Page::Partial);
+        }
+        let over = MAX_PACKED as u64;
+        assert_eq!(edges.packed(over, page_range(over, size), part(over, 5, 9)), Page::Partial);
+        assert!(edges.get(over).is_none(), "over the bound: absent");
+        assert_eq!(edges.checked(over, page_range(over, size), part(over, 0, 9), false), Page::Partial);
+        assert!(edges.get(over).is_some());
+        assert_eq!(edges.packed(over, page_range(over, size), part(over, 9, PAGE)), Page::Packed);
+        edges.drop_pages(0, 1);
+        assert_eq!(edges.packed(over + 1, page_range(over + 1, size), part(over + 1, 5, 9)), Page::Partial);
+        assert!(edges.get(over + 1).is_some(), "room again");
+        edges.forget_packed();
+        assert_eq!(edges.pages.keys().copied().collect::<Vec<_>>(), [over]);
+    }
+}

@@ -104,6 +104,31 @@ fn another_size_or_a_torn_file_is_not_believed() {
 }
 
 #[test]
+fn the_map_of_packs_is_believed_by_itself_but_never_without_the_other() {
+    let (checked, packed) = (ByteRange::new(0, 3 * PAGE), ByteRange::new(3 * PAGE, 5 * PAGE));
+    let reopened = |harm: &dyn Fn(&Path), boot| {
+        let root = tempfile::tempdir().unwrap();
+        let cache = filled(root.path());
+        cache.store_packed(packed.start, &[8; 2 * PAGE as usize]).unwrap();
+        let copy = killed(root.path());
+        harm(&SpanCache::directory(copy.path(), &identity()));
+        let after = SpanCache::open(copy.path(), identity(), boot).unwrap();
+        (after.checked(checked), after.any_packed(packed) && after.holds(packed))
+    };
+    let flip = |path: &Path| {
+        let mut bytes = fs::read(path).unwrap();
+        bytes[20] ^= 1;
+        fs::write(path, bytes).unwrap();
+    };
+    assert_eq!(reopened(&|_| {}, BOOT), (true, true));
+    assert_eq!(reopened(&|_| {}, NEXT_BOOT), (false, false));
+    assert_eq!(reopened(&|cache| flip(&cache.join("packed")), BOOT), (true, false));
+    assert_eq!(reopened(&|cache| fs::remove_file(cache.join("packed")).unwrap(), BOOT), (true, false));
+    assert_eq!(reopened(&|cache| flip(&cache.join("pages")), BOOT), (false, false));
+    assert_eq!(reopened(&|cache| fs::write(cache.join("data"), "").unwrap(), BOOT), (false, false));
+}
+
+#[test]
 fn parts_of_pages_count_until_a_restart() {
     let root = tempfile::tempdir().unwrap();
     let cache = SpanCache::open(root.path(), identity(), BOOT).unwrap();
@@ -119,7 +144,7 @@ fn parts_of_pages_count_until_a_restart() {
     assert!(cache.checked(ByteRange::new(PAGE, 2 * PAGE)), "whole pages stay");
     assert_eq!(cache.absent(ByteRange::new(0, PAGE)), [ByteRange::new(0, PAGE)], "parts do not");
     assert!(cache.checked(ByteRange::new(100 * PAGE, SIZE)), "the layer's end ends its last page");
-    store(&cache, 0, &vec![1; 10]);
+    store(&cache, 0, &[1; 10]);
     store(&cache, 10, &vec![1; page - 10]);
     drop(cache);
     let cache = SpanCache::open(root.path(), identity(), BOOT).unwrap();
@@ -157,7 +182,7 @@ proptest! {
         let (again, kept) = PageMap::open(&path, identity, BOOT).unwrap();
         prop_assert!(kept);
         for map in [&map, &again] {
-            prop_assert_eq!(map.count_with(&map), model.len() as u64);
+            prop_assert_eq!(map.count_with(map), model.len() as u64);
             for (first, count) in &asks {
                 let end = (first + count).min(pages);
                 let all = (*first..end).all(|page| model.contains(&page));

@@ -1,0 +1,243 @@
+//! Packs and spans that fill one cache: readers that wait for whichever comes first, and what goes wrong; [`model`] has all
+//! orders of events, byte by byte.
+//!
+//! The layers are plain tars, so that a span's compressed bytes are a piece of the tar. Nothing can be fetched: a reader that
+//! asks for a span is told so at once, which shows that it asked.
+
+mod model;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use soci_core::digest::Digest;
+use soci_core::testing::{TarBuilder, TarEntry, TarFormat};
+use soci_core::units::{ByteRange, SpanId};
+
+use soci_core::ztoc::{BuildOptions, Ztoc, build_tar};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use super::bitmap::{BootId, PAGE};
+use super::cache::SpanCache;
+use super::{SpanError, SpanManager, SpanOptions};
+use crate::prefetch::{Engine, EngineOptions};
+use crate::stats::Stats;
+
+const BOOT: BootId = BootId::from_bytes([1; 16]);
+/// Not a multiple of a page, nor of what a tar is made of.
+const SPAN: u64 = 5000;
+const FOREVER: Duration = Duration::from_hours(1);
+
+fn tar() -> Vec<u8> {
+    let content: Vec<u8> = (0..40_000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    TarBuilder::archive(TarFormat::Pax, [&TarEntry::file("file", content)])
+}
+
+/// One layer's spans over a cache that can be left behind as a kill would leave it.
+struct Lab {
+    tar: Vec<u8>,
+    ztoc: Ztoc,
+    runtime: Runtime,
+    stats: Arc<Stats>,
+    root: TempDir,
+    options: SpanOptions,
+    manager: Arc<SpanManager>,
+}
+
+impl Lab {
+    fn new(pack_patience: Duration) -> Self {
+        let tar = tar();
+        let built =
+            build_tar(&tar[..], &BuildOptions { span_size: SPAN, ..BuildOptions::default() }).unwrap();
+        let ztoc = Ztoc::open(built.ztoc.into()).unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let stats = Arc::new(Stats::default());
+        let root = directory();
+        let options = SpanOptions { pack_patience, read_timeout: FOREVER, ..SpanOptions::default() };
+        let manager = open(&ztoc, &runtime, &stats, root.path(), options);
+        Self { tar, ztoc, runtime, stats, root, options, manager }
+    }
+
+    /// What a killed process leaves behind, opened again.
+    fn kill(&mut self) {
+        let copy = directory();
+        let identity = SpanManager::identity(Digest::of(&self.tar), &self.ztoc);
+        let (from, to) =
+            (SpanCache::directory(self.root.path(), &identity), SpanCache::directory(copy.path(), &identity));
+        std::fs::create_dir_all(&to).unwrap();
+        for file in std::fs::read_dir(from).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+        self.manager = open(&self.ztoc, &self.runtime, &self.stats, copy.path(), self.options);
+        self.root = copy;
+    }
+
+    fn span(&self, span: u32) -> ByteRange {
+        self.ztoc.spans().uncompressed_range(SpanId(span))
+    }
+
+    fn bytes(&self, range: ByteRange) -> &[u8] {
+        &self.tar[range.start as usize..range.end as usize]
+    }
+
+    /// The span arrives, if it was not there. A fetch that has failed may still be about to give its claim back.
+    fn fill(&self, span: u32) {
+        while !self.manager.states().is_cached(SpanId(span)) {
+            if let Some(claim) = self.manager.states().claim(SpanId(span)) {
+                self.manager.fill(claim, self.bytes(self.span(span))).unwrap();
+            }
+        }
+    }
+
+    fn read(&self, range: ByteRange) -> Result<Vec<u8>, SpanError> {
+        self.runtime.block_on(self.manager.read(range, range))
+    }
+
+    /// A read that has subscribed: what happens from now on, it must see.
+    fn waiting(&self, range: ByteRange) -> tokio::task::JoinHandle<Result<Vec<u8>, SpanError>> {
+        let manager = Arc::clone(&self.manager);
+        let readers = self.manager.arrived.receiver_count();
+        let reader = self.runtime.spawn(async move { manager.read(range, range).await });
+        while self.manager.arrived.receiver_count() == readers {
+            std::thread::yield_now();
+        }
+        reader
+    }
+
+    fn answer(
+        &self,
+        reader: tokio::task::JoinHandle<Result<Vec<u8>, SpanError>>,
+    ) -> Result<Vec<u8>, SpanError> {
+        self.runtime.block_on(reader).unwrap()
+    }
+}
+
+/// In memory where that can be had: each cache that is closed syncs its files.
+fn directory() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+fn open(
+    ztoc: &Ztoc,
+    runtime: &Runtime,
+    stats: &Arc<Stats>,
+    root: &Path,
+    options: SpanOptions,
+) -> Arc<SpanManager> {
+    let identity = SpanManager::identity(Digest::of(&tar()), ztoc);
+    let cache = SpanCache::open(root, identity, BOOT).unwrap();
+    let engine = Engine::new(runtime.handle().clone(), EngineOptions::default(), Arc::clone(stats));
+    SpanManager::new(ztoc.clone(), cache, engine, Arc::clone(stats), options)
+}
+
+#[test]
+fn a_reader_of_promised_bytes_is_answered_by_the_pack() {
+    let lab = Lab::new(FOREVER);
+    let (range, half) = (ByteRange::new(100, 6000), 3000);
+    lab.manager.promise(vec![ByteRange::new(50, 2000), ByteRange::new(2000, 7000)]);
+    let reader = lab.waiting(range);
+    lab.manager.fill_packed(ByteRange::new(half, 6000), lab.bytes(ByteRange::new(half, 6000))).unwrap();
+    lab.manager.fill_packed(ByteRange::new(100, half), lab.bytes(ByteRange::new(100, half))).unwrap();
+    assert_eq!(lab.answer(reader).unwrap(), lab.bytes(range));
+    assert_eq!(lab.stats.pack_hits.get(), 1);
+    assert_eq!(lab.stats.fetch_requests.get() + lab.stats.span_failures.get(), 0, "no span was asked for");
+    assert!(!lab.manager.states().is_cached(SpanId(0)), "the background class still compares");
+}
+
+#[test]
+fn a_reader_of_promised_bytes_is_answered_by_the_span() {
+    let lab = Lab::new(FOREVER);
+    lab.manager.promise(vec![ByteRange::new(0, 9000)]);
+    let reader = lab.waiting(ByteRange::new(4990, 5010));
+    lab.fill(0);
+    lab.fill(1);
+    assert_eq!(lab.answer(reader).unwrap(), lab.bytes(ByteRange::new(4990, 5010)));
+}
+
+#[test]
+fn a_promise_that_is_over_sends_readers_to_the_spans() {
+    let lab = Lab::new(FOREVER);
+    lab.manager.promise(vec![ByteRange::new(0, 9000)]);
+    let reader = lab.waiting(ByteRange::new(0, 10));
+    lab.manager.promise_over();
+    assert!(lab.answer(reader).is_err(), "the span was asked for, and there is no source");
+}
+
+#[test]
+fn bytes_that_are_not_wholly_promised_are_asked_for_at_once() {
+    let lab = Lab::new(FOREVER);
+    lab.manager.promise(vec![ByteRange::new(0, 10)]);
+    assert!(lab.read(ByteRange::new(5, 11)).is_err());
+    // Of two spans one is promised: the other one is not waited for.
+    lab.manager.promise(vec![ByteRange::new(0, SPAN)]);
+    assert!(lab.read(ByteRange::new(0, SPAN + 1)).is_err());
+}
+
+#[test]
+fn a_reader_at_a_span_s_slot_is_answered_by_the_pack() {
+    let lab = Lab::new(FOREVER);
+    let range = ByteRange::new(10, 20);
+    let claim = lab.manager.states().claim(SpanId(0)).unwrap();
+    let reader = lab.waiting(range);
+    lab.manager.fill_packed(range, lab.bytes(range)).unwrap();
+    assert_eq!(lab.answer(reader).unwrap(), lab.bytes(range));
+    drop(claim);
+}
+
+#[test]
+fn wrong_bytes_of_a_pack_go_when_their_span_comes() {
+    let mut lab = Lab::new(FOREVER);
+    let wrong = ByteRange::new(3 * PAGE - 10, 6 * PAGE + 10);
+    let bytes: Vec<u8> = lab.bytes(wrong).iter().map(|byte| !byte).collect();
+    lab.manager.fill_packed(wrong, &bytes).unwrap();
+    assert_eq!(lab.read(wrong).unwrap(), bytes);
+    assert!(!lab.manager.packed_wrong());
+    let span = (wrong.start / SPAN) as u32 + 1;
+    lab.fill(span);
+    assert!(lab.manager.packed_wrong());
+    assert_eq!(lab.stats.pack_mismatches.get(), 1);
+    assert_eq!(lab.read(lab.span(span)).unwrap(), lab.bytes(lab.span(span)));
+    assert!(matches!(lab.manager.fill_packed(wrong, &bytes), Err(SpanError::WrongPack)));
+
+    lab.manager.forget_packed();
+    assert!(!lab.manager.packed_wrong());
+    assert!(lab.manager.checked(lab.span(span)), "what was checked stays");
+    let rest = ByteRange::new(lab.span(span).end, wrong.end);
+    assert_eq!(lab.manager.cache().absent(rest), [rest]);
+    lab.kill();
+    assert_eq!(lab.manager.cache().absent(rest), [rest], "forgotten for good");
+}
+
+#[test]
+fn a_full_disk_or_a_map_that_cannot_be_written_is_harmless() {
+    let mut lab = Lab::new(FOREVER);
+    let (first, second) = (lab.span(0), lab.span(1));
+    {
+        let broken = Arc::get_mut(&mut lab.manager).unwrap().cache.break_data();
+        let claim = lab.manager.states().claim(SpanId(0)).unwrap();
+        let Err((claim, SpanError::Cache(_))) = lab.manager.fill(claim, lab.bytes(first)) else {
+            panic!("the write cannot have worked");
+        };
+        drop(claim);
+        assert!(lab.manager.fill_packed(first, lab.bytes(first)).is_err());
+        assert_eq!(lab.manager.cache().absent(first), [first]);
+        Arc::get_mut(&mut lab.manager).unwrap().cache.mend_data(broken);
+    }
+    Arc::get_mut(&mut lab.manager).unwrap().cache.break_maps();
+    lab.fill(0);
+    lab.manager.fill_packed(second, lab.bytes(second)).unwrap();
+    let both = ByteRange::new(first.start, second.end);
+    assert_eq!(
+        lab.read(both).unwrap(),
+        lab.bytes(both),
+        "what is there is known as long as the process lives"
+    );
+    let wrong = vec![0; first.len() as usize];
+    lab.manager.fill_packed(first, &wrong).unwrap();
+    assert_eq!(lab.read(first).unwrap(), lab.bytes(first), "checked bytes never change");
+    lab.kill();
+    assert_eq!(lab.manager.cache().absent(both), [both], "and fetched again after a restart");
+}
