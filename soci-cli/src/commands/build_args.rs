@@ -125,7 +125,6 @@ impl BuildArgs {
                 PrefetchCompat::Upstream => Selection::Upstream,
             },
             trace: trace.map(|plan| TraceSettings { plan, span_gap }),
-            trace: trace.map(|accesses| TraceSettings { plan: recorder::plan::plan(&accesses), span_gap }),
             fine: self.fine.then_some(self.fine_span_size),
         })
     }

@@ -247,7 +247,8 @@ fn list(entries: &mut Vec<Value>, bound: &Bound, made: &Descriptor) {
     descriptor.platform = Some(bound.platform.clone());
     let note = (media_type::IMAGE_MANIFEST_DIGEST.to_owned(), bound.manifest.digest.to_string());
     let workload = made.annotations.get_key_value(media_type::PACK_WORKLOAD);
-    descriptor.annotations = workload.map(|(key, name)| (key.clone(), name.clone())).into_iter().chain([note]).collect();
+    descriptor.annotations =
+        workload.map(|(key, name)| (key.clone(), name.clone())).into_iter().chain([note]).collect();
     let entry = serde_json::to_value(&descriptor).expect("descriptors always encode");
     let platform = bound.platform.normalized();
     let older = entries.iter_mut().find(|entry| {

@@ -87,7 +87,7 @@ impl Lab {
     fn fill(&self, span: u32) {
         while !self.manager.states().is_cached(SpanId(span)) {
             if let Some(claim) = self.manager.states().claim(SpanId(span)) {
-                self.manager.fill(claim, self.bytes(self.span(span))).unwrap();
+                self.manager.fill(claim, None, self.bytes(self.span(span))).unwrap();
             }
         }
     }
@@ -218,7 +218,7 @@ fn a_full_disk_or_a_map_that_cannot_be_written_is_harmless() {
     {
         let broken = Arc::get_mut(&mut lab.manager).unwrap().cache.break_data();
         let claim = lab.manager.states().claim(SpanId(0)).unwrap();
-        let Err((claim, SpanError::Cache(_))) = lab.manager.fill(claim, lab.bytes(first)) else {
+        let Err((claim, SpanError::Cache(_))) = lab.manager.fill(claim, None, lab.bytes(first)) else {
             panic!("the write cannot have worked");
         };
         drop(claim);
