@@ -212,6 +212,39 @@ fn wrong_bytes_of_a_pack_go_when_their_span_comes() {
 }
 
 #[test]
+fn a_wrong_pack_that_races_with_spans_never_changes_what_was_checked() {
+    for _ in 0..8 {
+        let lab = Lab::new(FOREVER);
+        let cache = lab.manager.cache();
+        let size = lab.tar.len() as u64;
+        let wrong: Vec<u8> = lab.tar.iter().map(|byte| !byte).collect();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for start in (0..size).step_by(701) {
+                    let end = (start + 701).min(size);
+                    cache.store_packed(start, &wrong[start as usize..end as usize]).unwrap();
+                }
+            });
+            scope.spawn(|| (0..lab.ztoc.spans().len()).rev().for_each(|span| lab.fill(span)));
+            for start in (0..size).step_by(97).cycle().take(4000) {
+                let range = ByteRange::new(start, (start + 97).min(size));
+                if let Some(bytes) = lab.manager.read_checked(range) {
+                    assert_eq!(bytes, lab.bytes(range));
+                } else if cache.holds(range) {
+                    let mut bytes = vec![0; range.len() as usize];
+                    cache.read(range.start, &mut bytes).unwrap();
+                    let ours =
+                        bytes.iter().zip(lab.bytes(range)).all(|(got, truth)| got == truth || *got == !truth);
+                    assert!(ours, "a byte that nobody has brought at {range}");
+                }
+            }
+        });
+        assert_eq!(lab.manager.read_checked(ByteRange::new(0, size)).unwrap(), lab.tar);
+        assert!(!cache.any_packed(ByteRange::new(0, size)));
+    }
+}
+
+#[test]
 fn a_full_disk_or_a_map_that_cannot_be_written_is_harmless() {
     let mut lab = Lab::new(FOREVER);
     let (first, second) = (lab.span(0), lab.span(1));
