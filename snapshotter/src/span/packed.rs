@@ -74,8 +74,7 @@ impl SpanManager {
     /// [`super::SpanOptions::pack_patience`] before they ask for spans.
     pub fn promise(&self, ranges: Vec<ByteRange>) {
         let mut promised = self.promised.lock();
-        let known = std::mem::take(&mut *promised);
-        *promised = RangeSet::of(known.iter().chain(ranges).collect());
+        *promised = RangeSet::of(promised.iter().chain(ranges).collect());
     }
 
     /// Takes all promises back: the pack is done, dropped or failed. Readers that still wait ask for spans.

@@ -7,7 +7,7 @@
 mod model;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use soci_core::digest::Digest;
@@ -209,6 +209,45 @@ fn wrong_bytes_of_a_pack_go_when_their_span_comes() {
     assert_eq!(lab.manager.cache().absent(rest), [rest]);
     lab.kill();
     assert_eq!(lab.manager.cache().absent(rest), [rest], "forgotten for good");
+}
+
+#[test]
+fn a_wrong_pack_that_races_with_spans_never_changes_what_was_checked() {
+    for round in 0..200 {
+        let lab = Lab::new(FOREVER);
+        let cache = lab.manager.cache();
+        let size = lab.tar.len() as u64;
+        let wrong: Vec<u8> = lab.tar.iter().map(|byte| !byte).collect();
+        let extent = [701, 9000, 50_000][round % 3];
+        let start = Barrier::new(3);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                start.wait();
+                for (at, bytes) in (0..).step_by(extent).zip(wrong.chunks(extent)) {
+                    cache.store_packed(at, bytes).unwrap();
+                }
+            });
+            scope.spawn(|| {
+                start.wait();
+                (0..lab.ztoc.spans().len()).for_each(|span| lab.fill(span));
+            });
+            start.wait();
+            for start in (0..size).step_by(97).cycle().take(1000) {
+                let range = ByteRange::new(start, (start + 97).min(size));
+                if let Some(bytes) = lab.manager.read_checked(range) {
+                    assert_eq!(bytes, lab.bytes(range));
+                } else if cache.holds(range) {
+                    let mut bytes = vec![0; range.len() as usize];
+                    cache.read(range.start, &mut bytes).unwrap();
+                    let ours =
+                        bytes.iter().zip(lab.bytes(range)).all(|(got, truth)| got == truth || *got == !truth);
+                    assert!(ours, "a byte that nobody has brought at {range}");
+                }
+            }
+        });
+        assert_eq!(lab.manager.read_checked(ByteRange::new(0, size)).unwrap(), lab.tar);
+        assert!(!cache.any_packed(ByteRange::new(0, size)));
+    }
 }
 
 #[test]
