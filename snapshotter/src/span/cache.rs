@@ -1,7 +1,7 @@
 //! The cache of one layer: a sparse file that is the layer's uncompressed tar, and what is there of it.
 //!
 //! State: `<root>/cache/<layer digest>/<zTOC digest>/{data,pages,packed}`, owned by the one live [`super::SpanManager`] of
-//! that layer and zTOC, and the partly filled pages ([`super::edges`]). A byte is *checked* (inflated from a span that has
+//! that layer and zTOC, and the partly filled pages (`edges`). A byte is *checked* (inflated from a span that has
 //! its digest; map `pages`), or only *packed* (a working-set pack has brought it; map `packed`), or absent. A page that is
 //! whole only with bytes of both kinds is in `packed`.
 //!

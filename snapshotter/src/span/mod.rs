@@ -4,8 +4,8 @@
 //! ([`state`]) of one layer and zTOC; all mounts of the layer, of any image, share it.
 //!
 //! What must always hold: every byte that a read returns was inflated from compressed bytes whose sha256 is the zTOC's
-//! digest of that span, or came in a block of a working-set pack ([`packed`]) and is compared when its span arrives. A
-//! reader never fetches: it asks the engine and waits for its own bytes ([`wait`]), with a time limit. A failure is not
+//! digest of that span, or came in a block of a working-set pack (`packed`) and is compared when its span arrives. A
+//! reader never fetches: it asks the engine and waits for its own bytes (`wait`), with a time limit. A failure is not
 //! remembered: the next read tries again.
 
 pub mod bitmap;
