@@ -6,10 +6,11 @@ use harness::image::{TarWriter, gzip};
 use harness::registry::{AuthMode, Habits, PASSWORD, TestRegistry, USER};
 use harness::soci::Soci;
 use soci_core::digest::Digest;
-use soci_core::image::{ImageSource, Platform};
+use soci_core::image::{ImageSource, Manifest, Platform};
 use soci_core::index::SociIndex;
-use soci_core::media_type::{OCI_LAYER_GZIP, OCI_MANIFEST, SOCI_INDEX_V1};
+use soci_core::media_type::{FINE_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, SOCI_INDEX_V1};
 use soci_core::registry::{Registry, RegistryOptions};
+use soci_core::ztoc::Bundle;
 
 /// A place with an image on disk whose index is created.
 fn place() -> Soci {
@@ -77,6 +78,51 @@ async fn index_and_image_arrive_and_are_found_with_and_without_referrers_api() {
         );
         let quiet = soci.run(["push", "-q", "--existing-index", "allow", &reference]).ok();
         assert_eq!(quiet, format!("{digest}\n"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fine_indexes_go_along_and_leave_one_soci_index_to_find() {
+    for referrers_api in [true, false] {
+        let soci = place();
+        let index = index_digest(&soci);
+        let said =
+            soci.run(["create", "--min-layer-size", "0", "--prefetch-file", "b", "--fine", "oci:image"]).ok();
+        let (_, fine) = said.split_once("fine index -> ").expect("a line names it");
+        let fine: Digest = fine.trim_end().parse().unwrap();
+        assert_eq!(index_digest(&soci), index, "the SOCI index is the same with and without");
+        let registry = TestRegistry::with(Habits { referrers_api, ..Habits::default() });
+        let reference = format!("{}/app:v1", registry.host());
+        let out = soci.run(["push", "--image", "oci:image", &reference]).ok();
+        assert!(out.ends_with(&format!("successfully pushed artifact with digest: {fine}\n")), "{out}");
+
+        let source = ImageSource::parse(&reference, &Registry::new(RegistryOptions::default())).unwrap();
+        let image = source.resolve(&Platform::host()).await.unwrap().manifest.digest;
+        let repository = source.repository().unwrap();
+        let listed = async |kind| -> Vec<Digest> {
+            let listed = repository.referrers(&image, Some(kind)).await.unwrap();
+            listed.into_iter().map(|one| one.digest).collect()
+        };
+        assert_eq!(listed(SOCI_INDEX_V1).await, [index]);
+        assert_eq!(listed(FINE_INDEX).await, [fine]);
+        let (raw, _, _) = repository.manifest(&fine.to_string()).await.unwrap();
+        let manifest = Manifest::parse(raw, OCI_MANIFEST).unwrap();
+        let tables = registry.blob(&manifest.layers[0].digest).expect("the tables are there");
+        let bundle = Bundle::open(tables).unwrap();
+        assert_eq!(bundle.layers().count(), 2);
+        for layer in bundle.layers() {
+            assert!(bundle.table(&layer).unwrap().is_ok());
+        }
+        for blob in &manifest.layers {
+            assert!(registry.blob(&blob.digest).is_some());
+        }
+        let again = soci.run(["push", "--existing-index", "allow", &reference]).ok();
+        assert!(again.ends_with(&format!("skipped artifact with digest: {fine}\n")), "{again}");
+
+        std::fs::remove_dir_all(soci.dir().join("root/artifacts")).unwrap();
+        soci.run(["rebuild-db"]).ok();
+        let again = soci.run(["push", "--existing-index", "allow", &reference]).ok();
+        assert!(again.ends_with(&format!("skipped artifact with digest: {fine}\n")), "{again}");
     }
 }
 

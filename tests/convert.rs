@@ -15,8 +15,8 @@ use soci_core::digest::Digest;
 use soci_core::image::{Archive, Descriptor};
 use soci_core::index::SociIndex;
 use soci_core::media_type::{
-    DOCKER_CONFIG, DOCKER_LAYER_GZIP, DOCKER_MANIFEST, IMAGE_MANIFEST_DIGEST, INDEX_DIGEST, OCI_CONFIG,
-    OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, SOCI_INDEX_V2,
+    DOCKER_CONFIG, DOCKER_LAYER_GZIP, DOCKER_MANIFEST, FINE_INDEX, IMAGE_MANIFEST_DIGEST, INDEX_DIGEST,
+    OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, SOCI_INDEX_V2,
 };
 use soci_core::store::LayoutStore;
 
@@ -158,6 +158,38 @@ fn converting_again_and_in_parts_comes_to_the_same() {
     assert_eq!(digests(&other)[1..3], digests(&whole)[1..3]);
     assert_ne!(digests(&other)[0], digests(&whole)[0]);
     assert_eq!(digests(&other).len(), 5);
+}
+
+#[test]
+fn fine_indexes_are_listed_and_belong_to_the_new_manifests() {
+    let image = image();
+    let fine = ["--format", "oci-dir", "--all-platforms", "--fine"];
+    let said = image.convert(&fine, "image", "out");
+    assert_eq!(said.matches("fine index -> ").count(), 2, "{said}");
+    image.convert(&["--format", "oci-dir", "--all-platforms"], "image", "without");
+    let (index, without) = (index_of(&image.layout("out")), index_of(&image.layout("without")));
+    let (entries, plain) = (index["manifests"].as_array().unwrap(), without["manifests"].as_array().unwrap());
+    // amd64, arm64, attestation; then for each platform the SOCI index and what lies beside the image.
+    assert_eq!((entries.len(), plain.len()), (7, 5));
+    assert_eq!([&entries[..4], &entries[5..6]].concat(), plain[..]);
+    let store = image.layout("out");
+    for (manifest, listed) in [(&entries[0], &entries[4]), (&entries[1], &entries[6])] {
+        assert_eq!(listed["artifactType"], FINE_INDEX);
+        assert_eq!(listed["platform"], manifest["platform"]);
+        assert_eq!(listed["annotations"][IMAGE_MANIFEST_DIGEST], manifest["digest"]);
+        let companion = blob(&store, listed);
+        assert_eq!(companion["subject"]["digest"], manifest["digest"]);
+        let layers = companion["layers"].as_array().unwrap();
+        assert!(layers.iter().all(|layer| store.has(&digest(layer))) && !layers.is_empty());
+    }
+    image.convert(&fine, "out", "again");
+    assert_eq!(index_of(&image.layout("again")), index);
+    // Another index makes other manifests, and what is of the old ones goes with them.
+    let other =
+        ["convert", "--standalone", "--min-layer-size", "0", "--format", "oci-dir", "--all-platforms"];
+    image.soci.run([&other[..], &["out", "other"]].concat()).ok();
+    let other = index_of(&image.layout("other"));
+    assert_eq!(other["manifests"].as_array().unwrap().len(), 5);
 }
 
 #[test]

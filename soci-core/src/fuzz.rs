@@ -18,7 +18,9 @@ use crate::prefetch::PrefetchArtifact;
 use crate::registry::parse_content_range;
 use crate::tar::{Entry, Parser, Sink, TarError};
 use crate::units::{ByteRange, SpanId};
-use crate::ztoc::{BuildOptions, Checkpointing, Ztoc, build_gzip, build_tar, extract_span};
+use crate::ztoc::{
+    BuildOptions, Bundle, Checkpointing, FineOptions, Window, Ztoc, build_gzip, build_tar, extract_span,
+};
 
 /// Most plain bytes that a target makes of its input, so that no input takes long.
 const MOST_PLAIN: u64 = 4 << 20;
@@ -27,8 +29,10 @@ const MOST_PLAIN: u64 = 4 << 20;
 pub type Target = fn(&[u8]);
 
 /// All targets by name: the names of the programs in `fuzz/fuzz_targets` and of the corpora.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("content_range", content_range),
+    ("fine_bundle", fine_bundle),
+    ("fine_table", fine_table),
     ("gzip_extract", gzip_extract),
     ("index_json", index_json),
     ("pack_head", pack_head),
@@ -40,7 +44,38 @@ pub const TARGETS: [(&str, Target); 8] = [
 
 /// A zTOC that opens names nothing outside of its layer and its archive, and its spans can be asked for.
 pub fn ztoc_open(bytes: &[u8]) {
-    let Ok(ztoc) = Ztoc::open(Bytes::copy_from_slice(bytes)) else { return };
+    if let Ok(ztoc) = Ztoc::open(Bytes::copy_from_slice(bytes)) {
+        within(&ztoc, bytes);
+    }
+}
+
+/// The same for a fine table, whose windows fill their blob in the order of spans, and whose coarse starts ascend.
+pub fn fine_table(bytes: &[u8]) {
+    let Ok(table) = Ztoc::open_table(Bytes::copy_from_slice(bytes)) else { return };
+    within(&table, bytes);
+    assert!(table.coarse().is_sorted() && table.coarse().iter().all(|&at| at <= table.uncompressed_size()));
+    let Some(windows) = table.windows() else { return };
+    let mut at = 0;
+    for place in (0..table.spans().len()).filter_map(|span| windows.of(SpanId(span))) {
+        assert!(place.range.start == at && !place.range.is_empty());
+        at = place.range.end;
+        assert!(Window::open(&place, bytes).is_err(), "a table does not hold its own windows");
+    }
+    assert_eq!(at, windows.size());
+}
+
+/// A bundle names each layer once, and gives only tables of that layer.
+pub fn fine_bundle(bytes: &[u8]) {
+    let Ok(bundle) = Bundle::open(Bytes::copy_from_slice(bytes)) else { return };
+    for layer in bundle.layers() {
+        if let Some(Ok(table)) = bundle.table(&layer) {
+            assert_eq!(table.layer(), Some(layer));
+        }
+    }
+}
+
+/// What a zTOC or table says lies within its layer and its archive; its spans can be given any bytes.
+fn within(ztoc: &Ztoc, bytes: &[u8]) {
     let archive = ByteRange::new(0, ztoc.uncompressed_size());
     let mut header_end = 0;
     for file in ztoc.files() {
@@ -51,7 +86,7 @@ pub fn ztoc_open(bytes: &[u8]) {
         let _ = file.xattrs_schily().count();
         let _ = ztoc.spans().spans_covering(file.content_range());
     }
-    let (spans, mut at) = (ztoc.spans(), 0);
+    let (spans, mut at, window) = (ztoc.spans(), 0, Window::from_plain(bytes));
     for span in (0..spans.len()).map(SpanId) {
         let (compressed, plain) = (spans.compressed_range(span), spans.uncompressed_range(span));
         assert!(!compressed.is_empty() && compressed.end <= ztoc.compressed_size());
@@ -59,10 +94,11 @@ pub fn ztoc_open(bytes: &[u8]) {
         at = plain.end;
         if span.0 < 8 && compressed.len() <= bytes.len() as u64 {
             let mut out = 0;
-            let taken = extract_span(&ztoc, span, None, &bytes[..compressed.len() as usize], &mut |chunk| {
-                out += chunk.len() as u64;
-                if out > MOST_PLAIN { Err(std::io::ErrorKind::FileTooLarge.into()) } else { Ok(()) }
-            });
+            let taken =
+                extract_span(ztoc, span, Some(&window), &bytes[..compressed.len() as usize], &mut |chunk| {
+                    out += chunk.len() as u64;
+                    if out > MOST_PLAIN { Err(std::io::ErrorKind::FileTooLarge.into()) } else { Ok(()) }
+                });
             assert!(taken.is_err() || out == plain.len());
         }
     }
@@ -146,6 +182,7 @@ pub fn gzip_extract(bytes: &[u8]) {
             Checkpointing::Boundaries(vec![u64::from(b) << 6, u64::from(bits) << 9])
         },
         diff_id: true,
+        fine: Some(FineOptions { span_size: (u64::from(b) + 1) << 9 }),
         ..BuildOptions::default()
     };
     let mut plain = Vec::new();
@@ -156,10 +193,19 @@ pub fn gzip_extract(bytes: &[u8]) {
     let Ok(built) = build_gzip(layer, &options) else { return };
     assert!(inflated.is_ok() || layer.ends_with(&[0]), "only zeros behind the last member are passed over");
     let Ok(ztoc) = Ztoc::open(Bytes::from(built.ztoc)) else { return };
+    gives_plain(&ztoc, layer, &plain);
+    let fine = built.fine.expect("it was asked for");
+    gives_plain(&Ztoc::open_table(Bytes::from(fine.table)).expect("the zTOC opens"), layer, &plain);
+}
+
+/// Every span gives the bytes of `plain` that it is said to, with the bytes before it as its window.
+fn gives_plain(ztoc: &Ztoc, layer: &[u8], plain: &[u8]) {
     for span in (0..ztoc.spans().len()).map(SpanId) {
         let (from, to) = (ztoc.spans().compressed_range(span), ztoc.spans().uncompressed_range(span));
+        let window = Window::from_plain(&plain[..to.start as usize]);
         let mut out = Vec::new();
-        extract_span(&ztoc, span, None, &layer[from.start as usize..from.end as usize], &mut |chunk| {
+        let compressed = &layer[from.start as usize..from.end as usize];
+        extract_span(ztoc, span, Some(&window), compressed, &mut |chunk| {
             out.extend_from_slice(chunk);
             Ok(())
         })

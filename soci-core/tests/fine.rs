@@ -5,7 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 use proptest::prelude::*;
 use soci_core::digest::Digest;
-use soci_core::testing::{GzipShape, TarBuilder, TarEntry, TarFormat, gzip};
+use soci_core::testing::{GzipShape, TarBuilder, TarEntry, TarFormat, gunzip, gzip};
 use soci_core::units::{ByteRange, SpanId};
 use soci_core::ztoc::{
     BuildError, BuildOptions, Built, BuiltFine, Bundle, BundleError, Checkpointing, ExtractError,
@@ -371,4 +371,16 @@ fn a_bundle_gives_the_tables_back() {
     let mut two_of_one = bytes.clone();
     two_of_one.copy_within(20..52, 60);
     assert!(matches!(Bundle::open(two_of_one.into()), Err(BundleError::Damaged(_))));
+}
+
+#[test]
+fn tables_written_once_are_written_and_read_for_good() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/vectors");
+    let layer = std::fs::read(golden.join("pax.tar.gz")).unwrap();
+    let built = build_gzip(layer.as_slice(), &options(1 << 20, 1 << 16)).unwrap();
+    let fine = check(&built, &layer, &gunzip(&layer));
+    let table = std::fs::read(golden.join("pax.fine-table")).unwrap();
+    assert_eq!(fine.bytes(), &table);
+    let windows = fine.windows().unwrap().digest().to_string();
+    assert_eq!(windows, "sha256:56a3b08fb73f0d23f794eeec3dde5fd03a45d96259f2c568942d337b602877c1");
 }

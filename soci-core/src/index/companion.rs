@@ -38,7 +38,8 @@ impl CompanionKind {
         [Self::FineIndex, Self::Pack].into_iter().find(|kind| kind.artifact_type() == artifact_type)
     }
 
-    const fn record(self) -> ArtifactKind {
+    /// Its kind in the records.
+    pub(super) const fn record(self) -> ArtifactKind {
         match self {
             Self::FineIndex => ArtifactKind::FineIndex,
             Self::Pack => ArtifactKind::Pack,

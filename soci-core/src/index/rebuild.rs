@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{IndexVersion, SociIndex, layer_of};
+use super::{CompanionKind, IndexVersion, SociIndex, companion_of, layer_of};
 use crate::{
     digest::Digest,
     image::{Descriptor, ImageConfig, ImageIndex, MAX_MANIFEST, Manifest, Platform},
@@ -18,7 +18,7 @@ use crate::{
 const UNKNOWN_LAYOUT: &str = "found";
 
 /// Removes the records whose blobs are in none of the stores, and records the SOCI indexes found there with their zTOCs
-/// and prefetch artifacts. `elsewhere` are more places where image manifests may be; `names` are images by what they
+/// and prefetch artifacts, and the companions. `elsewhere` are more places where image manifests may be; `names` are images by what they
 /// point to. Gives the indexes that were left out because no
 /// image in the stores names them.
 ///
@@ -37,6 +37,7 @@ pub fn rebuild(
     }
     let mut found = Found::default();
     found.look_into(stores)?;
+    let companions = found.companions();
     let mut images = Found::default();
     images.look_into(elsewhere)?;
     found.images.append(&mut images.images);
@@ -58,6 +59,17 @@ pub fn rebuild(
             platform: home.platform.map(|platform| platform.to_string()),
             artifact_type: Some(index.version.media_type().to_owned()),
             ..record(*digest, ArtifactKind::SociIndex, home.manifest, media_type::OCI_MANIFEST, *size)
+        })?;
+    }
+    for (manifest, kind, image, size) in companions {
+        if known(artifacts, &manifest)? {
+            continue;
+        }
+        artifacts.put(&Artifact {
+            image_ref: names.get(&image).cloned(),
+            platform: found.platform_of(&image, &all).map(|platform| platform.to_string()),
+            artifact_type: Some(kind.artifact_type().to_owned()),
+            ..record(manifest, kind.record(), image, media_type::OCI_MANIFEST, size)
         })?;
     }
     Ok(homeless)
@@ -100,6 +112,15 @@ impl Found {
             }
         }
         Ok(())
+    }
+
+    /// The companions, with the image that each is of, and its size.
+    fn companions(&self) -> Vec<(Digest, CompanionKind, Digest, u64)> {
+        let companion = |manifest: &Manifest| {
+            let image = manifest.subject.as_ref()?.digest;
+            Some((manifest.digest, companion_of(manifest, &image)?, image, manifest.raw.len() as u64))
+        };
+        self.manifests.values().filter_map(companion).collect()
     }
 
     fn has(&self, digest: &Digest) -> bool {

@@ -4,6 +4,7 @@
 
 use std::sync::Mutex;
 
+use bytes::Bytes;
 use serde_json::json;
 use soci_core::digest::Digest;
 use soci_core::image::{ImageSource, Platform};
@@ -11,7 +12,7 @@ use soci_core::index::{BuildReport, Event, IndexVersion, Settings, build};
 use soci_core::media_type::{OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, REF_NAME};
 use soci_core::prefetch::{Chosen, PrefetchArtifact, Selection};
 use soci_core::registry::{Registry, RegistryOptions};
-use soci_core::store::{Artifacts, ContentStore, LayoutStore};
+use soci_core::store::{ArtifactKind, Artifacts, ContentStore, LayoutStore};
 use soci_core::units::SpanId;
 use soci_core::ztoc::Ztoc;
 use tempfile::TempDir;
@@ -28,6 +29,7 @@ pub(crate) struct Indexed {
     pub(crate) chosen: Vec<Chosen>,
     layers: Vec<Digest>,
     store: LayoutStore,
+    artifacts: Artifacts,
     _dir: TempDir,
 }
 
@@ -36,6 +38,18 @@ impl Indexed {
     pub(crate) fn ztoc(&self, layer: usize) -> Ztoc {
         let entry = self.report.index.ztoc_of(&self.layers[layer]).expect("the layer has a zTOC");
         Ztoc::open(self.store.read(&entry.digest).unwrap()).unwrap()
+    }
+
+    /// A blob of the store.
+    pub(crate) fn blob(&self, digest: &Digest) -> Bytes {
+        self.store.read(digest).unwrap()
+    }
+
+    /// The fine indexes on record, with their images.
+    pub(crate) fn records(&self) -> Vec<(Digest, Digest)> {
+        let mut records = self.artifacts.list().unwrap();
+        records.retain(|record| record.kind == ArtifactKind::FineIndex);
+        records.into_iter().map(|record| (record.digest, record.oci_digest)).collect()
     }
 
     /// The artifact of a layer, if it has one.
@@ -112,5 +126,5 @@ pub(crate) fn index_with(layers: &[(&str, Vec<u8>)], settings: &Settings) -> Res
         build(&image, settings, &ContentStore::Layout(store.clone()), &artifacts, runtime.handle(), &tell)
             .map_err(|e| e.to_string())?;
     let (skipped, built, chosen) = told.into_inner().unwrap();
-    Ok(Indexed { report, skipped, built, chosen, layers: digests, store, _dir: dir })
+    Ok(Indexed { report, skipped, built, chosen, layers: digests, store, artifacts, _dir: dir })
 }
