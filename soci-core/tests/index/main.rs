@@ -4,5 +4,6 @@
 
 mod indexed;
 mod layer_kinds;
+mod packs;
 mod prefetch_lists;
 mod zstd_layers;
