@@ -117,7 +117,7 @@ impl Place {
                 at += to - from;
                 match extents.last_mut() {
                     Some((of, _, end)) if *of == layer && *end == extent.range.start => {
-                        *end = extent.range.end
+                        *end = extent.range.end;
                     }
                     _ => extents.push((layer, extent.range.start, extent.range.end)),
                 }

@@ -5,5 +5,6 @@
 mod fine;
 mod indexed;
 mod layer_kinds;
+mod packs;
 mod prefetch_lists;
 mod zstd_layers;
