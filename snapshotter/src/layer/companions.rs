@@ -8,6 +8,7 @@ use soci_core::digest::Digest;
 use soci_core::image::{Descriptor, ImageIndex, Manifest};
 use soci_core::index::{CompanionKind, companion_of};
 use soci_core::media_type;
+use soci_core::pack::{HeadPin, head_pin};
 use soci_core::registry::Reference;
 use soci_core::ztoc::{Bundle, Ztoc};
 
@@ -18,8 +19,6 @@ use crate::span::chain;
 
 /// Bytes of a bundle at most: tables are about a hundredth of an image.
 const MAX_BUNDLE: u64 = 256 << 20;
-/// Bytes of a pack's head at most.
-const MAX_HEAD: u64 = soci_core::pack::MAX_HEAD;
 
 /// Which fine indexes an image is to be served with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,8 +45,8 @@ pub(super) struct PackSource {
     pub(super) digest: Digest,
     /// Its blob.
     pub(super) blob: Descriptor,
-    /// Digest and length of the blob's head.
-    pub(super) head: (Digest, u64),
+    /// What the manifest says of its head.
+    pub(super) head: HeadPin,
 }
 
 /// Why a companion is not used.
@@ -61,8 +60,8 @@ enum Unfit {
     NoBlob(&'static str),
     #[error("its blob has {size} bytes, the limit is {limit}")]
     TooLarge { size: u64, limit: u64 },
-    #[error("annotation {0} is missing or no such value")]
-    Annotation(&'static str),
+    #[error("its manifest does not pin the head of its blob")]
+    Unpinned,
     #[error("the bundle of tables is not valid")]
     Bundle(#[from] soci_core::ztoc::BundleError),
 }
@@ -210,12 +209,8 @@ impl Source {
         if blob.size > limit {
             return Err(Unfit::TooLarge { size: blob.size, limit });
         }
-        let head = blob.annotation(media_type::PACK_HEAD).and_then(|text| text.parse().ok());
-        let head = head.ok_or(Unfit::Annotation(media_type::PACK_HEAD))?;
-        let size = blob.annotation(media_type::PACK_HEAD_SIZE).and_then(|text| text.parse().ok());
-        let size = size.filter(|size| *size <= MAX_HEAD.min(blob.size));
-        let size = size.ok_or(Unfit::Annotation(media_type::PACK_HEAD_SIZE))?;
-        Ok(PackSource { digest, blob, head: (head, size) })
+        let head = head_pin(&blob).ok_or(Unfit::Unpinned)?;
+        Ok(PackSource { digest, blob, head })
     }
 
     async fn companion(

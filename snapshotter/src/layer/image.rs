@@ -259,10 +259,9 @@ impl ImageContext {
     /// Everything that refers to the image. Asked once, also for the index where that is found so.
     async fn referrers(&self) -> Result<&[Descriptor], LayerError> {
         let found = self.referrers.get_or_try_init(|| async {
-            let manifest = self.image_manifest().await?;
             // Without companions, only indexes are asked for.
             let wanted = (!self.services.pack.asks_for_referrers()).then_some(media_type::SOCI_INDEX_V1);
-            self.source.referrers(manifest, wanted).await
+            self.source.referrers(&self.request.manifest_digest, wanted).await
         });
         found.await.map(Vec::as_slice)
     }
@@ -271,7 +270,14 @@ impl ImageContext {
     /// for a time: the image starts without.
     async fn companions(&self) -> Result<&Companions, LayerError> {
         let found = self.companions.get_or_try_init(|| async {
-            let manifest = self.image_manifest().await?;
+            // What refers to the image is asked for by its digest: that need not wait for the manifest. Failures are met below.
+            let early = async {
+                if self.request.fine == Fine::Discover && self.services.pack.asks_for_referrers() {
+                    let _ = self.referrers().await;
+                }
+            };
+            let (manifest, ()) = tokio::join!(self.image_manifest(), early);
+            let manifest = manifest?;
             let found = tokio::time::timeout(SMALL_THINGS_FIRST, self.find_companions(manifest)).await;
             Ok::<_, LayerError>(found.unwrap_or_else(|_| {
                 tracing::warn!(image = %self.request.reference, "fine index and pack were not found in time");

@@ -40,14 +40,6 @@ pub(super) enum PackFailure {
     /// The registry gave less than it said.
     #[error("the pack ended early")]
     Short,
-    /// The head is not the one that the manifest pins.
-    #[error("head of the pack has digest {found}, its manifest says {wanted}")]
-    Head {
-        /// Digest of the bytes that came.
-        found: Digest,
-        /// Digest in the manifest.
-        wanted: Digest,
-    },
     /// The head or a block is not valid.
     #[error("pack is not valid")]
     Pack(#[from] PackError),
@@ -94,14 +86,10 @@ pub(super) async fn bring(
     let begun = Instant::now();
     let mut reading = Reading::new(fetcher.fetch(ByteRange::new(0, pack.blob.size)).await?);
     let far_away = begun.elapsed() >= FAR_AWAY;
-    let (wanted, size) = pack.head;
-    let raw = reading.take(size).await?;
-    let found = Digest::of(&raw);
-    if found != wanted {
+    let raw = reading.take(pack.head.size).await?;
+    let head = pack.head.open(&raw).inspect_err(|_| {
         fetcher.distrust();
-        return Err(PackFailure::Head { found, wanted });
-    }
-    let head = PackHead::open(&raw)?;
+    })?;
     if head.image() != target.image {
         return Err(PackFailure::OtherImage(head.image()));
     }

@@ -124,12 +124,12 @@ impl Source {
     /// What refers to the image, or only what has one artifact type.
     pub(super) async fn referrers(
         &self,
-        manifest: &Manifest,
+        image: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>, LayerError> {
         tracing::debug!("checking for soci artifacts via referrers API");
-        let listed = self.repository.referrers(&manifest.digest, artifact_type).await;
-        listed.map_err(|source| LayerError::registry("referrers of", manifest.digest, source))
+        let listed = self.repository.referrers(image, artifact_type).await;
+        listed.map_err(|source| LayerError::registry("referrers of", *image, source))
     }
 
     /// What the index has for the layers of the image. `None` when the registry has no such index.
