@@ -35,7 +35,9 @@ mod tests {
         #[test]
         fn numbers_round_trip(numbers: Vec<u64>) {
             let mut bytes = Vec::new();
-            numbers.iter().for_each(|&number| put_varint(&mut bytes, number));
+            for &number in &numbers {
+                put_varint(&mut bytes, number);
+            }
             let mut rest = bytes.as_slice();
             let again: Option<Vec<u64>> = numbers.iter().map(|_| take_varint(&mut rest)).collect();
             proptest::prop_assert_eq!(again, Some(numbers));

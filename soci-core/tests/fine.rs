@@ -287,7 +287,7 @@ fn a_wrong_window_is_refused_and_so_is_none() {
 
 #[test]
 fn layers_of_all_kinds_have_tables() {
-    let many: Vec<TarEntry> = (0..3000).map(|n| TarEntry::file(&format!("{n:05}"), *b"")).collect();
+    let many: Vec<TarEntry> = (0..3000).map(|n| TarEntry::file(format!("{n:05}"), *b"")).collect();
     for (entries, padding) in [(vec![], 0), (vec![TarEntry::file("f", content(3, 5000))], 1 << 20), (many, 0)]
     {
         let mut plain = TarBuilder::archive(TarFormat::Ustar, &entries);

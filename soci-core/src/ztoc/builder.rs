@@ -142,7 +142,7 @@ impl Pass {
             diff_id: options.diff_id.then(Hasher::new),
             digests: Vec::new(),
             span: None,
-            fine: options.fine.as_ref().map(FineWriter::new).transpose()?,
+            fine: options.fine.map(FineWriter::new).transpose()?,
             coarse: Vec::new(),
         })
     }

@@ -137,7 +137,7 @@ struct Header {
 /// Bytes that are taken from the front.
 struct Reader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl Reader<'_> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], ZtocError> {
         let (head, rest) = self.0.split_first_chunk().ok_or(ZtocError::OutOfBounds)?;
         self.0 = rest;

@@ -35,7 +35,7 @@ pub enum WindowError {
 
 /// A window. Cloning it is cheap.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Window(Arc<[u8; WINDOW]>);
+pub struct Window(Arc<[u8]>);
 
 impl Window {
     /// Plain bytes of a window.
@@ -47,23 +47,23 @@ impl Window {
         if found != place.digest {
             return Err(WindowError::Digest { found, wanted: place.digest });
         }
-        let mut window = Arc::new([0; WINDOW]);
-        let length = zstd::bulk::decompress_to_buffer(bytes, &mut Arc::make_mut(&mut window)[..])
-            .map_err(WindowError::Damaged)?;
-        if length == WINDOW { Ok(Self(window)) } else { Err(WindowError::Short(length)) }
+        let mut window = vec![0; WINDOW];
+        let length =
+            zstd::bulk::decompress_to_buffer(bytes, &mut window[..]).map_err(WindowError::Damaged)?;
+        if length == WINDOW { Ok(Self(window.into())) } else { Err(WindowError::Short(length)) }
     }
 
     /// The window of a span whose plain bytes follow on `before`, of which the last 32 KiB count.
     pub fn from_plain(before: &[u8]) -> Self {
         let before = &before[before.len().saturating_sub(WINDOW)..];
-        let mut window = [0; WINDOW];
+        let mut window = vec![0; WINDOW];
         window[WINDOW - before.len()..].copy_from_slice(before);
-        Self(Arc::new(window))
+        Self(window.into())
     }
 
     /// The bytes.
     pub(in crate::ztoc) fn bytes(&self) -> &[u8] {
-        &self.0[..]
+        &self.0
     }
 }
 
@@ -129,9 +129,9 @@ mod tests {
             let bytes = zstd::bulk::compress(plain, 3).unwrap();
             Window::open(&place(&bytes), &bytes)
         };
-        assert!(open(&[0; WINDOW]).is_ok());
-        assert!(matches!(open(&[0; WINDOW - 1]), Err(WindowError::Short(_))));
-        assert!(matches!(open(&[0; WINDOW + 1]), Err(WindowError::Damaged(_))));
+        assert!(open(&vec![0; WINDOW]).is_ok());
+        assert!(matches!(open(&vec![0; WINDOW - 1]), Err(WindowError::Short(_))));
+        assert!(matches!(open(&vec![0; WINDOW + 1]), Err(WindowError::Damaged(_))));
         assert!(matches!(open(&vec![0; 1 << 24]), Err(WindowError::Damaged(_))), "a bomb");
         assert!(matches!(Window::open(&place(b"?"), b"?"), Err(WindowError::Damaged(_))));
     }

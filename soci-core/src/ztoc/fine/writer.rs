@@ -64,7 +64,7 @@ pub(in crate::ztoc) struct FineWriter {
 }
 
 impl FineWriter {
-    pub(in crate::ztoc) fn new(options: &FineOptions) -> Result<Self, BuildError> {
+    pub(in crate::ztoc) fn new(options: FineOptions) -> Result<Self, BuildError> {
         let span_size = options.span_size;
         if span_size == 0 || i64::try_from(span_size).is_err() {
             return Err(BuildError::SpanSize(span_size));
