@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod browser;
+pub mod companions;
 pub mod container_lab;
 pub mod containerd;
 pub mod daemon;

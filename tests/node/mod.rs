@@ -7,7 +7,7 @@ use std::time::Duration;
 use harness::image::Published;
 use snapshotter::fuse::FuseOptions;
 use snapshotter::layer::{
-    Discovery, ImageContext, ImageRequest, Layer, LayerState, Node, NodeOptions, PackOptions,
+    Discovery, Fine, ImageContext, ImageRequest, Layer, LayerState, Node, NodeOptions, PackOptions,
 };
 use snapshotter::prefetch::EngineOptions;
 use snapshotter::span::SpanOptions;
@@ -63,15 +63,23 @@ impl TestNode {
     }
 
     /// The image's context.
+    #[allow(dead_code, reason = "each test program uses its part of this module")]
     pub(crate) fn image(&self, image: &Published) -> Arc<ImageContext> {
+        self.image_with(image, Fine::Discover)
+    }
+
+    /// The image's context, served with these fine indexes.
+    pub(crate) fn image_with(&self, image: &Published, fine: Fine) -> Arc<ImageContext> {
         self.node.image(&ImageRequest {
             reference: image.reference.parse().unwrap(),
             manifest_digest: image.manifest,
             index_digest: None,
+            fine,
         })
     }
 
     /// Layer `at` of the image, which must be lazy.
+    #[allow(dead_code, reason = "each test program uses its part of this module")]
     pub(crate) fn layer(&self, image: &Published, at: usize) -> Arc<Layer> {
         match self.runtime.block_on(self.image(image).layer(&image.layers[at])).unwrap() {
             LayerState::Lazy(layer) => layer,

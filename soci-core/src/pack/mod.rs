@@ -14,6 +14,8 @@ mod error;
 mod head;
 mod pin;
 mod table;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod verify;
 mod write;
 

@@ -3,11 +3,10 @@
 use proptest::prelude::*;
 
 use super::{
-    collect::Collected,
-    write::{lay_out, round, write},
+    write::{lay_out, write},
     *,
 };
-use crate::{coverage::Coverage, digest::Digest, image::Descriptor, media_type, units::ByteRange};
+use crate::{coverage::Coverage, digest::Digest, units::ByteRange};
 
 const SIZES: [u64; 3] = [700_000, 1536, 100_001];
 
@@ -29,21 +28,8 @@ fn packed(
     budget: Option<u64>,
 ) -> Result<PackBytes, PackBuildError> {
     let (digests, tars) = layers();
-    let collected: Vec<Option<Collected>> = tars
-        .iter()
-        .enumerate()
-        .map(|(layer, tar)| {
-            let mut wanted = Coverage::default();
-            for need in needs.iter().filter(|need| need.0 == layer) {
-                wanted.add(round(need.1, u64::MAX));
-            }
-            let wanted: Vec<ByteRange> = wanted.ranges().collect();
-            let descriptor = Descriptor::new(media_type::OCI_LAYER, digests[layer], SIZES[layer]);
-            Collected::read(&descriptor, &tar[..], &wanted).unwrap()
-        })
-        .collect();
-    let (drafts, first) = lay_out(needs, must_have, |layer| SIZES.get(layer).copied())?;
-    write(&Digest::of(b"image"), &digests, &drafts, first, &collected, budget)
+    let layers: Vec<_> = digests.into_iter().zip(tars.iter().map(Vec::as_slice)).collect();
+    testing::packed(&Digest::of(b"image"), &layers, needs, must_have, budget)
 }
 
 /// All extents with their layer and plain bytes, block by block.
