@@ -4,39 +4,29 @@
 //! caller tries again). The context keeps its layers alive until the [`super::Node`] drops it for being idle; mounts keep
 //! them longer.
 
-use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use soci_core::digest::Digest;
 use soci_core::image::{Descriptor, Manifest};
 use soci_core::media_type;
-use soci_core::prefetch::PrefetchSpan;
 use soci_core::registry::Reference;
-use soci_core::units::{ByteRange, SpanId};
 use soci_core::ztoc::Ztoc;
 use tokio::sync::OnceCell;
-use tokio::task::JoinHandle;
 
 use super::companions::{Fine, FineIndexes, PackSource};
 use super::node::Services;
-use super::pack::{self, PackFailure, Target};
-use super::resolver::{Indexed, ManifestAndConfig, Source, parse_artifact};
+use super::resolver::{Indexed, ManifestAndConfig, Source};
 use super::{Layer, LayerError};
-use crate::prefetch::{Hold, Order, Stream};
-use crate::span::{SpanManager, chain};
+use crate::span::chain;
 
 /// zTOCs of one image that are fetched at once.
-const AT_ONCE: usize = 8;
+pub(super) const AT_ONCE: usize = 8;
 /// How long an image's zTOCs and artifacts go before all prefetch of the node. A registry that hangs must not stop other images.
-const SMALL_THINGS_FIRST: Duration = Duration::from_secs(10);
-
-/// Places of one artifact that are queued: an artifact may name a span again and again.
-const MAX_PLACES: usize = 1 << 20;
+pub(super) const SMALL_THINGS_FIRST: Duration = Duration::from_secs(10);
 
 /// Which image is asked for.
 #[derive(Clone, Debug)]
@@ -50,9 +40,6 @@ pub struct ImageRequest {
     /// Which fine indexes to use.
     pub fine: Fine,
 }
-
-/// A prefetch artifact on its way. Until it is queued all prefetch waits, so that the queue is in order from its start.
-type FetchedArtifact = (Digest, JoinHandle<Result<Bytes, LayerError>>, Hold);
 
 /// What can be done with a layer.
 #[derive(Clone, Debug)]
@@ -68,10 +55,10 @@ pub enum LayerState {
 /// One image.
 #[derive(Debug)]
 pub struct ImageContext {
-    request: ImageRequest,
-    number: u64,
-    services: Arc<Services>,
-    source: Source,
+    pub(super) request: ImageRequest,
+    pub(super) number: u64,
+    pub(super) services: Arc<Services>,
+    pub(super) source: Source,
     manifest: OnceCell<Manifest>,
     config: OnceCell<Arc<ManifestAndConfig>>,
     index: OnceCell<Option<Index>>,
@@ -88,9 +75,9 @@ struct Companions {
 }
 
 #[derive(Debug)]
-struct Index {
+pub(super) struct Index {
     digest: Digest,
-    layers: Vec<(Indexed, OnceCell<Arc<Layer>>)>,
+    pub(super) layers: Vec<(Indexed, OnceCell<Arc<Layer>>)>,
 }
 
 impl ImageContext {
@@ -212,50 +199,6 @@ impl ImageContext {
         }
     }
 
-    /// Brings the pack, without anybody waiting for its end. If it fails, the prefetch artifacts take its place.
-    fn spawn_pack(self: &Arc<Self>, pack: PackSource, stream: Stream) {
-        let this = Arc::clone(self);
-        self.services.engine.runtime().spawn(async move {
-            let stats = &this.services.stats;
-            let Err(error) = this.bring_pack(&pack, &stream).await else {
-                stats.packs.inc();
-                return tracing::info!(digest = %pack.digest, "pack is here");
-            };
-            stats.pack_failures.inc();
-            tracing::warn!(digest = %pack.digest, error = %chain(&error), "pack failed, continuing without");
-            drop(stream);
-            let Ok(Some(index)) = this.index().await else { return };
-            for (indexed, cell) in &index.layers {
-                if let Some(layer) = cell.get() {
-                    this.queue(layer, indexed.position, this.artifacts(indexed));
-                }
-            }
-        });
-    }
-
-    async fn bring_pack(&self, pack: &PackSource, stream: &Stream) -> Result<(), PackFailure> {
-        let layers = self.layers().await.map_err(|_| PackFailure::Over)?;
-        let fetcher = self.source.repository.range_fetcher(pack.blob.digest, pack.blob.size);
-        let target = Target {
-            image: self.request.manifest_digest,
-            layers: layers.iter().map(|layer| layer.digest).collect(),
-            lazy: Box::pin(self.lazy_layers()),
-        };
-        pack::bring(pack, &fetcher, target, stream, &self.services.stats).await
-    }
-
-    /// The layers that are served lazily, when all are ready.
-    async fn lazy_layers(&self) -> HashMap<Digest, Arc<SpanManager>> {
-        let Ok(Some(index)) = self.index().await else { return HashMap::new() };
-        let all = futures_util::stream::iter(0..index.layers.len());
-        let ready = all.map(|at| async move {
-            let (indexed, cell) = &index.layers[at];
-            let layer = self.ready(indexed, cell).await.ok()?;
-            Some((indexed.layer, Arc::clone(layer.spans())))
-        });
-        ready.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
-    }
-
     /// Everything that refers to the image. Asked once, also for the index where that is found so.
     async fn referrers(&self) -> Result<&[Descriptor], LayerError> {
         let found = self.referrers.get_or_try_init(|| async {
@@ -321,7 +264,7 @@ impl ImageContext {
         self.manifest.get_or_try_init(|| self.source.manifest(self.request.manifest_digest)).await
     }
 
-    async fn index(&self) -> Result<Option<&Index>, LayerError> {
+    pub(super) async fn index(&self) -> Result<Option<&Index>, LayerError> {
         let found = self.index.get_or_try_init(|| async {
             let manifest = self.image_manifest().await?;
             let allowed = self.services.discovery;
@@ -341,7 +284,11 @@ impl ImageContext {
         Ok(found.await?.as_ref())
     }
 
-    async fn ready(&self, indexed: &Indexed, cell: &OnceCell<Arc<Layer>>) -> Result<Arc<Layer>, LayerError> {
+    pub(super) async fn ready(
+        &self,
+        indexed: &Indexed,
+        cell: &OnceCell<Arc<Layer>>,
+    ) -> Result<Arc<Layer>, LayerError> {
         let layer = cell.get_or_try_init(|| async {
             let companions = self.companions().await?;
             // Artifacts are small: they are asked for first, and waited for by nobody. A pack has all that they name.
@@ -374,76 +321,4 @@ impl ImageContext {
         let opened = tokio::task::spawn_blocking(move || fine.table(&indexed));
         opened.await.map_err(|_| LayerError::CutOff)
     }
-
-    /// Starts to fetch the layer's artifacts.
-    fn artifacts(&self, indexed: &Indexed) -> Vec<FetchedArtifact> {
-        if !self.services.prefetch {
-            return Vec::new();
-        }
-        let fetch = |descriptor: &Descriptor| {
-            let (source, descriptor) = (self.source.clone(), descriptor.clone());
-            let digest = descriptor.digest;
-            tracing::info!(%digest, "loading prefetch artifact");
-            let fetched =
-                self.services.engine.runtime().spawn(async move { source.artifact(&descriptor).await });
-            (digest, fetched, self.services.engine.hold())
-        };
-        indexed.artifacts.iter().map(fetch).collect()
-    }
-
-    /// Puts the layer's artifacts into the queue as they come. Whatever goes wrong, the layer stays as it is.
-    fn queue(&self, layer: &Arc<Layer>, position: u32, artifacts: Vec<FetchedArtifact>) {
-        for (digest, mut fetched, hold) in artifacts {
-            let spans = Arc::downgrade(layer);
-            let (services, image) = (Arc::clone(&self.services), self.number);
-            self.services.engine.runtime().spawn(async move {
-                let mut hold = Some(hold);
-                let raw = if let Ok(raw) = tokio::time::timeout(SMALL_THINGS_FIRST, &mut fetched).await {
-                    raw
-                } else {
-                    drop(hold.take());
-                    fetched.await
-                };
-                let raw = raw.map_err(|_| LayerError::CutOff).and_then(|raw| raw);
-                let Some(layer) = spans.upgrade() else { return };
-                match raw.and_then(|raw| parse_artifact(digest, &raw, layer.spans().ztoc())) {
-                    Ok(artifact) => {
-                        services.stats.prefetch_artifacts.inc();
-                        let ranges = artifact.prefetch_spans.len();
-                        tracing::info!(%digest, ranges, "successfully loaded prefetch artifact");
-                        let ztoc = layer.spans().ztoc();
-                        let places = artifact
-                            .prefetch_spans
-                            .iter()
-                            .flat_map(|range| spans_of(range, ztoc).map(|span| (range.priority, SpanId(span))));
-                        let spans = places.take(MAX_PLACES).enumerate().map(|(at, (priority, span))| {
-                            (Order { priority, image, layer: position, position: at as u32 }, span)
-                        });
-                        services.engine.prefetch(layer.spans(), spans);
-                    }
-                    Err(error) => {
-                        services.stats.prefetch_artifact_failures.inc();
-                        tracing::warn!(%digest, error = %chain(&error), "failed to execute prefetch, continuing without prefetch");
-                    }
-                }
-                drop(hold);
-            });
-        }
-    }
-}
-
-/// The spans, of whatever index the layer is served with, that hold what an artifact names in spans of the layer's zTOC.
-fn spans_of(named: &PrefetchSpan, ztoc: &Ztoc) -> Box<dyn Iterator<Item = u32>> {
-    let coarse = ztoc.coarse();
-    if coarse.is_empty() {
-        return Box::new(named.start_span..=named.end_span);
-    }
-    let plain: Vec<ByteRange> = if named.ranges.is_empty() {
-        let start = |span: u32| coarse.get(span as usize).copied().unwrap_or(ztoc.uncompressed_size());
-        vec![ByteRange::new(start(named.start_span), start(named.end_span.saturating_add(1)))]
-    } else {
-        named.ranges.iter().map(|range| ByteRange::new(range[0], range[1])).collect()
-    };
-    let spans: Vec<_> = plain.iter().map(|range| ztoc.spans().spans_covering(*range)).collect();
-    Box::new(spans.into_iter().flatten())
 }

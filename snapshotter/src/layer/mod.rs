@@ -7,6 +7,7 @@
 //! What must always hold: everything that is needed to make a layer again is in the store before the layer is handed
 //! out, so a restart needs no registry. A failure is not remembered. Prefetch never delays a layer.
 
+mod ahead;
 mod companions;
 mod image;
 mod node;

@@ -1,0 +1,148 @@
+//! What is fetched ahead for an image: the bytes of its pack, or the spans that its prefetch artifacts name.
+//!
+//! Owns nothing: the queue is the engine's, a pack on its way is its task's. What must always hold: nobody waits for anything
+//! here; whatever goes wrong, the layers stay as they are.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use soci_core::digest::Digest;
+use soci_core::image::Descriptor;
+use soci_core::prefetch::PrefetchSpan;
+use soci_core::units::{ByteRange, SpanId};
+use soci_core::ztoc::Ztoc;
+use tokio::task::JoinHandle;
+
+use super::companions::PackSource;
+use super::image::{AT_ONCE, ImageContext, SMALL_THINGS_FIRST};
+use super::pack::{self, PackFailure, Target};
+use super::resolver::{Indexed, parse_artifact};
+use super::{Layer, LayerError};
+use crate::prefetch::{Hold, Order, Stream};
+use crate::span::{SpanManager, chain};
+
+/// Places of one artifact that are queued: an artifact may name a span again and again.
+const MAX_PLACES: usize = 1 << 20;
+
+/// A prefetch artifact on its way. Until it is queued all prefetch waits, so that the queue is in order from its start.
+type FetchedArtifact = (Digest, JoinHandle<Result<Bytes, LayerError>>, Hold);
+
+impl ImageContext {
+    /// Brings the pack, without anybody waiting for its end. If it fails, the prefetch artifacts take its place.
+    pub(super) fn spawn_pack(self: &Arc<Self>, pack: PackSource, stream: Stream) {
+        let this = Arc::clone(self);
+        self.services.engine.runtime().spawn(async move {
+            let stats = &this.services.stats;
+            let Err(error) = this.bring_pack(&pack, &stream).await else {
+                stats.packs.inc();
+                return tracing::info!(digest = %pack.digest, "pack is here");
+            };
+            stats.pack_failures.inc();
+            tracing::warn!(digest = %pack.digest, error = %chain(&error), "pack failed, continuing without");
+            drop(stream);
+            let Ok(Some(index)) = this.index().await else { return };
+            for (indexed, cell) in &index.layers {
+                if let Some(layer) = cell.get() {
+                    this.queue(layer, indexed.position, this.artifacts(indexed));
+                }
+            }
+        });
+    }
+
+    async fn bring_pack(&self, pack: &PackSource, stream: &Stream) -> Result<(), PackFailure> {
+        let layers = self.layers().await.map_err(|_| PackFailure::Over)?;
+        let fetcher = self.source.repository.range_fetcher(pack.blob.digest, pack.blob.size);
+        let target = Target {
+            image: self.request.manifest_digest,
+            layers: layers.iter().map(|layer| layer.digest).collect(),
+            lazy: Box::pin(self.lazy_layers()),
+        };
+        pack::bring(pack, &fetcher, target, stream, &self.services.stats).await
+    }
+
+    /// The layers that are served lazily, when all are ready.
+    async fn lazy_layers(&self) -> HashMap<Digest, Arc<SpanManager>> {
+        let Ok(Some(index)) = self.index().await else { return HashMap::new() };
+        let all = futures_util::stream::iter(0..index.layers.len());
+        let ready = all.map(|at| async move {
+            let (indexed, cell) = &index.layers[at];
+            let layer = self.ready(indexed, cell).await.ok()?;
+            Some((indexed.layer, Arc::clone(layer.spans())))
+        });
+        ready.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
+    }
+
+    /// Starts to fetch the layer's artifacts.
+    pub(super) fn artifacts(&self, indexed: &Indexed) -> Vec<FetchedArtifact> {
+        if !self.services.prefetch {
+            return Vec::new();
+        }
+        let fetch = |descriptor: &Descriptor| {
+            let (source, descriptor) = (self.source.clone(), descriptor.clone());
+            let digest = descriptor.digest;
+            tracing::info!(%digest, "loading prefetch artifact");
+            let fetched =
+                self.services.engine.runtime().spawn(async move { source.artifact(&descriptor).await });
+            (digest, fetched, self.services.engine.hold())
+        };
+        indexed.artifacts.iter().map(fetch).collect()
+    }
+
+    /// Puts the layer's artifacts into the queue as they come. Whatever goes wrong, the layer stays as it is.
+    pub(super) fn queue(&self, layer: &Arc<Layer>, position: u32, artifacts: Vec<FetchedArtifact>) {
+        for (digest, mut fetched, hold) in artifacts {
+            let spans = Arc::downgrade(layer);
+            let (services, image) = (Arc::clone(&self.services), self.number);
+            self.services.engine.runtime().spawn(async move {
+                let mut hold = Some(hold);
+                let raw = if let Ok(raw) = tokio::time::timeout(SMALL_THINGS_FIRST, &mut fetched).await {
+                    raw
+                } else {
+                    drop(hold.take());
+                    fetched.await
+                };
+                let raw = raw.map_err(|_| LayerError::CutOff).and_then(|raw| raw);
+                let Some(layer) = spans.upgrade() else { return };
+                match raw.and_then(|raw| parse_artifact(digest, &raw, layer.spans().ztoc())) {
+                    Ok(artifact) => {
+                        services.stats.prefetch_artifacts.inc();
+                        let ranges = artifact.prefetch_spans.len();
+                        tracing::info!(%digest, ranges, "successfully loaded prefetch artifact");
+                        let ztoc = layer.spans().ztoc();
+                        let places = artifact
+                            .prefetch_spans
+                            .iter()
+                            .flat_map(|range| spans_of(range, ztoc).map(|span| (range.priority, SpanId(span))));
+                        let spans = places.take(MAX_PLACES).enumerate().map(|(at, (priority, span))| {
+                            (Order { priority, image, layer: position, position: at as u32 }, span)
+                        });
+                        services.engine.prefetch(layer.spans(), spans);
+                    }
+                    Err(error) => {
+                        services.stats.prefetch_artifact_failures.inc();
+                        tracing::warn!(%digest, error = %chain(&error), "failed to execute prefetch, continuing without prefetch");
+                    }
+                }
+                drop(hold);
+            });
+        }
+    }
+}
+
+/// The spans, of whatever index the layer is served with, that hold what an artifact names in spans of the layer's zTOC.
+fn spans_of(named: &PrefetchSpan, ztoc: &Ztoc) -> Box<dyn Iterator<Item = u32>> {
+    let coarse = ztoc.coarse();
+    if coarse.is_empty() {
+        return Box::new(named.start_span..=named.end_span);
+    }
+    let plain: Vec<ByteRange> = if named.ranges.is_empty() {
+        let start = |span: u32| coarse.get(span as usize).copied().unwrap_or(ztoc.uncompressed_size());
+        vec![ByteRange::new(start(named.start_span), start(named.end_span.saturating_add(1)))]
+    } else {
+        named.ranges.iter().map(|range| ByteRange::new(range[0], range[1])).collect()
+    };
+    let spans: Vec<_> = plain.iter().map(|range| ztoc.spans().spans_covering(*range)).collect();
+    Box::new(spans.into_iter().flatten())
+}
