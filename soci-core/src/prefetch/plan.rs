@@ -23,3 +23,15 @@ pub struct PlanItem {
     /// When its first byte is needed, nanoseconds since the start of the workload.
     pub first_need_ns: u64,
 }
+
+impl Plan {
+    /// The same needs, each with up to `slack` bytes on both sides, which may go beyond the file's end and overlap.
+    #[must_use]
+    pub fn widened(&self, slack: u64) -> Self {
+        let widen = |item: &PlanItem| {
+            let (start, end) = (item.range.start.saturating_sub(slack), item.range.end.saturating_add(slack));
+            PlanItem { range: ByteRange::new(start, end), ..item.clone() }
+        };
+        Self { items: self.items.iter().map(widen).collect(), must_have: self.must_have }
+    }
+}
