@@ -31,7 +31,7 @@ const NEEDS: &[(usize, u64, u64)] = &[
 fn with_artifacts() -> Vec<(LayerSource, Vec<u8>)> {
     let mut layers = two_layers();
     for (source, _) in &mut layers {
-        source.artifact = artifact();
+        source.artifact = Some(artifact());
     }
     layers
 }
@@ -276,7 +276,7 @@ fn a_pack_from_far_away_comes_in_parts() {
 #[test]
 fn a_read_outside_of_a_slow_pack_is_over_long_before_the_pack() {
     let (lab, blocks) = slow();
-    let here = lab.start(|options| options.spans.pack_patience = Duration::from_secs(600));
+    let here = lab.start(|options| options.spans.pack_patience = Duration::from_mins(10));
     eventually("the pack has begun", || here.node.stats.pack_blocks.get() > 0);
     let begun = Instant::now();
     here.check(1, 300_000, 301_000);

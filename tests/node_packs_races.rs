@@ -27,7 +27,7 @@ fn lab() -> Lab {
     let tars = [tar(1), tar(2), tar(3)];
     let sources =
         [LayerSource::of_tar(&tars[0]), members(&tars[1], 100_000), LayerSource::of_frames(&tars[2], 90_000)];
-    let with_artifact = |source| LayerSource { artifact: artifact(), ..source };
+    let with_artifact = |source| LayerSource { artifact: Some(artifact()), ..source };
     Lab::new(sources.map(with_artifact).into_iter().zip(tars).collect())
 }
 
