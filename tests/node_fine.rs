@@ -1,18 +1,20 @@
-//! Layers served with fine indexes at a node: what is fetched, what is served, and what happens when a companion is wrong.
+//! Layers served with fine indexes at a node: what is fetched, what is served, whose indexes are used.
 
 mod node;
 mod pack_lab;
 
-use harness::companions::{FineParts, PutFine, list_in_fallback_tag, list_in_image};
-use harness::faults::{Fault, When};
+use std::collections::BTreeSet;
+
+use harness::companions::{list_in_fallback_tag, list_in_image};
 use harness::image::LayerSource;
 use harness::registry::Habits;
 use node::TestNode;
-use pack_lab::{FILE, FINE, Lab, members, tar, two_layers};
+use pack_lab::{FILE, FINE, Lab, eventually, members, tar, two_layers};
+use serde_json::json;
 use snapshotter::layer::{Fine, NodeOptions};
+
 use soci_core::digest::Digest;
-use soci_core::units::SpanId;
-use soci_core::ztoc::{Bundle, Ztoc};
+use soci_core::units::{ByteRange, SpanId};
 
 /// Numbers that are the same in each run.
 fn numbers() -> impl Iterator<Item = u64> {
@@ -105,157 +107,33 @@ fn what_only_a_pack_has_brought_is_no_window() {
 }
 
 #[test]
-fn a_wrong_window_is_an_error_that_is_not_remembered() {
-    let lab = Lab::new(two_layers());
-    let windows = lab.put_fine().windows[0].unwrap();
-    let here = lab.start(|options| options.spans.read_ahead = 0);
-    for fault in [
-        Fault::Corrupt,
-        Fault::Truncate(100),
-        Fault::Status(404, None),
-        Fault::Status(500, None),
-        Fault::ShiftContentRange(1),
-    ] {
-        lab.registry.faults().add(When::path(windows.to_string()), fault.clone());
-        let error = here.read(0, 5 * FINE, 5 * FINE + 10).unwrap_err();
-        assert!(error.contains("Window") || error.contains("Fetch"), "{fault:?}: {error}");
-        assert_eq!(here.layers[0].cached_size(), 0, "{fault:?}: nothing unchecked is kept");
-        lab.registry.faults().clear();
-    }
-    lab.registry.faults().add(When::path(windows.to_string()), Fault::Corrupt);
-    here.check(0, 0, 3 * FINE);
-    here.check(1, 0, FILE as u64);
-    lab.registry.faults().clear();
-    here.check_all();
-}
-
-/// Changes a companion before it is published.
-type Change = fn(&Lab, &mut FineParts) -> Option<Vec<u8>>;
-
-/// Companions that cannot be used, each as a change of good ones; and the layers whose zTOCs are then fetched.
-const UNFIT: &[(&str, Change, [bool; 2])] = &[
-    (
-        "table of layer 0 is damaged",
-        |_, fine| {
-            let mut table = fine.tables[0].1.to_vec();
-            *table.last_mut().unwrap() ^= 1;
-            fine.tables[0].1 = table.into();
-            None
-        },
-        [true, false],
-    ),
-    (
-        "layer 0 has the table of layer 1",
-        |_, fine| {
-            fine.tables[0].1 = fine.tables[1].1.clone();
-            None
-        },
-        [true, false],
-    ),
-    (
-        "table of layer 0 is a zTOC",
-        |lab, fine| {
-            fine.tables[0].1 = lab.image.ztocs[0].clone().into();
-            None
-        },
-        [true, false],
-    ),
-    (
-        "layer 1 has no table",
-        |_, fine| {
-            fine.tables.truncate(1);
-            None
-        },
-        [false, true],
-    ),
-    (
-        "windows of layer 1 are not listed",
-        |_, fine| {
-            fine.windows[1] = None;
-            None
-        },
-        [false, true],
-    ),
-    (
-        "windows of layer 1 are others",
-        |_, fine| {
-            let mut windows = fine.windows[1].as_ref().unwrap().to_vec();
-            windows[70] ^= 1;
-            fine.windows[1] = Some(windows.into());
-            None
-        },
-        [false, true],
-    ),
-    ("the bundle is cut", |_, fine| Some(Bundle::encode(&fine.tables)[..1000].to_vec()), [true, true]),
-    ("the bundle is none", |_, _| Some(b"no bundle".to_vec()), [true, true]),
-    (
-        "it is of another image",
-        |_, fine| {
-            fine.image = Digest::of(b"another image");
-            None
-        },
-        [true, true],
-    ),
-];
-
-#[test]
-fn a_companion_that_does_not_fit_costs_the_ztoc_only() {
-    for (name, change, asked) in UNFIT {
-        let lab = Lab::new(two_layers());
-        let mut parts = lab.fine();
-        let bundle = change(&lab, &mut parts);
-        let bundle = bundle.unwrap_or_else(|| Bundle::encode(&parts.tables));
-        let put = parts.put_with(&lab.registry, bundle);
-        // Whoever lists it lies, too.
-        list_in_image(&lab.registry, &lab.image, &[&put.descriptor]);
+fn prefetch_brings_what_its_artifact_needs_in_fine_spans() {
+    // The same coarse span with and without the bytes that are needed of it.
+    for ranges in [json!([[300_000, 310_000], [480_000, 480_001]]), json!([])] {
+        let whole = ranges == json!([]);
+        let spans = json!([{ "start_span": 1, "end_span": 1, "priority": 1, "ranges": ranges }]);
+        let artifact = json!({ "version": "1.0", "prefetch_spans": spans }).to_string().into_bytes();
+        let mut layers = two_layers();
+        layers[0].0.artifact = Some(artifact);
+        let lab = Lab::new(layers);
+        lab.put_fine();
         let here = lab.start(|_| {});
-        assert_eq!(here.fine(), asked.map(|asked| !asked), "{name}");
-        here.check_all();
-        assert_eq!(lab.ztocs_asked(), *asked, "{name}");
-    }
-}
-
-#[test]
-fn a_companion_that_cannot_be_fetched_costs_the_ztoc_only() {
-    let part: &[fn(&PutFine) -> Digest] = &[|put| put.descriptor.digest, |put| put.bundle];
-    for part in part {
-        for fault in [Fault::Corrupt, Fault::Truncate(50), Fault::Status(404, None), Fault::Status(500, None)]
-        {
-            let lab = Lab::new(two_layers());
-            let put = lab.put_fine();
-            lab.registry.faults().add(When::path(part(&put).to_string()), fault.clone());
-            let here = lab.start(|_| {});
-            assert_eq!(here.fine(), [false; 2], "{fault:?}");
-            here.check_all();
-            lab.registry.faults().clear();
-            drop(here);
-            let here = lab.start(|_| {});
-            assert_eq!(here.fine(), [true; 2], "after {fault:?}");
-            here.check_all();
+        let ztoc = here.layers[0].spans().ztoc();
+        let plain = match ztoc.coarse() {
+            [_, start, end, ..] if whole => vec![ByteRange::new(*start, *end)],
+            _ => vec![ByteRange::new(300_000, 310_000), ByteRange::new(480_000, 480_001)],
+        };
+        let wanted: BTreeSet<u32> =
+            plain.iter().flat_map(|range| ztoc.spans().spans_covering(*range)).collect();
+        let states = here.layers[0].spans().states();
+        eventually("prefetch is over", || states.cached() as usize >= wanted.len());
+        assert_eq!(here.node.stats.prefetch_spans.get(), wanted.len() as u64);
+        let requests = lab.layer_ranges();
+        for range in plain {
+            here.check(0, range.start, range.end);
         }
+        assert_eq!((lab.layer_ranges(), lab.ztocs_asked()), (requests, vec![false; 2]));
     }
-}
-
-#[test]
-fn a_table_that_lies_about_its_layer_gives_errors_and_no_byte() {
-    // Two layers of one size, and the table of the second with the name of the first.
-    let [first, second] = [tar(1), tar(2)].map(|tar| {
-        let gzip = harness::image::gzip(&tar, 0);
-        (LayerSource { gzip, diff_id: Some(Digest::of(&tar)), ..LayerSource::default() }, tar)
-    });
-    let lab = Lab::new(vec![first, second]);
-    let mut parts = lab.fine();
-    let mut table = parts.tables[1].1.to_vec();
-    table[16..48].copy_from_slice(lab.image.layers[0].as_bytes());
-    parts.tables[0].1 = table.into();
-    parts.windows[0] = parts.windows[1].clone();
-    parts.put(&lab.registry);
-    let here = lab.start(|_| {});
-    assert_eq!(here.fine(), [true; 2]);
-    let error = here.read(0, 5 * FINE, 5 * FINE + 10).unwrap_err();
-    assert!(error.contains("Digest"), "{error}");
-    assert_eq!(here.layers[0].cached_size(), 0);
-    here.check(1, 0, FILE as u64);
 }
 
 /// Whether a node with these options serves the image with fine indexes.
@@ -349,6 +227,6 @@ fn what_was_served_without_stays_without() {
     drop(here);
     let here = lab.start(|_| {});
     assert_eq!(here.fine(), [true; 2]);
-    assert_eq!(Ztoc::layer(here.layers[0].spans().ztoc()), Some(lab.image.layers[0]));
+    assert_eq!(here.layers[0].spans().ztoc().layer(), Some(lab.image.layers[0]));
     here.check_all();
 }

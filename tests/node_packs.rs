@@ -31,7 +31,7 @@ const NEEDS: &[(usize, u64, u64)] = &[
 fn with_artifacts() -> Vec<(LayerSource, Vec<u8>)> {
     let mut layers = two_layers();
     for (source, _) in &mut layers {
-        source.artifact = artifact();
+        source.artifact = Some(artifact());
     }
     layers
 }
@@ -106,7 +106,7 @@ fn what_a_pack_has_of_layers_outside_the_index_is_left_to_them() {
 }
 
 #[test]
-fn without_packs_the_artifacts_are_used() {
+fn a_pack_that_may_not_be_used_leaves_its_place_to_the_artifacts() {
     let lab = Lab::new(with_artifacts());
     let pack = lab.pack(NEEDS).put(&lab.registry);
     let size = lab.registry.blob(&pack.blob).unwrap().len() as u64;
@@ -127,9 +127,25 @@ fn without_packs_the_artifacts_are_used() {
         assert_eq!((lab.requests(&pack.blob), here.node.stats.pack_failures.get()), (vec![], 0));
         here.check_all();
     }
-    let here = lab.start(|options| options.pack.max_bytes = size);
-    here.packed();
-    assert!(!lab.requests(&pack.blob).is_empty());
+    let on: [fn(&mut NodeOptions, u64, Digest); 3] = [
+        |options, size, _| {
+            options.pack.referrers = true;
+            options.pack.max_bytes = size;
+        },
+        |options, _, pack| _ = options.pack.verified.insert(pack),
+        |options, _, pack| {
+            options.pack.require_verified = true;
+            options.pack.verified.insert(pack);
+        },
+    ];
+    for change in on {
+        let root = tempfile::tempdir().unwrap();
+        lab.registry.forget_requests();
+        let here =
+            lab.run(TestNode::new(root.path(), |options| change(options, size, pack.descriptor.digest)));
+        here.packed();
+        assert_eq!((lab.requests(&pack.blob).len(), lab.artifacts_asked()), (1, false));
+    }
 }
 
 #[test]
@@ -220,9 +236,9 @@ fn noise(size: usize) -> Vec<u8> {
         .collect()
 }
 
-/// A pack of all of the first layer, 4 MiB of noise, at 10 Mbit/s; the second layer is in no pack.
-fn slow() -> (Lab, u64) {
-    let big = TarWriter::default().file("big", &noise(4 << 20)).finish();
+/// A pack of all of the first layer, so many bytes of noise; the second layer is in no pack. How many blocks it has.
+fn large(size: usize, fault: Fault) -> (Lab, u64, Digest) {
+    let big = TarWriter::default().file("big", &noise(size)).finish();
     let other = tar(2);
     let lab = Lab::new(vec![(LayerSource::of_tar(&big), big), (LayerSource::of_tar(&other), other)]);
     lab.put_fine();
@@ -237,14 +253,30 @@ fn slow() -> (Lab, u64) {
         .collect();
     let (blob, head) = forged(&lab.image.manifest, &lab.image.layers[..1], &blocks);
     let pack = PackParts::of_blob(lab.image.manifest, blob, head).put(&lab.registry);
-    lab.registry.faults().add(When::path(pack.blob.to_string()), Fault::Throttle(1_250_000));
-    (lab, blocks.len() as u64)
+    lab.registry.faults().add(When::path(pack.blob.to_string()), fault);
+    (lab, blocks.len() as u64, pack.blob)
+}
+
+/// A pack of 4 MiB at 10 Mbit/s.
+fn slow() -> (Lab, u64) {
+    let (lab, blocks, _) = large(4 << 20, Fault::Throttle(1_250_000));
+    (lab, blocks)
+}
+
+#[test]
+fn a_pack_from_far_away_comes_in_parts() {
+    let (lab, blocks, pack) = large(9 << 20, Fault::Latency(Duration::from_millis(60)));
+    let here = lab.start(|_| {});
+    here.packed();
+    assert_eq!((lab.ranges(&pack), here.node.stats.pack_blocks.get()), (3, blocks));
+    here.check(0, 0, lab.tars[0].len() as u64);
+    assert_eq!(lab.layer_ranges(), 0);
 }
 
 #[test]
 fn a_read_outside_of_a_slow_pack_is_over_long_before_the_pack() {
     let (lab, blocks) = slow();
-    let here = lab.start(|options| options.spans.pack_patience = Duration::from_secs(600));
+    let here = lab.start(|options| options.spans.pack_patience = Duration::from_mins(10));
     eventually("the pack has begun", || here.node.stats.pack_blocks.get() > 0);
     let begun = Instant::now();
     here.check(1, 300_000, 301_000);

@@ -5,6 +5,7 @@ mod node;
 mod pack_lab;
 
 use harness::companions::PackParts;
+use harness::faults::{Fault, When};
 use pack_lab::{FILE, Lab, Running, background, eventually, two_layers};
 use soci_core::pack::Extent;
 use soci_core::pack::testing::{ForgedBlock, forged};
@@ -70,6 +71,35 @@ fn one_span_that_differs_makes_all_layers_forget_the_pack() {
     assert!(lab.ranges(&lab.image.layers[1]) > 0, "its bytes are fetched");
     here.check_all();
     assert_eq!(here.node.stats.pack_mismatches.get(), 1);
+}
+
+#[test]
+fn a_pack_that_is_found_out_while_it_arrives_is_dropped() {
+    let lab = Lab::new(two_layers());
+    lab.put_fine();
+    // Block by block a piece of each layer; only the first block lies.
+    let piece = |at: u64, layer: u16| {
+        let (start, end) = (at * 32_768, at * 32_768 + 16_384);
+        let mut plain = lab.tars[usize::from(layer)][start as usize..end as usize].to_vec();
+        if (at, layer) == (0, 0) {
+            plain[5000] ^= 0xff;
+        }
+        ForgedBlock::of_plain(&[Extent { layer, range: ByteRange::new(start, end) }], &plain)
+    };
+    let blocks: Vec<_> = (0..30).flat_map(|at| [piece(at, 0), piece(at, 1)]).collect();
+    let (blob, head) = forged(&lab.image.manifest, &lab.image.layers, &blocks);
+    let pack = PackParts::of_blob(lab.image.manifest, blob, head).put(&lab.registry);
+    lab.registry.faults().add(When::path(pack.blob.to_string()), Fault::Throttle(400_000));
+    let here = lab.start(|_| {});
+    eventually("the lie is here", || here.node.stats.pack_blocks.get() >= 2);
+    assert_ne!(here.read(0, 5000, 5001).unwrap(), lab.tars[0][5000..5001]);
+    here.check(0, 17_000, 17_001);
+    eventually("the pack is dropped", || here.node.stats.pack_failures.get() == 1);
+    assert_eq!((here.node.stats.packs.get(), here.node.stats.pack_mismatches.get()), (0, 1));
+    assert!(here.node.stats.pack_blocks.get() < blocks.len() as u64);
+    assert_eq!(any_packed(&here), [false; 2]);
+    here.check_all();
+    assert_eq!(lab.requests(&pack.blob).len(), 1);
 }
 
 #[test]

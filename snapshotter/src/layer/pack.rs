@@ -214,12 +214,11 @@ impl Work {
         room: Arc<Semaphore>,
     ) -> Result<(), PackFailure> {
         let blocks = self.head.blocks();
-        let mut reading = match open {
-            Some(open) => open,
-            None => {
-                let whole = ByteRange::new(blocks[part.start].stored.start, blocks[part.end - 1].stored.end);
-                Reading::new(fetcher.fetch(whole).await?)
-            }
+        let mut reading = if let Some(open) = open {
+            open
+        } else {
+            let whole = ByteRange::new(blocks[part.start].stored.start, blocks[part.end - 1].stored.end);
+            Reading::new(fetcher.fetch(whole).await?)
         };
         let mut fills = JoinSet::new();
         for block in part {
@@ -261,6 +260,11 @@ impl Work {
             if let Some(manager) = self.place(extent.layer) {
                 manager.fill_packed(extent.range, bytes).map_err(PackFailure::Store)?;
             }
+        }
+        if self.bond.is_broken() {
+            // The layers may have forgotten the pack before these bytes were written.
+            self.places.iter().flatten().for_each(|manager| manager.forget_packed());
+            return Err(PackFailure::Wrong);
         }
         self.stats.pack_blocks.inc();
         Ok(())

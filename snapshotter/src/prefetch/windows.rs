@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use soci_core::units::{ByteRange, SpanId};
-use soci_core::ztoc::Window;
+use soci_core::ztoc::{Window, WindowError};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -57,6 +57,15 @@ async fn find(manager: &Arc<SpanManager>, span: SpanId) -> Result<Option<Window>
     if let Some(plain) = manager.read_checked(before) {
         return Ok(Some(Window::from_plain(&plain)));
     }
-    let bytes = manager.fetch_window(place.range).await?;
-    Window::open(&place, &bytes).map(Some).map_err(|error| SpanError::Window { span, source: error })
+    let mut retries = manager.options().verification_retries;
+    loop {
+        let bytes = manager.fetch_window(place.range).await?;
+        match Window::open(&place, &bytes) {
+            Ok(window) => return Ok(Some(window)),
+            // As with a span's own bytes: a mirror is asked once, and nobody else more often than configured.
+            Err(WindowError::Digest { .. }) if manager.distrust() => {}
+            Err(WindowError::Digest { .. }) if retries > 0 => retries -= 1,
+            Err(source) => return Err(SpanError::Window { span, source }),
+        }
+    }
 }
