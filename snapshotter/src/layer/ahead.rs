@@ -44,8 +44,9 @@ impl ImageContext {
             drop(stream);
             let Ok(Some(index)) = this.index().await else { return };
             for (indexed, cell) in &index.layers {
-                if let Some(layer) = cell.get() {
-                    this.queue(layer, indexed.position, this.artifacts(indexed));
+                // A pack may fail before the layers are ready.
+                if let Ok(layer) = this.ready(indexed, cell).await {
+                    this.queue(&layer, indexed.position, this.artifacts(indexed));
                 }
             }
         });

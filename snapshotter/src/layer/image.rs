@@ -199,54 +199,6 @@ impl ImageContext {
         }
     }
 
-<<<<<<< HEAD
-=======
-    /// Brings the pack, without anybody waiting for its end. If it fails, the prefetch artifacts take its place.
-    fn spawn_pack(self: &Arc<Self>, pack: PackSource, stream: Stream) {
-        let this = Arc::clone(self);
-        self.services.engine.runtime().spawn(async move {
-            let stats = &this.services.stats;
-            let Err(error) = this.bring_pack(&pack, &stream).await else {
-                stats.packs.inc();
-                return tracing::info!(digest = %pack.digest, "pack is here");
-            };
-            stats.pack_failures.inc();
-            tracing::warn!(digest = %pack.digest, error = %chain(&error), "pack failed, continuing without");
-            drop(stream);
-            let Ok(Some(index)) = this.index().await else { return };
-            for (indexed, cell) in &index.layers {
-                // A pack may fail before the layers are ready.
-                if let Ok(layer) = this.ready(indexed, cell).await {
-                    this.queue(&layer, indexed.position, this.artifacts(indexed));
-                }
-            }
-        });
-    }
-
-    async fn bring_pack(&self, pack: &PackSource, stream: &Stream) -> Result<(), PackFailure> {
-        let layers = self.layers().await.map_err(|_| PackFailure::Over)?;
-        let fetcher = self.source.repository.range_fetcher(pack.blob.digest, pack.blob.size);
-        let target = Target {
-            image: self.request.manifest_digest,
-            layers: layers.iter().map(|layer| layer.digest).collect(),
-            lazy: Box::pin(self.lazy_layers()),
-        };
-        pack::bring(pack, &fetcher, target, stream, &self.services.stats).await
-    }
-
-    /// The layers that are served lazily, when all are ready.
-    async fn lazy_layers(&self) -> HashMap<Digest, Arc<SpanManager>> {
-        let Ok(Some(index)) = self.index().await else { return HashMap::new() };
-        let all = futures_util::stream::iter(0..index.layers.len());
-        let ready = all.map(|at| async move {
-            let (indexed, cell) = &index.layers[at];
-            let layer = self.ready(indexed, cell).await.ok()?;
-            Some((indexed.layer, Arc::clone(layer.spans())))
-        });
-        ready.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
-    }
-
->>>>>>> w5-e2e
     /// Everything that refers to the image. Asked once, also for the index where that is found so.
     async fn referrers(&self) -> Result<&[Descriptor], LayerError> {
         let found = self.referrers.get_or_try_init(|| async {
