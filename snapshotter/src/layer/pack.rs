@@ -136,10 +136,10 @@ impl Work {
         self.places.get(usize::from(layer))?.as_ref()
     }
 
-    /// Tells the layers what will come.
+    /// Tells the layers what will come soon: what the workload cannot do without. Readers do not wait for the rest.
     fn promise(&self) -> Promises {
         let mut ranges: HashMap<u16, Vec<ByteRange>> = HashMap::new();
-        for block in 0..self.head.blocks().len() {
+        for block in 0..self.head.must_have() {
             for extent in self.head.extents(block) {
                 ranges.entry(extent.layer).or_default().push(extent.range);
             }

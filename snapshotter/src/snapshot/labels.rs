@@ -88,9 +88,10 @@ impl LayerRequest {
             layer_digest: needed(labels, LAYER)?,
             layer_size: optional(labels, LAYER_SIZE)?,
             index_digest: optional(labels, INDEX)?,
-            fine: match labels.contains_key(REMOTE) {
-                true => Fine::Recorded(optional(labels, FINE_INDEX)?),
-                false => Fine::Discover,
+            fine: if labels.contains_key(REMOTE) {
+                Fine::Recorded(optional(labels, FINE_INDEX)?)
+            } else {
+                Fine::Discover
             },
         })
     }

@@ -36,11 +36,13 @@ impl Sources {
 
     /// Says that bytes received were wrong. `true`: there is another server to ask.
     pub(super) fn distrust(&self) -> bool {
-        let told = |source: &Source| {
-            let windows = source.windows.as_ref().is_some_and(RangeFetcher::distrust);
-            source.layer.distrust() || windows
-        };
-        self.0.lock().iter().fold(false, |any, source| told(source) || any)
+        let mut another = false;
+        for source in self.0.lock().iter() {
+            // All are told.
+            another |= source.layer.distrust();
+            another |= source.windows.as_ref().is_some_and(RangeFetcher::distrust);
+        }
+        another
     }
 
     /// Starts a request for bytes of the layer, at the first source that gives them.

@@ -25,13 +25,19 @@ pub struct PlanItem {
 }
 
 impl Plan {
-    /// The same needs, each with up to `slack` bytes on both sides, which may go beyond the file's end and overlap.
+    /// The same needs, and behind all of them up to `slack` bytes on both sides of each: these may go beyond the file's end and
+    /// overlap.
     #[must_use]
-    pub fn widened(&self, slack: u64) -> Self {
-        let widen = |item: &PlanItem| {
-            let (start, end) = (item.range.start.saturating_sub(slack), item.range.end.saturating_add(slack));
-            PlanItem { range: ByteRange::new(start, end), ..item.clone() }
+    pub fn with_neighbours(&self, slack: u64) -> Self {
+        let beside = |item: &PlanItem| {
+            let ByteRange { start, end } = item.range;
+            let ranges = [
+                ByteRange::new(start.saturating_sub(slack), start),
+                ByteRange::new(end, end.saturating_add(slack)),
+            ];
+            ranges.map(|range| PlanItem { range, ..item.clone() })
         };
-        Self { items: self.items.iter().map(widen).collect(), must_have: self.must_have }
+        let neighbours = self.items.iter().flat_map(beside).filter(|item| !item.range.is_empty());
+        Self { items: self.items.iter().cloned().chain(neighbours).collect(), must_have: self.must_have }
     }
 }
