@@ -130,6 +130,8 @@ impl SpanManager {
         self.packed_wrong.store(true, Ordering::Release);
         tracing::error!(layer = %self.cache.layer(), %span, offset, "A PACK IS WRONG: its bytes differ from the layer's span; what only packs have brought is fetched again");
         let bonds = std::mem::take(&mut *self.bonds.lock());
-        bonds.iter().for_each(|bond| bond.break_up());
+        for bond in &bonds {
+            bond.break_up();
+        }
     }
 }
