@@ -161,9 +161,21 @@ fn layers_of_every_kind_are_packed_and_verified() {
     let b = 250_001_u64.next_multiple_of(512) - 200_000 / 512 * 512;
     assert_eq!(
         place.check(&report),
-        [(layer(2), 1536), (layer(4), 512), (layer(0), 1024), (layer(1), b), (layer(0), 1024)]
+        [
+            (layer(2), 1536),
+            (layer(4), 512),
+            (layer(0), 1024),
+            (layer(1), b),
+            (layer(0), 1024),
+            // A page beside each: of `d/c` before and behind, of `a` behind `a2`'s, of `b` before, of `a` behind its second.
+            (layer(2), 512),
+            (layer(2), 4096),
+            (layer(0), 3072),
+            (layer(1), 4096),
+            (layer(0), 1024),
+        ]
     );
-    assert_eq!((report.blocks, report.cut, report.left_out), ((1, 1), 0, Vec::new()));
+    assert_eq!((report.blocks, report.cut, report.left_out), ((2, 1), 0, Vec::new()));
     let records = place.artifacts.list().unwrap();
     assert_eq!(
         (records.len(), records[0].kind, records[0].digest),
