@@ -13,6 +13,7 @@ use recorder_ebpf::{
     CGROUP, CGROUP_LEVEL, COUNTERS, Counter, EVENTS, EXACT_PROGRAMS, FIELDS, Field, NEEDED_FIELDS, NO_MEMBER,
     OFFSETS, PAGE_SHIFT, PROGRAMS, Program, SCOPE, SEED_COMM, ScopeKind, TRACKED, TRACKED_MAX, TREE_PROGRAMS,
 };
+use rustix::thread::{CapabilitySet, capabilities};
 
 use super::Settings;
 use super::anomalies::Anomalies;
@@ -135,9 +136,19 @@ fn offsets(programs: &[Program], exact: bool) -> Result<[u32; FIELDS.len()], Ebp
     Ok(offsets)
 }
 
+/// Whether this thread has the capabilities that loading takes.
+fn may_load() -> bool {
+    let small = CapabilitySet::BPF | CapabilitySet::PERFMON;
+    capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(small) || sets.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
 fn refused(program: &'static str, error: ProgramError) -> EbpfError {
     match error {
-        ProgramError::LoadError { io_error, .. } if io_error.kind() == io::ErrorKind::PermissionDenied => {
+        // The verifier's refusals have the same number, and what it refuses depends on the capabilities.
+        ProgramError::LoadError { io_error, .. }
+            if io_error.kind() == io::ErrorKind::PermissionDenied && !may_load() =>
+        {
             EbpfError::Denied { program, source: io_error }
         }
         ProgramError::LoadError { io_error, verifier_log } => {
