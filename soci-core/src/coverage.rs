@@ -58,6 +58,37 @@ impl Coverage {
         missing
     }
 
+    /// Takes a range out.
+    pub fn remove(&mut self, range: ByteRange) {
+        if range.is_empty() {
+            return;
+        }
+        let before = self.ends.range(..range.start).next_back().filter(|&(_, &end)| end > range.start);
+        let first = before.map_or(range.start, |(&start, _)| start);
+        let touched: Vec<(u64, u64)> =
+            self.ends.range(first..range.end).map(|(&start, &end)| (start, end)).collect();
+        for (start, end) in touched {
+            self.ends.remove(&start);
+            if start < range.start {
+                self.ends.insert(start, range.start);
+            }
+            if end > range.end {
+                self.ends.insert(range.end, end);
+            }
+        }
+    }
+
+    /// Whether every byte of `range` is in the set.
+    pub fn covers(&self, range: ByteRange) -> bool {
+        let last = self.ends.range(..=range.start).next_back();
+        range.is_empty() || last.is_some_and(|(_, &end)| end >= range.end)
+    }
+
+    /// Number of ranges.
+    pub fn parts(&self) -> usize {
+        self.ends.len()
+    }
+
     /// The ranges of the set, lowest first.
     pub fn ranges(&self) -> impl Iterator<Item = ByteRange> + '_ {
         self.ends.iter().map(|(&start, &end)| ByteRange::new(start, end))
@@ -106,6 +137,16 @@ impl Coverage {
     }
 }
 
+impl FromIterator<ByteRange> for Coverage {
+    fn from_iter<T: IntoIterator<Item = ByteRange>>(ranges: T) -> Self {
+        let mut all = Self::default();
+        for range in ranges {
+            all.add(range);
+        }
+        all
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -133,6 +174,34 @@ mod tests {
                 prop_assert!((0..96).all(|at| coverage.contains(at) == bitmap[at as usize]));
                 prop_assert_eq!(coverage.len(), bitmap.iter().filter(|&&set| set).count() as u64);
             }
+        }
+
+        #[test]
+        fn what_is_taken_out_is_out(
+            changes in prop::collection::vec((0u64..64, 0u64..12, any::<bool>()), 0..24),
+            start in 0u64..70,
+            length in 0u64..12,
+        ) {
+            let (mut set, mut model) = (Coverage::default(), std::collections::BTreeSet::new());
+            for (start, length, add) in changes {
+                let range = ByteRange::new(start, start + length);
+                if add {
+                    set.add(range);
+                    model.extend(start..start + length);
+                } else {
+                    set.remove(range);
+                    model.retain(|byte| !(start..start + length).contains(byte));
+                }
+                let bytes: Vec<u64> = set.ranges().flat_map(|range| range.start..range.end).collect();
+                prop_assert_eq!(&bytes, &model.iter().copied().collect::<Vec<_>>());
+                let ranges: Vec<_> = set.ranges().collect();
+                prop_assert!(ranges.is_sorted_by(|left, right| left.end < right.start), "{:?}", set);
+                prop_assert_eq!(set.parts(), ranges.len());
+            }
+            prop_assert_eq!(
+                set.covers(ByteRange::new(start, start + length)),
+                (start..start + length).all(|byte| model.contains(&byte))
+            );
         }
 
         #[test]

@@ -12,6 +12,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use regex::bytes::Regex;
+use soci_core::duration;
 
 use super::{Condition, HttpUrl, Rule, RuleError, time};
 
@@ -103,7 +104,7 @@ fn rule(part: &str) -> Result<Rule, String> {
 fn split_tail(part: &str) -> (&str, Option<Duration>) {
     let split = part.rsplit_once('+').and_then(|(text, tail)| {
         let escaped = text.bytes().rev().take_while(|&byte| byte == b'\\').count() % 2 == 1;
-        if escaped { None } else { Some((text, time::with_units(tail.trim_end())?)) }
+        if escaped { None } else { Some((text, duration::parse(tail.trim_end())?)) }
     });
     split.map_or((part, None), |(text, tail)| (text, Some(tail)))
 }
@@ -136,7 +137,7 @@ fn condition(text: &str) -> Result<Condition, String> {
         }
         "exec" => words(value).map(Condition::Exec),
         _ if text.parse::<f64>().is_ok() => Err("a time alone needs its unit, as in 60s".into()),
-        _ => time::with_units(text).map(Condition::Time).ok_or_else(|| KINDS.into()),
+        _ => duration::parse(text).map(Condition::Time).ok_or_else(|| KINDS.into()),
     }
 }
 

@@ -188,15 +188,11 @@ impl ImageContext {
                 tracing::warn!(layer = %indexed.layer, error = %chain(&error), "layer cannot be lazy");
             }
         });
-        match companions.ok().and_then(|companions| companions.pack.as_ref()) {
-            None => layers.await,
-            Some(pack) => {
-                // Announced before the layers let the background class begin.
-                let stream = self.services.engine.stream();
-                self.spawn_pack(pack.clone(), stream);
-                layers.await;
-            }
+        if let Some(pack) = companions.ok().and_then(|companions| companions.pack.as_ref()) {
+            // Announced before the layers let the background class begin.
+            self.spawn_pack(pack.clone(), self.services.engine.stream());
         }
+        layers.await;
     }
 
     /// Everything that refers to the image. Asked once, also for the index where that is found so.

@@ -24,7 +24,7 @@ use crate::fuse::FuseOptions;
 use crate::prefetch::{Engine, EngineOptions};
 use crate::span::bitmap::BootId;
 use crate::span::cache::SpanCache;
-use crate::span::{PackBond, SpanManager, SpanOptions, eviction};
+use crate::span::{SpanManager, SpanOptions, eviction};
 use crate::stats::Stats;
 
 /// An image that nobody asked about for so long gives up its layers, unless they are mounted.
@@ -246,11 +246,7 @@ impl Services {
         } else {
             let identity = SpanManager::identity(digest, &ztoc);
             let cache = SpanCache::open(&self.cache, identity, self.boot).map_err(LayerError::Cache)?;
-            let spans =
-                SpanManager::new(ztoc, cache, self.engine.clone(), Arc::clone(&self.stats), self.spans);
-            // What packs have brought before a restart is believed as long as nothing speaks against it.
-            PackBond::tie([&spans].into_iter());
-            spans
+            SpanManager::new(ztoc, cache, self.engine.clone(), Arc::clone(&self.stats), self.spans)
         };
         let tree = Tree::build(spans.ztoc().files());
         if tree.skipped() > 0 {

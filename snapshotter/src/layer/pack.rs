@@ -8,10 +8,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
+use futures_util::{StreamExt, TryStreamExt};
 use soci_core::digest::Digest;
 use soci_core::pack::{PackError, PackHead, open_block};
-use soci_core::registry::{FetchError, RangeBody, RangeFetcher};
+use soci_core::registry::{FetchError, Pieces, RangeFetcher};
 use soci_core::units::ByteRange;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -84,9 +84,9 @@ pub(super) async fn bring(
     stats: &Arc<Stats>,
 ) -> Result<(), PackFailure> {
     let begun = Instant::now();
-    let mut reading = Reading::new(fetcher.fetch(ByteRange::new(0, pack.blob.size)).await?);
+    let mut reading = Pieces::new(fetcher.fetch(ByteRange::new(0, pack.blob.size)).await?);
     let far_away = begun.elapsed() >= FAR_AWAY;
-    let raw = reading.take(pack.head.size).await?;
+    let raw = take(&mut reading, pack.head.size).await?;
     let head = pack.head.open(&raw).inspect_err(|_| {
         fetcher.distrust();
     })?;
@@ -181,7 +181,7 @@ impl Work {
     async fn read(
         self: &Arc<Self>,
         fetcher: &RangeFetcher,
-        first: Reading,
+        first: Pieces,
         far_away: bool,
         stream: &Stream,
     ) -> Result<(), PackFailure> {
@@ -195,21 +195,15 @@ impl Work {
             reads.push(self.part(fetcher, part, open, stream, Arc::clone(&room)));
         }
         drop(first);
-        let mut reads = futures_util::stream::StreamExt::buffer_unordered(
-            futures_util::stream::iter(reads),
-            if far_away { PARTS_AT_ONCE } else { 1 },
-        );
-        while let Some(read) = futures_util::StreamExt::next(&mut reads).await {
-            read?;
-        }
-        Ok(())
+        let at_once = if far_away { PARTS_AT_ONCE } else { 1 };
+        futures_util::stream::iter(reads).buffer_unordered(at_once).try_collect().await
     }
 
     async fn part(
         self: &Arc<Self>,
         fetcher: &RangeFetcher,
         part: std::ops::Range<usize>,
-        open: Option<Reading>,
+        open: Option<Pieces>,
         stream: &Stream,
         room: Arc<Semaphore>,
     ) -> Result<(), PackFailure> {
@@ -218,7 +212,7 @@ impl Work {
             open
         } else {
             let whole = ByteRange::new(blocks[part.start].stored.start, blocks[part.end - 1].stored.end);
-            Reading::new(fetcher.fetch(whole).await?)
+            Pieces::new(fetcher.fetch(whole).await?)
         };
         let mut fills = JoinSet::new();
         for block in part {
@@ -229,14 +223,16 @@ impl Work {
                 return Err(PackFailure::Wrong);
             }
             stream.after_demand().await;
-            let stored = reading.take(blocks[block].stored.len()).await?;
+            let stored = take(&mut reading, blocks[block].stored.len()).await?;
             self.stats.pack_bytes.add(stored.len() as u64);
             let (turn, slot) = (stream.inflate_turn().await, Arc::clone(&room).acquire_owned().await.ok());
             let (this, fetcher) = (Arc::clone(self), fetcher.clone());
             fills.spawn_blocking(move || {
                 let _turns = (turn, slot);
-                this.fill(block, &stored).inspect_err(|_| {
-                    fetcher.distrust();
+                this.fill(block, &stored).inspect_err(|error| {
+                    if matches!(error, PackFailure::Pack(_)) {
+                        fetcher.distrust();
+                    }
                 })
             });
             while let Some(filled) = fills.try_join_next() {
@@ -271,29 +267,9 @@ impl Work {
     }
 }
 
-/// A body, given out in pieces of any length.
-struct Reading {
-    body: RangeBody,
-    rest: Bytes,
-}
-
-impl Reading {
-    fn new(body: RangeBody) -> Self {
-        Self { body, rest: Bytes::new() }
-    }
-
-    /// The next `length` bytes. The caller has a limit for `length`.
-    async fn take(&mut self, length: u64) -> Result<Vec<u8>, PackFailure> {
-        let length = usize::try_from(length).map_err(|_| PackFailure::Short)?;
-        let mut bytes = Vec::new();
-        while bytes.len() < length {
-            if self.rest.is_empty() {
-                self.rest = self.body.chunk().await?.ok_or(PackFailure::Short)?;
-            }
-            let now = self.rest.len().min(length - bytes.len());
-            bytes.extend_from_slice(&self.rest[..now]);
-            self.rest.advance(now);
-        }
-        Ok(bytes)
-    }
+/// The next `length` bytes. The caller has a limit for `length`.
+async fn take(body: &mut Pieces, length: u64) -> Result<Vec<u8>, PackFailure> {
+    let length = usize::try_from(length).map_err(|_| PackFailure::Short)?;
+    let mut bytes = Vec::new();
+    if body.take(length, &mut bytes, |_| {}).await? { Ok(bytes) } else { Err(PackFailure::Short) }
 }

@@ -10,8 +10,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Buf, Bytes};
-use soci_core::registry::RangeBody;
+use soci_core::registry::Pieces;
 use soci_core::units::{ByteRange, SpanId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -122,7 +121,7 @@ pub(super) async fn fetch(engine: &Engine, run: Run, mut transfer: Transfer) {
     let mut claims = claims.into_iter();
     let outcome = async {
         let mut split =
-            Splitter { body: manager.fetch(range).await?, at: range.start, rest: Bytes::new(), last: None };
+            Splitter { body: Pieces::new(manager.fetch(range).await?), at: range.start, last: None };
         for claim in claims.by_ref() {
             let want = manager.ztoc().spans().compressed_range(claim.span());
             let room = match class {
@@ -245,12 +244,7 @@ fn give_up(stats: &Stats, claim: Claim, error: SpanError) {
 /// Fetches the compressed bytes of one span by a request of its own.
 async fn whole(manager: &SpanManager, span: SpanId) -> Result<Vec<u8>, SpanError> {
     let range = manager.ztoc().spans().compressed_range(span);
-    let mut body = manager.fetch(range).await?;
-    let mut bytes = Vec::new();
-    while let Some(chunk) = body.chunk().await.map_err(SpanError::Fetch)? {
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes)
+    manager.fetch(range).await?.collect().await.map_err(SpanError::Fetch)
 }
 
 async fn permit(semaphore: &Arc<Semaphore>, count: u32) -> Option<OwnedSemaphorePermit> {
@@ -260,10 +254,9 @@ async fn permit(semaphore: &Arc<Semaphore>, count: u32) -> Option<OwnedSemaphore
 
 /// The body of a ranged request, cut at span ends.
 struct Splitter {
-    body: RangeBody,
-    /// Offset in the compressed layer of the next byte of `rest`, or of the body when `rest` is empty.
+    body: Pieces,
+    /// Offset in the compressed layer of the next byte of the body.
     at: u64,
-    rest: Bytes,
     last: Option<u8>,
 }
 
@@ -278,17 +271,12 @@ impl Splitter {
         if want.start + bytes.len() as u64 != self.at {
             return Err(SpanError::OutOfRange(want));
         }
-        while bytes.len() < length {
-            if self.rest.is_empty() {
-                self.rest =
-                    self.body.chunk().await.map_err(SpanError::Fetch)?.ok_or(SpanError::OutOfRange(want))?;
-                transfer.received(self.rest.len() as u64);
-            }
-            let now = self.rest.len().min(length - bytes.len());
-            bytes.extend_from_slice(&self.rest[..now]);
-            self.rest.advance(now);
-            self.at += now as u64;
+        let missing = length.saturating_sub(bytes.len());
+        let arrived = |chunk: usize| transfer.received(chunk as u64);
+        if !self.body.take(missing, &mut bytes, arrived).await.map_err(SpanError::Fetch)? {
+            return Err(SpanError::OutOfRange(want));
         }
+        self.at += missing as u64;
         self.last = bytes.last().copied();
         Ok(bytes)
     }

@@ -163,9 +163,9 @@ impl SpanCache {
                 push(&mut parts, here, rest);
                 continue;
             };
-            let checked = known.checked.iter().map(|part| (part, Held::Checked));
+            let checked = known.checked.ranges().map(|part| (part, Held::Checked));
             let mut known: Vec<_> =
-                checked.chain(known.packed.iter().map(|part| (part, Held::Packed))).collect();
+                checked.chain(known.packed.ranges().map(|part| (part, Held::Packed))).collect();
             known.sort_unstable_by_key(|(part, _)| part.start);
             let mut at = here.start;
             for (part, held) in known {

@@ -9,10 +9,10 @@
 
 use std::collections::BTreeMap;
 
+use soci_core::coverage::Coverage;
 use soci_core::units::ByteRange;
 
 use super::bitmap::PAGE;
-use super::ranges::RangeSet;
 
 /// Packed parts that one layer remembers at most.
 pub(super) const MAX_PACKED: usize = 1 << 16;
@@ -27,8 +27,8 @@ pub(super) struct Edges {
 /// What is there of one page.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
-    pub(super) checked: RangeSet,
-    pub(super) packed: RangeSet,
+    pub(super) checked: Coverage,
+    pub(super) packed: Coverage,
 }
 
 /// What a page has become.
@@ -51,7 +51,7 @@ impl Edges {
     /// Adds checked bytes `part` of the page `page`, which spans `whole`; `bit` says that the page is in the packed map.
     pub(super) fn checked(&mut self, page: u64, whole: ByteRange, part: ByteRange, bit: bool) -> Page {
         self.change(page, whole, bit, |parts| {
-            parts.checked.insert(part);
+            parts.checked.add(part);
             parts.packed.remove(part);
         })
     }
@@ -62,24 +62,24 @@ impl Edges {
         self.change(page, whole, false, |parts| {
             let room = !full || joined(parts, part).covers(whole);
             if room {
-                parts.packed.insert(part);
+                parts.packed.add(part);
             }
         })
     }
 
     fn change(&mut self, page: u64, whole: ByteRange, bit: bool, change: impl FnOnce(&mut Parts)) -> Page {
         let parts = self.pages.entry(page).or_default();
-        self.packed -= parts.packed.len();
+        self.packed -= parts.packed.parts();
         change(parts);
         let state = if parts.checked.covers(whole) {
             Page::Checked
         } else if bit || joined(parts, ByteRange::default()).covers(whole) {
-            parts.packed = RangeSet::default();
+            parts.packed = Coverage::default();
             Page::Packed
         } else {
             Page::Partial
         };
-        self.packed += parts.packed.len();
+        self.packed += parts.packed.parts();
         if state == Page::Checked || parts.checked.is_empty() && parts.packed.is_empty() {
             self.pages.remove(&page);
         }
@@ -90,7 +90,7 @@ impl Edges {
     pub(super) fn drop_pages(&mut self, first: u64, end: u64) {
         if first < end {
             for (_, parts) in self.pages.extract_if(first..end, |_, _| true) {
-                self.packed -= parts.packed.len();
+                self.packed -= parts.packed.parts();
             }
         }
     }
@@ -99,15 +99,15 @@ impl Edges {
     pub(super) fn forget_packed(&mut self) {
         self.packed = 0;
         self.pages.retain(|_, parts| {
-            parts.packed = RangeSet::default();
+            parts.packed = Coverage::default();
             !parts.checked.is_empty()
         });
     }
 }
 
 /// All bytes of `parts`, and `more`.
-fn joined(parts: &Parts, more: ByteRange) -> RangeSet {
-    RangeSet::of(parts.checked.iter().chain(parts.packed.iter()).chain([more]).collect())
+fn joined(parts: &Parts, more: ByteRange) -> Coverage {
+    parts.checked.ranges().chain(parts.packed.ranges()).chain([more]).collect()
 }
 
 /// The range of bytes of `page` in a layer of `size` bytes.

@@ -54,9 +54,6 @@ pub enum SpanError {
     /// The range is not inside the layer.
     #[error("bytes {0} are outside the layer")]
     OutOfRange(ByteRange),
-    /// What packs brought of this layer is in doubt.
-    #[error("a pack has brought wrong bytes of this layer")]
-    WrongPack,
     /// There is nowhere to fetch from.
     #[error("layer has no source")]
     NoSource,

@@ -14,7 +14,6 @@ mod edges;
 mod error;
 pub mod eviction;
 mod packed;
-mod ranges;
 mod sources;
 pub mod state;
 mod wait;
@@ -27,11 +26,10 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
+use soci_core::coverage::Coverage;
 use soci_core::digest::Digest;
 use soci_core::registry::{RangeBody, RangeFetcher};
 use soci_core::units::{ByteRange, SpanId};
@@ -46,7 +44,6 @@ use cache::SpanCache;
 pub use error::SpanError;
 pub(crate) use error::chain;
 pub use packed::PackBond;
-use ranges::RangeSet;
 use sources::Sources;
 use state::{Claim, SpanStates};
 use walk::Walks;
@@ -87,10 +84,9 @@ pub struct SpanManager {
     sources: Sources,
     walks: Mutex<Walks>,
     /// What packs that are arriving will bring.
-    promised: Mutex<RangeSet>,
+    promised: Mutex<Coverage>,
     /// Changes when bytes have come that a reader may wait for other than at a span's slot, or will not come.
     arrived: watch::Sender<()>,
-    packed_wrong: AtomicBool,
     /// The packs that have filled the layer.
     bonds: Mutex<Vec<Arc<PackBond>>>,
     interest: Mutex<(usize, CancellationToken)>,
@@ -141,7 +137,6 @@ impl SpanManager {
             walks: Mutex::default(),
             promised: Mutex::default(),
             arrived: watch::Sender::default(),
-            packed_wrong: AtomicBool::new(false),
             bonds: Mutex::default(),
             interest: Mutex::new((0, CancellationToken::new())),
             engine,
@@ -249,7 +244,7 @@ impl SpanManager {
     }
 
     /// Fetches a window, as it is stored. Its length was limited when the table was opened.
-    pub async fn fetch_window(&self, range: ByteRange) -> Result<Bytes, SpanError> {
+    pub async fn fetch_window(&self, range: ByteRange) -> Result<Vec<u8>, SpanError> {
         self.sources.windows(range, &self.stats).await
     }
 

@@ -1,17 +1,17 @@
 //! What working-set packs bring: bytes, promises of bytes, and doubts about them.
 //!
-//! State: the promised ranges and the doubt are the [`SpanManager`]'s. Whoever streams a pack promises its ranges, fills
-//! them, and takes the promise back when the pack is done or dropped; it looks at [`SpanManager::packed_wrong`] and then
-//! makes the pack's bytes forgotten.
+//! State: the promised ranges are the [`SpanManager`]'s; the doubt is that of the [`PackBond`] between the layers of a pack.
+//! Whoever streams a pack ties its layers, promises its ranges, fills them, and takes the promise back when the pack is done
+//! or dropped. A layer that finds a pack wrong forgets what packs have brought, and so do those it is tied to.
 //!
 //! What must always hold: nothing here changes a byte that was checked against its span.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
+use soci_core::coverage::Coverage;
 use soci_core::units::{ByteRange, SpanId};
 
-use super::ranges::RangeSet;
 use super::{SpanError, SpanManager};
 
 /// Packs of one layer that are remembered: one for each image that has it and was started lately.
@@ -56,14 +56,11 @@ impl PackBond {
 
 impl SpanManager {
     /// Stores plain bytes that a pack has brought, where nothing is there yet, and wakes readers that wait for them.
-    /// Blocking. Refused while [`SpanManager::packed_wrong`].
+    /// Blocking.
     pub fn fill_packed(&self, range: ByteRange, bytes: &[u8]) -> Result<(), SpanError> {
         self.check(range)?;
         if range.len() != bytes.len() as u64 {
             return Err(SpanError::OutOfRange(range));
-        }
-        if self.packed_wrong() {
-            return Err(SpanError::WrongPack);
         }
         let stored = self.cache.store_packed(range.start, bytes).map_err(SpanError::Cache);
         self.arrived.send_replace(());
@@ -74,23 +71,19 @@ impl SpanManager {
     /// [`super::SpanOptions::pack_patience`] before they ask for spans.
     pub fn promise(&self, ranges: Vec<ByteRange>) {
         let mut promised = self.promised.lock();
-        *promised = RangeSet::of(promised.iter().chain(ranges).collect());
+        for range in ranges {
+            promised.add(range);
+        }
     }
 
     /// Takes all promises back: the pack is done, dropped or failed. Readers that still wait ask for spans.
     pub fn promise_over(&self) {
-        *self.promised.lock() = RangeSet::default();
+        *self.promised.lock() = Coverage::default();
         self.arrived.send_replace(());
-    }
-
-    /// Whether bytes of a pack were not those of their span. Stays until [`SpanManager::forget_packed`].
-    pub fn packed_wrong(&self) -> bool {
-        self.packed_wrong.load(Ordering::Acquire)
     }
 
     /// Makes all bytes absent that only a pack has brought. Blocking.
     pub fn forget_packed(&self) {
-        self.packed_wrong.store(false, Ordering::Release);
         if let Err(error) = self.cache.forget_packed() {
             tracing::error!(layer = %self.cache.layer(), %error, "bytes of a pack could not be forgotten for good; they may be back after a restart");
         }
@@ -127,8 +120,9 @@ impl SpanManager {
     /// What a pack had brought at `offset` was not what the span has there.
     pub(super) fn pack_differs(&self, span: SpanId, offset: u64) {
         self.stats.pack_mismatches.inc();
-        self.packed_wrong.store(true, Ordering::Release);
         tracing::error!(layer = %self.cache.layer(), %span, offset, "A PACK IS WRONG: its bytes differ from the layer's span; what only packs have brought is fetched again");
+        // Also what a pack has brought before a restart, of which no bond is left.
+        self.forget_packed();
         let bonds = std::mem::take(&mut *self.bonds.lock());
         for bond in &bonds {
             bond.break_up();

@@ -3,7 +3,6 @@
 //! State: the list, owned by the layer's [`super::SpanManager`]. A repository that has the layer has the windows of its fine
 //! index too, if the layer is served with one.
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use soci_core::registry::{RangeBody, RangeFetcher};
 use soci_core::units::ByteRange;
@@ -51,13 +50,9 @@ impl Sources {
     }
 
     /// Fetches bytes of the blob of windows. The caller has a limit for the length of `range`.
-    pub(super) async fn windows(&self, range: ByteRange, stats: &Stats) -> Result<Bytes, SpanError> {
-        let mut body = self.first(range, stats, |source| source.windows.as_ref()).await?;
-        let mut bytes = Vec::new();
-        while let Some(chunk) = body.chunk().await.map_err(SpanError::Fetch)? {
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(bytes.into())
+    pub(super) async fn windows(&self, range: ByteRange, stats: &Stats) -> Result<Vec<u8>, SpanError> {
+        let body = self.first(range, stats, |source| source.windows.as_ref()).await?;
+        body.collect().await.map_err(SpanError::Fetch)
     }
 
     async fn first(

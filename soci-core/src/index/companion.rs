@@ -5,13 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-
-use super::EMPTY_CONFIG;
+use super::{EMPTY_CONFIG, manifest::Wire};
 use crate::{
     digest::Digest,
     image::{Descriptor, Manifest},
-    json, media_type,
+    media_type,
     store::{Artifact, ArtifactKind, Artifacts, ContentStore, StoreError, soci_index_labels},
 };
 
@@ -60,35 +58,12 @@ pub struct Companion {
     pub annotations: BTreeMap<String, String>,
 }
 
-#[derive(Serialize)]
-struct Wire<'a> {
-    #[serde(rename = "schemaVersion")]
-    schema_version: u64,
-    #[serde(rename = "mediaType")]
-    media_type: &'a str,
-    #[serde(rename = "artifactType")]
-    artifact_type: &'a str,
-    config: Descriptor,
-    layers: &'a [Descriptor],
-    subject: &'a Descriptor,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: &'a BTreeMap<String, String>,
-}
-
 impl Companion {
     /// Its bytes: the same for the same content.
     pub fn encode(&self) -> Vec<u8> {
-        let (digest, size) = (Digest::of(EMPTY_CONFIG), EMPTY_CONFIG.len() as u64);
-        let wire = Wire {
-            schema_version: 2,
-            media_type: media_type::OCI_MANIFEST,
-            artifact_type: self.kind.artifact_type(),
-            config: Descriptor::new(media_type::OCI_EMPTY, digest, size),
-            layers: &self.layers,
-            subject: &self.subject,
-            annotations: &self.annotations,
-        };
-        json::to_vec(&wire).expect("strings and integers always encode")
+        let wire = Wire::new(media_type::OCI_EMPTY, &self.layers, &self.annotations);
+        let artifact_type = Some(self.kind.artifact_type());
+        Wire { artifact_type, subject: Some(&self.subject), ..wire }.encode()
     }
 
     /// Its descriptor, as a list of referrers has it.

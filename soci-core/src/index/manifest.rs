@@ -82,18 +82,44 @@ pub struct SociIndex {
     pub annotations: BTreeMap<String, String>,
 }
 
+/// A manifest to be written.
 #[derive(Serialize)]
-struct Wire<'a> {
-    #[serde(rename = "schemaVersion")]
-    schema_version: u64,
-    #[serde(rename = "mediaType")]
-    media_type: &'a str,
-    config: Descriptor,
-    layers: &'a [Descriptor],
+#[serde(rename_all = "camelCase")]
+pub(super) struct Wire<'a> {
+    pub(super) schema_version: u64,
+    pub(super) media_type: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    subject: Option<&'a Descriptor>,
+    pub(super) artifact_type: Option<&'a str>,
+    pub(super) config: Descriptor,
+    pub(super) layers: &'a [Descriptor],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) subject: Option<&'a Descriptor>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: &'a BTreeMap<String, String>,
+    pub(super) annotations: &'a BTreeMap<String, String>,
+}
+
+impl<'a> Wire<'a> {
+    /// Of these blobs, with nothing else. The config's content is [`EMPTY_CONFIG`].
+    pub(super) fn new(
+        config: &str,
+        layers: &'a [Descriptor],
+        annotations: &'a BTreeMap<String, String>,
+    ) -> Self {
+        Self {
+            schema_version: 2,
+            media_type: media_type::OCI_MANIFEST,
+            artifact_type: None,
+            config: Descriptor::new(config, Digest::of(EMPTY_CONFIG), EMPTY_CONFIG.len() as u64),
+            layers,
+            subject: None,
+            annotations,
+        }
+    }
+
+    /// The canonical bytes.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        json::to_vec(self).expect("strings and integers always encode")
+    }
 }
 
 impl SociIndex {
@@ -105,16 +131,9 @@ impl SociIndex {
 
     /// The canonical bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let (digest, size) = (Digest::of(EMPTY_CONFIG), EMPTY_CONFIG.len() as u64);
-        let wire = Wire {
-            schema_version: 2,
-            media_type: media_type::OCI_MANIFEST,
-            config: Descriptor::new(self.version.media_type(), digest, size),
-            layers: &self.layers,
-            subject: self.subject.as_ref(),
-            annotations: &self.annotations,
-        };
-        json::to_vec(&wire).expect("strings and integers always encode")
+        // No artifact type: upstream writes none, and refuses an index that it would write otherwise.
+        let wire = Wire::new(self.version.media_type(), &self.layers, &self.annotations);
+        Wire { subject: self.subject.as_ref(), ..wire }.encode()
     }
 
     /// Reads an index.

@@ -19,9 +19,13 @@ use std::ops::Range;
 
 use super::{
     MAX_BLOCK, MAX_BLOCKS, MAX_EXTENTS, MAX_HEAD, MAX_LAYERS, MAX_PLAIN, MAX_STORED, MAX_TABLE, PackError,
-    table::{self, Numbers},
+    table::Numbers,
 };
-use crate::{digest::Digest, units::ByteRange};
+use crate::{
+    digest::Digest,
+    units::ByteRange,
+    varint::{put_varint, unzigzag, zigzag},
+};
 
 const MAGIC: &[u8; 8] = b"SOCIPACK";
 const VERSION: u16 = 1;
@@ -275,7 +279,7 @@ fn extent(numbers: &mut Numbers<'_>, ends: &mut [u64], block: usize) -> Result<E
     let number_of = number(numbers)?;
     let layer = usize::try_from(number_of).ok().filter(|&layer| layer < ends.len());
     let layer = layer.ok_or(PackError::ExtentLayer { block, layer: number_of })?;
-    let difference = table::unfold(number(numbers)?);
+    let difference = unzigzag(number(numbers)?);
     let length = number(numbers)?;
     if length == 0 {
         return Err(PackError::EmptyExtent(block));
@@ -369,13 +373,13 @@ pub(super) fn encode(
     let mut plain = Vec::new();
     let mut ends = vec![0u64; layers.len()];
     for block in blocks {
-        table::put(&mut plain, block.stored);
-        table::put(&mut plain, block.extents.len() as u64);
+        put_varint(&mut plain, block.stored);
+        put_varint(&mut plain, block.extents.len() as u64);
         for extent in &block.extents {
             let end = &mut ends[usize::from(extent.layer)];
-            table::put(&mut plain, u64::from(extent.layer));
-            table::put(&mut plain, table::fold(extent.range.start.wrapping_sub(*end) as i64));
-            table::put(&mut plain, extent.range.len());
+            put_varint(&mut plain, u64::from(extent.layer));
+            put_varint(&mut plain, zigzag(extent.range.start.wrapping_sub(*end) as i64));
+            put_varint(&mut plain, extent.range.len());
             *end = extent.range.end;
         }
     }

@@ -2,10 +2,9 @@
 
 use super::{
     head::{HEADER, Written, encode},
-    table::put,
     *,
 };
-use crate::{digest::Digest, units::ByteRange};
+use crate::{digest::Digest, units::ByteRange, varint::put_varint};
 
 fn digest(name: &str) -> Digest {
     Digest::of(name.as_bytes())
@@ -43,7 +42,7 @@ fn good() -> (Vec<u8>, Vec<Vec<u8>>) {
 fn with_table(numbers: &[u64], blocks: usize, extents: u32) -> Vec<u8> {
     let mut table = Vec::new();
     for &number in numbers {
-        put(&mut table, number);
+        put_varint(&mut table, number);
     }
     with_raw_table(&table, blocks, extents)
 }

@@ -16,6 +16,7 @@ mod hosts;
 mod link;
 mod options;
 mod partial;
+mod pieces;
 mod push;
 mod range;
 mod referrers;
@@ -33,6 +34,7 @@ pub use oci_client::{ParseError, Reference};
 pub use options::{RegistryOptions, Timeouts};
 #[cfg(feature = "testing")]
 pub(crate) use partial::parse_content_range;
+pub use pieces::Pieces;
 pub use range::{RangeBody, RangeFetcher};
 pub use retry::RetryPolicy;
 pub use traffic::{RequestKind, Traffic};

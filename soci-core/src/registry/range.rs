@@ -277,6 +277,18 @@ impl RangeBody {
         }
     }
 
+    /// All that is still to come, in memory: for ranges whose length the caller has limited.
+    ///
+    /// # Errors
+    /// Those of [`RangeBody::chunk`].
+    pub async fn collect(mut self) -> Result<Vec<u8>, FetchError> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = self.chunk().await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    }
+
     /// Makes sure that there is an answer to read from, unless nothing is left to read.
     async fn ensure_reply(&mut self) -> Result<(), RegistryError> {
         while self.reply.is_none() && self.remaining() != Some(0) {

@@ -292,11 +292,3 @@ pub(super) fn deflate(bytes: &[u8]) -> io::Result<Vec<u8>> {
     encoder.write_all(bytes)?;
     encoder.finish()
 }
-
-pub(super) fn zigzag(value: i64) -> u64 {
-    ((value << 1) ^ (value >> 63)) as u64
-}
-
-pub(super) fn unzigzag(value: u64) -> i64 {
-    (value >> 1) as i64 ^ -((value & 1) as i64)
-}

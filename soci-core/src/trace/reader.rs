@@ -14,9 +14,9 @@ use std::{
 use super::format::{
     Access, AccessKind, BLOCK_END, BLOCK_HEADER, BLOCK_RECORDS, End, FLAG_OPENS, FRAME_LEN, Header,
     KNOWN_FLAGS, MAGIC, MAX_BLOCK, MAX_COMM, MAX_PATH, MAX_PATHS, PREAMBLE_LEN, Phase, Process,
-    RECORD_ACCESS, RECORD_PATH, RECORD_PROCESS, TraceError, VERSION, crc, inflate, unzigzag,
+    RECORD_ACCESS, RECORD_PATH, RECORD_PROCESS, TraceError, VERSION, crc, inflate,
 };
-use crate::varint::take_varint;
+use crate::varint::{take_varint, unzigzag};
 
 /// How the file ends.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,9 +8,9 @@ use std::{collections::HashMap, fs::File, io::Write, os::unix::fs::FileExt, path
 use super::format::{
     Access, AccessKind, BLOCK_END, BLOCK_HEADER, BLOCK_RECORDS, BLOCK_TARGET, End, FLAG_OPENS, FLAGS_AT,
     Header, MAGIC, MAX_COMM, MAX_PATH, MAX_PATHS, Process, RECORD_ACCESS, RECORD_PATH, RECORD_PROCESS,
-    TraceError, VERSION, crc, deflate, zigzag,
+    TraceError, VERSION, crc, deflate,
 };
-use crate::varint::put_varint;
+use crate::varint::{put_varint, zigzag};
 
 /// Writes one trace. Not finished with [`TraceWriter::finish`], the file reads as a torn trace.
 #[derive(Debug)]
