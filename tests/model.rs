@@ -3,14 +3,12 @@
 //! Random layers, random reads from several threads, a registry that fails now and then, and restarts in between: whatever
 //! is read must be the tar's bytes, or an error while the registry fails, never anything else.
 
-mod node;
-
 use std::sync::Arc;
 
 use harness::faults::{Fault, When};
 use harness::image::{LayerSource, TarWriter, gzip, publish};
+use harness::node::TestNode;
 use harness::registry::TestRegistry;
-use node::TestNode;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use snapshotter::fs::{LayerFs, Tree};

@@ -1,15 +1,13 @@
 //! Layers served with fine indexes at a node: what is fetched, what is served, whose indexes are used.
 
-mod node;
-mod pack_lab;
-
 use std::collections::BTreeSet;
 
 use harness::companions::{list_in_fallback_tag, list_in_image};
 use harness::image::LayerSource;
+use harness::node::TestNode;
+use harness::pack_lab::{FILE, FINE, Lab, members, tar, two_layers};
+use harness::patience::eventually;
 use harness::registry::Habits;
-use node::TestNode;
-use pack_lab::{FILE, FINE, Lab, eventually, members, tar, two_layers};
 use serde_json::json;
 use snapshotter::layer::{Fine, NodeOptions};
 

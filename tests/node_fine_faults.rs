@@ -1,14 +1,11 @@
 //! Fine indexes of which something is wrong or cannot be had: the layer is served with its zTOC, or a read fails and is right
 //! later; no byte is wrong.
 
-mod node;
-mod pack_lab;
-
 use harness::companions::{FineParts, PutFine, REPOSITORY, list_in_image};
 use harness::faults::{Fault, When};
 use harness::image::{LayerSource, publish};
+use harness::pack_lab::{COARSE, FILE, FINE, Lab, tar, two_layers};
 use harness::registry::TestRegistry;
-use pack_lab::{COARSE, FILE, FINE, Lab, tar, two_layers};
 use soci_core::digest::Digest;
 use soci_core::registry::{HostPolicy, Registry, RegistryOptions, Server};
 use soci_core::ztoc::Bundle;

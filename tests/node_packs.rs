@@ -1,15 +1,13 @@
 //! Images with working-set packs at a node: what a start costs with one, which one is taken, and what a slow one delays.
 
-mod node;
-mod pack_lab;
-
 use std::time::{Duration, Instant};
 
 use harness::companions::{PackParts, list_in_image};
 use harness::faults::{Fault, When};
 use harness::image::{LayerSource, TarWriter};
-use node::TestNode;
-use pack_lab::{FILE, Lab, artifact, eventually, tar, two_layers};
+use harness::node::TestNode;
+use harness::pack_lab::{FILE, Lab, artifact, tar, two_layers};
+use harness::patience::eventually;
 use snapshotter::layer::{Fine, NodeOptions};
 use soci_core::digest::Digest;
 use soci_core::pack::{
@@ -36,7 +34,7 @@ fn with_artifacts() -> Vec<(LayerSource, Vec<u8>)> {
     layers
 }
 
-fn check_needs(here: &pack_lab::Running) {
+fn check_needs(here: &harness::pack_lab::Running) {
     for &(layer, start, end) in NEEDS {
         here.check(layer, start, end);
     }

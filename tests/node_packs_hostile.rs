@@ -1,13 +1,11 @@
 //! Packs that cannot be had or are not valid: the image starts as if there were none, no byte is wrong, and what was checked
 //! before is kept.
 
-mod node;
-mod pack_lab;
-
 use harness::companions::{PackParts, PutPack, list_in_image};
 use harness::faults::{Fault, When};
 use harness::image::LayerSource;
-use pack_lab::{Lab, Running, artifact, eventually, tar};
+use harness::pack_lab::{Lab, Running, artifact, tar};
+use harness::patience::eventually;
 use soci_core::digest::Digest;
 use soci_core::pack::Extent;
 use soci_core::pack::testing::{ForgedBlock, forged};

@@ -1,12 +1,10 @@
 //! Packs with wrong bytes and right digests: only a span can tell, and when one does, all that the pack has brought is
 //! forgotten.
 
-mod node;
-mod pack_lab;
-
 use harness::companions::PackParts;
 use harness::faults::{Fault, When};
-use pack_lab::{FILE, Lab, Running, background, eventually, two_layers};
+use harness::pack_lab::{FILE, Lab, Running, background, two_layers};
+use harness::patience::eventually;
 use soci_core::pack::Extent;
 use soci_core::pack::testing::{ForgedBlock, forged};
 use soci_core::units::ByteRange;

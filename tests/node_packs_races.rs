@@ -1,14 +1,12 @@
 //! Readers, packs and the background class at the same bytes at the same time.
 
-mod node;
-mod pack_lab;
-
 use std::time::Duration;
 
 use harness::companions::PackParts;
 use harness::faults::{Fault, When};
 use harness::image::LayerSource;
-use pack_lab::{Lab, artifact, background, eventually, members, tar};
+use harness::pack_lab::{Lab, artifact, background, members, tar};
+use harness::patience::eventually;
 use soci_core::units::ByteRange;
 
 /// Numbers that are the same in each run.
@@ -95,7 +93,7 @@ fn two_images_with_packs_share_a_layer() {
     // The same layers in another order are another image.
     let order = [2, 0, 1];
     let sources: Vec<_> = order.iter().map(|at| lab.sources[*at].clone()).collect();
-    let second = harness::image::publish(&lab.registry, "lab", &sources, pack_lab::COARSE);
+    let second = harness::image::publish(&lab.registry, "lab", &sources, harness::pack_lab::COARSE);
     let tars: Vec<_> = order.iter().map(|at| lab.tars[*at].clone()).collect();
     let other = [(1, ByteRange::new(61_440, 122_880)), (0, ByteRange::new(8192, 12_288))];
     PackParts::of_needs(&second, &tars, &other).put(&lab.registry);

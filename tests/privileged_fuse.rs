@@ -1,8 +1,5 @@
 //! Layers mounted for real, compared with what GNU tar unpacks. Needs root, /dev/fuse and overlayfs.
 
-mod node;
-mod tree;
-
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
@@ -11,13 +8,13 @@ use std::process::Command;
 use std::sync::Arc;
 
 use harness::image::{LayerSource, Published, TarWriter, publish};
+use harness::node::TestNode;
 use harness::registry::TestRegistry;
-use node::TestNode;
+use harness::tree::{self, Tree, listing};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use snapshotter::layer::{FuseMount, MountOptions};
-use tree::{Tree, listing};
 
 /// A directory with one of everything that a layer may hold.
 fn one_of_everything(root: &Path) {

@@ -4,9 +4,6 @@
 //! a directory that an upper layer implies without an entry (an unpack gives it the time of the unpack), and the link count
 //! of a file that an upper layer replaced under one of its names (overlayfs shows the count of the lower layer).
 
-mod node;
-mod tree;
-
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -14,13 +11,13 @@ use std::process::{Command, Stdio};
 
 use flate2::read::MultiGzDecoder;
 use harness::image::{LayerSource, publish};
+use harness::node::TestNode;
 use harness::registry::TestRegistry;
-use node::TestNode;
+use harness::tree::{self, listing};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::Value;
 use snapshotter::layer::MountOptions;
 use soci_core::digest::Digest;
-use tree::listing;
 
 fn gnu_tar(arguments: &[&str], to: &Path, input: &[u8]) -> Vec<u8> {
     let mut child = Command::new("tar")

@@ -9,12 +9,11 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use harness::daemon::program;
 use harness::layout;
 use harness::machine::{mounts_mentioning, processes_mentioning};
+use harness::patience::eventually;
 use harness::recording::{PAGE, Recording, pages, sealed};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -324,15 +323,6 @@ fn start(dir: &Path, flags: &[&str], words: &[&str]) -> std::process::Child {
 
 fn signal(child: &std::process::Child, signal: Signal) {
     kill_process(Pid::from_raw(child.id() as i32).unwrap(), signal).unwrap();
-}
-
-/// Waits for something that happens soon; the test's own limit is generous, because nothing is said about time.
-fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let limit = Instant::now() + Duration::from_mins(1);
-    while !done() {
-        assert!(Instant::now() < limit, "{what}");
-        sleep(Duration::from_millis(10));
-    }
 }
 
 /// Nothing of the image's directory is mounted, nothing runs, and nothing but the unpacked layers is on disk.

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
 use harness::access::write;
-use harness::container_lab::{ContainerLab, eventually, unique};
+use harness::container_lab::{ContainerLab, unique};
 use harness::layout;
 use harness::machine::processes_mentioning;
+use harness::patience::eventually;
 use harness::recording::{PAGE, Recording, pages, sealed};
 use harness::soci::Soci;
 use soci_core::trace::{Access, AccessKind, End, Header, Outcome, Phase, TraceReader};

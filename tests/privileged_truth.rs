@@ -3,8 +3,6 @@
 //!
 //! Needs root, a C compiler, and a kernel on which the eBPF engine works.
 
-mod node;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -15,10 +13,10 @@ use std::sync::OnceLock;
 use harness::daemon::program;
 use harness::image::{LayerSource, publish};
 use harness::layout;
+use harness::node::TestNode;
 use harness::recording::{PAGE, Recording};
 use harness::registry::TestRegistry;
 use harness::truth::{Truth, pages};
-use node::TestNode;
 use serde_json::{Value, json};
 use snapshotter::layer::MountOptions;
 use soci_core::trace::{AccessKind, TraceReader};

@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use harness::access::{joined, write};
-use harness::container_lab::{ContainerLab, eventually, unique};
+use harness::container_lab::{ContainerLab, unique};
 use harness::layout;
+use harness::patience::eventually;
 use harness::recording::{PAGE, sealed};
 use harness::truth::{Truth, pages};
 use soci_core::trace::Access;

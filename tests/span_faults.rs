@@ -1,14 +1,13 @@
 //! Lazy layers when things go wrong, and what the fetch engine asks of the registry: requests are counted, not timed.
 
-mod node;
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use harness::faults::{Fault, When};
 use harness::image::{LayerSource, Published, TarWriter, gzip, publish};
+use harness::node::TestNode;
+use harness::patience::eventually;
 use harness::registry::TestRegistry;
-use node::TestNode;
 use serde_json::json;
 use snapshotter::fs::{LayerFs, Tree};
 use snapshotter::layer::{Layer, LayerState, MountOptions};
@@ -88,17 +87,6 @@ fn read_fs(node: &TestNode, fs: &LayerFs, name: &str, offset: u64, size: u32) ->
             .map_err(|error| format!("{error:?}")),
         Err(error) => Err(format!("{error:?}")),
     }
-}
-
-/// Waits for something that must come true; the limit only ends a hopeless test.
-fn eventually(what: &str, check: impl Fn() -> bool) {
-    for _ in 0..3000 {
-        if check() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    panic!("{what} did not come true");
 }
 
 #[test]

@@ -1,13 +1,12 @@
 //! Bytes that a pack has brought, at a node with a registry: what a reader is spared, and how spans put them right.
 
-mod node;
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use harness::image::{LayerSource, Published, TarWriter, publish};
+use harness::node::TestNode;
+use harness::patience::eventually;
 use harness::registry::TestRegistry;
-use node::TestNode;
 use snapshotter::fs::Tree;
 use snapshotter::layer::{Layer, MountOptions, NodeOptions};
 use snapshotter::prefetch::BackgroundOptions;
@@ -71,17 +70,6 @@ fn read(node: &TestNode, layer: &Layer, start: u64, end: u64) -> Vec<u8> {
         None => node.runtime.block_on(fs.read(ino, start, size)).unwrap(),
     };
     bytes.to_vec()
-}
-
-/// Waits for something that must come true; the limit only ends a hopeless test.
-fn eventually(what: &str, check: impl Fn() -> bool) {
-    for _ in 0..3000 {
-        if check() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    panic!("{what} did not come true");
 }
 
 #[test]

@@ -5,32 +5,12 @@ use std::path::Path;
 use bytes::Bytes;
 use proptest::prelude::*;
 use soci_core::digest::Digest;
-use soci_core::testing::{GzipShape, TarBuilder, TarEntry, TarFormat, gunzip, gzip};
+use soci_core::testing::{GzipShape, TarBuilder, TarEntry, TarFormat, content, gunzip, gzip};
 use soci_core::units::{ByteRange, SpanId};
 use soci_core::ztoc::{
     BuildError, BuildOptions, Built, BuiltFine, Bundle, BundleError, Checkpointing, ExtractError,
     FineOptions, Window, Ztoc, ZtocError, build_gzip, build_tar, build_zstd, extract_span,
 };
-
-/// Bytes that compress about as well as programs do, a little differently for each seed.
-fn content(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut bytes = Vec::with_capacity(length + 48);
-    while bytes.len() < length {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let word = (state >> 33) as usize;
-        match word % 4 {
-            0 => bytes.extend_from_slice(&state.to_le_bytes()),
-            1 if bytes.len() > 30_000 => {
-                let from = bytes.len() - 1 - word % 30_000;
-                bytes.extend_from_within(from..(from + 40).min(bytes.len()));
-            }
-            _ => bytes.extend_from_slice(&b"the quick brown fox jumps over"[word % 20..]),
-        }
-    }
-    bytes.truncate(length);
-    bytes
-}
 
 fn tree() -> impl Strategy<Value = Vec<TarEntry>> {
     let file = (any::<u64>(), prop_oneof![3 => 0_usize..3000, 1 => 0_usize..300_000])

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use soci_core::digest::Digest;
 use soci_core::tar::EntryKind;
-use soci_core::testing::{GzipShape, TarBuilder, TarEntry, TarFormat, gzip};
+use soci_core::testing::{GzipShape, TarBuilder, TarEntry, TarFormat, content, gzip};
 use soci_core::units::{ByteRange, SpanId};
 use soci_core::ztoc::{
     BuildOptions, Built, Checkpointing, ExtractError, SpanDecoder, Ztoc, build_gzip, build_tar, extract_span,
@@ -27,26 +27,6 @@ impl Read for Pieces<'_> {
         self.rest = rest;
         Ok(size)
     }
-}
-
-/// Bytes that compress about as well as programs do, a little differently for each seed.
-fn content(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut bytes = Vec::with_capacity(length + 16);
-    while bytes.len() < length {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let word = (state >> 33) as usize;
-        match word % 4 {
-            0 => bytes.extend_from_slice(&state.to_le_bytes()),
-            1 if bytes.len() > 600 => {
-                let from = bytes.len() - 1 - word % 600;
-                bytes.extend_from_within(from..(from + 40).min(bytes.len()));
-            }
-            _ => bytes.extend_from_slice(&b"the quick brown fox jumps over"[word % 20..]),
-        }
-    }
-    bytes.truncate(length);
-    bytes
 }
 
 fn tree() -> impl Strategy<Value = Vec<TarEntry>> {

@@ -8,8 +8,6 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use soci_core::digest::Digest;
 use tempfile::TempDir;
@@ -20,20 +18,9 @@ use crate::daemon::{Daemon, program};
 use crate::image::{LayerSource, Published, publish};
 use crate::layout;
 use crate::machine::processes_mentioning;
+use crate::patience::eventually;
 use crate::recording::Recording;
 use crate::registry::TestRegistry;
-
-/// Waits for something that happens soon; the limit is generous, because nothing is said about time.
-///
-/// # Panics
-/// When it does not happen.
-pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let limit = Instant::now() + Duration::from_mins(2);
-    while !done() {
-        assert!(Instant::now() < limit, "{what}");
-        sleep(Duration::from_millis(10));
-    }
-}
 
 /// An id that no other test has: runc knows the containers of all containerds.
 pub fn unique(name: &str) -> String {

@@ -17,7 +17,7 @@ use soci_core::pack::{
 use soci_core::prefetch::{Plan, PlanItem};
 use soci_core::registry::{Registry, RegistryOptions};
 use soci_core::store::{ArtifactKind, Artifacts, ContentStore, LayoutStore};
-use soci_core::testing::{GzipShape, TarBuilder, TarEntry, TarFormat, gzip};
+use soci_core::testing::{GzipShape, TarBuilder, TarEntry, TarFormat, content, gzip};
 use soci_core::units::ByteRange;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -30,10 +30,6 @@ struct Made {
     artifacts: Artifacts,
     runtime: Runtime,
     _dir: TempDir,
-}
-
-fn content(seed: u64, length: usize) -> Vec<u8> {
-    (0..length as u64).map(|at| ((at * at + seed * 977) >> 7) as u8 ^ (at % (seed + 3)) as u8).collect()
 }
 
 fn tar(entries: &[TarEntry]) -> Vec<u8> {

@@ -10,7 +10,7 @@ use soci_core::digest::Digest;
 
 /// Everything about one name but its inode number. Sizes and times that a file system makes up are left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Item {
+pub struct Item {
     mode: u32,
     owner: (u32, u32),
     mtime: (i64, i64),
@@ -24,24 +24,23 @@ pub(crate) struct Item {
     same_as: PathBuf,
 }
 
-#[allow(dead_code, reason = "each test program uses its part of this module")]
 impl Item {
     /// Whether only the modification time differs.
-    pub(crate) fn same_but_time(&self, other: &Self) -> bool {
+    pub fn same_but_time(&self, other: &Self) -> bool {
         Self { mtime: other.mtime, ..self.clone() } == *other
     }
 
     /// Whether only the number of names differs.
-    pub(crate) fn same_but_links(&self, other: &Self) -> bool {
+    pub fn same_but_links(&self, other: &Self) -> bool {
         Self { links: other.links, ..self.clone() } == *other
     }
 }
 
 /// A tree by relative name.
-pub(crate) type Tree = BTreeMap<PathBuf, Item>;
+pub type Tree = BTreeMap<PathBuf, Item>;
 
 /// Looks at everything below `root`, itself included.
-pub(crate) fn listing(root: &Path) -> Tree {
+pub fn listing(root: &Path) -> Tree {
     let mut names = vec![PathBuf::new()];
     let mut open = vec![PathBuf::new()];
     while let Some(directory) = open.pop() {
@@ -102,7 +101,7 @@ fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
 }
 
 /// The names at which two trees differ, with both sides.
-pub(crate) fn differences(left: &Tree, right: &Tree) -> Vec<String> {
+pub fn differences(left: &Tree, right: &Tree) -> Vec<String> {
     let names: std::collections::BTreeSet<_> = left.keys().chain(right.keys()).collect();
     names
         .into_iter()

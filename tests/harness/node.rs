@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use harness::image::Published;
+use crate::image::Published;
 use snapshotter::fuse::FuseOptions;
 use snapshotter::layer::{
     Discovery, Fine, ImageContext, ImageRequest, Layer, LayerState, Node, NodeOptions, PackOptions,
@@ -17,19 +17,19 @@ use soci_core::store::LayoutStore;
 use tokio::runtime::Runtime;
 
 /// A node and what it stands on.
-pub(crate) struct TestNode {
+#[derive(Debug)]
+pub struct TestNode {
     /// The node.
-    pub(crate) node: Arc<Node>,
+    pub node: Arc<Node>,
     /// Its counters.
-    #[allow(dead_code, reason = "each test program uses its part of this module")]
-    pub(crate) stats: Arc<Stats>,
+    pub stats: Arc<Stats>,
     /// Its runtime.
-    pub(crate) runtime: Runtime,
+    pub runtime: Runtime,
 }
 
 impl TestNode {
     /// A node on `root`, which gives up quickly on a bad registry.
-    pub(crate) fn new(root: &Path, change: impl FnOnce(&mut NodeOptions)) -> Self {
+    pub fn new(root: &Path, change: impl FnOnce(&mut NodeOptions)) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let stats = Arc::new(Stats::default());
@@ -63,13 +63,12 @@ impl TestNode {
     }
 
     /// The image's context.
-    #[allow(dead_code, reason = "each test program uses its part of this module")]
-    pub(crate) fn image(&self, image: &Published) -> Arc<ImageContext> {
+    pub fn image(&self, image: &Published) -> Arc<ImageContext> {
         self.image_with(image, Fine::Discover)
     }
 
     /// The image's context, served with these fine indexes.
-    pub(crate) fn image_with(&self, image: &Published, fine: Fine) -> Arc<ImageContext> {
+    pub fn image_with(&self, image: &Published, fine: Fine) -> Arc<ImageContext> {
         self.node.image(&ImageRequest {
             reference: image.reference.parse().unwrap(),
             manifest_digest: image.manifest,
@@ -79,8 +78,7 @@ impl TestNode {
     }
 
     /// Layer `at` of the image, which must be lazy.
-    #[allow(dead_code, reason = "each test program uses its part of this module")]
-    pub(crate) fn layer(&self, image: &Published, at: usize) -> Arc<Layer> {
+    pub fn layer(&self, image: &Published, at: usize) -> Arc<Layer> {
         match self.runtime.block_on(self.image(image).layer(&image.layers[at])).unwrap() {
             LayerState::Lazy(layer) => layer,
             other => panic!("layer {at} is not lazy: {other:?}"),

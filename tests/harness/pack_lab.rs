@@ -1,15 +1,12 @@
 //! An image with companions in a test registry, and nodes that read its plain tars.
-//!
-//! Each test program uses its part of this module.
-#![allow(dead_code, reason = "each test program uses its part of this module")]
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use harness::companions::{FineParts, PackParts, PutFine, REPOSITORY};
-use harness::disk_image::half_random;
-use harness::image::{LayerSource, Published, TarWriter, gzip, publish};
-use harness::registry::{Habits, Request, TestRegistry};
+use crate::companions::{FineParts, PackParts, PutFine, REPOSITORY};
+use crate::disk_image::half_random;
+use crate::image::{LayerSource, Published, TarWriter, gzip, publish};
+use crate::registry::{Habits, Request, TestRegistry};
 use serde_json::json;
 use snapshotter::layer::{Fine, ImageContext, Layer, LayerState, NodeOptions};
 use snapshotter::prefetch::BackgroundOptions;
@@ -17,50 +14,60 @@ use soci_core::digest::Digest;
 use soci_core::units::{ByteRange, SpanId};
 
 use crate::node::TestNode;
+use crate::patience::eventually;
 
-/// Plain bytes of the spans of a zTOC here, and of a fine index.
-pub(crate) const COARSE: u64 = 256 << 10;
-pub(crate) const FINE: u64 = 64 << 10;
+/// Plain bytes of the spans of a zTOC here.
+pub const COARSE: u64 = 256 << 10;
+/// Plain bytes of the spans of a fine index here.
+pub const FINE: u64 = 64 << 10;
 /// Plain bytes of a layer's file.
-pub(crate) const FILE: usize = 1 << 20;
+pub const FILE: usize = 1 << 20;
 
 /// The image, its truth, and where nodes live.
-pub(crate) struct Lab {
-    pub(crate) registry: TestRegistry,
-    pub(crate) image: Published,
-    pub(crate) sources: Vec<LayerSource>,
-    pub(crate) tars: Vec<Vec<u8>>,
-    pub(crate) root: tempfile::TempDir,
+#[derive(Debug)]
+pub struct Lab {
+    /// Where the image is.
+    pub registry: TestRegistry,
+    /// The image.
+    pub image: Published,
+    /// Its layers.
+    pub sources: Vec<LayerSource>,
+    /// Their plain tars.
+    pub tars: Vec<Vec<u8>>,
+    /// The node's directory.
+    pub root: tempfile::TempDir,
 }
 
 /// The plain tar of layer `seed`.
-pub(crate) fn tar(seed: u64) -> Vec<u8> {
+pub fn tar(seed: u64) -> Vec<u8> {
     TarWriter::default().file(&format!("file{seed}"), &half_random(FILE, seed)).finish()
 }
 
 /// Two gzip layers.
-pub(crate) fn two_layers() -> Vec<(LayerSource, Vec<u8>)> {
+pub fn two_layers() -> Vec<(LayerSource, Vec<u8>)> {
     [tar(1), tar(2)].map(|tar| (LayerSource::of_tar(&tar), tar)).into()
 }
 
 /// A prefetch artifact that names the last span of the zTOC.
-pub(crate) fn artifact() -> Vec<u8> {
+pub fn artifact() -> Vec<u8> {
     let spans = json!([{ "start_span": 3, "end_span": 3, "priority": 1 }]);
     json!({ "version": "1.0", "prefetch_spans": spans }).to_string().into_bytes()
 }
 
 /// gzip members of so many plain bytes each.
-pub(crate) fn members(tar: &[u8], size: usize) -> LayerSource {
+pub fn members(tar: &[u8], size: usize) -> LayerSource {
     let gzip = tar.chunks(size).flat_map(|part| gzip(part, 6)).collect();
     LayerSource { gzip, diff_id: Some(Digest::of(tar)), ..LayerSource::default() }
 }
 
 impl Lab {
-    pub(crate) fn new(layers: Vec<(LayerSource, Vec<u8>)>) -> Self {
+    /// These layers, each with its plain tar, in a registry that follows the specification.
+    pub fn new(layers: Vec<(LayerSource, Vec<u8>)>) -> Self {
         Self::with(Habits::default(), layers)
     }
 
-    pub(crate) fn with(habits: Habits, layers: Vec<(LayerSource, Vec<u8>)>) -> Self {
+    /// The same in a registry with habits.
+    pub fn with(habits: Habits, layers: Vec<(LayerSource, Vec<u8>)>) -> Self {
         let registry = TestRegistry::with(habits);
         let (sources, tars): (Vec<_>, Vec<_>) = layers.into_iter().unzip();
         let image = publish(&registry, REPOSITORY, &sources, COARSE);
@@ -68,23 +75,24 @@ impl Lab {
     }
 
     /// The fine indexes that the builder makes of the image.
-    pub(crate) fn fine(&self) -> FineParts {
+    pub fn fine(&self) -> FineParts {
         FineParts::build(&self.image, &self.sources, COARSE, FINE)
     }
 
-    pub(crate) fn put_fine(&self) -> PutFine {
+    /// Puts those beside the image.
+    pub fn put_fine(&self) -> PutFine {
         self.fine().put(&self.registry)
     }
 
     /// The product's pack of these plain bytes: (layer, start, end).
-    pub(crate) fn pack(&self, needs: &[(usize, u64, u64)]) -> PackParts {
+    pub fn pack(&self, needs: &[(usize, u64, u64)]) -> PackParts {
         let needs: Vec<_> =
             needs.iter().map(|&(layer, start, end)| (layer, ByteRange::new(start, end))).collect();
         PackParts::of_needs(&self.image, &self.tars, &needs)
     }
 
     /// A node that trusts referrers.
-    pub(crate) fn node(&self, change: impl FnOnce(&mut NodeOptions)) -> TestNode {
+    pub fn node(&self, change: impl FnOnce(&mut NodeOptions)) -> TestNode {
         TestNode::new(self.root.path(), |options| {
             options.pack.referrers = true;
             change(options);
@@ -92,18 +100,18 @@ impl Lab {
     }
 
     /// The layers at a node that trusts referrers.
-    pub(crate) fn start(&self, change: impl FnOnce(&mut NodeOptions)) -> Running {
+    pub fn start(&self, change: impl FnOnce(&mut NodeOptions)) -> Running {
         let node = self.node(change);
         self.run(node)
     }
 
     /// The layers at this node.
-    pub(crate) fn run(&self, node: TestNode) -> Running {
+    pub fn run(&self, node: TestNode) -> Running {
         self.run_with(node, Fine::Discover)
     }
 
     /// The layers at this node, served with these fine indexes.
-    pub(crate) fn run_with(&self, node: TestNode, fine: Fine) -> Running {
+    pub fn run_with(&self, node: TestNode, fine: Fine) -> Running {
         let image = node.image_with(&self.image, fine);
         let layer = |digest| match node.runtime.block_on(image.layer(digest)).unwrap() {
             LayerState::Lazy(layer) => layer,
@@ -114,45 +122,49 @@ impl Lab {
     }
 
     /// Requests so far that speak of a digest.
-    pub(crate) fn requests(&self, digest: &Digest) -> Vec<Request> {
+    pub fn requests(&self, digest: &Digest) -> Vec<Request> {
         let digest = digest.to_string();
         let all = self.registry.requests().into_iter();
         all.filter(|request| request.path.contains(&digest)).collect()
     }
 
     /// Ranged requests so far for a blob.
-    pub(crate) fn ranges(&self, digest: &Digest) -> usize {
+    pub fn ranges(&self, digest: &Digest) -> usize {
         self.requests(digest).iter().filter(|request| request.range.is_some()).count()
     }
 
     /// Ranged requests so far for any layer.
-    pub(crate) fn layer_ranges(&self) -> usize {
+    pub fn layer_ranges(&self) -> usize {
         self.image.layers.iter().map(|layer| self.ranges(layer)).sum()
     }
 
     /// For each layer, whether its zTOC was asked for.
-    pub(crate) fn ztocs_asked(&self) -> Vec<bool> {
+    pub fn ztocs_asked(&self) -> Vec<bool> {
         self.image.ztocs.iter().map(|ztoc| !self.requests(&Digest::of(ztoc)).is_empty()).collect()
     }
 
     /// Whether any prefetch artifact was asked for.
-    pub(crate) fn artifacts_asked(&self) -> bool {
+    pub fn artifacts_asked(&self) -> bool {
         let artifacts = self.sources.iter().filter_map(|source| source.artifact.as_ref());
         artifacts.map(|raw| Digest::of(raw)).any(|digest| !self.requests(&digest).is_empty())
     }
 }
 
 /// A node with all layers of the image.
-pub(crate) struct Running {
-    pub(crate) layers: Vec<Arc<Layer>>,
-    pub(crate) image: Arc<ImageContext>,
-    pub(crate) node: TestNode,
+#[derive(Debug)]
+pub struct Running {
+    /// The layers.
+    pub layers: Vec<Arc<Layer>>,
+    /// What keeps them.
+    pub image: Arc<ImageContext>,
+    /// The node.
+    pub node: TestNode,
     tars: Vec<Vec<u8>>,
 }
 
 impl Running {
     /// Plain bytes of a layer's tar.
-    pub(crate) fn read(&self, layer: usize, start: u64, end: u64) -> Result<Vec<u8>, String> {
+    pub fn read(&self, layer: usize, start: u64, end: u64) -> Result<Vec<u8>, String> {
         let spans = self.layers[layer].spans();
         let range = ByteRange::new(start, end);
         let mut bytes = vec![0; range.len() as usize];
@@ -169,7 +181,7 @@ impl Running {
 
     /// Reads plain bytes and compares them with the truth.
     #[track_caller]
-    pub(crate) fn check(&self, layer: usize, start: u64, end: u64) {
+    pub fn check(&self, layer: usize, start: u64, end: u64) {
         let read = self.read(layer, start, end).unwrap();
         // No `assert_eq`: a megabyte of numbers helps nobody.
         assert!(read == self.tars[layer][start as usize..end as usize], "layer {layer}, {start}..{end}");
@@ -177,43 +189,31 @@ impl Running {
 
     /// Reads all of every layer and compares.
     #[track_caller]
-    pub(crate) fn check_all(&self) {
+    pub fn check_all(&self) {
         for layer in 0..self.layers.len() {
             self.check(layer, 0, self.tars[layer].len() as u64);
         }
     }
 
     /// Plain bytes of a span.
-    pub(crate) fn span(&self, layer: usize, span: u32) -> ByteRange {
+    pub fn span(&self, layer: usize, span: u32) -> ByteRange {
         self.layers[layer].spans().ztoc().spans().uncompressed_range(SpanId(span))
     }
 
     /// Whether the layers are served with fine indexes.
-    pub(crate) fn fine(&self) -> Vec<bool> {
+    pub fn fine(&self) -> Vec<bool> {
         self.layers.iter().map(|layer| layer.spans().ztoc().layer().is_some()).collect()
     }
 
     /// Waits until the pack is here.
-    pub(crate) fn packed(&self) {
+    pub fn packed(&self) {
         eventually("the pack is here", || self.node.stats.packs.get() == 1);
         assert_eq!(self.node.stats.pack_failures.get(), 0);
     }
 }
 
 /// Lets the background class run without pause.
-pub(crate) fn background(options: &mut NodeOptions) {
+pub fn background(options: &mut NodeOptions) {
     options.engine.background =
         Some(BackgroundOptions { silence: Duration::ZERO, period: Duration::from_millis(1) });
-}
-
-/// Waits for something that must come true; the limit only ends a hopeless test.
-#[track_caller]
-pub(crate) fn eventually(what: &str, check: impl Fn() -> bool) {
-    for _ in 0..3000 {
-        if check() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    panic!("{what} did not come true");
 }
