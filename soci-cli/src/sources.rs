@@ -9,7 +9,7 @@ use clap::Args;
 use soci_core::{
     containerd::Containerd,
     digest::Digest,
-    image::{ImageError, ImageSource, Platform},
+    image::{Image, ImageError, ImageSource, Platform},
     registry::{
         Credential, DockerConfig, FixedCredential, HOSTS_DIRS, Keychain, Reference, Registry,
         RegistryOptions, RetryPolicy, Tls,
@@ -172,6 +172,31 @@ pub(crate) struct PlatformFlags {
     /// A platform, os/arch[/variant]; may be repeated. The default is this machine's.
     #[arg(long = "platform", short = 'p', value_name = "PLATFORM", value_delimiter = ',')]
     pub(crate) platforms: Vec<String>,
+}
+
+/// An image to work on, and which of its platforms.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ImageArgs {
+    /// The image: oci:DIR[:TAG], oci-archive:FILE[:TAG], or a name, which is containerd's if containerd has it
+    /// (containerd://NAME: must have it) and else a registry's (docker://NAME: at once).
+    image: Option<String>,
+    #[command(flatten)]
+    platforms: PlatformFlags,
+    #[command(flatten)]
+    registry: RegistryFlags,
+}
+
+impl ImageArgs {
+    /// Where the image is, and the image of each platform that is meant.
+    pub(crate) async fn resolve(&self, root: &Root) -> Result<(ImageSource, Vec<Image>)> {
+        let name = self.image.as_deref().filter(|name| !name.is_empty());
+        let source = find(name.context("source image needs to be specified")?, root, &self.registry).await?;
+        let mut images = Vec::new();
+        for platform in self.platforms.of(&source).await? {
+            images.push(source.resolve(&platform).await?);
+        }
+        Ok((source, images))
+    }
 }
 
 impl PlatformFlags {

@@ -3,7 +3,7 @@
 //! Standard output has one line for each layer and each prefetch artifact, in the words of upstream's tool, in the order
 //! of completion, or with `--quiet` the digests of the indexes alone. Warnings go to standard error.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use soci_core::{
     digest::Digest,
     image::ImageSource,
@@ -17,42 +17,23 @@ use super::{
     build_args::{BuildArgs, tell},
     pack_args,
 };
-use crate::{
-    cli::Global,
-    root::Root,
-    sources::{self, PlatformFlags, RegistryFlags},
-};
+use crate::{cli::Global, root::Root, sources::ImageArgs};
 
 /// Create the SOCI index of an image.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The image: oci:DIR[:TAG], oci-archive:FILE[:TAG], or a name, which is containerd's if containerd has it
-    /// (containerd://NAME: must have it) and else a registry's (docker://NAME: at once).
-    image: Option<String>,
     #[command(flatten)]
-    platforms: PlatformFlags,
-    #[command(flatten)]
-    registry: RegistryFlags,
+    image: ImageArgs,
     #[command(flatten)]
     build: BuildArgs,
 }
 
 /// Creates one index for each platform.
 pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
-    let Some(name) = args.image.as_deref().filter(|name| !name.is_empty()) else {
-        bail!("source image needs to be specified");
-    };
     let settings = args.build.settings(IndexVersion::V1)?;
     let root = Root::open(global)?;
     let runtime = Runtime::new().context("start the runtime")?;
-    let (source, images) = runtime.block_on(async {
-        let source = sources::find(name, &root, &args.registry).await?;
-        let mut images = Vec::new();
-        for platform in args.platforms.of(&source).await? {
-            images.push(source.resolve(&platform).await?);
-        }
-        Ok::<_, anyhow::Error>((source, images))
-    })?;
+    let (source, images) = runtime.block_on(args.image.resolve(&root))?;
     let store = root.store_for(&source)?;
     let progress = args.build.progress();
     let pack = args.build.pack(&settings);

@@ -37,7 +37,8 @@ pub(super) async fn push_companions(
     Ok(())
 }
 
-async fn push_companion(
+/// Pushes one companion of an image manifest, its blobs first; nothing, when the registry has it.
+pub(super) async fn push_companion(
     repository: &Repository,
     root: &Root,
     image: &Digest,

@@ -28,10 +28,10 @@ use crate::{
     ztoc::Ztoc,
 };
 
-/// So many bytes of the file on both sides of a needed range are packed behind everything that is needed: two runs of one workload differ in a few
-/// pages, nearly all of them next to pages that both need, and each page that is not there costs two requests and a wait.
-/// (Node and Java, recorded twice: five such pages, all neighbours. The neighbours are 12 to 30 % of a pack, and cost no need
-/// anything.)
+/// So many bytes of the file on both sides of a needed range are packed behind everything that is needed: two runs of one
+/// workload differ in a few pages, nearly all of them next to pages that both need, and each page that is not there costs
+/// two requests and a wait. (Node and Java, recorded twice: five such pages, all neighbours. The neighbours are 12 to 30 % of
+/// a pack, and cost no need anything.)
 const SLACK: u64 = 4096;
 
 /// Why no pack was made.
@@ -127,9 +127,8 @@ pub struct PackReport {
 }
 
 /// Makes a pack for the image manifest `subject`, which has the layers of `image`, and puts it into the store, in the place of
-/// one with the same name. `index` tells
-/// which layers are served in parts; without one all are taken that can be read. Blocks; not to be called on a thread that
-/// runs async tasks.
+/// one with the same name. `index` tells which layers are served in parts; without one all are taken that can be read. Blocks;
+/// not to be called on a thread that runs async tasks.
 ///
 /// # Errors
 /// When a layer cannot be read, nothing is left to pack, or the store fails.
@@ -206,6 +205,9 @@ fn ztocs(index: &SociIndex, store: &ContentStore) -> Result<HashMap<Digest, Ztoc
     Ok(ztocs)
 }
 
+/// Layers that are not in a pack, with the bytes that are needed of each.
+type LeftOut = Vec<(Digest, u64)>;
+
 /// The image that a pack is made of.
 struct Source<'a> {
     image: &'a Image,
@@ -216,12 +218,11 @@ struct Source<'a> {
 
 impl Source<'_> {
     /// The pack, and the layers that are left out.
-    #[allow(clippy::type_complexity)] // layer -> bytes needed of it
     fn pack(
         &self,
         manifest: &Digest,
         settings: &PackSettings,
-    ) -> Result<(PackBytes, Vec<(Digest, u64)>), PackBuildError> {
+    ) -> Result<(PackBytes, LeftOut), PackBuildError> {
         let layers = self.image.layers();
         let digests: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
         let mut needs = Needs::of(&settings.plan.with_neighbours(SLACK), &self.view()?);

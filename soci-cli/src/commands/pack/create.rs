@@ -1,6 +1,6 @@
 //! `soci pack create`: a pack of an image that is indexed already, or is to be indexed elsewhere.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use soci_core::{
     image::Image,
     index::{Event, SociIndex},
@@ -13,19 +13,15 @@ use crate::{
     commands::{build_args, pack_args},
     output::progress::Progress,
     root::Root,
-    sources::{self, PlatformFlags, RegistryFlags},
+    sources::ImageArgs,
 };
 
 /// Make a pack of an image for a workload. Layers are those with a zTOC in the image's newest index here; without an
 /// index, all that can be read.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The image, named as for create.
-    image: Option<String>,
     #[command(flatten)]
-    platforms: PlatformFlags,
-    #[command(flatten)]
-    registry: RegistryFlags,
+    image: ImageArgs,
     /// A recording of the workload.
     #[arg(long, value_name = "FILE")]
     trace: String,
@@ -46,21 +42,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
-    let Some(name) = args.image.as_deref().filter(|name| !name.is_empty()) else {
-        bail!("source image needs to be specified");
-    };
     let plan = build_args::plan(&args.trace, args.allow_incomplete)?;
     let settings = PackSettings { plan, budget: args.budget, name: args.name.clone() };
     let root = Root::open(global)?;
     let runtime = Runtime::new().context("start the runtime")?;
-    let (source, images) = runtime.block_on(async {
-        let source = sources::find(name, &root, &args.registry).await?;
-        let mut images = Vec::new();
-        for platform in args.platforms.of(&source).await? {
-            images.push(source.resolve(&platform).await?);
-        }
-        Ok::<_, anyhow::Error>((source, images))
-    })?;
+    let (source, images) = runtime.block_on(args.image.resolve(&root))?;
     let store = root.store_for(&source)?;
     let progress = Progress::new(args.quiet);
     let tell = |event: Event<'_>| build_args::tell(event, &progress);

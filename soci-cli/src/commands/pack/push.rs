@@ -1,21 +1,16 @@
 //! `soci pack push`: bring one pack to the registry of its image.
-//!
-//! Blobs go first, the manifest last: a registry never has a pack that names what is not there.
 
 use anyhow::{Context, Result, bail};
 use soci_core::{
-    digest::Digest,
-    image::{Descriptor, ImageError},
-    index::EMPTY_CONFIG,
-    media_type,
-    registry::{Content, Reference, RegistryError},
+    image::ImageError,
+    registry::{Reference, RegistryError},
 };
 use tokio::runtime::Runtime;
 
 use super::Pack;
 use crate::{
     cli::Global,
-    commands::push::push_blobs,
+    commands::push_companions::push_companion,
     output::progress::Progress,
     root::{self, Root},
     sources::RegistryFlags,
@@ -61,19 +56,9 @@ async fn push(args: &Args, pack: &Pack, reference: &Reference, root: &Root) -> R
         }
         Err(error) => return Err(error).context("ask for the image manifest"),
     }
-    let blobs = vec![
-        (Digest::of(EMPTY_CONFIG), Content::Bytes(EMPTY_CONFIG.into())),
-        (pack.blob.digest, Content::Bytes(root.read(&pack.blob.digest)?)),
-    ];
-    push_blobs(&repository, blobs, 2, &say).await.context("push the pack's blobs")?;
-    let (digest, raw) = (pack.manifest.digest, &pack.manifest.raw);
-    let mut descriptor = Descriptor::new(media_type::OCI_MANIFEST, digest, raw.len() as u64);
-    descriptor.artifact_type = pack.manifest.artifact_type.clone();
-    descriptor.annotations = pack.manifest.annotations.clone();
-    repository.push_referrer(&subject, descriptor, raw).await.context("push the pack's manifest")?;
+    push_companion(&repository, root, &subject, &pack.record, 2, &say).await.context("push the pack")?;
     if args.quiet {
-        println!("{digest}");
+        println!("{}", pack.record.digest);
     }
-    say.line(&format!("successfully pushed pack with digest: {digest}"));
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `soci pack verify`: every byte of a pack against the layers of the image.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use soci_core::{index::Event, pack::verify};
 use tokio::runtime::Runtime;
 
@@ -9,7 +9,7 @@ use crate::{
     cli::Global,
     output::progress::Progress,
     root::{self, Root},
-    sources::{self, PlatformFlags, RegistryFlags},
+    sources::ImageArgs,
 };
 
 /// Compare every block of a pack with the layers of the image. The first wrong one is named, with exit code 1.
@@ -17,12 +17,8 @@ use crate::{
 pub(crate) struct Args {
     /// Digest of the pack.
     digest: Option<String>,
-    /// The image that it was made for.
-    image: Option<String>,
     #[command(flatten)]
-    platforms: PlatformFlags,
-    #[command(flatten)]
-    registry: RegistryFlags,
+    image: ImageArgs,
     /// Say nothing when all is well.
     #[arg(long, short = 'q')]
     quiet: bool,
@@ -30,21 +26,11 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     let digest = root::digest(args.digest.as_deref())?;
-    let Some(name) = args.image.as_deref().filter(|name| !name.is_empty()) else {
-        bail!("please provide the image that the pack was made for");
-    };
     let root = Root::open(global)?;
     let pack = Pack::open(&root, &digest)?;
     let head = pack.head(&root)?;
     let runtime = Runtime::new().context("start the runtime")?;
-    let images = runtime.block_on(async {
-        let source = sources::find(name, &root, &args.registry).await?;
-        let mut images = Vec::new();
-        for platform in args.platforms.of(&source).await? {
-            images.push(source.resolve(&platform).await?);
-        }
-        Ok::<_, anyhow::Error>(images)
-    })?;
+    let (_, images) = runtime.block_on(args.image.resolve(&root))?;
     let image = images.iter().find(|image| image.manifest.digest == head.image()).or(images.first());
     let image = image.context("the image has no platform")?;
     let store = pack.store(&root)?;
