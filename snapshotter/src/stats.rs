@@ -59,6 +59,8 @@ pub struct Stats {
     pub read_wait_us: Counter,
     /// Reads answered with an error.
     pub read_failures: Counter,
+    /// Bytes of packs that were given to the kernel before it asked for them.
+    pub pushed_bytes: Counter,
     /// Spans that were first used by a reader after prefetch had brought them.
     pub prefetch_hits: Counter,
     /// Reads for which a working-set pack had brought bytes.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::bench::bound::Bound;
 use crate::exec;
@@ -45,12 +45,12 @@ impl Prepared {
         let started = Instant::now();
         let recording = lab.fresh_dir(&format!("recordings/{name}"))?;
         exec::run(&mut product.record(&layout, &lab.dir("record-state")?, &recording))?;
-        let trace = find_trace(&recording)?;
+        let traces = recorded_runs(&recording)?;
         step("recorded", started);
 
         let started = Instant::now();
         let store = lab.fresh_dir(&format!("stores/{name}"))?;
-        exec::run(&mut product.create(&store, &layout, &trace, modes))?;
+        exec::run(&mut product.create(&store, &layout, &traces, modes))?;
         let plain_store = lab.fresh_dir(&format!("stores/{name}-plain"))?;
         let is_lazy = modes.contains(&Mode::Lazy);
         if is_lazy {
@@ -72,7 +72,7 @@ impl Prepared {
 
         let started = Instant::now();
         let rootfs = reference::unpack(lab, &built)?;
-        let bound = Bound::from_trace(&trace, &rootfs)?;
+        let bound = Bound::from_trace(&traces[0], &rootfs)?;
         step("unpacked by GNU tar", started);
         let (name, size) = (name.to_owned(), built.compressed_size());
         Ok(Self { name, recorded, plain, size, rootfs, bound, catalogue })
@@ -87,14 +87,19 @@ impl Prepared {
     }
 }
 
-/// The trace that a recording left in its folder.
-fn find_trace(dir: &std::path::Path) -> Result<PathBuf> {
+/// The traces of the runs that a recording left in its folder, at least one. That of all runs together is not among them: it
+/// has only what most of them need.
+fn recorded_runs(dir: &std::path::Path) -> Result<Vec<PathBuf>> {
+    let is_run = |path: &PathBuf| {
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        path.extension().is_some_and(|extension| extension == "trace")
+            && stem.rsplit_once('.').is_some_and(|(_, number)| number.parse::<u32>().is_ok())
+    };
     let files = fs::read_dir(dir)?.filter_map(|file| file.ok().map(|file| file.path()));
-    let traces: Vec<PathBuf> =
-        files.filter(|path| path.extension().is_some_and(|extension| extension == "trace")).collect();
-    match &traces[..] {
-        [trace] => Ok(trace.clone()),
-        [] => bail!("soci record left no .trace file in {}", dir.display()),
-        _ => Err(anyhow::anyhow!("{traces:?}")).context("more than one trace"),
+    let mut traces: Vec<PathBuf> = files.filter(is_run).collect();
+    traces.sort();
+    if traces.is_empty() {
+        bail!("soci record left no trace of a run in {}", dir.display());
     }
+    Ok(traces)
 }

@@ -16,6 +16,9 @@ pub(crate) const READY: &str = "log:^READY";
 /// A start that takes longer (seconds) has failed.
 const LONGEST_START: &str = "600";
 
+/// Recordings of which an index and a pack are made.
+const RECORDED_RUNS: &str = "3";
+
 /// Span size where the trace needs nothing. Where it does, spans hug the needed ranges (`--span-layout trace`): with
 /// even spans of 4 MiB a perfect prefetch moves three quarters of the Python image, at 1 MiB still 87 MB and 19 MB of
 /// zTOCs; hugging spans move 53 MB and 17 MB.
@@ -85,14 +88,14 @@ impl Product {
         self.dir.join("soci")
     }
 
-    /// Records one run of the image's own command into `out`; unpacked layers are kept in `state`. The workload
+    /// Records some runs of the image's own command into `out`, since runs differ in a few pages; unpacked layers are kept in `state`. The workload
     /// sees loopback only, so that no server of this machine answers in its place. By FUSE, on every machine, so that
     /// results can be compared: eBPF adds pages that were only mapped beside a fault (docs/recording.md has what that
     /// costs a start).
     pub(crate) fn record(&self, layout: &Path, state: &Path, out: &Path) -> Command {
         let mut command = exec::command([self.soci()]);
         command.args(["record", "--image", &layout_reference(layout), "--net", "none", "--until", READY]);
-        command.args(["--engine", "fuse"]);
+        command.args(["--engine", "fuse", "--runs", RECORDED_RUNS]);
         command.arg("--state").arg(state).arg("--out").arg(out);
         command
     }
@@ -105,13 +108,16 @@ impl Product {
         command
     }
 
-    /// Makes the SOCI index of an image, with prefetch artifacts from `trace`, in the local store `store`, and the
+    /// Makes the SOCI index of an image, with prefetch artifacts from `traces`, in the local store `store`, and the
     /// companions that `modes` start with.
-    pub(crate) fn create(&self, store: &Path, layout: &Path, trace: &Path, modes: &[Mode]) -> Command {
+    pub(crate) fn create(&self, store: &Path, layout: &Path, traces: &[PathBuf], modes: &[Mode]) -> Command {
         let mut command = exec::command([self.soci()]);
         command.args(["create", &layout_reference(layout), "--span-size", &SPAN_SIZE.to_string()]);
         command.args(["--min-layer-size", &MIN_LAYER_SIZE.to_string()]);
-        command.arg("--trace").arg(trace).args(["--span-layout", "trace"]).arg("--root").arg(store);
+        for trace in traces {
+            command.arg("--trace").arg(trace);
+        }
+        command.args(["--span-layout", "trace"]).arg("--root").arg(store);
         if modes.iter().any(|mode| matches!(mode, Mode::Fine | Mode::Pack)) {
             command.arg("--fine");
         }

@@ -53,7 +53,7 @@ pub struct FuseMount {
 impl FuseMount {
     /// Mounts and starts answering; returns after the kernel's INIT was answered.
     pub(crate) fn new<K: Send + Sync + 'static>(
-        adapter: Adapter<K>,
+        mut adapter: Adapter<K>,
         mountpoint: &Path,
     ) -> Result<Self, MountError> {
         let threads = adapter.options.threads.max(1);
@@ -77,10 +77,15 @@ impl FuseMount {
         let mut config = Config::default();
         config.acl = SessionACL::All;
         config.n_threads = Some(threads);
+        let waiting = adapter.waiting.take();
         let session = Session::from_fd(adapter, device.into(), SessionACL::All, config)
             .and_then(Session::spawn)
             .map_err(|source| MountError::Session { path: mountpoint.to_owned(), source })?;
+        let notifier = session.notifier();
         mount.session = Some(session);
+        if let Some(Err(error)) = waiting.map(|waiting| waiting.start(notifier)) {
+            tracing::warn!(mountpoint = %mountpoint.display(), %error, "pages will not be given to the kernel before it asks");
+        }
         Ok(mount)
     }
 

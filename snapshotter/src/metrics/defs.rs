@@ -124,6 +124,11 @@ pub const DEFS: &[Def] = &[
     plain("soci_prefetch_hits_total", "Spans that a reader found because prefetch had brought them.", |s| {
         s.stats.prefetch_hits.get()
     }),
+    plain(
+        "soci_pack_pushed_bytes_total",
+        "Bytes of packs given to the kernel before it asked for them.",
+        |s| s.stats.pushed_bytes.get(),
+    ),
     plain("soci_pack_hits_total", "Reads for which a working-set pack had brought bytes.", |s| {
         s.stats.pack_hits.get()
     }),

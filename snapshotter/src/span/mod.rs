@@ -87,6 +87,8 @@ pub struct SpanManager {
     promised: Mutex<Coverage>,
     /// Changes when bytes have come that a reader may wait for other than at a span's slot, or will not come.
     arrived: watch::Sender<()>,
+    /// Changes when what packs have brought is forgotten.
+    forgotten: watch::Sender<()>,
     /// The packs that have filled the layer.
     bonds: Mutex<Vec<Arc<PackBond>>>,
     interest: Mutex<(usize, CancellationToken)>,
@@ -137,6 +139,7 @@ impl SpanManager {
             walks: Mutex::default(),
             promised: Mutex::default(),
             arrived: watch::Sender::default(),
+            forgotten: watch::Sender::default(),
             bonds: Mutex::default(),
             interest: Mutex::new((0, CancellationToken::new())),
             engine,

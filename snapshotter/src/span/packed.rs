@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 
 use soci_core::coverage::Coverage;
 use soci_core::units::{ByteRange, SpanId};
+use tokio::sync::watch;
 
 use super::{SpanError, SpanManager};
 
@@ -87,6 +88,12 @@ impl SpanManager {
         if let Err(error) = self.cache.forget_packed() {
             tracing::error!(layer = %self.cache.layer(), %error, "bytes of a pack could not be forgotten for good; they may be back after a restart");
         }
+        self.forgotten.send_replace(());
+    }
+
+    /// Changes when [`Self::forget_packed`] was called.
+    pub fn forgotten(&self) -> watch::Receiver<()> {
+        self.forgotten.subscribe()
     }
 
     /// Whether all of `range` was checked against spans.
@@ -102,6 +109,19 @@ impl SpanManager {
         let mut bytes = vec![0; usize::try_from(range.len()).ok()?];
         self.cache.read(range.start, &mut bytes).ok()?;
         Some(bytes)
+    }
+
+    /// What is cached of `window`, if a pack has brought some of it; else nothing.
+    pub fn cached_with_packed(&self, window: ByteRange) -> Vec<ByteRange> {
+        if self.check(window).is_err() || !self.cache.any_packed(window) {
+            return Vec::new();
+        }
+        let mut cached = Coverage::default();
+        cached.add(window);
+        for absent in self.cache.absent(window) {
+            cached.remove(absent);
+        }
+        cached.ranges().collect()
     }
 
     /// Whether a pack has promised all of `ranges`.

@@ -42,9 +42,10 @@ pub(crate) struct BuildArgs {
     /// does, by the names in the tars of layers with a zTOC.
     #[arg(long, value_name = "RULE", default_value = "image")]
     prefetch_compat: PrefetchCompat,
-    /// A recording of the workload: prefetch what it read, in the order in which it needed it.
+    /// A recording of the workload: prefetch what it read, in the order in which it needed it. May be repeated, for several
+    /// recordings of one workload: what any of them read, at the earliest moment.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prefetch_file", "prefetch_files_json"])]
-    trace: Option<String>,
+    trace: Vec<String>,
     /// Take a trace that may lack something: accesses were lost, its end is missing, or the page cache was warm.
     #[arg(long, requires = "trace")]
     allow_incomplete: bool,
@@ -112,7 +113,8 @@ impl BuildArgs {
         }
         prefetch_files.retain(|path| !path.trim().is_empty());
         let span_gap = (self.span_layout == SpanLayout::Trace).then_some(self.span_gap);
-        let trace = self.trace.as_deref().map(|path| plan(path, self.allow_incomplete)).transpose()?;
+        let traced = !self.trace.is_empty();
+        let trace = traced.then(|| plan(&self.trace, self.allow_incomplete)).transpose()?;
         Ok(Settings {
             version,
             span_size,
@@ -134,30 +136,35 @@ impl BuildArgs {
         self.pack.settings(settings.trace.as_ref().map(|trace| &trace.plan))
     }
 
-    /// Says when the trace is of another image.
+    /// Says when a trace is of another image.
     pub(crate) fn warn_about_other_image(&self, image: &Image) -> Result<()> {
-        self.trace.as_deref().map_or(Ok(()), |path| warn_about_other_image(path, image))
+        warn_about_other_image(&self.trace, image)
     }
 }
 
 /// Says when a trace is of another image.
-pub(crate) fn warn_about_other_image(path: &str, image: &Image) -> Result<()> {
-    let Some(recorded) = TraceReader::open(Path::new(path))?.header().manifest else {
-        eprintln!("note: the trace is of a directory: its paths are looked up in the image");
-        return Ok(());
-    };
-    if recorded != image.manifest.digest {
-        eprintln!(
-            "warning: the trace was recorded on image manifest {recorded}, this one is {}: paths that differ are left out",
-            image.manifest.digest
-        );
+pub(crate) fn warn_about_other_image(traces: &[String], image: &Image) -> Result<()> {
+    for path in traces {
+        match TraceReader::open(Path::new(path))?.header().manifest {
+            None => eprintln!("note: trace {path} is of a directory: its paths are looked up in the image"),
+            Some(recorded) if recorded != image.manifest.digest => eprintln!(
+                "warning: trace {path} was recorded on image manifest {recorded}, this one is {}: paths that differ are \
+                 left out",
+                image.manifest.digest
+            ),
+            Some(_) => {}
+        }
     }
     Ok(())
 }
 
-/// What a trace needs. One that may lack something is refused, or with `allow_incomplete` warned about.
-pub(crate) fn plan(path: &str, allow_incomplete: bool) -> Result<Plan> {
-    Ok(recorder::plan::plan(&accesses(Path::new(path), allow_incomplete)?))
+/// What any of the traces needs. One that may lack something is refused, or with `allow_incomplete` warned about.
+pub(crate) fn plan(traces: &[String], allow_incomplete: bool) -> Result<Plan> {
+    let mut all = Vec::new();
+    for path in traces {
+        all.extend(accesses(Path::new(path), allow_incomplete)?);
+    }
+    Ok(recorder::plan::plan(&all))
 }
 
 /// The paths of a JSON list; `null` is an empty one.

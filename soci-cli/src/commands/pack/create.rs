@@ -22,9 +22,9 @@ use crate::{
 pub(crate) struct Args {
     #[command(flatten)]
     image: ImageArgs,
-    /// A recording of the workload.
-    #[arg(long, value_name = "FILE")]
-    trace: String,
+    /// A recording of the workload. May be repeated, for several recordings of one workload: what any of them read.
+    #[arg(long, value_name = "FILE", required = true)]
+    trace: Vec<String>,
     /// Take a trace that may lack something: accesses were lost, its end is missing, or the page cache was warm.
     #[arg(long)]
     allow_incomplete: bool,
