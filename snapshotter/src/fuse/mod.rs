@@ -71,22 +71,22 @@ pub(crate) struct Adapter<K> {
     runtime: Handle,
     stats: Arc<Stats>,
     pusher: Arc<Pusher>,
-    waiting: Option<Waiting>,
     _keep: K,
 }
 
 impl<K> Adapter<K> {
+    /// The answers of a mount, and what gives pages to its kernel when it is there.
     pub(crate) fn new(
         fs: Arc<LayerFs>,
         options: FuseOptions,
         runtime: Handle,
         stats: Arc<Stats>,
         keep: K,
-    ) -> Self {
+    ) -> (Self, Waiting) {
         let (pusher, waiting) = Pusher::new(Arc::clone(&fs), Arc::clone(&stats));
         let pusher = Arc::new(pusher);
         runtime.spawn(Pusher::follow(Arc::downgrade(&pusher), fs.forgotten()));
-        Self { fs, options, runtime, stats, pusher, waiting: Some(waiting), _keep: keep }
+        (Self { fs, options, runtime, stats, pusher, _keep: keep }, waiting)
     }
 }
 

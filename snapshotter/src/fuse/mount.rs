@@ -13,6 +13,7 @@ use fuser::{BackgroundSession, Config, Session, SessionACL};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::Adapter;
+use super::push::Waiting;
 
 /// Name of the device in the mount table.
 const SOURCE: &str = "soci";
@@ -53,7 +54,7 @@ pub struct FuseMount {
 impl FuseMount {
     /// Mounts and starts answering; returns after the kernel's INIT was answered.
     pub(crate) fn new<K: Send + Sync + 'static>(
-        mut adapter: Adapter<K>,
+        (adapter, waiting): (Adapter<K>, Waiting),
         mountpoint: &Path,
     ) -> Result<Self, MountError> {
         let threads = adapter.options.threads.max(1);
@@ -77,13 +78,12 @@ impl FuseMount {
         let mut config = Config::default();
         config.acl = SessionACL::All;
         config.n_threads = Some(threads);
-        let waiting = adapter.waiting.take();
         let session = Session::from_fd(adapter, device.into(), SessionACL::All, config)
             .and_then(Session::spawn)
             .map_err(|source| MountError::Session { path: mountpoint.to_owned(), source })?;
         let notifier = session.notifier();
         mount.session = Some(session);
-        if let Some(Err(error)) = waiting.map(|waiting| waiting.start(notifier)) {
+        if let Err(error) = waiting.start(notifier) {
             tracing::warn!(mountpoint = %mountpoint.display(), %error, "pages will not be given to the kernel before it asks");
         }
         Ok(mount)

@@ -37,7 +37,7 @@ pub(super) struct Pusher(SyncSender<Told>);
 
 /// The side of the thread, before it runs.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(crate) struct Waiting {
     told: Receiver<Told>,
     fs: Arc<LayerFs>,
     stats: Arc<Stats>,
