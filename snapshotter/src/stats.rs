@@ -60,7 +60,7 @@ pub struct Stats {
     /// Reads answered with an error.
     pub read_failures: Counter,
     /// Bytes of packs that were given to the kernel before it asked for them.
-    pub pushed_bytes: Counter,
+    pub pack_given_bytes: Counter,
     /// Spans that were first used by a reader after prefetch had brought them.
     pub prefetch_hits: Counter,
     /// Reads for which a working-set pack had brought bytes.

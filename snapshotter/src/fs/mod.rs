@@ -5,6 +5,7 @@
 
 pub mod attr;
 pub mod error;
+pub mod places;
 mod tree;
 pub mod whiteout;
 pub mod xattr;
@@ -12,14 +13,11 @@ pub mod xattr;
 #[cfg(test)]
 mod tests;
 
-use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use soci_core::coverage::Coverage;
 use soci_core::units::ByteRange;
 use soci_core::ztoc::{FileEntry, Ztoc};
-use tokio::sync::watch;
 
 use crate::span::SpanManager;
 use attr::{Attr, Kind};
@@ -27,9 +25,6 @@ use error::FsError;
 pub use tree::Tree;
 use tree::{Inode, Origin};
 use xattr::OpaqueMark;
-
-/// Bytes of a page of the kernel's cache.
-const PAGE: u64 = 4096;
 
 /// Number of an inode; the root is 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -165,43 +160,6 @@ impl LayerFs {
         let content = self.content(ino)?;
         let part = Self::part(content, offset, size);
         Ok(self.spans.read(part, content).await.map_err(FsError::Content)?.into())
-    }
-
-    /// The pages of a file within `size` bytes from the page boundary `start` on that are cached, in runs of (offset, bytes), if
-    /// a pack has brought any of them. Those in `known`, which gets them, are left out. Nothing, for what is no regular file.
-    pub fn packed_pages(
-        &self,
-        ino: InodeNo,
-        start: u64,
-        size: u64,
-        known: &mut Coverage,
-    ) -> io::Result<Vec<(u64, Vec<u8>)>> {
-        let Ok(content) = self.content(ino) else { return Ok(Vec::new()) };
-        let from = content.start.saturating_add(start).min(content.end);
-        let window = ByteRange::new(from, from.saturating_add(size).min(content.end));
-        let mut runs = Vec::new();
-        for part in self.spans.cached_with_packed(window) {
-            let end = if part.end == content.end {
-                part.end
-            } else {
-                content.start + (part.end - content.start) / PAGE * PAGE
-            };
-            let first = content.start + (part.start - content.start).next_multiple_of(PAGE);
-            if first >= end {
-                continue;
-            }
-            for new in known.add(ByteRange::new(first - content.start, end - content.start)) {
-                let mut bytes = vec![0; usize::try_from(new.len()).unwrap_or_default()];
-                self.spans.cache().read(content.start + new.start, &mut bytes)?;
-                runs.push((new.start, bytes));
-            }
-        }
-        Ok(runs)
-    }
-
-    /// Changes when what packs have brought is forgotten, because it was wrong.
-    pub fn forgotten(&self) -> watch::Receiver<()> {
-        self.spans.forgotten()
     }
 
     /// The numbers of all inodes.

@@ -6,8 +6,8 @@
 //! `open` and `opendir` are answered with ENOSYS on purpose: the kernel then opens files and directories by itself and
 //! keeps their pages and listings cached, which is right for a layer that never changes.
 
+pub(crate) mod kernel;
 pub mod mount;
-mod push;
 
 use std::ffi::OsStr;
 use std::io;
@@ -27,7 +27,6 @@ use crate::fs::error::FsError;
 use crate::fs::{InodeNo, LayerFs};
 use crate::span::chain;
 use crate::stats::Stats;
-use push::{Pusher, Waiting};
 
 /// Requests that the kernel may have out for read-ahead; a slow span must not use up all of them.
 const MAX_BACKGROUND: u16 = 512;
@@ -70,23 +69,18 @@ pub(crate) struct Adapter<K> {
     options: FuseOptions,
     runtime: Handle,
     stats: Arc<Stats>,
-    pusher: Arc<Pusher>,
     _keep: K,
 }
 
 impl<K> Adapter<K> {
-    /// The answers of a mount, and what gives pages to its kernel when it is there.
     pub(crate) fn new(
         fs: Arc<LayerFs>,
         options: FuseOptions,
         runtime: Handle,
         stats: Arc<Stats>,
         keep: K,
-    ) -> (Self, Waiting) {
-        let (pusher, waiting) = Pusher::new(Arc::clone(&fs), Arc::clone(&stats));
-        let pusher = Arc::new(pusher);
-        runtime.spawn(Pusher::follow(Arc::downgrade(&pusher), fs.forgotten()));
-        (Self { fs, options, runtime, stats, pusher, _keep: keep }, waiting)
+    ) -> Self {
+        Self { fs, options, runtime, stats, _keep: keep }
     }
 }
 
@@ -166,18 +160,15 @@ impl<K: Send + Sync + 'static> Filesystem for Adapter<K> {
                 self.stats.read_cache_hits.inc();
                 self.stats.read_bytes.add(bytes.len() as u64);
                 reply.data(&bytes);
-                self.pusher.was_read(ino, offset);
             }
             Ok(None) => {
                 self.stats.read_waits.inc();
                 let (fs, stats) = (Arc::clone(&self.fs), Arc::clone(&self.stats));
-                let pusher = Arc::clone(&self.pusher);
                 self.runtime.spawn(async move {
                     match fs.read(ino, offset, size).await {
                         Ok(bytes) => {
                             stats.read_bytes.add(bytes.len() as u64);
                             reply.data(&bytes);
-                            pusher.was_read(ino, offset);
                         }
                         Err(error) => reply.error(failed(&stats, ino, offset, &error)),
                     }

@@ -8,12 +8,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use fuser::{BackgroundSession, Config, Session, SessionACL};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::Adapter;
-use super::push::Waiting;
+use super::kernel::Kernel;
 
 /// Name of the device in the mount table.
 const SOURCE: &str = "soci";
@@ -49,12 +50,13 @@ pub enum MountError {
 pub struct FuseMount {
     mountpoint: PathBuf,
     session: Option<BackgroundSession>,
+    kernel: Option<Arc<Kernel>>,
 }
 
 impl FuseMount {
     /// Mounts and starts answering; returns after the kernel's INIT was answered.
     pub(crate) fn new<K: Send + Sync + 'static>(
-        (adapter, waiting): (Adapter<K>, Waiting),
+        adapter: Adapter<K>,
         mountpoint: &Path,
     ) -> Result<Self, MountError> {
         let threads = adapter.options.threads.max(1);
@@ -74,7 +76,7 @@ impl FuseMount {
         )
         .map_err(|errno| mount_error(errno.into()))?;
         // From here on dropping unmounts.
-        let mut mount = Self { mountpoint: mountpoint.to_owned(), session: None };
+        let mut mount = Self { mountpoint: mountpoint.to_owned(), session: None, kernel: None };
         let mut config = Config::default();
         config.acl = SessionACL::All;
         config.n_threads = Some(threads);
@@ -83,10 +85,18 @@ impl FuseMount {
             .map_err(|source| MountError::Session { path: mountpoint.to_owned(), source })?;
         let notifier = session.notifier();
         mount.session = Some(session);
-        if let Err(error) = waiting.start(notifier) {
-            tracing::warn!(mountpoint = %mountpoint.display(), %error, "pages will not be given to the kernel before it asks");
+        match Kernel::new(mountpoint, notifier) {
+            Ok(kernel) => mount.kernel = Some(Arc::new(kernel)),
+            Err(error) => {
+                tracing::warn!(mountpoint = %mountpoint.display(), %error, "the kernel can be told nothing ahead");
+            }
         }
         Ok(mount)
+    }
+
+    /// The kernel's side.
+    pub(crate) const fn kernel(&self) -> Option<&Arc<Kernel>> {
+        self.kernel.as_ref()
     }
 
     /// Where it is mounted.
@@ -97,6 +107,9 @@ impl FuseMount {
 
 impl Drop for FuseMount {
     fn drop(&mut self) {
+        if let Some(kernel) = &self.kernel {
+            kernel.leave();
+        }
         match rustix::mount::unmount(&self.mountpoint, UnmountFlags::empty()) {
             Ok(()) => {
                 if let Some(session) = self.session.take()

@@ -21,7 +21,7 @@ use super::pack::{self, PackFailure, Target};
 use super::resolver::{Indexed, parse_artifact};
 use super::{Layer, LayerError};
 use crate::prefetch::{Hold, Order, Stream};
-use crate::span::{SpanManager, chain};
+use crate::span::chain;
 
 /// Places of one artifact that are queued: an artifact may name a span again and again.
 const MAX_PLACES: usize = 1 << 20;
@@ -59,18 +59,19 @@ impl ImageContext {
             image: self.request.manifest_digest,
             layers: layers.iter().map(|layer| layer.digest).collect(),
             lazy: Box::pin(self.lazy_layers()),
+            mounted: self.services.mounted.subscribe(),
         };
         pack::bring(pack, &fetcher, target, stream, &self.services.stats).await
     }
 
     /// The layers that are served lazily, when all are ready.
-    async fn lazy_layers(&self) -> HashMap<Digest, Arc<SpanManager>> {
+    async fn lazy_layers(&self) -> HashMap<Digest, Arc<Layer>> {
         let Ok(Some(index)) = self.index().await else { return HashMap::new() };
         let all = futures_util::stream::iter(0..index.layers.len());
         let ready = all.map(|at| async move {
             let (indexed, cell) = &index.layers[at];
             let layer = self.ready(indexed, cell).await.ok()?;
-            Some((indexed.layer, Arc::clone(layer.spans())))
+            Some((indexed.layer, layer))
         });
         ready.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
     }

@@ -14,19 +14,23 @@ mod node;
 mod pack;
 mod pack_options;
 mod resolver;
+mod warm;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use soci_core::digest::{Digest, DigestError};
 use soci_core::image::{ConfigError, ManifestError};
 use soci_core::prefetch::ArtifactError;
 use soci_core::registry::RegistryError;
 use soci_core::store::StoreError;
 use soci_core::ztoc::ZtocError;
+use tokio::sync::watch;
 
 use crate::fs::xattr::OpaqueMark;
 use crate::fs::{LayerFs, Tree};
+use crate::fuse::kernel::Kernel;
 use crate::fuse::{Adapter, FuseOptions};
 use crate::span::{Interest, SpanManager};
 use crate::stats::Stats;
@@ -145,6 +149,9 @@ pub struct Layer {
     fuse: FuseOptions,
     stats: Arc<Stats>,
     runtime: tokio::runtime::Handle,
+    kernels: Mutex<Vec<Weak<Kernel>>>,
+    /// Changes when any layer is mounted.
+    mounted: watch::Sender<()>,
     _interest: Interest,
 }
 
@@ -198,9 +205,37 @@ impl Layer {
             Adapter::new(fs, self.fuse, self.runtime.clone(), Arc::clone(&self.stats), Arc::clone(self));
         let mounted = FuseMount::new(adapter, mountpoint);
         match &mounted {
-            Ok(_) => self.stats.fuse_mounts.inc(),
+            Ok(mount) => {
+                self.stats.fuse_mounts.inc();
+                self.kernels.lock().extend(mount.kernel().map(Arc::downgrade));
+                self.mounted.send_replace(());
+            }
             Err(_) => self.stats.fuse_mount_failures.inc(),
         }
         mounted
+    }
+
+    /// The kernel's sides of the layer's mounts.
+    fn kernels(&self) -> Vec<Arc<Kernel>> {
+        let mut kernels = self.kernels.lock();
+        kernels.retain(|kernel| kernel.strong_count() > 0);
+        kernels.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Lets the kernel forget the layer's pages whenever the layer forgets what a pack has brought, because it was wrong.
+    async fn follow(this: Weak<Self>, mut forgotten: watch::Receiver<()>) {
+        while forgotten.changed().await.is_ok() {
+            let Some(layer) = this.upgrade() else { return };
+            let forget = move || {
+                let fs = layer.fs(MountOptions::default());
+                for kernel in layer.kernels() {
+                    if let Err(error) = kernel.forget(fs.inodes()) {
+                        tracing::error!(layer = %layer.digest, %error, "the kernel may keep wrong pages of a pack");
+                    }
+                }
+            };
+            // A panic in there was logged by its thread.
+            let _ = tokio::task::spawn_blocking(forget).await;
+        }
     }
 }

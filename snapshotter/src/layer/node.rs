@@ -14,6 +14,7 @@ use soci_core::registry::Registry;
 use soci_core::store::LayoutStore;
 use soci_core::ztoc::Ztoc;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use super::companions::Fine;
 use super::image::{ImageContext, ImageRequest};
@@ -89,6 +90,8 @@ pub(super) struct Services {
     boot: BootId,
     spans: SpanOptions,
     fuse: FuseOptions,
+    /// Changes when a layer is mounted.
+    pub(super) mounted: watch::Sender<()>,
     layers: Mutex<HashMap<LayerKey, Arc<Mutex<Live>>>>,
 }
 
@@ -120,6 +123,7 @@ impl Node {
                 boot: BootId::current(),
                 spans: options.spans,
                 fuse: options.fuse,
+                mounted: watch::Sender::default(),
                 layers: Mutex::default(),
             }),
             registry: options.registry,
@@ -258,9 +262,12 @@ impl Services {
             fuse: self.fuse,
             stats: Arc::clone(&self.stats),
             runtime: self.engine.runtime().clone(),
+            kernels: Mutex::default(),
+            mounted: self.mounted.clone(),
             _interest: spans.attach(),
             spans,
         });
+        self.engine.runtime().spawn(Layer::follow(Arc::downgrade(&layer), layer.spans.forgotten()));
         *live = Live { layer: Arc::downgrade(&layer), spans: Arc::downgrade(layer.spans()) };
         self.stats.layers_resolved.inc();
         Ok(layer)

@@ -4,7 +4,7 @@
 //! and the table of those digests is what the pack's manifest pins; a layer that the image does not have is a reason to use
 //! nothing; whatever goes wrong, readers go on by themselves. While a reader's bytes arrive the stream is not read on.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,12 @@ use soci_core::digest::Digest;
 use soci_core::pack::{PackError, PackHead, open_block};
 use soci_core::registry::{FetchError, Pieces, RangeFetcher};
 use soci_core::units::ByteRange;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use super::Layer;
 use super::companions::PackSource;
+use super::warm::Warm;
 use crate::prefetch::Stream;
 use crate::span::{PackBond, SpanError, SpanManager};
 use crate::stats::Stats;
@@ -69,10 +71,12 @@ pub(super) enum PackFailure {
 pub(super) struct Target<'a> {
     /// The image manifest.
     pub(super) image: Digest,
-    /// Digests of all layers of the image.
-    pub(super) layers: HashSet<Digest>,
+    /// Digests of all layers of the image, from the bottom up.
+    pub(super) layers: Vec<Digest>,
     /// The layers that are served lazily, when they are ready.
-    pub(super) lazy: std::pin::Pin<Box<dyn Future<Output = HashMap<Digest, Arc<SpanManager>>> + Send + 'a>>,
+    pub(super) lazy: std::pin::Pin<Box<dyn Future<Output = HashMap<Digest, Arc<Layer>>> + Send + 'a>>,
+    /// Changes when a layer is mounted.
+    pub(super) mounted: watch::Receiver<()>,
 }
 
 /// Brings a pack. Ends when everything of it is in the caches, or with the reason why not.
@@ -96,19 +100,31 @@ pub(super) async fn bring(
     if head.size() != pack.blob.size {
         return Err(PackFailure::Size { found: head.size(), wanted: pack.blob.size });
     }
-    let managers = target.lazy.await;
+    let lazy = target.lazy.await;
     head.check_layers(|layer| {
-        let lazy = managers.get(layer).map(|manager| manager.ztoc().uncompressed_size());
+        let lazy = lazy.get(layer).map(|layer| layer.uncompressed_size());
         // What is fetched whole is not written from the pack: its size does not matter.
         lazy.or_else(|| target.layers.contains(layer).then_some(u64::MAX))
     })?;
-    let places: Vec<_> = head.layers().iter().map(|layer| managers.get(layer).cloned()).collect();
+    let spans = |layer| lazy.get(layer).map(|layer| Arc::clone(layer.spans()));
+    let places: Vec<_> = head.layers().iter().map(spans).collect();
     let bond = PackBond::tie(places.iter().flatten());
-    let work = Arc::new(Work { head, places, bond, stats: Arc::clone(stats) });
+    let warm = warm(&head, &target.layers, &lazy);
+    drop(lazy);
+    tokio::spawn(Arc::clone(&warm).run(target.mounted));
+    let work = Arc::new(Work { head, places, bond, warm, stats: Arc::clone(stats) });
     let promises = work.promise();
     let outcome = work.read(fetcher, reading, far_away, stream).await;
     drop(promises);
+    work.warm.over();
     outcome
+}
+
+/// What the kernel is to get of a pack.
+fn warm(head: &PackHead, image: &[Digest], lazy: &HashMap<Digest, Arc<Layer>>) -> Arc<Warm> {
+    let layers: Vec<_> = image.iter().filter_map(|digest| lazy.get(digest).cloned()).collect();
+    let place = |digest: &Digest| layers.iter().position(|layer| layer.digest() == *digest);
+    Arc::new(Warm::new(head, &layers, &head.layers().iter().map(place).collect::<Vec<_>>()))
 }
 
 /// A pack whose head is known, and where its bytes go.
@@ -117,6 +133,7 @@ struct Work {
     /// For each of its layers the spans, if it is served lazily.
     places: Vec<Option<Arc<SpanManager>>>,
     bond: Arc<PackBond>,
+    warm: Arc<Warm>,
     stats: Arc<Stats>,
 }
 
@@ -164,7 +181,11 @@ impl Work {
     fn parts(&self, limit: u64) -> Vec<std::ops::Range<usize>> {
         let blocks = self.head.blocks();
         let mut parts: Vec<std::ops::Range<usize>> = Vec::new();
-        for block in (0..blocks.len()).filter(|block| self.lacks(*block)) {
+        for block in 0..blocks.len() {
+            if !self.lacks(block) {
+                self.warm.arrived(block);
+                continue;
+            }
             match parts.last_mut() {
                 Some(open)
                     if blocks[block].stored.start - blocks[open.end - 1].stored.end <= READ_OVER
@@ -263,6 +284,7 @@ impl Work {
             return Err(PackFailure::Wrong);
         }
         self.stats.pack_blocks.inc();
+        self.warm.arrived(block);
         Ok(())
     }
 }

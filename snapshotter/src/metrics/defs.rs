@@ -125,9 +125,9 @@ pub const DEFS: &[Def] = &[
         s.stats.prefetch_hits.get()
     }),
     plain(
-        "soci_pack_pushed_bytes_total",
+        "soci_pack_given_bytes_total",
         "Bytes of packs given to the kernel before it asked for them.",
-        |s| s.stats.pushed_bytes.get(),
+        |s| s.stats.pack_given_bytes.get(),
     ),
     plain("soci_pack_hits_total", "Reads for which a working-set pack had brought bytes.", |s| {
         s.stats.pack_hits.get()

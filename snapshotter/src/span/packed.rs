@@ -96,6 +96,14 @@ impl SpanManager {
         self.forgotten.subscribe()
     }
 
+    /// The plain bytes `range` when all of them are there.
+    pub fn cached(&self, range: ByteRange) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(range.len()).ok()?];
+        (self.check(range).is_ok() && self.there(range)).then_some(())?;
+        self.cache.read(range.start, &mut bytes).ok()?;
+        Some(bytes)
+    }
+
     /// Whether all of `range` was checked against spans.
     pub fn checked(&self, range: ByteRange) -> bool {
         self.check(range).is_ok() && self.cache.checked(range)
@@ -109,19 +117,6 @@ impl SpanManager {
         let mut bytes = vec![0; usize::try_from(range.len()).ok()?];
         self.cache.read(range.start, &mut bytes).ok()?;
         Some(bytes)
-    }
-
-    /// What is cached of `window`, if a pack has brought some of it; else nothing.
-    pub fn cached_with_packed(&self, window: ByteRange) -> Vec<ByteRange> {
-        if self.check(window).is_err() || !self.cache.any_packed(window) {
-            return Vec::new();
-        }
-        let mut cached = Coverage::default();
-        cached.add(window);
-        for absent in self.cache.absent(window) {
-            cached.remove(absent);
-        }
-        cached.ranges().collect()
     }
 
     /// Whether a pack has promised all of `ranges`.

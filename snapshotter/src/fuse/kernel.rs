@@ -1,0 +1,77 @@
+//! The kernel's side of one mount: what it is told without having asked.
+//!
+//! A [`Kernel`] looks up names in the mount, so that the kernel knows the files; gives it pages of them (FUSE_NOTIFY_STORE);
+//! and makes it forget pages. It owns a descriptor of the mount's root for as long as the mount is there.
+//!
+//! What must always hold: none of this runs on an event loop of the mount, since the kernel may let the caller wait for an
+//! answer that the event loops have yet to give; nothing is looked up outside of the mount; whoever unmounts calls
+//! [`Kernel::leave`] first, after which nothing is looked up any more.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use fuser::{INodeNo, Notifier};
+use parking_lot::Mutex;
+use rustix::fs::{CWD, Dir, Mode, OFlags, ResolveFlags, openat2};
+
+use crate::fs::InodeNo;
+
+/// One mount, as the kernel has it.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    root: Mutex<Option<OwnedFd>>,
+    notifier: Notifier,
+}
+
+impl Kernel {
+    pub(super) fn new(mountpoint: &Path, notifier: Notifier) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat2(CWD, mountpoint, flags, Mode::empty(), ResolveFlags::empty())?;
+        Ok(Self { root: Mutex::new(Some(root)), notifier })
+    }
+
+    /// The mount is about to go.
+    pub(super) fn leave(&self) {
+        drop(self.root.lock().take());
+    }
+
+    /// Whether the mount is there.
+    pub(crate) fn is_there(&self) -> bool {
+        self.root.lock().is_some()
+    }
+
+    /// Makes the kernel know what `path`, without a leading slash, is in the mount. `false`: it is not there, or lies behind a
+    /// symbolic link.
+    pub(crate) fn look_up(&self, path: &[u8]) -> bool {
+        self.open(path, OFlags::PATH | OFlags::NOFOLLOW).is_ok()
+    }
+
+    /// Makes the kernel know the names in a directory, and most of what they name, by few requests.
+    pub(crate) fn list(&self, path: &[u8]) {
+        let directory = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW);
+        if let Ok(listed) = directory.and_then(Dir::new) {
+            listed.for_each(drop);
+        }
+    }
+
+    fn open(&self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let root = self.root.lock();
+        let root = root.as_ref().ok_or(rustix::io::Errno::NODEV)?;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let path = if path.is_empty() { OsStr::new(".") } else { OsStr::from_bytes(path) };
+        openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+    }
+
+    /// Gives the kernel bytes of a file: whole pages, or up to the file's end. It drops them if it does not know the file.
+    pub(crate) fn give(&self, ino: InodeNo, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.notifier.store(INodeNo(ino.0), offset, bytes)
+    }
+
+    /// Makes the kernel forget the content of files. It does not mind those that it does not know.
+    pub(crate) fn forget(&self, files: impl Iterator<Item = InodeNo>) -> io::Result<()> {
+        files.map(|ino| self.notifier.inval_inode(INodeNo(ino.0), 0, 0)).fold(Ok(()), io::Result::and)
+    }
+}
