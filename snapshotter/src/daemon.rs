@@ -87,6 +87,7 @@ impl Daemon {
         warn_of_unused(config);
 
         let registry = Registry::new(registry_options(config, keychain));
+        registry.make_ahead();
         let stats = Arc::new(Stats::default());
         let counters = Arc::new(Counters::default());
         if !config.metrics_address.is_empty() && !config.no_prometheus {

@@ -63,15 +63,10 @@ pub struct ImageContext {
     config: OnceCell<Arc<ManifestAndConfig>>,
     index: OnceCell<Option<Index>>,
     referrers: OnceCell<Vec<Descriptor>>,
-    companions: OnceCell<Companions>,
+    companions: OnceCell<Vec<Descriptor>>,
+    fine: OnceCell<Option<Arc<FineIndexes>>>,
+    pack: OnceCell<Option<PackSource>>,
     used: Mutex<Instant>,
-}
-
-/// What the image has beside its index and is to be used.
-#[derive(Debug, Default)]
-struct Companions {
-    fine: Option<Arc<FineIndexes>>,
-    pack: Option<PackSource>,
 }
 
 #[derive(Debug)]
@@ -92,6 +87,8 @@ impl ImageContext {
             index: OnceCell::new(),
             referrers: OnceCell::new(),
             companions: OnceCell::new(),
+            fine: OnceCell::new(),
+            pack: OnceCell::new(),
             used: Mutex::new(Instant::now()),
         }
     }
@@ -134,8 +131,7 @@ impl ImageContext {
 
     /// Digest of the manifest of the fine indexes that the image is served with, if it has some.
     pub async fn fine_digest(&self) -> Option<Digest> {
-        let companions = self.companions().await.ok()?;
-        companions.fine.as_ref().map(|fine| fine.digest)
+        self.fine().await.ok()?.as_ref().map(|fine| fine.digest)
     }
 
     /// The image's layers, from the bottom up.
@@ -170,8 +166,13 @@ impl ImageContext {
     }
 
     async fn make_ready(self: &Arc<Self>) {
-        // Both begin now: neither needs the other.
-        let (index, companions) = tokio::join!(self.index(), self.companions());
+        // All begin now: none needs the others. The pack is not behind the fine indexes, which are larger than what it begins
+        // with.
+        let (_, ()) = tokio::join!(self.fine(), self.make_layers_ready());
+    }
+
+    async fn make_layers_ready(self: &Arc<Self>) {
+        let (index, pack) = tokio::join!(self.index(), self.pack());
         let index = match index {
             Ok(Some(index)) => index,
             Ok(None) => {
@@ -188,7 +189,7 @@ impl ImageContext {
                 tracing::warn!(layer = %indexed.layer, error = %chain(&error), "layer cannot be lazy");
             }
         });
-        if let Some(pack) = companions.ok().and_then(|companions| companions.pack.as_ref()) {
+        if let Ok(Some(pack)) = pack {
             // Announced before the layers let the background class begin.
             self.spawn_pack(pack.clone(), self.services.engine.stream());
         }
@@ -205,55 +206,70 @@ impl ImageContext {
         found.await.map(Vec::as_slice)
     }
 
-    /// What the image has beside its index. Fails only when the image manifest cannot be had, and waits for a registry only
-    /// for a time: the image starts without.
-    async fn companions(&self) -> Result<&Companions, LayerError> {
+    /// What the image has beside its index and may be used. This and the next two fail only when the image manifest cannot be
+    /// had, and wait for a registry only for a time: the image starts without.
+    async fn companions(&self) -> Result<&[Descriptor], LayerError> {
         let found = self.companions.get_or_try_init(|| async {
-            // What refers to the image is asked for by its digest: that need not wait for the manifest. Failures are met below.
-            let early = async {
-                if self.request.fine == Fine::Discover && self.services.pack.asks_for_referrers() {
-                    let _ = self.referrers().await;
-                }
-            };
-            let (manifest, ()) = tokio::join!(self.image_manifest(), early);
+            let options = &self.services.pack;
+            if self.request.fine != Fine::Discover || !options.any() {
+                return Ok(Vec::new());
+            }
+            // What refers to the image is asked for by its digest: that need not wait for the manifest.
+            let early = async { if options.asks_for_referrers() { self.referrers().await } else { Ok(&[][..]) } };
+            let (manifest, listed) = tokio::join!(self.image_manifest(), early);
             let manifest = manifest?;
-            let found = tokio::time::timeout(SMALL_THINGS_FIRST, self.find_companions(manifest)).await;
-            Ok::<_, LayerError>(found.unwrap_or_else(|_| {
-                tracing::warn!(image = %self.request.reference, "fine index and pack were not found in time");
-                Companions::default()
-            }))
+            let listed = listed.unwrap_or_else(|error| {
+                tracing::warn!(image = %self.request.reference, error = %chain(&error), "referrers cannot be listed");
+                &[]
+            });
+            Ok::<_, LayerError>(self.source.companions(manifest, listed, &self.request.reference, options).await)
+        });
+        found.await.map(Vec::as_slice)
+    }
+
+    async fn fine(&self) -> Result<&Option<Arc<FineIndexes>>, LayerError> {
+        let found = self.fine.get_or_try_init(|| async {
+            let options = &self.services.pack;
+            let manifest = self.image_manifest().await?;
+            let find = async {
+                let fine = match self.request.fine {
+                    Fine::Recorded(Some(digest)) => {
+                        self.source.recorded_fine_indexes(manifest, digest, options).await
+                    }
+                    Fine::Recorded(None) => None,
+                    Fine::Discover if !options.fine => None,
+                    Fine::Discover => self.source.fine_indexes(manifest, self.companions().await?).await,
+                };
+                Ok(fine.map(Arc::new))
+            };
+            self.in_time("fine indexes", find).await
         });
         found.await
     }
 
-    async fn find_companions(&self, manifest: &Manifest) -> Companions {
-        let options = &self.services.pack;
-        if let Fine::Recorded(digest) = self.request.fine {
-            let fine = match digest {
-                Some(digest) => self.source.recorded_fine_indexes(manifest, digest, options).await,
-                None => None,
-            };
-            return Companions { fine: fine.map(Arc::new), pack: None };
-        }
-        if !options.any() {
-            return Companions::default();
-        }
-        let mut referrers = &[][..];
-        if options.asks_for_referrers() {
-            match self.referrers().await {
-                Ok(listed) => referrers = listed,
-                Err(error) => {
-                    tracing::warn!(image = %self.request.reference, error = %chain(&error), "referrers cannot be listed");
-                }
+    async fn pack(&self) -> Result<&Option<PackSource>, LayerError> {
+        let found = self.pack.get_or_try_init(|| async {
+            let options = &self.services.pack;
+            if !options.enable {
+                return Ok(None);
             }
-        }
-        let listed = self.source.companions(manifest, referrers, &self.request.reference, options).await;
-        let fine =
-            async { if options.fine { self.source.fine_indexes(manifest, &listed).await } else { None } };
-        let pack =
-            async { if options.enable { self.source.pack(manifest, &listed, options).await } else { None } };
-        let (fine, pack) = tokio::join!(fine, pack);
-        Companions { fine: fine.map(Arc::new), pack }
+            let manifest = self.image_manifest().await?;
+            let find = async { Ok(self.source.pack(manifest, self.companions().await?, options).await) };
+            self.in_time("pack", find).await
+        });
+        found.await
+    }
+
+    /// What was found within [`SMALL_THINGS_FIRST`].
+    async fn in_time<T>(
+        &self,
+        what: &'static str,
+        find: impl Future<Output = Result<Option<T>, LayerError>>,
+    ) -> Result<Option<T>, LayerError> {
+        tokio::time::timeout(SMALL_THINGS_FIRST, find).await.unwrap_or_else(|_| {
+            tracing::warn!(image = %self.request.reference, "{what} not found in time");
+            Ok(None)
+        })
     }
 
     async fn image_manifest(&self) -> Result<&Manifest, LayerError> {
@@ -286,10 +302,9 @@ impl ImageContext {
         cell: &OnceCell<Arc<Layer>>,
     ) -> Result<Arc<Layer>, LayerError> {
         let layer = cell.get_or_try_init(|| async {
-            let companions = self.companions().await?;
             // Artifacts are small: they are asked for first, and waited for by nobody. A pack has all that they name.
-            let artifacts = if companions.pack.is_some() { Vec::new() } else { self.artifacts(indexed) };
-            let ztoc = match self.fine_table(companions, indexed).await? {
+            let artifacts = if self.pack().await?.is_some() { Vec::new() } else { self.artifacts(indexed) };
+            let ztoc = match self.fine_table(indexed).await? {
                 Some(table) => table,
                 None => self.source.ztoc(indexed).await?,
             };
@@ -307,12 +322,8 @@ impl ImageContext {
     }
 
     /// The layer's fine index, if there is one that can be used.
-    async fn fine_table(
-        &self,
-        companions: &Companions,
-        indexed: &Indexed,
-    ) -> Result<Option<Ztoc>, LayerError> {
-        let Some(fine) = companions.fine.clone() else { return Ok(None) };
+    async fn fine_table(&self, indexed: &Indexed) -> Result<Option<Ztoc>, LayerError> {
+        let Some(fine) = self.fine().await?.clone() else { return Ok(None) };
         let indexed = indexed.clone();
         let opened = tokio::task::spawn_blocking(move || fine.table(&indexed));
         opened.await.map_err(|_| LayerError::CutOff)

@@ -27,6 +27,8 @@ use crate::stats::Stats;
 const IN_WORK: usize = 32;
 /// A gap of blocks that are here already is read over when it is smaller than this, bytes: another request costs more.
 const READ_OVER: u64 = 256 << 10;
+/// Bytes that are read before the layers are ready, about.
+const READ_ON: usize = 8 << 20;
 /// With a first byte that took longer than this, one connection does not fill the link for many round trips.
 const FAR_AWAY: Duration = Duration::from_millis(30);
 /// Parts of a pack from far away, bytes, and how many are on their way at once.
@@ -100,7 +102,7 @@ pub(super) async fn bring(
     if head.size() != pack.blob.size {
         return Err(PackFailure::Size { found: head.size(), wanted: pack.blob.size });
     }
-    let lazy = target.lazy.await;
+    let lazy = ready(target.lazy, &mut reading).await?;
     head.check_layers(|layer| {
         let lazy = lazy.get(layer).map(|layer| layer.uncompressed_size());
         // What is fetched whole is not written from the pack: its size does not matter.
@@ -120,11 +122,26 @@ pub(super) async fn bring(
     outcome
 }
 
+/// Waits for the layers, and reads on meanwhile.
+async fn ready<T>(
+    mut layers: std::pin::Pin<Box<dyn Future<Output = T> + Send + '_>>,
+    reading: &mut Pieces,
+) -> Result<T, PackFailure> {
+    let mut more = true;
+    loop {
+        tokio::select! {
+            biased;
+            layers = &mut layers => return Ok(layers),
+            read = reading.read_on(), if more => more = read? > 0 && reading.waiting() < READ_ON,
+        }
+    }
+}
+
 /// What the kernel is to get of a pack.
 fn warm(head: &PackHead, image: &[Digest], lazy: &HashMap<Digest, Arc<Layer>>) -> Arc<Warm> {
     let layers: Vec<_> = image.iter().filter_map(|digest| lazy.get(digest).cloned()).collect();
     let place = |digest: &Digest| layers.iter().position(|layer| layer.digest() == *digest);
-    Arc::new(Warm::new(head, &layers, &head.layers().iter().map(place).collect::<Vec<_>>()))
+    Warm::new(head, &layers, &head.layers().iter().map(place).collect::<Vec<_>>())
 }
 
 /// A pack whose head is known, and where its bytes go.

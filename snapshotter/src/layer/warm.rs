@@ -5,14 +5,21 @@
 //! which they will be. So the names that the pack's files have are looked up in all mounts of the image, from the lowest layer
 //! to the highest as an overlay does; and pages are put into the kernel's page cache, block by block as they arrive.
 //!
-//! Owned by the pack's task. What must always hold: nobody waits for anything here, and nothing is fetched; bytes are given
-//! only after their block was checked; what has gone wrong is tried no second time, because the kernel can always ask.
+//! State: the [`Warm`] of one pack is shared by three. The pack's task says what has arrived; [`Warm::run`] looks up names; a
+//! thread of its own gives pages. What must always hold: nobody waits for anything here, and nothing is fetched; the thread that
+//! gives pages holds nothing that others need, since the kernel lets it wait for reads that are not answered yet; bytes are
+//! given only after their block was checked; what has gone wrong is tried no second time, because the kernel can always ask.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
+use std::thread;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use soci_core::coverage::Coverage;
 use soci_core::pack::PackHead;
 use soci_core::units::ByteRange;
 use tokio::sync::watch;
@@ -25,8 +32,8 @@ use crate::fuse::kernel::Kernel;
 
 /// Bytes of a page of the kernel's cache.
 const PAGE: u64 = 4096;
-/// Names that are looked up before arrivals are looked at again.
-const LOOK_AHEAD: usize = 32;
+/// Names that are looked up in one mount before those of the next.
+const AT_ONCE: usize = 16;
 /// Pieces of files that are given to the kernel at most.
 const MAX_PIECES: usize = 1 << 18;
 /// How long mounts are waited for.
@@ -39,17 +46,21 @@ pub(super) struct Warm {
     layers: Vec<Weak<Layer>>,
     /// In the order of need.
     pieces: Vec<Piece>,
+    /// The pieces of each block.
+    blocks: Vec<Range<usize>>,
     /// Which blocks are here.
     arrived: Box<[AtomicBool]>,
     /// No more will arrive.
     over: AtomicBool,
     changed: watch::Sender<()>,
+    mounts: Mutex<Vec<Arc<Mount>>>,
+    /// Wakes the thread that gives pages.
+    give: SyncSender<()>,
 }
 
 /// A part of a file.
 #[derive(Debug)]
 struct Piece {
-    block: usize,
     layer: usize,
     ino: InodeNo,
     path: Arc<[u8]>,
@@ -59,64 +70,86 @@ struct Piece {
     start: u64,
 }
 
-/// How far one mount has come.
+/// One mount of a layer.
 #[derive(Debug)]
 struct Mount {
     kernel: Weak<Kernel>,
     layer: usize,
     /// So many pieces were looked up.
-    named: usize,
-    /// So many were given.
-    given: usize,
-    /// Directories that were looked up: whether they are there, and of how many of their files the names were needed.
-    directories: HashMap<Box<[u8]>, (bool, u32)>,
+    named: AtomicUsize,
+    names: Mutex<Names>,
+    /// Which blocks were given; owned by the thread that gives.
+    given: Mutex<Coverage>,
+}
+
+/// What was looked up in a mount.
+#[derive(Debug, Default)]
+struct Names {
+    /// Whether a directory is there.
+    directories: HashMap<Box<[u8]>, bool>,
     files: HashSet<Arc<[u8]>>,
 }
 
 impl Warm {
     /// What is needed before readiness of the pack with this head; `layers` are those that are served lazily, from the bottom
     /// up, and the pack's layer `n` is that at place `places[n]`.
-    pub(super) fn new(head: &PackHead, layers: &[Arc<Layer>], places: &[Option<usize>]) -> Self {
+    pub(super) fn new(head: &PackHead, layers: &[Arc<Layer>], places: &[Option<usize>]) -> Arc<Self> {
         let mut files: HashMap<usize, (Places, HashMap<InodeNo, Arc<[u8]>>)> = HashMap::new();
         let mut pieces: Vec<Piece> = Vec::new();
-        let blocks = head.must_have();
-        for (block, extent) in
-            (0..blocks).flat_map(|block| head.extents(block).iter().map(move |it| (block, it)))
-        {
-            let Some(layer) = places.get(usize::from(extent.layer)).copied().flatten() else { continue };
-            let (files, paths) = files
-                .entry(layer)
-                .or_insert_with(|| (Places::of(&layers[layer].fs(MountOptions::default())), HashMap::new()));
-            for (file, part) in files.pieces(extent.range) {
-                let range = whole_pages(part, file.content.len());
-                if range.is_empty() || pieces.len() == MAX_PIECES {
-                    continue;
+        let mut blocks = Vec::new();
+        for block in 0..head.must_have() {
+            let first = pieces.len();
+            for extent in head.extents(block) {
+                let Some(layer) = places.get(usize::from(extent.layer)).copied().flatten() else { continue };
+                let (files, paths) = files.entry(layer).or_insert_with(|| {
+                    (Places::of(&layers[layer].fs(MountOptions::default())), HashMap::new())
+                });
+                for (file, part) in files.pieces(extent.range) {
+                    let range = whole_pages(part, file.content.len());
+                    if range.is_empty() || pieces.len() == MAX_PIECES {
+                        continue;
+                    }
+                    if let Some(last) = pieces[first..].last_mut()
+                        && (last.layer, last.ino, last.range.end) == (layer, file.ino, range.start)
+                    {
+                        last.range.end = range.end;
+                        continue;
+                    }
+                    let path = Arc::clone(paths.entry(file.ino).or_insert_with(|| Arc::from(&*file.path)));
+                    pieces.push(Piece { layer, ino: file.ino, path, range, start: file.content.start });
                 }
-                if let Some(last) = pieces.last_mut()
-                    && (last.block, last.layer, last.ino, last.range.end)
-                        == (block, layer, file.ino, range.start)
-                {
-                    last.range.end = range.end;
-                    continue;
-                }
-                let path = Arc::clone(paths.entry(file.ino).or_insert_with(|| Arc::from(&*file.path)));
-                pieces.push(Piece { block, layer, ino: file.ino, path, range, start: file.content.start });
             }
+            blocks.push(first..pieces.len());
         }
-        Self {
+        let (give, wakes) = sync_channel(1);
+        let warm = Arc::new(Self {
             layers: layers.iter().map(Arc::downgrade).collect(),
             pieces,
-            arrived: (0..blocks).map(|_| AtomicBool::new(false)).collect(),
+            arrived: blocks.iter().map(|_| AtomicBool::new(false)).collect(),
+            blocks,
             over: AtomicBool::new(false),
             changed: watch::Sender::default(),
+            mounts: Mutex::default(),
+            give,
+        });
+        let this = Arc::downgrade(&warm);
+        let giving = thread::Builder::new().name("pack-pages".into()).spawn(move || {
+            while wakes.recv().is_ok() {
+                let Some(warm) = this.upgrade() else { return };
+                warm.give_all();
+            }
+        });
+        if let Err(error) = giving {
+            tracing::warn!(%error, "pages of the pack will not be given to the kernel ahead");
         }
+        warm
     }
 
     /// A block is in the caches.
     pub(super) fn arrived(&self, block: usize) {
         if let Some(arrived) = self.arrived.get(block) {
             arrived.store(true, Ordering::Release);
-            self.changed.send_replace(());
+            self.wake_giver();
         }
     }
 
@@ -126,19 +159,18 @@ impl Warm {
         self.changed.send_replace(());
     }
 
-    /// Works until all that has arrived was given to all mounts, or nobody wants it any more.
+    /// Does nothing when it is to wake up already.
+    fn wake_giver(&self) {
+        let _ = self.give.try_send(());
+    }
+
+    /// Looks up names until all is done for all mounts, or nobody wants it any more.
     pub(super) async fn run(self: Arc<Self>, mut mounted: watch::Receiver<()>) {
         let mut changed = self.changed.subscribe();
         let until = Instant::now() + LONGEST;
-        let mut mounts = Vec::new();
         loop {
             let this = Arc::clone(&self);
-            let stepped = tokio::task::spawn_blocking(move || {
-                let step = this.step(&mut mounts);
-                (mounts, step)
-            });
-            let Ok((known, step)) = stepped.await else { return };
-            mounts = known;
+            let Ok(step) = tokio::task::spawn_blocking(move || this.step()).await else { return };
             match step {
                 Step::More => {}
                 Step::Done => return,
@@ -151,34 +183,25 @@ impl Warm {
         }
     }
 
-    /// Does some of what can be done now. Blocking.
-    fn step(&self, mounts: &mut Vec<Mount>) -> Step {
+    /// Looks up some names in each mount. Blocking.
+    fn step(&self) -> Step {
         // Asked before anything is done: what comes later is another step's.
         let over = self.over.load(Ordering::Acquire);
         let layers: Vec<_> = self.layers.iter().map(Weak::upgrade).collect();
         if layers.iter().all(Option::is_none) {
             return Step::Done;
         }
-        for (at, layer) in layers.iter().enumerate() {
-            for kernel in layer.iter().flat_map(|layer| layer.kernels()) {
-                let kernel = Arc::downgrade(&kernel);
-                if !mounts.iter().any(|mount| mount.layer == at && mount.kernel.ptr_eq(&kernel)) {
-                    mounts.push(Mount::new(kernel, at));
-                }
-            }
-        }
+        let mounts = self.mounts(&layers);
         let mut more = false;
-        for mount in &mut *mounts {
+        for mount in &mounts {
             let Some(kernel) = mount.kernel.upgrade().filter(|kernel| kernel.is_there()) else { continue };
-            let Some(layer) = &layers[mount.layer] else { continue };
-            self.give(mount, layer, &kernel);
-            let behind = (mount.named + LOOK_AHEAD).min(self.pieces.len());
-            while mount.named < behind {
-                mount.name(&self.pieces[mount.named], &kernel);
-                mount.named += 1;
-            }
-            more |= mount.named < self.pieces.len();
+            let named = mount.named.load(Ordering::Acquire);
+            let behind = (named + AT_ONCE).min(self.pieces.len());
+            self.pieces[named..behind].iter().for_each(|piece| mount.name(piece, &kernel));
+            mount.named.store(behind, Ordering::Release);
+            more |= behind < self.pieces.len();
         }
+        self.wake_giver();
         let waited_for = |at: usize| layers[at].is_some() && !mounts.iter().any(|mount| mount.layer == at);
         if more {
             Step::More
@@ -189,15 +212,41 @@ impl Warm {
         }
     }
 
-    /// Gives a mount what has arrived, in order.
-    fn give(&self, mount: &mut Mount, layer: &Layer, kernel: &Kernel) {
-        let is_here = |piece: &Piece| self.arrived[piece.block].load(Ordering::Acquire);
-        while let Some(piece) = self.pieces.get(mount.given).filter(|piece| is_here(piece)) {
-            mount.given += 1;
-            if piece.layer != mount.layer {
-                continue;
+    /// The mounts of the layers, known and new.
+    fn mounts(&self, layers: &[Option<Arc<Layer>>]) -> Vec<Arc<Mount>> {
+        let mut mounts = self.mounts.lock();
+        for (at, layer) in layers.iter().enumerate() {
+            for kernel in layer.iter().flat_map(|layer| layer.kernels()) {
+                let kernel = Arc::downgrade(&kernel);
+                if !mounts.iter().any(|mount| mount.layer == at && mount.kernel.ptr_eq(&kernel)) {
+                    mounts.push(Arc::new(Mount::new(kernel, at)));
+                }
             }
-            mount.name(piece, kernel);
+        }
+        mounts.clone()
+    }
+
+    /// Gives each mount the blocks that have arrived and whose names it knows. Blocking.
+    fn give_all(&self) {
+        let mounts = self.mounts.lock().clone();
+        for mount in mounts {
+            let Some(kernel) = mount.kernel.upgrade().filter(|kernel| kernel.is_there()) else { continue };
+            let Some(layer) = self.layers[mount.layer].upgrade() else { continue };
+            let named = mount.named.load(Ordering::Acquire);
+            let named = self.blocks.partition_point(|pieces| pieces.end <= named) as u64;
+            let mut given = mount.given.lock();
+            for block in given.missing(ByteRange::new(0, named)).into_iter().flat_map(|it| it.start..it.end) {
+                if self.arrived[block as usize].load(Ordering::Acquire) {
+                    given.add(ByteRange::new(block, block + 1));
+                    self.give(block as usize, &mount, &layer, &kernel);
+                }
+            }
+        }
+    }
+
+    fn give(&self, block: usize, mount: &Mount, layer: &Layer, kernel: &Kernel) {
+        let pieces = self.pieces[self.blocks[block].clone()].iter();
+        for piece in pieces.filter(|piece| piece.layer == mount.layer) {
             let tar = ByteRange::new(piece.start + piece.range.start, piece.start + piece.range.end);
             let Some(bytes) = layer.spans().cached(tar) else { continue };
             match kernel.give(piece.ino, piece.range.start, &bytes) {
@@ -223,36 +272,35 @@ enum Step {
 
 impl Mount {
     fn new(kernel: Weak<Kernel>, layer: usize) -> Self {
-        Self { kernel, layer, named: 0, given: 0, directories: HashMap::new(), files: HashSet::new() }
+        let (names, given) = (Mutex::default(), Mutex::default());
+        Self { kernel, layer, named: AtomicUsize::new(0), names, given }
     }
 
     /// Looks up what an overlay will look up here when the file is opened: the file in its own layer and in those above; its
     /// directory in all.
-    fn name(&mut self, piece: &Piece, kernel: &Kernel) {
-        if self.files.contains(&piece.path) {
-            return;
-        }
-        self.files.insert(Arc::clone(&piece.path));
-        let directory = parent(&piece.path);
-        if !self.directory(directory, kernel) || self.layer < piece.layer {
-            return;
-        }
-        if let Some((_, files)) = self.directories.get_mut(directory) {
-            *files += 1;
-            // With the second file all names of the directory are cheaper.
-            if *files == 2 {
-                kernel.list(directory);
+    fn name(&self, piece: &Piece, kernel: &Kernel) {
+        let mut names = self.names.lock();
+        if !names.files.contains(&piece.path) {
+            names.files.insert(Arc::clone(&piece.path));
+            if names.directory(parent(&piece.path), kernel) && self.layer >= piece.layer {
+                kernel.look_up(&piece.path);
             }
         }
-        kernel.look_up(&piece.path);
     }
+}
 
+impl Names {
+    /// Whether a directory is there. When it is, the kernel gets all its names: most of those that are needed, though nothing
+    /// is read of some; and what lists it finds the list.
     fn directory(&mut self, path: &[u8], kernel: &Kernel) -> bool {
-        if let Some((is_there, _)) = self.directories.get(path) {
+        if let Some(is_there) = self.directories.get(path) {
             return *is_there;
         }
         let is_there = path.is_empty() || self.directory(parent(path), kernel) && kernel.look_up(path);
-        self.directories.insert(path.into(), (is_there, 0));
+        if is_there {
+            kernel.list(path);
+        }
+        self.directories.insert(path.into(), is_there);
         is_there
     }
 }

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
+    sync::Arc,
 };
 
 use tokio::runtime::Handle;
@@ -33,6 +34,11 @@ use crate::{
 /// two requests and a wait. (Node and Java, recorded twice: five such pages, all neighbours. The neighbours are 12 to 30 % of
 /// a pack, and cost no need anything.)
 const SLACK: u64 = 4096;
+
+/// What container runtimes read of an image before the workload begins, to find its user; no recording of the workload has
+/// it. Of larger files the start.
+const OF_THE_RUNTIME: [&[u8]; 2] = [b"etc/passwd", b"etc/group"];
+const MAX_OF_THE_RUNTIME: u64 = 64 << 10;
 
 /// Why no pack was made.
 #[derive(Debug, thiserror::Error)]
@@ -225,7 +231,10 @@ impl Source<'_> {
     ) -> Result<(PackBytes, LeftOut), PackBuildError> {
         let layers = self.image.layers();
         let digests: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
-        let mut needs = Needs::of(&settings.plan.with_neighbours(SLACK), &self.view()?);
+        let view = self.view()?;
+        let led_by = OF_THE_RUNTIME.into_iter().filter(|path| view.locate(path).is_ok()).map(Arc::from);
+        let plan = settings.plan.led_by(led_by, MAX_OF_THE_RUNTIME).with_neighbours(SLACK);
+        let mut needs = Needs::of(&plan, &view);
         if let Some(first) = needs.missing.first() {
             (self.tell)(Event::PathsNotFound { count: needs.missing.len(), first });
         }

@@ -25,6 +25,17 @@ pub struct PlanItem {
 }
 
 impl Plan {
+    /// The same needs, and before all of them the first `length` bytes of these files.
+    #[must_use]
+    pub fn led_by(&self, paths: impl IntoIterator<Item = Arc<[u8]>>, length: u64) -> Self {
+        let range = ByteRange::new(0, length);
+        let first = paths.into_iter().map(|path| PlanItem { path, range, first_need_ns: 0 });
+        let mut items: Vec<_> = first.collect();
+        let must_have = items.len() + self.must_have;
+        items.extend(self.items.iter().cloned());
+        Self { items, must_have }
+    }
+
     /// The same needs, and behind all of them up to `slack` bytes on both sides of each: these may go beyond the file's end and
     /// overlap.
     #[must_use]

@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::HeaderMap;
 use oci_client::Reference;
 use parking_lot::Mutex;
 use reqwest::Url;
@@ -93,6 +94,13 @@ pub(crate) struct Hosts {
 impl Hosts {
     pub(crate) fn new(policy: HostPolicy, links: Links) -> Self {
         Self { policy, links, known: Mutex::default() }
+    }
+
+    /// Reads the trust roots of registries of which nothing special was said, without anybody waiting for it.
+    pub(crate) fn make_ahead(&self) {
+        if let Ok(link) = self.links.link(&Tls::default(), (None, None), &HeaderMap::new()) {
+            link.make_ahead();
+        }
     }
 
     /// The servers of the registry of `reference`.
