@@ -87,7 +87,10 @@ impl Daemon {
         warn_of_unused(config);
 
         let registry = Registry::new(registry_options(config, keychain));
-        registry.make_ahead();
+        let ahead = tokio::task::spawn_blocking({
+            let registry = registry.clone();
+            move || registry.make_ahead()
+        });
         let stats = Arc::new(Stats::default());
         let counters = Arc::new(Counters::default());
         if !config.metrics_address.is_empty() && !config.no_prometheus {
@@ -113,6 +116,8 @@ impl Daemon {
             Snapshotter::open(snapshots, policy(config), registry, Arc::clone(&node), unpacker, counters);
         let snapshotter = Arc::new(opened.map_err(DaemonError::Snapshots)?);
         snapshotter.restore().await.map_err(DaemonError::Snapshots)?;
+        // A panic in there was logged by its thread.
+        let _ = ahead.await;
         Ok(Self { snapshotter, node })
     }
 

@@ -15,9 +15,12 @@ use std::path::Path;
 
 use fuser::{INodeNo, Notifier};
 use parking_lot::Mutex;
-use rustix::fs::{CWD, Dir, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, Mode, OFlags, RawDir, ResolveFlags, openat2};
 
 use crate::fs::InodeNo;
+
+/// Bytes of a directory that are listed at once: only in the first of its pieces the kernel learns more than names.
+const LISTING: usize = 256 << 10;
 
 /// One mount, as the kernel has it.
 #[derive(Debug)]
@@ -52,8 +55,10 @@ impl Kernel {
     /// Makes the kernel know the names in a directory, and most of what they name, by few requests.
     pub(crate) fn list(&self, path: &[u8]) {
         let directory = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW);
-        if let Ok(listed) = directory.and_then(Dir::new) {
-            listed.for_each(drop);
+        if let Ok(directory) = directory {
+            let mut buffer = Vec::with_capacity(LISTING);
+            let mut listed = RawDir::new(directory, buffer.spare_capacity_mut());
+            while let Some(Ok(_)) = listed.next() {}
         }
     }
 

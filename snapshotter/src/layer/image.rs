@@ -168,7 +168,7 @@ impl ImageContext {
     async fn make_ready(self: &Arc<Self>) {
         // All begin now: none needs the others. The pack is not behind the fine indexes, which are larger than what it begins
         // with.
-        let (_, ()) = tokio::join!(self.fine(), self.make_layers_ready());
+        let (_, _, ()) = tokio::join!(self.companions(), self.fine(), self.make_layers_ready());
     }
 
     async fn make_layers_ready(self: &Arc<Self>) {
@@ -182,6 +182,11 @@ impl ImageContext {
                 return tracing::warn!(image = %self.request.reference, error = %chain(&error), "soci index not found");
             }
         };
+        if self.image_manifest().await.is_ok_and(|manifest| manifest.layers.len() > index.layers.len()) {
+            // Some layers will be fetched whole, for which the configuration is needed. Failures are met there.
+            let this = Arc::clone(self);
+            self.services.engine.runtime().spawn(async move { this.manifest().await.map(drop) });
+        }
         let all = futures_util::stream::iter(0..index.layers.len());
         let layers = all.for_each_concurrent(AT_ONCE, |at| async move {
             let (indexed, cell) = &index.layers[at];

@@ -35,7 +35,7 @@ use soci_core::trace::Outcome;
 use tokio::runtime::{Handle, Runtime};
 
 use self::daemon::{Daemon, Mode, Setup};
-use self::pull::Snapshots;
+use self::pull::{Snapshots, remove_leftovers};
 use self::report::Report;
 use super::workload_args::{self, PlainHttp, WorkloadArgs, limit};
 use crate::{cli::Global, output::progress::Progress};
@@ -143,13 +143,13 @@ impl Start<'_> {
             mode: args.mode,
             plain_http: args.registry.plain_http.then_some(host.as_str()),
         })?;
+        let mut client = self.runtime.block_on(snapshots_client(daemon.socket()))?;
+        self.runtime.block_on(remove_leftovers(&mut client))?;
         let begin = Instant::now();
         let source = ImageSource::registry(&self.reference, &self.registry);
         let image = self.runtime.block_on(source.resolve(&Platform::host()))?;
         let process = Process::new(&image.config, &args.workload.overrides())?;
-        let client = self.runtime.block_on(snapshots_client(daemon.socket()))?;
         let mut snapshots = Snapshots::new(client, &image)?;
-        self.runtime.block_on(snapshots.remove_leftovers())?;
         let pulled =
             self.runtime.block_on(snapshots.pull(args.index_digest.as_ref(), &Progress::new(args.json)))?;
         let pull = begin.elapsed();

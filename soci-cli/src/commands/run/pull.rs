@@ -41,6 +41,23 @@ pub(super) struct Pulled {
     pub(super) present: usize,
 }
 
+/// Removes the writable snapshots of starts that were killed. The directory must be this process's alone. When this is done, the
+/// daemon has begun to answer.
+pub(super) async fn remove_leftovers(client: &mut SnapshotsClient) -> Result<()> {
+    let list = ListSnapshotsRequest { snapshotter: SNAPSHOTTER.into(), filters: Vec::new() };
+    let mut answer = client.list(request(list)).await.context("list the snapshots")?.into_inner();
+    let mut leftovers = Vec::new();
+    while let Some(page) = answer.message().await.context("list the snapshots")? {
+        let active = page.info.into_iter().filter(|info| info.kind() == Kind::Active);
+        leftovers.extend(active.map(|info| info.name));
+    }
+    for key in leftovers {
+        let remove = RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key };
+        client.remove(request(remove)).await.context("remove a snapshot of an earlier start")?;
+    }
+    Ok(())
+}
+
 /// The snapshots of one image.
 #[derive(Debug)]
 pub(super) struct Snapshots<'a> {
@@ -95,22 +112,6 @@ impl<'a> Snapshots<'a> {
         }
         bar.finish_and_clear();
         Ok(pulled)
-    }
-
-    /// Removes the writable snapshots of starts that were killed. The directory must be this process's alone.
-    pub(super) async fn remove_leftovers(&mut self) -> Result<()> {
-        let list = ListSnapshotsRequest { snapshotter: SNAPSHOTTER.into(), filters: Vec::new() };
-        let mut answer = self.client.list(request(list)).await.context("list the snapshots")?.into_inner();
-        let mut leftovers = Vec::new();
-        while let Some(page) = answer.message().await.context("list the snapshots")? {
-            let active = page.info.into_iter().filter(|info| info.kind() == Kind::Active);
-            leftovers.extend(active.map(|info| info.name));
-        }
-        for key in leftovers {
-            let remove = RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key };
-            self.client.remove(request(remove)).await.context("remove a snapshot of an earlier start")?;
-        }
-        Ok(())
     }
 
     /// A writable snapshot on top of the layers.
