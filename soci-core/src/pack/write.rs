@@ -6,7 +6,7 @@
 use std::{io, num::NonZero, thread};
 
 use super::{
-    BLOCK, Extent, MAX_EXTENTS, MAX_LAYERS, MAX_PLAIN, PackBuildError, PackHead,
+    BLOCK, Extent, MAX_BLOCKS, MAX_EXTENTS, MAX_LAYERS, MAX_PLAIN, PackBuildError, PackHead,
     collect::Collected,
     head::{Written, encode},
 };
@@ -16,6 +16,8 @@ use crate::{coverage::Coverage, digest::Digest, units::ByteRange};
 const LEVEL: i32 = 19;
 /// Content of a tar starts and is padded to a multiple of this.
 const RECORD: u64 = 512;
+/// Needed ranges begin at a multiple of this in their file.
+const PAGE: u64 = 4096;
 /// Blocks that one thread compresses before sizes are looked at again.
 const BATCH: usize = 8;
 
@@ -52,7 +54,11 @@ pub(super) fn lay_out(
                     full = false;
                 }
                 let Some(block) = blocks.last_mut() else { break };
-                let part = ByteRange::new(rest.start, rest.end.min(rest.start + room(block)));
+                let part = ByteRange::new(rest.start, rest.start + fitting(rest.len(), room(block)));
+                if part.is_empty() {
+                    full = true;
+                    continue;
+                }
                 match block.extents.last_mut() {
                     Some(open) if open.layer == number && open.range.end == part.start => {
                         open.range.end = part.end;
@@ -63,18 +69,24 @@ pub(super) fn lay_out(
                     }
                 }
                 block.plain += part.len();
-                full = room(block) == 0;
                 rest.start = part.end;
+                full = !rest.is_empty() || room(block) == 0;
             }
         }
     }
     if must_have >= needs.len() {
         first = blocks.len();
     }
-    if total > MAX_PLAIN || extents > MAX_EXTENTS {
+    if total > MAX_PLAIN || extents > MAX_EXTENTS || blocks.len() > MAX_BLOCKS {
         return Err(PackBuildError::TooLarge { plain: total, extents });
     }
     Ok((blocks, first))
+}
+
+/// How many of `length` bytes go into so much room. What is needed begins where a page of a file does: none is cut in two, so that
+/// a block can be used without the next.
+const fn fitting(length: u64, room: u64) -> u64 {
+    if length <= room { length } else { room / PAGE * PAGE }
 }
 
 /// Plain bytes that a block still takes: whole records.
