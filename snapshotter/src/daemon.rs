@@ -245,6 +245,7 @@ fn pack_options(config: &Config) -> PackOptions {
         require_verified: pack.require_verified,
         verified: pack.verified.clone(),
         workload: pack.workload.clone(),
+        page_cache: pack.page_cache,
     }
 }
 

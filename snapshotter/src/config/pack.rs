@@ -23,6 +23,8 @@ pub struct Pack {
     pub verified: BTreeSet<Digest>,
     /// Name of the pack that is preferred when an image has several.
     pub workload: String,
+    /// Give the kernel what a pack brings before it asks.
+    pub page_cache: bool,
 }
 
 impl Default for Pack {
@@ -36,6 +38,7 @@ impl Default for Pack {
             require_verified: false,
             verified: BTreeSet::new(),
             workload: String::new(),
+            page_cache: true,
         }
     }
 }

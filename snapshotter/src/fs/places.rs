@@ -55,3 +55,40 @@ fn clean(name: &[u8]) -> Box<[u8]> {
     let parts = name.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".");
     parts.collect::<Vec<_>>().join(&b'/').into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_has_the_files_that_it_touches_and_no_header() {
+        let place = |start, end, ino, path: &str| Place {
+            content: ByteRange::new(start, end),
+            ino: InodeNo(ino),
+            path: path.as_bytes().into(),
+        };
+        let places = Places(vec![
+            place(512, 1000, 2, "a"),
+            place(1536, 9728, 3, "b/c"),
+            place(10_752, 10_753, 4, "d"),
+        ]);
+        let pieces = |start, end| -> Vec<_> {
+            let range = ByteRange::new(start, end);
+            places.pieces(range).map(|(file, part)| (file.ino.0, part.start, part.end)).collect()
+        };
+        assert_eq!(pieces(0, 20_000), [(2, 0, 488), (3, 0, 8192), (4, 0, 1)]);
+        assert_eq!(pieces(999, 1537), [(2, 487, 488), (3, 0, 1)]);
+        assert_eq!(pieces(5632, 9728), [(3, 4096, 8192)]);
+        assert_eq!(pieces(1000, 1536), []);
+        assert_eq!(pieces(10_753, 99_999), []);
+    }
+
+    #[test]
+    fn names_are_cleaned() {
+        for (name, clean_name) in
+            [("./a//b", "a/b"), ("/a/./b", "a/b"), ("a", "a"), ("../a", "../a"), ("", "")]
+        {
+            assert_eq!(&*clean(name.as_bytes()), clean_name.as_bytes());
+        }
+    }
+}

@@ -59,7 +59,7 @@ impl ImageContext {
             image: self.request.manifest_digest,
             layers: layers.iter().map(|layer| layer.digest).collect(),
             lazy: Box::pin(self.lazy_layers()),
-            mounted: self.services.mounted.subscribe(),
+            mounted: self.services.pack.page_cache.then(|| self.services.mounted.subscribe()),
         };
         pack::bring(pack, &fetcher, target, stream, &self.services.stats).await
     }

@@ -214,7 +214,7 @@ impl ImageContext {
     /// What the image has beside its index and may be used. This and the next two fail only when the image manifest cannot be
     /// had, and wait for a registry only for a time: the image starts without.
     async fn companions(&self) -> Result<&[Descriptor], LayerError> {
-        let found = self.companions.get_or_try_init(|| async {
+        let found = self.companions.get_or_try_init(|| Box::pin(async {
             let options = &self.services.pack;
             if self.request.fine != Fine::Discover || !options.any() {
                 return Ok(Vec::new());
@@ -228,39 +228,43 @@ impl ImageContext {
                 &[]
             });
             Ok::<_, LayerError>(self.source.companions(manifest, listed, &self.request.reference, options).await)
-        });
+        }));
         found.await.map(Vec::as_slice)
     }
 
     async fn fine(&self) -> Result<&Option<Arc<FineIndexes>>, LayerError> {
-        let found = self.fine.get_or_try_init(|| async {
-            let options = &self.services.pack;
-            let manifest = self.image_manifest().await?;
-            let find = async {
-                let fine = match self.request.fine {
-                    Fine::Recorded(Some(digest)) => {
-                        self.source.recorded_fine_indexes(manifest, digest, options).await
-                    }
-                    Fine::Recorded(None) => None,
-                    Fine::Discover if !options.fine => None,
-                    Fine::Discover => self.source.fine_indexes(manifest, self.companions().await?).await,
+        let found = self.fine.get_or_try_init(|| {
+            Box::pin(async {
+                let options = &self.services.pack;
+                let manifest = self.image_manifest().await?;
+                let find = async {
+                    let fine = match self.request.fine {
+                        Fine::Recorded(Some(digest)) => {
+                            self.source.recorded_fine_indexes(manifest, digest, options).await
+                        }
+                        Fine::Recorded(None) => None,
+                        Fine::Discover if !options.fine => None,
+                        Fine::Discover => self.source.fine_indexes(manifest, self.companions().await?).await,
+                    };
+                    Ok(fine.map(Arc::new))
                 };
-                Ok(fine.map(Arc::new))
-            };
-            self.in_time("fine indexes", find).await
+                self.in_time("fine indexes", find).await
+            })
         });
         found.await
     }
 
     async fn pack(&self) -> Result<&Option<PackSource>, LayerError> {
-        let found = self.pack.get_or_try_init(|| async {
-            let options = &self.services.pack;
-            if !options.enable {
-                return Ok(None);
-            }
-            let manifest = self.image_manifest().await?;
-            let find = async { Ok(self.source.pack(manifest, self.companions().await?, options).await) };
-            self.in_time("pack", find).await
+        let found = self.pack.get_or_try_init(|| {
+            Box::pin(async {
+                let options = &self.services.pack;
+                if !options.enable {
+                    return Ok(None);
+                }
+                let manifest = self.image_manifest().await?;
+                let find = async { Ok(self.source.pack(manifest, self.companions().await?, options).await) };
+                self.in_time("pack", find).await
+            })
         });
         found.await
     }

@@ -77,8 +77,8 @@ pub(super) struct Target<'a> {
     pub(super) layers: Vec<Digest>,
     /// The layers that are served lazily, when they are ready.
     pub(super) lazy: std::pin::Pin<Box<dyn Future<Output = HashMap<Digest, Arc<Layer>>> + Send + 'a>>,
-    /// Changes when a layer is mounted.
-    pub(super) mounted: watch::Receiver<()>,
+    /// Changes when a layer is mounted. `None`: the kernel is to be given nothing.
+    pub(super) mounted: Option<watch::Receiver<()>>,
 }
 
 /// Brings a pack. Ends when everything of it is in the caches, or with the reason why not.
@@ -111,14 +111,19 @@ pub(super) async fn bring(
     let spans = |layer| lazy.get(layer).map(|layer| Arc::clone(layer.spans()));
     let places: Vec<_> = head.layers().iter().map(spans).collect();
     let bond = PackBond::tie(places.iter().flatten());
-    let warm = warm(&head, &target.layers, &lazy);
+    let warm = target.mounted.map(|mounted| {
+        let warm = warm(&head, &target.layers, &lazy);
+        tokio::spawn(Arc::clone(&warm).run(mounted));
+        warm
+    });
     drop(lazy);
-    tokio::spawn(Arc::clone(&warm).run(target.mounted));
     let work = Arc::new(Work { head, places, bond, warm, stats: Arc::clone(stats) });
     let promises = work.promise();
     let outcome = work.read(fetcher, reading, far_away, stream).await;
     drop(promises);
-    work.warm.over();
+    if let Some(warm) = &work.warm {
+        warm.over();
+    }
     outcome
 }
 
@@ -150,7 +155,7 @@ struct Work {
     /// For each of its layers the spans, if it is served lazily.
     places: Vec<Option<Arc<SpanManager>>>,
     bond: Arc<PackBond>,
-    warm: Arc<Warm>,
+    warm: Option<Arc<Warm>>,
     stats: Arc<Stats>,
 }
 
@@ -187,6 +192,12 @@ impl Work {
         Promises(promised.collect())
     }
 
+    fn arrived(&self, block: usize) {
+        if let Some(warm) = &self.warm {
+            warm.arrived(block);
+        }
+    }
+
     /// Whether a block has anything that is not here.
     fn lacks(&self, block: usize) -> bool {
         self.head.extents(block).iter().any(|extent| {
@@ -200,7 +211,7 @@ impl Work {
         let mut parts: Vec<std::ops::Range<usize>> = Vec::new();
         for block in 0..blocks.len() {
             if !self.lacks(block) {
-                self.warm.arrived(block);
+                self.arrived(block);
                 continue;
             }
             match parts.last_mut() {
@@ -301,7 +312,7 @@ impl Work {
             return Err(PackFailure::Wrong);
         }
         self.stats.pack_blocks.inc();
-        self.warm.arrived(block);
+        self.arrived(block);
         Ok(())
     }
 }

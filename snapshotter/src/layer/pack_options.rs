@@ -31,6 +31,8 @@ pub struct PackOptions {
     pub verified: BTreeSet<Digest>,
     /// Name of the pack that is preferred when an image has several. Empty: none.
     pub workload: String,
+    /// Look up a pack's names in the mounts, and put its pages into the kernel's page cache, before the workload asks for them.
+    pub page_cache: bool,
 }
 
 impl Default for PackOptions {
@@ -43,6 +45,7 @@ impl Default for PackOptions {
             require_verified: false,
             verified: BTreeSet::new(),
             workload: String::new(),
+            page_cache: true,
         }
     }
 }

@@ -70,6 +70,9 @@ struct Piece {
     start: u64,
 }
 
+/// Paths of files, each kept once.
+type Paths = HashMap<InodeNo, Arc<[u8]>>;
+
 /// One mount of a layer.
 #[derive(Debug)]
 struct Mount {
@@ -94,7 +97,7 @@ impl Warm {
     /// What is needed before readiness of the pack with this head; `layers` are those that are served lazily, from the bottom
     /// up, and the pack's layer `n` is that at place `places[n]`.
     pub(super) fn new(head: &PackHead, layers: &[Arc<Layer>], places: &[Option<usize>]) -> Arc<Self> {
-        let mut files: HashMap<usize, (Places, HashMap<InodeNo, Arc<[u8]>>)> = HashMap::new();
+        let mut files: HashMap<usize, (Places, Paths)> = HashMap::new();
         let mut pieces: Vec<Piece> = Vec::new();
         let mut blocks = Vec::new();
         for block in 0..head.must_have() {
@@ -252,7 +255,7 @@ impl Warm {
             match kernel.give(piece.ino, piece.range.start, &bytes) {
                 Ok(()) => layer.stats.pack_given_bytes.add(bytes.len() as u64),
                 Err(error) => {
-                    tracing::debug!(ino = piece.ino.0, %error, "pages were not given to the kernel")
+                    tracing::debug!(ino = piece.ino.0, %error, "pages were not given to the kernel");
                 }
             }
         }

@@ -123,6 +123,20 @@ proptest! {
 }
 
 #[test]
+fn no_page_of_a_file_is_cut_in_two() {
+    let range = |start, end| ByteRange::new(start, end);
+    // Files begin at any record of the tar; here at 512 and 200 704.
+    let needs =
+        [(0, range(512, 1537)), (0, range(512 + 4096, 512 + 4096 * 45)), (0, range(200_704, 299_008))];
+    let pack = packed(&needs, 3, None).unwrap();
+    let blocks = pack.head.blocks().len();
+    assert_eq!(blocks, 3);
+    let ends = (0..blocks).map(|block| pack.head.extents(block).last().unwrap().range.end);
+    let cuts: Vec<_> = ends.map(|end| (end % 4096, needs.iter().any(|(_, need)| need.end == end))).collect();
+    assert_eq!(cuts, [(512, false), (0, false), (0, true)]);
+}
+
+#[test]
 fn layers_that_are_left_out_are_not_listed_and_nothing_is_no_pack() {
     let needs = [(0, ByteRange::new(0, 10)), (1, ByteRange::new(0, 10)), (0, ByteRange::new(600, 700))];
     let (drafts, first) = lay_out(&needs, 2, |layer| (layer == 1).then_some(1536)).unwrap();
