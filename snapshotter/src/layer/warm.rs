@@ -81,7 +81,7 @@ struct Mount {
     /// So many pieces were looked up.
     named: AtomicUsize,
     names: Mutex<Names>,
-    /// Which blocks were given; owned by the thread that gives.
+    /// Which blocks were given. Whoever gives holds the lock.
     given: Mutex<Coverage>,
 }
 
@@ -209,6 +209,8 @@ impl Warm {
         if more {
             Step::More
         } else if over && !(0..layers.len()).any(waited_for) {
+            // The thread that gives ends with the last who knows this, whatever is left for it.
+            self.give_all();
             Step::Done
         } else {
             Step::Wait
