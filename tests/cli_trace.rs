@@ -136,13 +136,35 @@ const ACCESSES: &[(&str, u64, u64, u64)] = &[
 ];
 
 #[test]
+fn of_several_traces_what_any_needs_is_taken_at_the_earliest_moment() {
+    let place = place();
+    trace(&place.soci.dir().join("run.trace"), &[("low/a", 0, 4096, 10), ("high/c", 0, 4096, 30)], Some(0));
+    trace(&place.soci.dir().join("other.trace"), &[("high/c", 0, 4096, 5), ("low/b", 0, 4096, 20)], Some(0));
+    place.create(&["--trace", "other.trace", "--span-size", "262144"]).ok();
+    let index = place.index();
+    let (low, high) = (place.ztoc(&index, 0), place.ztoc(&index, 1));
+    let one = |ztoc: &Ztoc, range| ztoc.spans().spans_covering(range);
+    let a = one(&low, bytes_of(&low, "low/a", 0, 4096));
+    let b = one(&low, bytes_of(&low, "low/b", 0, 4096));
+    let c = one(&high, bytes_of(&high, "./high/c", 0, 4096));
+    assert_eq!(place.spans(&index, 1), [(c.start, c.end - 1, 1)]);
+    assert_eq!(place.spans(&index, 0), [(a.start, a.end - 1, 2), (b.start, b.end - 1, 3)]);
+
+    // Each of them must be whole.
+    trace(&place.soci.dir().join("torn.trace"), &[("low/b", 0, 4096, 20)], None);
+    let refused = place.create(&["--trace", "torn.trace"]);
+    assert!(refused.stderr.contains("trace torn.trace is incomplete"), "{}", refused.stderr);
+    assert_ne!(refused.code, 0);
+}
+
+#[test]
 fn needs_become_exact_spans_in_order_over_all_layers() {
     let place = place();
     trace(&place.soci.dir().join("run.trace"), ACCESSES, Some(2));
     let outcome = place.create(&["--span-size", "262144", "--allow-incomplete"]);
     for text in [
         "2 accesses were lost",
-        "the trace was recorded on image manifest",
+        "trace run.trace was recorded on image manifest",
         "warning: 2 paths of the trace are no files of this image (the first: gone/for/ever)",
         "note: 11 bytes of the trace lie in layers without a zTOC",
     ] {
