@@ -88,8 +88,8 @@ impl Product {
         self.dir.join("soci")
     }
 
-    /// Records some runs of the image's own command into `out`, since runs differ in a few pages; unpacked layers are kept in `state`. The workload
-    /// sees loopback only, so that no server of this machine answers in its place. By FUSE, on every machine, so that
+    /// Records some runs of the image's own command into `out`, since runs differ in a few pages; unpacked layers are kept in
+    /// `state`. The workload sees loopback only, so that no server of this machine answers in its place. By FUSE, on every machine, so that
     /// results can be compared: eBPF adds pages that were only mapped beside a fault (docs/recording.md has what that
     /// costs a start).
     pub(crate) fn record(&self, layout: &Path, state: &Path, out: &Path) -> Command {

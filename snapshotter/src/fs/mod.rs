@@ -162,11 +162,6 @@ impl LayerFs {
         Ok(self.spans.read(part, content).await.map_err(FsError::Content)?.into())
     }
 
-    /// The numbers of all inodes.
-    pub fn inodes(&self) -> impl Iterator<Item = InodeNo> {
-        (1..=self.tree.len() as u64).map(InodeNo)
-    }
-
     /// Bytes and inodes, for `statfs`: (bytes of the plain tar, inodes).
     pub fn totals(&self) -> (u64, u64) {
         (self.ztoc.uncompressed_size(), self.tree.len() as u64)

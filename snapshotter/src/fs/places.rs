@@ -2,7 +2,7 @@
 
 use soci_core::units::ByteRange;
 
-use super::attr::Kind;
+use super::tree::cleaned;
 use super::{InodeNo, LayerFs};
 
 /// Files in the order of their content in the tar.
@@ -26,13 +26,9 @@ impl Places {
         let place = |ino: InodeNo| {
             let entry = fs.entry(fs.inode(ino).ok()?)?;
             let content = fs.content(ino).ok().filter(|content| !content.is_empty())?;
-            (Kind::of(entry.kind) == Kind::Regular).then(|| Place {
-                content,
-                ino,
-                path: clean(entry.name.as_ref()),
-            })
+            Some(Place { content, ino, path: cleaned(&entry.name)?.into() })
         };
-        let mut files: Vec<_> = fs.inodes().filter_map(place).collect();
+        let mut files: Vec<_> = fs.tree.inodes().filter_map(place).collect();
         files.sort_by_key(|file| file.content.start);
         Self(files)
     }
@@ -48,12 +44,6 @@ impl Places {
             },
         )
     }
-}
-
-/// A name without `.`, and without slashes but one between two parts.
-fn clean(name: &[u8]) -> Box<[u8]> {
-    let parts = name.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".");
-    parts.collect::<Vec<_>>().join(&b'/').into()
 }
 
 #[cfg(test)]
@@ -81,14 +71,5 @@ mod tests {
         assert_eq!(pieces(5632, 9728), [(3, 4096, 8192)]);
         assert_eq!(pieces(1000, 1536), []);
         assert_eq!(pieces(10_753, 99_999), []);
-    }
-
-    #[test]
-    fn names_are_cleaned() {
-        for (name, clean_name) in
-            [("./a//b", "a/b"), ("/a/./b", "a/b"), ("a", "a"), ("../a", "../a"), ("", "")]
-        {
-            assert_eq!(&*clean(name.as_bytes()), clean_name.as_bytes());
-        }
     }
 }

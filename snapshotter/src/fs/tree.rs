@@ -100,6 +100,11 @@ impl Tree {
         self.inodes.is_empty()
     }
 
+    /// The numbers of all inodes.
+    pub fn inodes(&self) -> impl Iterator<Item = InodeNo> + use<> {
+        (0..self.inodes.len() as u32).map(number)
+    }
+
     /// The root's number.
     pub const ROOT: InodeNo = InodeNo(1);
 
@@ -351,6 +356,12 @@ impl<'a> Growing<'a> {
             skipped: self.skipped,
         }
     }
+}
+
+/// The path of an entry's name, without a leading slash.
+pub(super) fn cleaned(name: &[u8]) -> Option<Vec<u8>> {
+    let parts: Vec<_> = parts_of(name)?.into_iter().map(|part| &name[part]).collect();
+    Some(parts.join(&b'/'))
 }
 
 /// The parts of a name without `.`, `..` and empty ones; `..` never leaves the root. `None` when it cannot be a name.

@@ -5,7 +5,8 @@
 //!
 //! What must always hold: none of this runs on an event loop of the mount, since the kernel may let the caller wait for an
 //! answer that the event loops have yet to give; nothing is looked up outside of the mount; whoever unmounts calls
-//! [`Kernel::leave`] first, after which nothing is looked up any more.
+//! [`Kernel::leave`] first, after which nothing is looked up any more; pages are not given while others are forgotten, so that
+//! what was read of a pack before it was found to be wrong does not come into the kernel behind the forgetting.
 
 use std::ffi::OsStr;
 use std::io;
@@ -15,25 +16,29 @@ use std::path::Path;
 
 use fuser::{INodeNo, Notifier};
 use parking_lot::Mutex;
-use rustix::fs::{CWD, Mode, OFlags, RawDir, ResolveFlags, openat2};
+use rustix::fs::{Mode, OFlags, RawDir, ResolveFlags, open, openat2};
 
 use crate::fs::InodeNo;
 
 /// Bytes of a directory that are listed at once: only in the first of its pieces the kernel learns more than names.
 const LISTING: usize = 256 << 10;
+/// Names of a directory that are listed at most. In larger ones, what is needed is looked up one by one.
+const MAX_LISTED: usize = 4096;
 
 /// One mount, as the kernel has it.
 #[derive(Debug)]
 pub(crate) struct Kernel {
     root: Mutex<Option<OwnedFd>>,
     notifier: Notifier,
+    /// Held while pages are given or forgotten.
+    pages: Mutex<()>,
 }
 
 impl Kernel {
     pub(super) fn new(mountpoint: &Path, notifier: Notifier) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = openat2(CWD, mountpoint, flags, Mode::empty(), ResolveFlags::empty())?;
-        Ok(Self { root: Mutex::new(Some(root)), notifier })
+        let root = open(mountpoint, flags, Mode::empty())?;
+        Ok(Self { root: Mutex::new(Some(root)), notifier, pages: Mutex::default() })
     }
 
     /// The mount is about to go.
@@ -58,7 +63,9 @@ impl Kernel {
         if let Ok(directory) = directory {
             let mut buffer = Vec::with_capacity(LISTING);
             let mut listed = RawDir::new(directory, buffer.spare_capacity_mut());
-            while let Some(Ok(_)) = listed.next() {}
+            for _ in 0..MAX_LISTED {
+                let Some(Ok(_)) = listed.next() else { return };
+            }
         }
     }
 
@@ -70,13 +77,23 @@ impl Kernel {
         openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
     }
 
-    /// Gives the kernel bytes of a file: whole pages, or up to the file's end. It drops them if it does not know the file.
-    pub(crate) fn give(&self, ino: InodeNo, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.notifier.store(INodeNo(ino.0), offset, bytes)
+    /// Gives the kernel the bytes of a file that `bytes` reads, if it reads any: whole pages, or up to the file's end. It drops them
+    /// if it does not know the file. How many they were.
+    pub(crate) fn give(
+        &self,
+        ino: InodeNo,
+        offset: u64,
+        bytes: impl FnOnce() -> Option<Vec<u8>>,
+    ) -> io::Result<u64> {
+        let _alone = self.pages.lock();
+        let Some(bytes) = bytes() else { return Ok(0) };
+        self.notifier.store(INodeNo(ino.0), offset, &bytes)?;
+        Ok(bytes.len() as u64)
     }
 
     /// Makes the kernel forget the content of files. It does not mind those that it does not know.
     pub(crate) fn forget(&self, files: impl Iterator<Item = InodeNo>) -> io::Result<()> {
+        let _alone = self.pages.lock();
         files.map(|ino| self.notifier.inval_inode(INodeNo(ino.0), 0, 0)).fold(Ok(()), io::Result::and)
     }
 }

@@ -227,9 +227,8 @@ impl Layer {
         while forgotten.changed().await.is_ok() {
             let Some(layer) = this.upgrade() else { return };
             let forget = move || {
-                let fs = layer.fs(MountOptions::default());
                 for kernel in layer.kernels() {
-                    if let Err(error) = kernel.forget(fs.inodes()) {
+                    if let Err(error) = kernel.forget(layer.tree.inodes()) {
                         tracing::error!(layer = %layer.digest, %error, "the kernel may keep wrong pages of a pack");
                     }
                 }

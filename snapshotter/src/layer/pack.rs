@@ -205,15 +205,11 @@ impl Work {
         })
     }
 
-    /// The blocks to fetch, as ranges of their numbers, each for a request of at most about `limit` bytes.
-    fn parts(&self, limit: u64) -> Vec<std::ops::Range<usize>> {
+    /// These blocks, which are to be fetched, as ranges of their numbers, each for a request of at most about `limit` bytes.
+    fn parts(&self, lacking: &[usize], limit: u64) -> Vec<std::ops::Range<usize>> {
         let blocks = self.head.blocks();
         let mut parts: Vec<std::ops::Range<usize>> = Vec::new();
-        for block in 0..blocks.len() {
-            if !self.lacks(block) {
-                self.arrived(block);
-                continue;
-            }
+        for &block in lacking {
             match parts.last_mut() {
                 Some(open)
                     if blocks[block].stored.start - blocks[open.end - 1].stored.end <= READ_OVER
@@ -234,7 +230,12 @@ impl Work {
         far_away: bool,
         stream: &Stream,
     ) -> Result<(), PackFailure> {
-        let parts = self.parts(if far_away { PART } else { u64::MAX });
+        let (lacking, here): (Vec<_>, Vec<_>) =
+            (0..self.head.blocks().len()).partition(|&block| self.lacks(block));
+        for block in here {
+            self.arrived(block);
+        }
+        let parts = self.parts(&lacking, if far_away { PART } else { u64::MAX });
         let room = Arc::new(Semaphore::new(IN_WORK));
         let mut first = Some(first);
         let mut reads = Vec::new();

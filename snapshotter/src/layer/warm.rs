@@ -19,7 +19,6 @@ use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use soci_core::coverage::Coverage;
 use soci_core::pack::PackHead;
 use soci_core::units::ByteRange;
 use tokio::sync::watch;
@@ -29,9 +28,8 @@ use super::{Layer, MountOptions};
 use crate::fs::InodeNo;
 use crate::fs::places::Places;
 use crate::fuse::kernel::Kernel;
+use crate::span::bitmap::PAGE;
 
-/// Bytes of a page of the kernel's cache.
-const PAGE: u64 = 4096;
 /// Names that are looked up in one mount before those of the next.
 const AT_ONCE: usize = 16;
 /// Pieces of files that are given to the kernel at most.
@@ -51,8 +49,7 @@ pub(super) struct Warm {
     /// Which blocks are here.
     arrived: Box<[AtomicBool]>,
     /// No more will arrive.
-    over: AtomicBool,
-    changed: watch::Sender<()>,
+    over: watch::Sender<bool>,
     mounts: Mutex<Vec<Arc<Mount>>>,
     /// Wakes the thread that gives pages.
     give: SyncSender<()>,
@@ -82,7 +79,7 @@ struct Mount {
     named: AtomicUsize,
     names: Mutex<Names>,
     /// Which blocks were given. Whoever gives holds the lock.
-    given: Mutex<Coverage>,
+    given: Mutex<Vec<bool>>,
 }
 
 /// What was looked up in a mount.
@@ -130,8 +127,7 @@ impl Warm {
             pieces,
             arrived: blocks.iter().map(|_| AtomicBool::new(false)).collect(),
             blocks,
-            over: AtomicBool::new(false),
-            changed: watch::Sender::default(),
+            over: watch::Sender::default(),
             mounts: Mutex::default(),
             give,
         });
@@ -158,8 +154,7 @@ impl Warm {
 
     /// No more blocks will come.
     pub(super) fn over(&self) {
-        self.over.store(true, Ordering::Release);
-        self.changed.send_replace(());
+        self.over.send_replace(true);
     }
 
     /// Does nothing when it is to wake up already.
@@ -169,7 +164,7 @@ impl Warm {
 
     /// Looks up names until all is done for all mounts, or nobody wants it any more.
     pub(super) async fn run(self: Arc<Self>, mut mounted: watch::Receiver<()>) {
-        let mut changed = self.changed.subscribe();
+        let mut over = self.over.subscribe();
         let until = Instant::now() + LONGEST;
         loop {
             let this = Arc::clone(&self);
@@ -178,7 +173,7 @@ impl Warm {
                 Step::More => {}
                 Step::Done => return,
                 Step::Wait => tokio::select! {
-                    _ = changed.changed() => {}
+                    _ = over.changed() => {}
                     _ = mounted.changed() => {}
                     () = sleep_until(until) => return,
                 },
@@ -189,7 +184,7 @@ impl Warm {
     /// Looks up some names in each mount. Blocking.
     fn step(&self) -> Step {
         // Asked before anything is done: what comes later is another step's.
-        let over = self.over.load(Ordering::Acquire);
+        let over = *self.over.borrow();
         let layers: Vec<_> = self.layers.iter().map(Weak::upgrade).collect();
         if layers.iter().all(Option::is_none) {
             return Step::Done;
@@ -238,24 +233,24 @@ impl Warm {
             let Some(kernel) = mount.kernel.upgrade().filter(|kernel| kernel.is_there()) else { continue };
             let Some(layer) = self.layers[mount.layer].upgrade() else { continue };
             let named = mount.named.load(Ordering::Acquire);
-            let named = self.blocks.partition_point(|pieces| pieces.end <= named) as u64;
             let mut given = mount.given.lock();
-            for block in given.missing(ByteRange::new(0, named)).into_iter().flat_map(|it| it.start..it.end) {
-                if self.arrived[block as usize].load(Ordering::Acquire) {
-                    given.add(ByteRange::new(block, block + 1));
-                    self.give(block as usize, &mount, &layer, &kernel);
+            given.resize(self.blocks.len(), false);
+            for (block, pieces) in
+                self.blocks.iter().enumerate().take_while(|(_, pieces)| pieces.end <= named)
+            {
+                if !given[block] && self.arrived[block].load(Ordering::Acquire) {
+                    given[block] = true;
+                    self.give(pieces.clone(), &mount, &layer, &kernel);
                 }
             }
         }
     }
 
-    fn give(&self, block: usize, mount: &Mount, layer: &Layer, kernel: &Kernel) {
-        let pieces = self.pieces[self.blocks[block].clone()].iter();
-        for piece in pieces.filter(|piece| piece.layer == mount.layer) {
+    fn give(&self, pieces: Range<usize>, mount: &Mount, layer: &Layer, kernel: &Kernel) {
+        for piece in self.pieces[pieces].iter().filter(|piece| piece.layer == mount.layer) {
             let tar = ByteRange::new(piece.start + piece.range.start, piece.start + piece.range.end);
-            let Some(bytes) = layer.spans().cached(tar) else { continue };
-            match kernel.give(piece.ino, piece.range.start, &bytes) {
-                Ok(()) => layer.stats.pack_given_bytes.add(bytes.len() as u64),
+            match kernel.give(piece.ino, piece.range.start, || layer.spans().cached(tar)) {
+                Ok(bytes) => layer.stats.pack_given_bytes.add(bytes),
                 Err(error) => {
                     tracing::debug!(ino = piece.ino.0, %error, "pages were not given to the kernel");
                 }

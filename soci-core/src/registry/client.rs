@@ -45,8 +45,8 @@ impl Registry {
         Self { transport, hosts: Arc::new(Hosts::new(options.hosts, links)) }
     }
 
-    /// Makes ready what the first request would have to make: the grammar of references, which takes a tenth of a second, and, on a
-    /// thread of its own, the trust roots. Asks nobody anything. Blocking.
+    /// Makes ready what the first request would have to make: the trust roots and the grammar of references, each of which takes
+    /// about a tenth of a second. Asks nobody anything. Blocking.
     pub fn make_ahead(&self) {
         self.hosts.make_ahead();
         // Only parsing makes the grammar; this is a name as good as any.

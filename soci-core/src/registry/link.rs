@@ -22,34 +22,31 @@ pub(crate) struct Link(Arc<Parts>);
 
 struct Parts {
     maker: Maker,
-    /// Made when one is needed first: trust roots take long to read.
-    clients: [Mutex<Option<reqwest::Client>>; 4],
+    /// Made when it is needed first: trust roots take long to read.
+    client: Mutex<Option<reqwest::Client>>,
+    /// For this machine's own addresses, which no proxy can reach.
+    direct: Mutex<Option<reqwest::Client>>,
     headers: HeaderMap,
 }
 
 impl Link {
     /// The client for `url`.
     pub(crate) fn client(&self, url: &Url) -> Result<reqwest::Client, RegistryError> {
-        let (direct, plain) = (is_loopback(url.host_str().unwrap_or_default()), url.scheme() == "http");
-        self.made(direct, plain).map_err(|source| RegistryError::Setup { source })
-    }
-
-    /// A client; `direct`: for this machine's own addresses, which no proxy can reach; `plain`: for connections without
-    /// encryption, which need no trust roots. Redirects are not followed by it.
-    fn made(&self, direct: bool, plain: bool) -> reqwest::Result<reqwest::Client> {
-        let mut place = self.0.clients[usize::from(direct) * 2 + usize::from(plain)].lock();
+        let direct = is_loopback(url.host_str().unwrap_or_default());
+        let mut place = if direct { self.0.direct.lock() } else { self.0.client.lock() };
         if let Some(client) = &*place {
             return Ok(client.clone());
         }
-        let client = if plain { self.0.maker.plain(direct) } else { self.0.maker.encrypted(direct) }?;
+        let client = self.0.maker.client(direct).map_err(|source| RegistryError::Setup { source })?;
         Ok(place.insert(client).clone())
     }
 
-    /// Makes the client that most registries need, on a thread of its own: no request has to wait for it then.
+    /// Makes the client that most registries need. Whoever needs one that could not be made meets the reason.
     pub(crate) fn make_ahead(&self) {
-        let link = self.clone();
-        // Whoever needs the client and does not find it makes it.
-        let _ = std::thread::Builder::new().name("trust-roots".into()).spawn(move || link.made(false, false));
+        let mut place = self.0.client.lock();
+        if place.is_none() {
+            *place = self.0.maker.client(false).ok();
+        }
     }
 
     /// Headers for the server itself, not for those it redirects to.
@@ -154,7 +151,8 @@ impl Links {
             identity: tls.identity.as_deref().map(reqwest::Identity::from_pem).transpose()?,
             skip_verify: tls.skip_verify,
         };
-        let link = Link(Arc::new(Parts { maker, clients: Default::default(), headers: headers.clone() }));
+        let (client, direct, headers) = (Mutex::default(), Mutex::default(), headers.clone());
+        let link = Link(Arc::new(Parts { maker, client, direct, headers }));
         made.insert(settings, link.clone());
         Ok(link)
     }
@@ -172,17 +170,12 @@ struct Maker {
 
 impl Maker {
     /// A client, with the system's trust roots if there are any; `direct`: never through a proxy.
-    fn encrypted(&self, direct: bool) -> reqwest::Result<reqwest::Client> {
+    fn client(&self, direct: bool) -> reqwest::Result<reqwest::Client> {
         self.builder(direct).tls_certs_merge(self.roots.clone()).build().or_else(|error| {
             // A machine without any trust root can still use plain HTTP registries, and its own roots.
             tracing::warn!(error = &error as &dyn std::error::Error, "no system certificates");
             self.builder(direct).tls_certs_only(self.roots.clone()).build()
         })
-    }
-
-    /// A client that trusts no certificate.
-    fn plain(&self, direct: bool) -> reqwest::Result<reqwest::Client> {
-        self.builder(direct).tls_certs_only(Vec::new()).build()
     }
 
     fn builder(&self, direct: bool) -> reqwest::ClientBuilder {

@@ -145,6 +145,7 @@ impl Start<'_> {
         })?;
         let mut client = self.runtime.block_on(snapshots_client(daemon.socket()))?;
         self.runtime.block_on(remove_leftovers(&mut client))?;
+        self.registry.make_ahead();
         let begin = Instant::now();
         let source = ImageSource::registry(&self.reference, &self.registry);
         let image = self.runtime.block_on(source.resolve(&Platform::host()))?;

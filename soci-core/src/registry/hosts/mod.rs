@@ -96,7 +96,7 @@ impl Hosts {
         Self { policy, links, known: Mutex::default() }
     }
 
-    /// Reads the trust roots of registries of which nothing special was said, without anybody waiting for it.
+    /// Makes the HTTP client of registries of which nothing special was said. Blocking.
     pub(crate) fn make_ahead(&self) {
         if let Ok(link) = self.links.link(&Tls::default(), (None, None), &HeaderMap::new()) {
             link.make_ahead();
