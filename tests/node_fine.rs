@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use harness::companions::{list_in_fallback_tag, list_in_image};
+use harness::companions::{REPOSITORY, list_in_fallback_tag, list_in_image};
 use harness::image::LayerSource;
 use harness::node::TestNode;
 use harness::pack_lab::{FILE, FINE, Lab, members, tar, two_layers};
@@ -190,6 +190,23 @@ fn a_registry_without_referrers_has_them_under_a_tag() {
     list_in_fallback_tag(&lab.registry, &lab.image, &[&put.descriptor]);
     assert!(used(&lab, |options| options.pack.referrers = true));
     assert!(!used(&lab, |_| {}));
+}
+
+#[test]
+fn a_manifest_that_the_list_carries_is_not_asked_for() {
+    for (carried, asked) in [(None, 1), (Some(true), 0), (Some(false), 1)] {
+        let lab = Lab::with(Habits { referrers_api: false, ..Habits::default() }, two_layers());
+        let put = lab.put_fine();
+        let (_, raw) = lab.registry.manifest(REPOSITORY, &put.descriptor.digest.to_string()).unwrap();
+        let entry = match carried {
+            None => put.descriptor.clone(),
+            Some(true) => put.descriptor.clone().embed(&raw),
+            Some(false) => put.descriptor.clone().embed(&raw.to_ascii_uppercase()),
+        };
+        list_in_fallback_tag(&lab.registry, &lab.image, &[&entry]);
+        assert!(used(&lab, |options| options.pack.referrers = true), "{carried:?}");
+        assert_eq!(lab.requests(&put.descriptor.digest).len(), asked, "{carried:?}");
+    }
 }
 
 #[test]

@@ -18,6 +18,8 @@ const LONGEST_START: &str = "600";
 
 /// Recordings of which an index and a pack are made.
 const RECORDED_RUNS: &str = "3";
+/// How long recordings go on after READY: what a server does from time to time may be needed before READY when that is later.
+const RECORDED_TAIL: &str = "1s";
 
 /// Span size where the trace needs nothing. Where it does, spans hug the needed ranges (`--span-layout trace`): with
 /// even spans of 4 MiB a perfect prefetch moves three quarters of the Python image, at 1 MiB still 87 MB and 19 MB of
@@ -95,7 +97,7 @@ impl Product {
     pub(crate) fn record(&self, layout: &Path, state: &Path, out: &Path) -> Command {
         let mut command = exec::command([self.soci()]);
         command.args(["record", "--image", &layout_reference(layout), "--net", "none", "--until", READY]);
-        command.args(["--engine", "fuse", "--runs", RECORDED_RUNS]);
+        command.args(["--engine", "fuse", "--runs", RECORDED_RUNS, "--tail", RECORDED_TAIL]);
         command.arg("--state").arg(state).arg("--out").arg(out);
         command
     }

@@ -132,7 +132,7 @@ impl Source {
     /// The fine indexes among `listed`, the first that can be used.
     pub(super) async fn fine_indexes(&self, image: &Manifest, listed: &[Descriptor]) -> Option<FineIndexes> {
         for entry in of_kind(listed, CompanionKind::FineIndex) {
-            match self.open_fine_indexes(image, entry.digest).await {
+            match self.open_fine_indexes(image, entry).await {
                 Ok(fine) => return Some(fine),
                 Err(error) => {
                     tracing::warn!(digest = %entry.digest, error = %chain(&error), "fine indexes are not used");
@@ -154,7 +154,9 @@ impl Source {
             tracing::warn!(%digest, "fine indexes are not used: not verified");
             return None;
         }
-        match self.open_fine_indexes(image, digest).await {
+        // Its size does not matter: the store has it.
+        let entry = Descriptor::new(media_type::OCI_MANIFEST, digest, 0);
+        match self.open_fine_indexes(image, &entry).await {
             Ok(fine) => Some(fine),
             Err(error) => {
                 tracing::warn!(%digest, error = %chain(&error), "fine indexes are not used");
@@ -163,13 +165,13 @@ impl Source {
         }
     }
 
-    async fn open_fine_indexes(&self, image: &Manifest, digest: Digest) -> Result<FineIndexes, Unfit> {
-        let manifest = self.companion(image, digest, CompanionKind::FineIndex).await?;
+    async fn open_fine_indexes(&self, image: &Manifest, entry: &Descriptor) -> Result<FineIndexes, Unfit> {
+        let manifest = self.companion(image, entry, CompanionKind::FineIndex).await?;
         let blob = blob_of(&manifest, media_type::FINE_TABLES)?;
         let raw = self.blob("bundle of fine indexes", blob, MAX_BUNDLE).await?;
         let windows = manifest.layers.into_iter();
         Ok(FineIndexes {
-            digest,
+            digest: entry.digest,
             bundle: Bundle::open(raw)?,
             windows: windows.filter(|blob| blob.media_type == media_type::FINE_WINDOWS).collect(),
         })
@@ -190,7 +192,7 @@ impl Source {
             (name != options.workload, !name.is_empty())
         });
         for entry in packs {
-            match self.open_pack(image, entry.digest, options.max_bytes).await {
+            match self.open_pack(image, entry, options.max_bytes).await {
                 Ok(pack) => {
                     tracing::info!(digest = %entry.digest, workload = workload(entry), bytes = pack.blob.size, "using pack");
                     return Some(pack);
@@ -203,23 +205,26 @@ impl Source {
         None
     }
 
-    async fn open_pack(&self, image: &Manifest, digest: Digest, limit: u64) -> Result<PackSource, Unfit> {
-        let manifest = self.companion(image, digest, CompanionKind::Pack).await?;
+    async fn open_pack(&self, image: &Manifest, entry: &Descriptor, limit: u64) -> Result<PackSource, Unfit> {
+        let manifest = self.companion(image, entry, CompanionKind::Pack).await?;
         let blob = blob_of(&manifest, media_type::PACK_BLOCKS)?.clone();
         if blob.size > limit {
             return Err(Unfit::TooLarge { size: blob.size, limit });
         }
         let head = head_pin(&blob).ok_or(Unfit::Unpinned)?;
-        Ok(PackSource { digest, blob, head })
+        Ok(PackSource { digest: entry.digest, blob, head })
     }
 
     async fn companion(
         &self,
         image: &Manifest,
-        digest: Digest,
+        entry: &Descriptor,
         kind: CompanionKind,
     ) -> Result<Manifest, Unfit> {
-        let manifest = self.manifest(digest).await?;
+        if let Some(raw) = entry.embedded() {
+            self.keep(raw.into()).await?;
+        }
+        let manifest = self.manifest(entry.digest).await?;
         if companion_of(&manifest, &image.digest) == Some(kind) {
             Ok(manifest)
         } else {

@@ -28,6 +28,9 @@ pub(super) const AT_ONCE: usize = 8;
 /// How long an image's zTOCs and artifacts go before all prefetch of the node. A registry that hangs must not stop other images.
 pub(super) const SMALL_THINGS_FIRST: Duration = Duration::from_secs(10);
 
+/// Layers below this size, bytes, have no zTOC unless somebody wanted it: the least size that upstream indexes, and we.
+const SELDOM_INDEXED: u64 = 10 << 20;
+
 /// Which image is asked for.
 #[derive(Clone, Debug)]
 pub struct ImageRequest {
@@ -166,14 +169,34 @@ impl ImageContext {
     }
 
     async fn make_ready(self: &Arc<Self>) {
-        // All begin now: none needs the others. The pack is not behind the fine indexes, which are larger than what it begins
-        // with.
-        let (_, _, ()) = tokio::join!(self.companions(), self.fine(), self.make_layers_ready());
+        // All begin now: none needs the others. The pack is neither behind the index nor behind the fine indexes, which are larger
+        // than what it begins with.
+        let (_, _, (), (), ()) = tokio::join!(
+            self.companions(),
+            self.fine(),
+            self.config_ahead(),
+            self.start_pack(),
+            self.make_layers_ready()
+        );
     }
 
-    async fn make_layers_ready(self: &Arc<Self>) {
-        let (index, pack) = tokio::join!(self.index(), self.pack());
-        let index = match index {
+    /// Fetches the configuration if some layer will probably be fetched whole: one that is too small for a zTOC. Failures are met
+    /// by whoever needs it.
+    async fn config_ahead(&self) {
+        let is_small = |layer: &Descriptor| layer.size < SELDOM_INDEXED;
+        if self.image_manifest().await.is_ok_and(|manifest| manifest.layers.iter().any(is_small)) {
+            let _ = self.manifest().await;
+        }
+    }
+
+    async fn start_pack(self: &Arc<Self>) {
+        if let Ok(Some(pack)) = self.pack().await {
+            self.spawn_pack(pack.clone(), self.services.engine.stream());
+        }
+    }
+
+    async fn make_layers_ready(&self) {
+        let index = match self.index().await {
             Ok(Some(index)) => index,
             Ok(None) => {
                 return tracing::info!(image = %self.request.reference, "image has no usable soci index");
@@ -182,23 +205,13 @@ impl ImageContext {
                 return tracing::warn!(image = %self.request.reference, error = %chain(&error), "soci index not found");
             }
         };
-        if self.image_manifest().await.is_ok_and(|manifest| manifest.layers.len() > index.layers.len()) {
-            // Some layers will be fetched whole, for which the configuration is needed. Failures are met there.
-            let this = Arc::clone(self);
-            self.services.engine.runtime().spawn(async move { this.manifest().await.map(drop) });
-        }
-        let all = futures_util::stream::iter(0..index.layers.len());
-        let layers = all.for_each_concurrent(AT_ONCE, |at| async move {
-            let (indexed, cell) = &index.layers[at];
+        let all = futures_util::stream::iter(&index.layers);
+        let ready = all.for_each_concurrent(AT_ONCE, |(indexed, cell)| async move {
             if let Err(error) = self.ready(indexed, cell).await {
                 tracing::warn!(layer = %indexed.layer, error = %chain(&error), "layer cannot be lazy");
             }
         });
-        if let Ok(Some(pack)) = pack {
-            // Announced before the layers let the background class begin.
-            self.spawn_pack(pack.clone(), self.services.engine.stream());
-        }
-        layers.await;
+        ready.await;
     }
 
     /// Everything that refers to the image. Asked once, also for the index where that is found so.

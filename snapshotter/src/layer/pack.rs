@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt};
@@ -27,6 +28,9 @@ use crate::stats::Stats;
 const IN_WORK: usize = 32;
 /// A gap of blocks that are here already is read over when it is smaller than this, bytes: another request costs more.
 const READ_OVER: u64 = 256 << 10;
+/// Stored bytes behind what is being read that readers wait for, too, though they are not among what must be had first: about
+/// what a reader would fetch instead.
+const NEAR: u64 = 256 << 10;
 /// Bytes that are read before the layers are ready, about.
 const READ_ON: usize = 8 << 20;
 /// With a first byte that took longer than this, one connection does not fill the link for many round trips.
@@ -64,6 +68,9 @@ pub(super) enum PackFailure {
     /// A span has shown that its bytes are not the layer's.
     #[error("the pack's bytes are not those of the layers")]
     Wrong,
+    /// The image has no index, or none of its layers can be lazy.
+    #[error("no layer of the image is served lazily")]
+    NothingLazy,
     /// Nobody uses the layers any more, or the process ends.
     #[error("the pack is not needed any more")]
     Over,
@@ -103,6 +110,9 @@ pub(super) async fn bring(
         return Err(PackFailure::Size { found: head.size(), wanted: pack.blob.size });
     }
     let lazy = ready(target.lazy, &mut reading).await?;
+    if lazy.is_empty() {
+        return Err(PackFailure::NothingLazy);
+    }
     head.check_layers(|layer| {
         let lazy = lazy.get(layer).map(|layer| layer.uncompressed_size());
         // What is fetched whole is not written from the pack: its size does not matter.
@@ -117,8 +127,10 @@ pub(super) async fn bring(
         warm
     });
     drop(lazy);
-    let work = Arc::new(Work { head, places, bond, warm, stats: Arc::clone(stats) });
-    let promises = work.promise();
+    let promised = AtomicUsize::new(0);
+    let work = Arc::new(Work { head, places, bond, warm, promised, stats: Arc::clone(stats) });
+    let promises = Promises(work.places.iter().flatten().cloned().collect());
+    work.promise(work.head.must_have());
     let outcome = work.read(fetcher, reading, far_away, stream).await;
     drop(promises);
     if let Some(warm) = &work.warm {
@@ -156,6 +168,8 @@ struct Work {
     places: Vec<Option<Arc<SpanManager>>>,
     bond: Arc<PackBond>,
     warm: Option<Arc<Warm>>,
+    /// The blocks before this one are promised.
+    promised: AtomicUsize,
     stats: Arc<Stats>,
 }
 
@@ -175,21 +189,29 @@ impl Work {
         self.places.get(usize::from(layer))?.as_ref()
     }
 
-    /// Tells the layers what will come soon: what the workload cannot do without. Readers do not wait for the rest.
-    fn promise(&self) -> Promises {
+    /// Tells the layers that the blocks before this one will come soon: those that the workload cannot do without, later those
+    /// that are near. Readers do not wait for the rest.
+    fn promise(&self, behind: usize) {
+        let first = self.promised.fetch_max(behind, Ordering::Relaxed);
         let mut ranges: HashMap<u16, Vec<ByteRange>> = HashMap::new();
-        for block in 0..self.head.must_have() {
+        for block in first..behind {
             for extent in self.head.extents(block) {
                 ranges.entry(extent.layer).or_default().push(extent.range);
             }
         }
-        let promised = ranges.into_iter().filter_map(|(layer, mut ranges)| {
-            let manager = self.place(layer)?;
-            ranges.sort_unstable();
-            manager.promise(ranges);
-            Some(Arc::clone(manager))
-        });
-        Promises(promised.collect())
+        for (layer, mut ranges) in ranges {
+            if let Some(manager) = self.place(layer) {
+                ranges.sort_unstable();
+                manager.promise(ranges);
+            }
+        }
+    }
+
+    /// The block behind those that are near to one that is read now.
+    fn near(&self, block: usize) -> usize {
+        let blocks = self.head.blocks();
+        let behind = blocks[block].stored.end.saturating_add(NEAR);
+        blocks.partition_point(|block| block.stored.start < behind)
     }
 
     fn arrived(&self, block: usize) {
@@ -272,6 +294,7 @@ impl Work {
             if self.bond.is_broken() {
                 return Err(PackFailure::Wrong);
             }
+            self.promise(self.near(block));
             stream.after_demand().await;
             let stored = take(&mut reading, blocks[block].stored.len()).await?;
             self.stats.pack_bytes.add(stored.len() as u64);

@@ -230,7 +230,7 @@ impl Source {
         }
     }
 
-    async fn keep(&self, bytes: Bytes) -> Result<(), LayerError> {
+    pub(super) async fn keep(&self, bytes: Bytes) -> Result<(), LayerError> {
         let store = self.store.clone();
         tokio::task::spawn_blocking(move || store.put(&bytes)).await.map_err(|_| LayerError::CutOff)??;
         Ok(())

@@ -114,16 +114,15 @@ impl Snapshotter {
             request.index_digest = None;
         }
         let image = self.node.image(&request);
-        match self.choose(&image, job).await {
+        // Both before this Prepare ends: the next one must find the layers above begun.
+        let (way, ()) = tokio::join!(self.choose(&image, job), self.start_whole_layers(&image, job));
+        match way {
             Way::Lazy(layer) => {
-                // Both before this Prepare ends: the next one must find the layers above begun.
-                let others = self.start_whole_layers(&image, job, false);
-                let (outcome, ()) = tokio::join!(self.provide_lazy(&image, job, layer), others);
-                if let Outcome::Committed = outcome? {
+                if let Outcome::Committed = self.provide_lazy(&image, job, layer).await? {
                     return Ok(Outcome::Committed);
                 }
             }
-            Way::Whole => self.start_whole_layers(&image, job, true).await,
+            Way::Whole => {}
             Way::Runtime => return Ok(Outcome::NextWay),
         }
         self.provide_whole(&image, job).await

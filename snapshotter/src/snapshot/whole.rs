@@ -12,12 +12,12 @@ use crate::layer::{ImageContext, LayerError, ManifestAndConfig};
 use crate::unpack::{WholeLayer, WholeLayerError};
 
 impl Snapshotter {
-    /// Begins with those layers above the one of `job` that are not going to be lazy, so that they come at the same time
-    /// and not one Prepare after the other. `own`: with the layer itself before them.
+    /// Begins with those layers from that of `job` on that are not going to be lazy, so that they come at the same time and not
+    /// one Prepare after the other, and before anything that is fetched ahead takes the link.
     ///
     /// Failures are not told here: whoever prepares the layer meets them again.
-    pub(super) async fn start_whole_layers(&self, image: &ImageContext, job: &LayerJob, own: bool) {
-        let Ok(coming) = self.coming_whole(image, job, own).await else { return };
+    pub(super) async fn start_whole_layers(&self, image: &ImageContext, job: &LayerJob) {
+        let Ok(coming) = self.coming_whole(image, job).await else { return };
         if coming.is_empty() {
             return;
         }
@@ -30,28 +30,22 @@ impl Snapshotter {
     }
 
     /// Numbers of the layers that are pulled as a whole, from the one of `job` on.
-    async fn coming_whole(
-        &self,
-        image: &ImageContext,
-        job: &LayerJob,
-        own: bool,
-    ) -> Result<Vec<usize>, LayerError> {
+    async fn coming_whole(&self, image: &ImageContext, job: &LayerJob) -> Result<Vec<usize>, LayerError> {
         let layers = image.layers().await?;
         let Some(first) = position(&layers, job) else { return Ok(Vec::new()) };
-        let above = first + 1..layers.len();
-        let above: Vec<_> = if self.policy.always_whole {
-            above.collect()
-        } else if let Some(indexed) = image.indexed_layers().await? {
+        let mut coming: Vec<_> = (first..layers.len()).collect();
+        if self.policy.always_whole {
+            return Ok(coming);
+        }
+        if let Some(indexed) = image.indexed_layers().await? {
             let is_lazy = |layer: &Descriptor| {
                 indexed.contains(&layer.digest) && layer.size >= self.policy.min_layer_size
             };
-            above.filter(|&at| !is_lazy(&layers[at])).collect()
-        } else if self.policy.whole_without_index {
-            above.collect()
-        } else {
-            Vec::new()
-        };
-        Ok(own.then_some(first).into_iter().chain(above).collect())
+            coming.retain(|&at| !is_lazy(&layers[at]));
+        } else if !self.policy.whole_without_index {
+            coming.clear();
+        }
+        Ok(coming)
     }
 
     /// Pulls the layer of `job` and unpacks it into its snapshot. On failure the snapshot stays as it was.

@@ -17,6 +17,9 @@ use soci_core::{
 use super::push::push_blobs;
 use crate::{output::progress::Progress, root::Root};
 
+/// Bytes of a manifest that a list of referrers may carry, at most.
+const MAX_EMBEDDED: usize = 16 << 10;
+
 /// Pushes the newest fine index and all packs of an image manifest that the records know.
 pub(super) async fn push_companions(
     repository: &Repository,
@@ -70,6 +73,10 @@ pub(super) async fn push_companion(
     let mut descriptor = manifest.descriptor();
     descriptor.artifact_type = Some(kind.artifact_type().to_owned());
     descriptor.annotations = manifest.annotations;
+    if manifest.raw.len() <= MAX_EMBEDDED {
+        // A registry that lists referrers by itself ignores it; from a tagged list a start gets the manifest one request earlier.
+        descriptor = descriptor.embed(&manifest.raw);
+    }
     repository.push_referrer(image, descriptor, &manifest.raw).await?;
     say.line(&format!("successfully pushed artifact with digest: {digest}"));
     Ok(())

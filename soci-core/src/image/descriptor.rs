@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Platform;
@@ -25,7 +27,7 @@ pub struct Descriptor {
     /// Annotations.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// The blob itself in base64; never used here, kept for re-encoding.
+    /// The blob itself in base64; see [`Descriptor::embedded`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,
     /// Platform of a manifest listed in an index.
@@ -51,6 +53,19 @@ impl Descriptor {
         }
     }
 
+    /// The descriptor with the blob itself in it, so that whoever has the one need not ask for the other.
+    #[must_use]
+    pub fn embed(mut self, blob: &[u8]) -> Self {
+        self.data = Some(STANDARD.encode(blob));
+        self
+    }
+
+    /// The blob, when it is in the descriptor and is the one that the digest names.
+    pub fn embedded(&self) -> Option<Vec<u8>> {
+        let blob = STANDARD.decode(self.data.as_deref()?).ok()?;
+        (blob.len() as u64 == self.size && Digest::of(&blob) == self.digest).then_some(blob)
+    }
+
     /// The value of an annotation.
     pub fn annotation(&self, key: &str) -> Option<&str> {
         self.annotations.get(key).map(String::as_str)
@@ -62,4 +77,25 @@ pub(crate) fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + D
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_blob_itself_is_taken_from_a_descriptor() {
+        let of = |blob: &[u8]| Descriptor::new("a/b", Digest::of(blob), blob.len() as u64);
+        assert_eq!(of(b"blob").embedded(), None);
+        assert_eq!(of(b"blob").embed(b"blob").embedded().as_deref(), Some(&b"blob"[..]));
+        assert_eq!(of(b"blob").embed(b"bl0b").embedded(), None);
+        assert_eq!(Descriptor { size: 3, ..of(b"blob").embed(b"blob") }.embedded(), None);
+        for data in ["", "YmxvYg", "!"] {
+            assert_eq!(
+                Descriptor { data: Some(data.to_owned()), ..of(b"blob") }.embedded(),
+                None,
+                "{data:?}"
+            );
+        }
+    }
 }
