@@ -64,6 +64,8 @@ impl Mode {
 #[derive(Debug, Clone)]
 pub(crate) struct Product {
     dir: PathBuf,
+    /// Plain bytes of a fine span, when it is not the product's choice.
+    pub(crate) fine_span_size: Option<u64>,
 }
 
 impl Product {
@@ -78,7 +80,7 @@ impl Product {
             "--package",
             "snapshotter",
         ]))?;
-        Ok(Self { dir: release_dir()? })
+        Ok(Self { dir: release_dir()?, fine_span_size: None })
     }
 
     /// Both programs, for reading them ahead of a measurement.
@@ -122,6 +124,7 @@ impl Product {
         command.args(["--span-layout", "trace"]).arg("--root").arg(store);
         if modes.iter().any(|mode| matches!(mode, Mode::Fine | Mode::Pack)) {
             command.arg("--fine");
+            command.args(self.fine_span_size.map(|size| format!("--fine-span-size={size}")));
         }
         if modes.contains(&Mode::Pack) {
             command.arg("--pack");

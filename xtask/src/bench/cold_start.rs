@@ -31,6 +31,9 @@ pub(crate) struct Args {
     /// Runs of each mode
     #[arg(short, default_value_t = 3)]
     n: usize,
+    /// Plain bytes of the spans of fine indexes [default: the product's]
+    #[arg(long, value_name = "BYTES")]
+    fine_span_size: Option<u64>,
     /// Also write all runs as a JSON array to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -74,7 +77,8 @@ pub(crate) struct Run {
 /// Runs the subcommand.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let lab = args.lab.open()?;
-    let product = Product::build()?;
+    let mut product = Product::build()?;
+    product.fine_span_size = args.fine_span_size;
     let bench = Bench { lab: &lab, product: &product };
     let mut images = Vec::new();
     {
