@@ -9,7 +9,7 @@ use harness::pack_lab::{FILE, FINE, Lab, members, tar, two_layers};
 use harness::patience::eventually;
 use harness::registry::Habits;
 use serde_json::json;
-use snapshotter::layer::{Fine, NodeOptions};
+use snapshotter::layer::{Companions, NodeOptions};
 
 use soci_core::digest::Digest;
 use soci_core::units::{ByteRange, SpanId};
@@ -220,7 +220,7 @@ fn what_was_served_is_served_again_without_the_registry() {
     };
     assert_eq!(fine, Some(put.descriptor.digest));
     lab.registry.stop();
-    let here = lab.run_with(lab.node(|_| {}), Fine::Recorded(fine));
+    let here = lab.run_with(lab.node(|_| {}), Companions::Recorded { fine, pack: None });
     assert_eq!(here.fine(), [true; 2]);
     here.check_all();
     assert_eq!(here.node.stats.demand_spans.get(), 0);
@@ -235,7 +235,7 @@ fn what_was_served_without_stays_without() {
     drop(none);
     lab.put_fine();
     lab.registry.forget_requests();
-    let here = lab.run_with(lab.node(|_| {}), Fine::Recorded(None));
+    let here = lab.run_with(lab.node(|_| {}), Companions::Recorded { fine: None, pack: None });
     assert_eq!(here.fine(), [false; 2]);
     here.check_all();
     assert_eq!(lab.registry.requests(), [], "all of it is here");

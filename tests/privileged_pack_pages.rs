@@ -10,7 +10,7 @@ use harness::faults::{Fault, When};
 use harness::image::{LayerSource, TarWriter};
 use harness::pack_lab::{Lab, Running, two_layers};
 use harness::patience::eventually;
-use snapshotter::layer::{FuseMount, MountOptions};
+use snapshotter::layer::{Companions, FuseMount, MountOptions};
 use soci_core::pack::Extent;
 use soci_core::pack::testing::{ForgedBlock, forged};
 use soci_core::units::ByteRange;
@@ -84,6 +84,32 @@ fn a_mount_that_comes_after_the_pack_gets_its_pages() {
     let dir = tempfile::tempdir().unwrap();
     let mounts = mounts(&here, dir.path());
     check_that_the_kernel_has_it_all(&lab, &here, &mounts);
+}
+
+#[test]
+fn the_first_container_after_a_restart_gets_its_pages_without_the_registry() {
+    let mut lab = Lab::new(two_layers());
+    lab.put_fine();
+    lab.pack(&in_tars(NEEDS)).put(&lab.registry);
+    let here = lab.start(|_| {});
+    here.packed();
+    let (fine, pack) = here
+        .node
+        .runtime
+        .block_on(async { (here.image.fine_digest().await, here.image.pack_digest().await) });
+    assert!(fine.is_some() && pack.is_some());
+    drop(here);
+    lab.registry.stop();
+    let here = lab.run_with(lab.node(|_| {}), Companions::Recorded { fine, pack });
+    let dir = tempfile::tempdir().unwrap();
+    let mounts = mounts(&here, dir.path());
+    assert_eq!(here.node.stats.pack_given_bytes.get(), 0, "nobody wants it yet");
+    here.node.runtime.block_on(here.image.wanted());
+    eventually("all is given", || here.node.stats.pack_given_bytes.get() == needed());
+    for &(layer, start, end) in NEEDS {
+        check(&lab, &mounts, layer, start, end);
+    }
+    assert_eq!((here.node.stats.reads.get(), here.node.stats.pack_bytes.get()), (0, 0));
 }
 
 #[test]

@@ -67,6 +67,11 @@ fn text(bytes: &[u8]) -> String {
 
 /// The image with a recorded index in a registry of its own.
 fn recorded() -> (TestRegistry, String) {
+    recorded_with(&[])
+}
+
+/// The same, made with more flags.
+fn recorded_with(flags: &[&str]) -> (TestRegistry, String) {
     let registry = TestRegistry::start();
     let image = format!("{}:1", registry.image("team/app"));
     let dir = tempfile::tempdir().unwrap();
@@ -88,18 +93,8 @@ fn recorded() -> (TestRegistry, String) {
     ];
     succeed(&[&record[..], &READ].concat());
     let (store, trace) = (path("store"), path("out/t.trace"));
-    succeed(&[
-        "--root",
-        &store,
-        "create",
-        &layout,
-        "--span-size",
-        "262144",
-        "--min-layer-size",
-        "0",
-        "--trace",
-        &trace,
-    ]);
+    let create = ["--root", &store, "create", &layout, "--span-size", "262144", "--min-layer-size", "0"];
+    succeed(&[&create[..], &["--trace", &trace], flags].concat());
     succeed(&["--root", &store, "push", "--image", &layout, &image]);
     (registry, image)
 }
@@ -197,6 +192,21 @@ fn the_second_start_on_a_root_finds_its_layers() {
         }
         assert_eq!(mounts_mentioning(&root.path().to_string_lossy()), Vec::<String>::new());
     }
+}
+
+#[test]
+fn what_a_pack_brought_is_enough_for_the_second_start_on_a_root() {
+    let (registry, image) = recorded_with(&["--fine", "--pack"]);
+    let root = tempfile::tempdir().unwrap();
+    let flags = ["--mode", "pack", "--root", root.path().to_str().unwrap()];
+    let (_, cold) = run(&image, &flags, &READ);
+    assert!(counter(&cold, "soci_pack_blocks_total") > 0, "{cold}");
+    registry.forget_requests();
+    let (_, warm) = run(&image, &flags, &READ);
+    assert_eq!(warm["layers_present"], 2, "{warm}");
+    let requests = registry.requests();
+    assert!(requests.iter().all(|request| request.range.is_none()), "{requests:?}");
+    assert_eq!(counter(&warm, "soci_registry_requests_total"), 0, "{requests:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::image::Published;
 use snapshotter::fuse::FuseOptions;
 use snapshotter::layer::{
-    Discovery, Fine, ImageContext, ImageRequest, Layer, LayerState, Node, NodeOptions, PackOptions,
+    Companions, Discovery, ImageContext, ImageRequest, Layer, LayerState, Node, NodeOptions, PackOptions,
 };
 use snapshotter::prefetch::EngineOptions;
 use snapshotter::span::SpanOptions;
@@ -64,16 +64,16 @@ impl TestNode {
 
     /// The image's context.
     pub fn image(&self, image: &Published) -> Arc<ImageContext> {
-        self.image_with(image, Fine::Discover)
+        self.image_with(image, Companions::Discover)
     }
 
-    /// The image's context, served with these fine indexes.
-    pub fn image_with(&self, image: &Published, fine: Fine) -> Arc<ImageContext> {
+    /// The image's context, served with these companions.
+    pub fn image_with(&self, image: &Published, companions: Companions) -> Arc<ImageContext> {
         self.node.image(&ImageRequest {
             reference: image.reference.parse().unwrap(),
             manifest_digest: image.manifest,
             index_digest: None,
-            fine,
+            companions,
         })
     }
 

@@ -8,7 +8,7 @@ use crate::disk_image::half_random;
 use crate::image::{LayerSource, Published, TarWriter, gzip, publish};
 use crate::registry::{Habits, Request, TestRegistry};
 use serde_json::json;
-use snapshotter::layer::{Fine, ImageContext, Layer, LayerState, NodeOptions};
+use snapshotter::layer::{Companions, ImageContext, Layer, LayerState, NodeOptions};
 use snapshotter::prefetch::BackgroundOptions;
 use soci_core::digest::Digest;
 use soci_core::units::{ByteRange, SpanId};
@@ -107,12 +107,12 @@ impl Lab {
 
     /// The layers at this node.
     pub fn run(&self, node: TestNode) -> Running {
-        self.run_with(node, Fine::Discover)
+        self.run_with(node, Companions::Discover)
     }
 
-    /// The layers at this node, served with these fine indexes.
-    pub fn run_with(&self, node: TestNode, fine: Fine) -> Running {
-        let image = node.image_with(&self.image, fine);
+    /// The layers at this node, served with these companions.
+    pub fn run_with(&self, node: TestNode, companions: Companions) -> Running {
+        let image = node.image_with(&self.image, companions);
         let layer = |digest| match node.runtime.block_on(image.layer(digest)).unwrap() {
             LayerState::Lazy(layer) => layer,
             other => panic!("{digest} is not lazy: {other:?}"),

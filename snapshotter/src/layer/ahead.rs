@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::companions::PackSource;
 use super::image::{AT_ONCE, ImageContext, SMALL_THINGS_FIRST};
-use super::pack::{self, PackFailure, Target};
+use super::pack::{self, Opened, PackFailure, Target};
 use super::resolver::{Indexed, parse_artifact};
 use super::{Layer, LayerError};
 use crate::prefetch::{Hold, Order, Stream};
@@ -55,13 +55,26 @@ impl ImageContext {
     async fn bring_pack(&self, pack: &PackSource, stream: &Stream) -> Result<(), PackFailure> {
         let layers = self.layers().await.map_err(|_| PackFailure::Over)?;
         let fetcher = self.source.repository.range_fetcher(pack.blob.digest, pack.blob.size);
+        // An earlier process may have stored the head. If not, its failure to do so is not one of the pack.
+        let (opened, raw) = match self.source.stored(pack.head.digest).await.ok().flatten() {
+            Some(raw) => (Opened::stored(pack, &raw)?, None),
+            None => Opened::fetch(pack, &fetcher).await.map(|(opened, raw)| (opened, Some(raw)))?,
+        };
+        let keep = async {
+            if let Some(raw) = raw
+                && let Err(error) = self.source.keep(raw.into()).await
+            {
+                tracing::warn!(digest = %pack.digest, error = %chain(&error), "head of the pack was not stored");
+            }
+        };
         let target = Target {
             image: self.request.manifest_digest,
             layers: layers.iter().map(|layer| layer.digest).collect(),
             lazy: Box::pin(self.lazy_layers()),
             mounted: self.services.pack.page_cache.then(|| self.services.mounted.subscribe()),
         };
-        pack::bring(pack, &fetcher, target, stream, &self.services.stats).await
+        let bring = pack::bring(opened, &fetcher, target, stream, &self.services.stats);
+        tokio::join!(bring, keep).0
     }
 
     /// The layers that are served lazily, when all are ready.

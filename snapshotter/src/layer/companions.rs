@@ -20,13 +20,19 @@ use crate::span::chain;
 /// Bytes of a bundle at most: tables are about a hundredth of an image.
 const MAX_BUNDLE: u64 = 256 << 20;
 
-/// Which fine indexes an image is to be served with.
+/// Which companions an image is to be served with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fine {
+pub enum Companions {
     /// Those that the registry has.
     Discover,
-    /// The ones that it was served with before; none, if there were none. No registry is asked.
-    Recorded(Option<Digest>),
+    /// Those that it was served with before, by the digests of their manifests; none, if there were none. No registry is asked,
+    /// and the pack waits until [`super::ImageContext::wanted`].
+    Recorded {
+        /// Its fine indexes.
+        fine: Option<Digest>,
+        /// Its pack.
+        pack: Option<Digest>,
+    },
 }
 
 /// The fine indexes of an image.
@@ -149,17 +155,26 @@ impl Source {
         digest: Digest,
         options: &PackOptions,
     ) -> Option<FineIndexes> {
-        // Whoever listed them was asked then.
-        if !options.accepts(&digest, Listed::ByImage) {
-            tracing::warn!(%digest, "fine indexes are not used: not verified");
-            return None;
-        }
-        // Its size does not matter: the store has it.
-        let entry = Descriptor::new(media_type::OCI_MANIFEST, digest, 0);
-        match self.open_fine_indexes(image, &entry).await {
+        match self.open_fine_indexes(image, &recorded(digest, options)?).await {
             Ok(fine) => Some(fine),
             Err(error) => {
                 tracing::warn!(%digest, error = %chain(&error), "fine indexes are not used");
+                None
+            }
+        }
+    }
+
+    /// The pack with this manifest, with which the image was served before.
+    pub(super) async fn recorded_pack(
+        &self,
+        image: &Manifest,
+        digest: Digest,
+        options: &PackOptions,
+    ) -> Option<PackSource> {
+        match self.open_pack(image, &recorded(digest, options)?, options.max_bytes).await {
+            Ok(pack) => Some(pack),
+            Err(error) => {
+                tracing::warn!(%digest, error = %chain(&error), "pack is not used");
                 None
             }
         }
@@ -231,6 +246,16 @@ impl Source {
             Err(Unfit::OtherImage)
         }
     }
+}
+
+/// A companion that was used before, if it may still be used. Whoever listed it was asked then.
+fn recorded(digest: Digest, options: &PackOptions) -> Option<Descriptor> {
+    if !options.accepts(&digest, Listed::ByImage) {
+        tracing::warn!(%digest, "what the image was served with is not used any more: not verified");
+        return None;
+    }
+    // Its size does not matter: the store has it.
+    Some(Descriptor::new(media_type::OCI_MANIFEST, digest, 0))
 }
 
 fn is_companion(entry: &Descriptor) -> bool {

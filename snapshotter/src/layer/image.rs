@@ -17,7 +17,7 @@ use soci_core::registry::Reference;
 use soci_core::ztoc::Ztoc;
 use tokio::sync::OnceCell;
 
-use super::companions::{Fine, FineIndexes, PackSource};
+use super::companions::{Companions, FineIndexes, PackSource};
 use super::node::Services;
 use super::resolver::{Indexed, ManifestAndConfig, Source};
 use super::{Layer, LayerError};
@@ -40,8 +40,8 @@ pub struct ImageRequest {
     pub manifest_digest: Digest,
     /// Digest of the index to use, if the request names one.
     pub index_digest: Option<Digest>,
-    /// Which fine indexes to use.
-    pub fine: Fine,
+    /// What to use beside the index.
+    pub companions: Companions,
 }
 
 /// What can be done with a layer.
@@ -137,6 +137,20 @@ impl ImageContext {
         self.fine().await.ok()?.as_ref().map(|fine| fine.digest)
     }
 
+    /// Digest of the manifest of the pack that the image is served with, if it has one.
+    pub async fn pack_digest(&self) -> Option<Digest> {
+        self.pack().await.ok()?.as_ref().map(|pack| pack.digest)
+    }
+
+    /// Says that a container starts from the image, whose layers an earlier process has served: what its pack has and is not
+    /// here comes now, and the kernel gets it ahead of the container. Of an image whose companions are not
+    /// [`Companions::Recorded`] that is known.
+    pub async fn wanted(self: &Arc<Self>) {
+        if self.request.companions != Companions::Discover {
+            self.start_pack().await;
+        }
+    }
+
     /// The image's layers, from the bottom up.
     pub async fn layers(&self) -> Result<Vec<Descriptor>, LayerError> {
         self.image_manifest().await.map(|manifest| manifest.layers.clone())
@@ -171,13 +185,13 @@ impl ImageContext {
     async fn make_ready(self: &Arc<Self>) {
         // All begin now: none needs the others. The pack is neither behind the index nor behind the fine indexes, which are larger
         // than what it begins with.
-        let (_, _, (), (), ()) = tokio::join!(
-            self.companions(),
-            self.fine(),
-            self.config_ahead(),
-            self.start_pack(),
-            self.make_layers_ready()
-        );
+        let is_new = self.request.companions == Companions::Discover;
+        let ahead = async {
+            if is_new {
+                tokio::join!(self.config_ahead(), self.start_pack());
+            }
+        };
+        let (_, _, (), ()) = tokio::join!(self.companions(), self.fine(), ahead, self.make_layers_ready());
     }
 
     /// Fetches the configuration if some layer will probably be fetched whole: one that is too small for a zTOC. Failures are met
@@ -229,7 +243,7 @@ impl ImageContext {
     async fn companions(&self) -> Result<&[Descriptor], LayerError> {
         let found = self.companions.get_or_try_init(|| Box::pin(async {
             let options = &self.services.pack;
-            if self.request.fine != Fine::Discover || !options.any() {
+            if self.request.companions != Companions::Discover || !options.any() {
                 return Ok(Vec::new());
             }
             // What refers to the image is asked for by its digest: that need not wait for the manifest.
@@ -251,13 +265,15 @@ impl ImageContext {
                 let options = &self.services.pack;
                 let manifest = self.image_manifest().await?;
                 let find = async {
-                    let fine = match self.request.fine {
-                        Fine::Recorded(Some(digest)) => {
+                    let fine = match self.request.companions {
+                        Companions::Recorded { fine: Some(digest), .. } => {
                             self.source.recorded_fine_indexes(manifest, digest, options).await
                         }
-                        Fine::Recorded(None) => None,
-                        Fine::Discover if !options.fine => None,
-                        Fine::Discover => self.source.fine_indexes(manifest, self.companions().await?).await,
+                        Companions::Recorded { fine: None, .. } => None,
+                        Companions::Discover if !options.fine => None,
+                        Companions::Discover => {
+                            self.source.fine_indexes(manifest, self.companions().await?).await
+                        }
                     };
                     Ok(fine.map(Arc::new))
                 };
@@ -275,7 +291,17 @@ impl ImageContext {
                     return Ok(None);
                 }
                 let manifest = self.image_manifest().await?;
-                let find = async { Ok(self.source.pack(manifest, self.companions().await?, options).await) };
+                let find = async {
+                    Ok(match self.request.companions {
+                        Companions::Recorded { pack: Some(digest), .. } => {
+                            self.source.recorded_pack(manifest, digest, options).await
+                        }
+                        Companions::Recorded { pack: None, .. } => None,
+                        Companions::Discover => {
+                            self.source.pack(manifest, self.companions().await?, options).await
+                        }
+                    })
+                };
                 self.in_time("pack", find).await
             })
         });

@@ -36,7 +36,7 @@ use crate::span::{Interest, SpanManager};
 use crate::stats::Stats;
 
 pub use crate::fuse::mount::{FuseMount, MountError};
-pub use companions::Fine;
+pub use companions::Companions;
 pub use image::{ImageContext, ImageRequest, LayerState};
 pub use node::{Node, NodeOptions};
 pub use pack_options::PackOptions;

@@ -16,7 +16,7 @@ use soci_core::ztoc::Ztoc;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::companions::Fine;
+use super::companions::Companions;
 use super::image::{ImageContext, ImageRequest};
 use super::resolver::{Discovery, Source};
 use super::{Layer, LayerError, PackOptions};
@@ -73,7 +73,7 @@ pub struct Node {
 
 #[derive(Debug, Default)]
 struct Images {
-    live: HashMap<(String, Digest, Option<Digest>, Fine), Arc<ImageContext>>,
+    live: HashMap<(String, Digest, Option<Digest>, Companions), Arc<ImageContext>>,
     made: u64,
 }
 
@@ -149,7 +149,8 @@ impl Node {
     /// The image of a request. The first call for it starts everything: index discovery, all zTOCs and artifacts, then
     /// prefetch. Never blocks; errors are met by [`ImageContext::layer`].
     pub fn image(&self, request: &ImageRequest) -> Arc<ImageContext> {
-        let key = (request.reference.whole(), request.manifest_digest, request.index_digest, request.fine);
+        let key =
+            (request.reference.whole(), request.manifest_digest, request.index_digest, request.companions);
         let mut images = self.images.lock();
         let gone = images.sweep();
         if let Some(known) = images.live.get(&key) {

@@ -88,28 +88,56 @@ pub(super) struct Target<'a> {
     pub(super) mounted: Option<watch::Receiver<()>>,
 }
 
+/// A pack whose head is known.
+pub(super) struct Opened {
+    head: PackHead,
+    /// The rest of the answer that the head was in front of.
+    reading: Option<Pieces>,
+    far_away: bool,
+}
+
+impl Opened {
+    /// Asks the registry for all of a pack. Gives also the bytes of the head.
+    pub(super) async fn fetch(
+        pack: &PackSource,
+        fetcher: &RangeFetcher,
+    ) -> Result<(Self, Vec<u8>), PackFailure> {
+        let begun = Instant::now();
+        let mut reading = Pieces::new(fetcher.fetch(ByteRange::new(0, pack.blob.size)).await?);
+        let far_away = begun.elapsed() >= FAR_AWAY;
+        let raw = take(&mut reading, pack.head.size).await?;
+        let opened = Self::stored(pack, &raw).inspect_err(|_| {
+            fetcher.distrust();
+        })?;
+        Ok((Self { reading: Some(reading), far_away, ..opened }, raw))
+    }
+
+    /// A pack of which the bytes of the head are here.
+    pub(super) fn stored(pack: &PackSource, raw: &[u8]) -> Result<Self, PackFailure> {
+        let head = pack.head.open(raw)?;
+        if head.size() != pack.blob.size {
+            return Err(PackFailure::Size { found: head.size(), wanted: pack.blob.size });
+        }
+        Ok(Self { head, reading: None, far_away: false })
+    }
+}
+
 /// Brings a pack. Ends when everything of it is in the caches, or with the reason why not.
 pub(super) async fn bring(
-    pack: &PackSource,
+    opened: Opened,
     fetcher: &RangeFetcher,
     target: Target<'_>,
     stream: &Stream,
     stats: &Arc<Stats>,
 ) -> Result<(), PackFailure> {
-    let begun = Instant::now();
-    let mut reading = Pieces::new(fetcher.fetch(ByteRange::new(0, pack.blob.size)).await?);
-    let far_away = begun.elapsed() >= FAR_AWAY;
-    let raw = take(&mut reading, pack.head.size).await?;
-    let head = pack.head.open(&raw).inspect_err(|_| {
-        fetcher.distrust();
-    })?;
+    let Opened { head, mut reading, far_away } = opened;
     if head.image() != target.image {
         return Err(PackFailure::OtherImage(head.image()));
     }
-    if head.size() != pack.blob.size {
-        return Err(PackFailure::Size { found: head.size(), wanted: pack.blob.size });
-    }
-    let lazy = ready(target.lazy, &mut reading).await?;
+    let lazy = match &mut reading {
+        Some(reading) => ready(target.lazy, reading).await?,
+        None => target.lazy.await,
+    };
     if lazy.is_empty() {
         return Err(PackFailure::NothingLazy);
     }
@@ -248,7 +276,7 @@ impl Work {
     async fn read(
         self: &Arc<Self>,
         fetcher: &RangeFetcher,
-        first: Pieces,
+        mut first: Option<Pieces>,
         far_away: bool,
         stream: &Stream,
     ) -> Result<(), PackFailure> {
@@ -259,7 +287,6 @@ impl Work {
         }
         let parts = self.parts(&lacking, if far_away { PART } else { u64::MAX });
         let room = Arc::new(Semaphore::new(IN_WORK));
-        let mut first = Some(first);
         let mut reads = Vec::new();
         for part in parts {
             // The first part goes on where the head ended.

@@ -215,7 +215,7 @@ impl Source {
         Ok(bytes)
     }
 
-    async fn stored(&self, digest: Digest) -> Result<Option<Bytes>, LayerError> {
+    pub(super) async fn stored(&self, digest: Digest) -> Result<Option<Bytes>, LayerError> {
         let store = self.store.clone();
         let read =
             tokio::task::spawn_blocking(move || store.read(&digest)).await.map_err(|_| LayerError::CutOff)?;

@@ -6,7 +6,7 @@ use soci_core::digest::Digest;
 use soci_core::registry::Reference;
 
 use super::record::Labels;
-use crate::layer::{Fine, ImageRequest};
+use crate::layer::{Companions, ImageRequest};
 
 /// Name under which the layer is to be committed; its presence says that the snapshot is for an image layer.
 pub const TARGET: &str = "containerd.io/snapshot.ref";
@@ -31,6 +31,8 @@ pub const REMOTE_VALUE: &str = "remote snapshot";
 pub const HAS_INDEX: &str = "containerd.io/snapshot/remote/has.soci.index.digest";
 /// On layers of an image that is served with fine indexes: the digest of their manifest.
 pub const FINE_INDEX: &str = "containerd.io/snapshot/remote/soci.fine-index.digest";
+/// On layers of an image that is served with a pack: the digest of its manifest.
+pub const PACK: &str = "containerd.io/snapshot/remote/soci.pack.digest";
 /// Namespace of the request that made a layer.
 pub const NAMESPACE: &str = "containerd.io/snapshot/remote/namespace";
 
@@ -47,8 +49,8 @@ pub struct LayerRequest {
     pub layer_size: Option<u64>,
     /// Explicit SOCI index, when told.
     pub index_digest: Option<Digest>,
-    /// Which fine indexes to use: a layer that was served before says which.
-    pub fine: Fine,
+    /// What to use beside the index: a layer that was served before says what.
+    pub companions: Companions,
 }
 
 /// Labels that do not describe a layer.
@@ -88,10 +90,11 @@ impl LayerRequest {
             layer_digest: needed(labels, LAYER)?,
             layer_size: optional(labels, LAYER_SIZE)?,
             index_digest: optional(labels, INDEX)?,
-            fine: if labels.contains_key(REMOTE) {
-                Fine::Recorded(optional(labels, FINE_INDEX)?)
+            companions: if labels.contains_key(REMOTE) {
+                let (fine, pack) = (optional(labels, FINE_INDEX)?, optional(labels, PACK)?);
+                Companions::Recorded { fine, pack }
             } else {
-                Fine::Discover
+                Companions::Discover
             },
         })
     }
@@ -102,7 +105,7 @@ impl LayerRequest {
             reference: self.reference.clone(),
             manifest_digest: self.manifest_digest,
             index_digest: self.index_digest,
-            fine: self.fine,
+            companions: self.companions,
         }
     }
 }

@@ -117,6 +117,7 @@ impl Snapshotter {
         labels: Labels,
     ) -> Result<Vec<Mount>> {
         let chain = self.create(Kind::View, key.clone(), parent, labels).await?;
+        self.announce(&chain);
         self.mounts_or_undo(key, &chain).await
     }
 

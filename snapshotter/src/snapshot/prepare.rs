@@ -73,6 +73,7 @@ impl Snapshotter {
         }
         let chain = self.create(Kind::Active, key.clone(), parent.clone(), labels.clone()).await?;
         let Some(target) = labels.get(labels::TARGET).cloned() else {
+            self.announce(&chain);
             return self.mounts_or_undo(key, &chain).await;
         };
         if let Ok(existing) = self.stat(&target) {
@@ -175,6 +176,9 @@ impl Snapshotter {
         }
         if let Some(fine) = image.fine_digest().await {
             labels.insert(labels::FINE_INDEX.to_owned(), fine.to_string());
+        }
+        if let Some(pack) = image.pack_digest().await {
+            labels.insert(labels::PACK.to_owned(), pack.to_string());
         }
         self.serving.mounted(id, mount);
         if let Err(error) = self.commit_layer(job, Usage::default(), labels).await {

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::error::{Error, Result};
 use super::labels::{self, LabelError, LayerRequest};
-use super::record::{Kind, Labels, SnapshotId};
+use super::record::{Chain, Kind, Labels, SnapshotId};
 use super::{Snapshotter, causes};
 use crate::fuse::mount::MountError;
 use crate::layer::{LayerError, LayerState};
@@ -49,13 +49,30 @@ impl Snapshotter {
 
     /// Tries again to serve a layer that could not be.
     pub(super) async fn revive(self: &Arc<Self>, id: SnapshotId) -> Result<()> {
-        let snapshots = self.metadata.list(&[])?;
-        let labels = snapshots.into_iter().find(|(other, _)| *other == id).map(|(_, info)| info.labels);
-        if self.restore_layer(id, &labels.unwrap_or_default()).await {
+        if self.restore_layer(id, &self.labels_of(id)?).await {
             Ok(())
         } else {
             Err(Error::Unavailable(id.to_string()))
         }
+    }
+
+    /// Tells the image of the nearest lazy layer that a container begins to use it, the first time after a restart. Nobody waits
+    /// for what comes of it.
+    pub(super) fn announce(self: &Arc<Self>, chain: &Chain) {
+        let Some(id) = self.serving.begin_use(&chain.parents) else { return };
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            let labels = this.labels_of(id).unwrap_or_default();
+            if let Ok(layer) = LayerRequest::from_labels(&labels) {
+                this.node.image(&layer.image()).wanted().await;
+            }
+        });
+    }
+
+    fn labels_of(&self, id: SnapshotId) -> Result<Labels> {
+        let snapshots = self.metadata.list(&[])?;
+        let labels = snapshots.into_iter().find(|(other, _)| *other == id).map(|(_, info)| info.labels);
+        Ok(labels.unwrap_or_default())
     }
 
     async fn restore_layer(&self, id: SnapshotId, labels: &Labels) -> bool {
@@ -77,7 +94,7 @@ impl Snapshotter {
         let LayerState::Lazy(layer) = tokio::time::timeout(self.policy.mount_timeout, state).await?? else {
             return Err(RestoreError::NotIndexed);
         };
-        self.serving.mounted(id, self.mount_layer(layer, id).await?);
+        self.serving.restored(id, self.mount_layer(layer, id).await?);
         Ok(())
     }
 }

@@ -35,22 +35,41 @@ pub(super) struct Serving {
 
 #[derive(Debug)]
 enum State {
-    /// The mount, which ends when this is dropped.
-    Mounted(#[expect(dead_code, reason = "kept for its drop")] FuseMount),
+    /// The mount, which ends when this is dropped; and whether nobody has used it since a restart.
+    Mounted(#[expect(dead_code, reason = "kept for its drop")] FuseMount, bool),
     /// Should be mounted, but could not be.
     Dead,
 }
 
 impl Serving {
     pub(super) fn mounted(&self, id: SnapshotId, mount: FuseMount) {
-        let before = self.layers.lock().insert(id, State::Mounted(mount));
+        self.set(id, State::Mounted(mount, false));
+    }
+
+    /// The layer is mounted again after a restart.
+    pub(super) fn restored(&self, id: SnapshotId, mount: FuseMount) {
+        self.set(id, State::Mounted(mount, true));
+    }
+
+    /// Remembers that a container uses these layers, the nearest first. Gives the nearest that is lazy, if nobody has used it since
+    /// a restart.
+    pub(super) fn begin_use(&self, parents: &[SnapshotId]) -> Option<SnapshotId> {
+        let mut layers = self.layers.lock();
+        let nearest = parents.iter().find(|id| layers.contains_key(id))?;
+        match layers.get_mut(nearest) {
+            Some(State::Mounted(_, unused)) => std::mem::take(unused).then_some(*nearest),
+            _ => None,
+        }
+    }
+
+    fn set(&self, id: SnapshotId, state: State) {
+        let before = self.layers.lock().insert(id, state);
         // Unmounting may take a moment: not under the lock.
         drop(before);
     }
 
     pub(super) fn dead(&self, id: SnapshotId) {
-        let before = self.layers.lock().insert(id, State::Dead);
-        drop(before);
+        self.set(id, State::Dead);
     }
 
     pub(super) fn is_dead(&self, id: SnapshotId) -> bool {

@@ -1,6 +1,6 @@
 //! The cache of one layer: a sparse file that is the layer's uncompressed tar, and what is there of it.
 //!
-//! State: `<root>/cache/<layer digest>/<zTOC digest>/{data,pages,packed}`, owned by the one live [`super::SpanManager`] of
+//! State: `<root>/cache/<layer digest>/<zTOC digest>/{data,pages,packed,edges}`, owned by the one live [`super::SpanManager`] of
 //! that layer and zTOC, and the partly filled pages (`edges`). A byte is *checked* (inflated from a span that has
 //! its digest; map `pages`), or only *packed* (a working-set pack has brought it; map `packed`), or absent. A page that is
 //! whole only with bytes of both kinds is in `packed`.
@@ -21,6 +21,7 @@ use soci_core::units::ByteRange;
 
 use super::bitmap::{BootId, Identity, PAGE, PageMap};
 use super::edges::{Edges, Page, page_range};
+use super::edges_file;
 
 /// How a byte is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub struct SpanCache {
     pages: PageMap,
     packed: PageMap,
     edges: Mutex<Edges>,
+    /// Where those are kept until the next start.
+    edges_file: PathBuf,
     writer: Mutex<()>,
     /// Whether a pack has ever brought something: spares readers of other layers the look.
     any_packed: AtomicBool,
@@ -66,6 +69,8 @@ impl SpanCache {
         // An earlier owner in this process may still be closing: its maps must not be written after ours are read.
         data.lock()?;
         let (pages, packed) = (directory.join("pages"), directory.join("packed"));
+        let edges_file = directory.join("edges");
+        let mut edges = edges_file::take(&edges_file, identity.size)?;
         let whole = data.metadata()?.len() == identity.size;
         if !whole {
             // Not the file that the maps speak of: nothing of it is believed. They go first, so that a kill in between
@@ -76,20 +81,28 @@ impl SpanCache {
             data.set_len(identity.size)?;
         }
         let (pages, kept) = PageMap::open(&pages, identity, boot)?;
+        if !(whole && kept) {
+            edges = Edges::default();
+        }
         if whole && !kept {
             remove(&packed)?;
             data.set_len(0)?;
             data.set_len(identity.size)?;
         }
-        let (packed, _) = PageMap::open(&packed, identity, boot)?;
-        let any_packed = AtomicBool::new(!packed.misses(0, identity.size.div_ceil(PAGE)));
+        let (packed, kept) = PageMap::open(&packed, identity, boot)?;
+        if !kept {
+            // The parts and the map are from one time.
+            edges = Edges::default();
+        }
+        let some_packed = !packed.misses(0, identity.size.div_ceil(PAGE)) || edges.parts().any(|part| part.1);
         Ok(Self {
             data,
             pages,
             packed,
-            edges: Mutex::default(),
+            edges: Mutex::new(edges),
+            edges_file,
             writer: Mutex::default(),
-            any_packed,
+            any_packed: AtomicBool::new(some_packed),
             identity,
         })
     }
@@ -323,7 +336,9 @@ impl SpanCache {
 
     /// Brings everything to disk and marks the cache as closed cleanly, so that a later boot trusts it too.
     pub fn close(&self) -> io::Result<()> {
+        let _one_writer = self.writer.lock();
         self.data.sync_data()?;
+        edges_file::write(&self.edges_file, &self.edges.lock())?;
         self.pages.close()?;
         self.packed.close()
     }

@@ -1,7 +1,8 @@
 //! The parts of pages that are there: what a page map cannot say.
 //!
 //! State: for each page that is partly filled, its checked and its packed bytes; owned by the layer's
-//! [`super::cache::SpanCache`], under its lock, in memory only: after a restart a partly filled page is absent.
+//! [`super::cache::SpanCache`], under its lock, in memory only: when the process is killed they are lost, and a partly filled page
+//! is absent after that ([`super::edges_file`] has them over a clean end).
 //!
 //! What must always hold: no byte is both checked and packed; a page whose checked bytes are all there has no entry (its
 //! bit says it), nor has a page with a packed bit packed bytes here. Checked parts are few, since only the ends of spans
@@ -93,6 +94,31 @@ impl Edges {
                 self.packed -= parts.packed.parts();
             }
         }
+    }
+
+    /// All parts, and whether only a pack has brought them.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (ByteRange, bool)> {
+        self.pages.values().flat_map(|parts| {
+            let checked = parts.checked.ranges().map(|part| (part, false));
+            checked.chain(parts.packed.ranges().map(|part| (part, true)))
+        })
+    }
+
+    /// Puts back a part of a layer of `size` bytes that an earlier owner had; `false` when that cannot be.
+    pub(super) fn restore(&mut self, part: ByteRange, packed: bool, size: u64) -> bool {
+        let page = part.start / PAGE;
+        let parts = self.pages.entry(page).or_default();
+        let known = joined(parts, ByteRange::default());
+        if part.is_empty() || part.end > page_range(page, size).end || known.missing(part) != [part] {
+            return false;
+        }
+        if packed {
+            parts.packed.add(part);
+            self.packed += 1;
+        } else {
+            parts.checked.add(part);
+        }
+        true
     }
 
     /// Makes all packed bytes absent.

@@ -11,6 +11,7 @@
 pub mod bitmap;
 pub mod cache;
 mod edges;
+mod edges_file;
 mod error;
 pub mod eviction;
 mod packed;

@@ -129,7 +129,7 @@ fn the_map_of_packs_is_believed_by_itself_but_never_without_the_other() {
 }
 
 #[test]
-fn parts_of_pages_count_until_a_restart() {
+fn parts_of_pages_stay_over_a_clean_end() {
     let root = tempfile::tempdir().unwrap();
     let cache = SpanCache::open(root.path(), identity(), BOOT).unwrap();
     let page = PAGE as usize;
@@ -139,13 +139,22 @@ fn parts_of_pages_count_until_a_restart() {
     assert!(!cache.holds(ByteRange::new(2 * PAGE, 2 * PAGE + 11)));
     store(&cache, 99 * PAGE + 1, &vec![1; page + 16]);
     assert!(cache.holds(ByteRange::new(99 * PAGE + 1, SIZE)));
+    let after_a_kill = killed(root.path());
+    let cache_after_a_kill = SpanCache::open(after_a_kill.path(), identity(), BOOT).unwrap();
+    assert!(cache_after_a_kill.checked(ByteRange::new(PAGE, 2 * PAGE)), "whole pages stay");
+    assert_eq!(cache_after_a_kill.absent(ByteRange::new(0, PAGE)), [ByteRange::new(0, PAGE)], "parts do not");
+    assert!(
+        cache_after_a_kill.checked(ByteRange::new(100 * PAGE, SIZE)),
+        "the layer's end ends its last page"
+    );
     drop(cache);
     let cache = SpanCache::open(root.path(), identity(), BOOT).unwrap();
-    assert!(cache.checked(ByteRange::new(PAGE, 2 * PAGE)), "whole pages stay");
-    assert_eq!(cache.absent(ByteRange::new(0, PAGE)), [ByteRange::new(0, PAGE)], "parts do not");
-    assert!(cache.checked(ByteRange::new(100 * PAGE, SIZE)), "the layer's end ends its last page");
+    assert_eq!(cache.absent(ByteRange::new(0, PAGE)), [ByteRange::new(0, 10)], "parts stay, too");
+    assert!(cache.checked(ByteRange::new(10, 2 * PAGE + 10)));
+    let unclean = killed(root.path());
+    let next = SpanCache::open(unclean.path(), identity(), BOOT).unwrap();
+    assert_eq!(next.absent(ByteRange::new(0, PAGE)), [ByteRange::new(0, PAGE)], "they are believed once");
     store(&cache, 0, &[1; 10]);
-    store(&cache, 10, &vec![1; page - 10]);
     drop(cache);
     let cache = SpanCache::open(root.path(), identity(), BOOT).unwrap();
     assert!(cache.checked(ByteRange::new(0, 2 * PAGE)), "parts that fill a page are a page");

@@ -49,7 +49,7 @@ impl Model {
         }
     }
 
-    /// Whole pages stay; whole only with bytes of a pack makes packed.
+    /// After a kill. Whole pages stay; whole only with bytes of a pack makes packed.
     fn restart(&mut self) {
         for page in self.0.chunks_mut(PAGE as usize) {
             let has = |held| page.iter().any(|(known, _)| *known == held);
@@ -139,7 +139,6 @@ proptest! {
                 Step::Close => {
                     lab.manager.cache().close().unwrap();
                     lab.kill();
-                    model.restart();
                 }
                 Step::Forget => {
                     lab.manager.cache().forget_packed().unwrap();
@@ -198,8 +197,13 @@ proptest! {
                     model.pack(range.start, &bytes);
                 }
                 Step::Kill | Step::Close => {
+                    if matches!(step, Step::Close) {
+                        lab.manager.cache().close().unwrap();
+                    }
                     lab.kill();
-                    model.restart();
+                    if matches!(step, Step::Kill) {
+                        model.restart();
+                    }
                     for span in 0..lab.ztoc.spans().len() {
                         let checked = model.all(lab.span(span), |held| held == Held::Checked);
                         prop_assert_eq!(lab.manager.states().is_cached(SpanId(span)), checked);

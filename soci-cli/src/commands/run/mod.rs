@@ -57,7 +57,7 @@ pub(crate) struct Args {
     #[arg(long)]
     keep_root: bool,
     /// How the layers come.
-    #[arg(long, value_enum, default_value_t = Mode::Prefetch)]
+    #[arg(long, value_enum, default_value_t = Mode::Pack)]
     mode: Mode,
     /// Use this SOCI index, not the one that is found.
     #[arg(long, value_name = "DIGEST")]
