@@ -1,6 +1,7 @@
 //! `soci create --pack`, `soci convert --pack` and `soci pack`: what a recording needs, in one blob that is checked against
 //! the layers.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -168,6 +169,44 @@ fn a_pack_holds_what_the_trace_needs_in_its_order() {
     let alone =
         place.soci.run(["pack", "create", "--trace", "run.trace", "--name", "web", "-q", "oci:image"]);
     assert_eq!(alone.ok().trim(), pack.to_string());
+}
+
+#[test]
+fn packs_of_one_name_are_told_apart_by_the_nodes_that_they_are_for() {
+    let place = place();
+    let all = told(&place.create(&["--pack", "--pack-name", "web"]).ok());
+    let gpu = ["--pack", "--pack-name", "web", "--pack-selector", "gpu=a100", "--pack-selector", "zone=1"];
+    let gpu = told(&place.create(&gpu).ok());
+    let again = [
+        "pack",
+        "create",
+        "--trace",
+        "run.trace",
+        "--name",
+        "web",
+        "--selector",
+        "zone=1",
+        "--selector",
+        "gpu=a100",
+        "-q",
+        "oci:image",
+    ];
+    assert_eq!(place.soci.run(again).ok().trim(), gpu.to_string(), "the order does not matter");
+    let listed: Value = serde_json::from_str(&place.soci.run(["pack", "ls", "--json"]).ok()).unwrap();
+    let rows: BTreeSet<(String, String)> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["digest"].as_str().unwrap().to_owned(), row["selectors"].to_string()))
+        .collect();
+    let nodes = r#"{"gpu":"a100","zone":"1"}"#.to_owned();
+    assert_eq!(rows, [(all.to_string(), "{}".to_owned()), (gpu.to_string(), nodes)].into());
+    let table = place.soci.run(["pack", "list"]).ok();
+    assert!(table.contains("gpu=a100,zone=1"), "{table}");
+    let info = place.soci.run(["pack", "info", &gpu.to_string()]).ok();
+    assert!(info.contains("For nodes:     gpu=a100,zone=1"), "{info}");
+    let wrong = place.create(&["--pack", "--pack-selector", "gpu"]);
+    assert!(wrong.stderr.contains("is not NAME=VALUE"), "{}", wrong.stderr);
 }
 
 #[test]

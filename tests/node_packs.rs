@@ -1,5 +1,6 @@
 //! Images with working-set packs at a node: what a start costs with one, which one is taken, and what a slow one delays.
 
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use harness::companions::{PackParts, list_in_image};
@@ -8,10 +9,10 @@ use harness::image::{LayerSource, TarWriter};
 use harness::node::TestNode;
 use harness::pack_lab::{FILE, Lab, artifact, tar, two_layers};
 use harness::patience::eventually;
-use snapshotter::layer::{Companions, NodeOptions};
+use snapshotter::layer::{Companions, ImageRequest, NodeOptions};
 use soci_core::digest::Digest;
 use soci_core::pack::{
-    Extent,
+    Extent, Purpose,
     testing::{ForgedBlock, forged},
 };
 use soci_core::units::ByteRange;
@@ -161,32 +162,57 @@ fn the_pack_of_a_converted_image_is_used_by_default() {
 }
 
 #[test]
-fn of_several_packs_that_of_the_workload_is_taken() {
+fn of_several_packs_the_one_that_fits_best_is_taken() {
     let lab = Lab::new(two_layers());
-    let needs = |start: u64| [(0, start, start + 8192)];
-    let put = |workload, start| {
-        let parts = PackParts { workload, ..lab.pack(&needs(start)) };
+    let put = |workload: &str, gpu: &str, start: u64| {
+        let of = |name: &str, value: &str| (!value.is_empty()).then(|| (name.to_owned(), value.to_owned()));
+        let workload = of("", workload).map(|(_, name)| name);
+        let purpose = Purpose { workload, selectors: of("gpu", gpu).into_iter().collect() };
+        let parts = PackParts { purpose, ..lab.pack(&[(0, start, start + 8192)]) };
         parts.put(&lab.registry).blob
     };
-    let taken = |workload: &str| {
+    // Which of the blobs a node takes that is for a workload, with a GPU or none, for a request for a workload or none.
+    let taken = |workload: &str, gpu: &str, asked: Option<&str>| {
         let root = tempfile::tempdir().unwrap();
         lab.registry.forget_requests();
-        let here = lab.run(TestNode::new(root.path(), |options| {
+        let node = TestNode::new(root.path(), |options| {
             options.pack.referrers = true;
             workload.clone_into(&mut options.pack.workload);
-        }));
-        here.packed();
+            options.pack.attributes.extend((!gpu.is_empty()).then(|| ("gpu".to_owned(), gpu.to_owned())));
+        });
+        let request = node.image(&lab.image).request().clone();
+        let image = match asked {
+            None => node.image(&lab.image),
+            Some(_) => {
+                eventually("the pack is here", || node.stats.packs.get() == 1);
+                lab.registry.forget_requests();
+                node.node.image(&ImageRequest { workload: asked.map(str::to_owned), ..request })
+            }
+        };
+        let packs = 1 + u64::from(asked.is_some());
+        eventually("the pack is here", || node.stats.packs.get() == packs);
+        drop(image);
         let paths: Vec<_> = lab.registry.requests().into_iter().map(|request| request.path).collect();
         move |blob: Digest| paths.iter().any(|path| path.contains(&blob.to_string()))
     };
-    let [web, job] = [put(Some("web"), 102_400), put(Some("job"), 204_800)];
-    let first = taken("");
+    let [web, job] = [put("web", "", 102_400), put("job", "", 204_800)];
+    let first = taken("", "", None);
     assert!(first(web) != first(job), "one of them, and one only");
-    let plain = put(None, 307_200);
-    for (workload, wanted) in [("web", web), ("job", job), ("", plain), ("unknown", plain)] {
-        let taken = taken(workload);
-        let all = [web, job, plain].map(&taken);
-        assert_eq!(all, [web, job, plain].map(|blob| blob == wanted), "{workload:?}");
+    let [plain, gpu] = [put("", "", 307_200), put("", "a100", 409_600)];
+    let all = [web, job, plain, gpu];
+    for (workload, node, asked, wanted) in [
+        ("web", "", None, web),
+        ("job", "", None, job),
+        ("", "", None, plain),
+        ("unknown", "", None, plain),
+        ("", "b", None, plain),
+        ("", "a100", None, gpu),
+        ("web", "a100", None, web),
+        ("web", "", Some("job"), job),
+    ] {
+        let taken = taken(workload, node, asked);
+        let hits = all.map(&taken);
+        assert_eq!(hits, all.map(|blob| blob == wanted), "{workload:?} {node:?} {asked:?}");
     }
 }
 
@@ -289,6 +315,25 @@ fn large(size: usize, fault: Fault) -> (Lab, u64, Digest) {
 fn slow() -> (Lab, u64) {
     let (lab, blocks, _) = large(4 << 20, Fault::Throttle(1_250_000));
     (lab, blocks)
+}
+
+#[test]
+fn what_is_fetched_ahead_keeps_to_the_limit_and_readers_do_not() {
+    let (lab, blocks, _) = large(1 << 20, Fault::Latency(Duration::ZERO));
+    let begun = Instant::now();
+    let here = lab.start(|options| {
+        options.engine.max_bandwidth = NonZeroU64::new(400_000);
+        options.spans.pack_patience = Duration::from_millis(1);
+    });
+    // Of the layer that is in no pack.
+    here.check(1, 0, lab.tars[1].len() as u64);
+    let read = begun.elapsed();
+    here.packed();
+    let packed = begun.elapsed();
+    assert_eq!(here.node.stats.pack_blocks.get(), blocks);
+    // All blocks but the last are due before the last is read.
+    let least = Duration::from_secs_f64(f64::from((1 << 20) - (128 << 10)) / 400_000.0);
+    assert!(packed >= least && read < packed, "{read:?}, {packed:?}");
 }
 
 #[test]

@@ -7,8 +7,8 @@ use harness::image::LayerSource;
 use harness::pack_lab::{Lab, Running, artifact, tar};
 use harness::patience::eventually;
 use soci_core::digest::Digest;
-use soci_core::pack::Extent;
 use soci_core::pack::testing::{ForgedBlock, forged};
+use soci_core::pack::{Extent, Purpose};
 use soci_core::units::ByteRange;
 
 /// Plain bytes of a block of a good pack here, and how many there are.
@@ -289,7 +289,11 @@ fn a_manifest_of_another_image_is_not_used() {
 #[test]
 fn a_pack_that_cannot_be_used_leaves_its_place_to_the_next() {
     let lab = lab();
-    let good = PackParts { workload: Some("good"), ..parts(&lab, &blocks(&lab)) }.put(&lab.registry);
+    let good = PackParts {
+        purpose: Purpose { workload: Some("good".into()), ..Purpose::default() },
+        ..parts(&lab, &blocks(&lab))
+    }
+    .put(&lab.registry);
     let parts = PackParts { head_size: 1, head_digest: Digest::of(b"x"), ..parts(&lab, &blocks(&lab)) };
     // A blob over the limit: told by the manifest, so nothing of it is fetched.
     let big = PackParts { blob: [&parts.blob[..], &vec![0; 100_000]].concat().into(), ..parts };

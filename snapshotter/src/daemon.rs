@@ -215,6 +215,7 @@ fn node_options(
         cache_limit: config.cache.limit(),
         engine: EngineOptions {
             prefetch_layers: config.prefetch.layers(),
+            max_bandwidth: config.prefetch.bandwidth(),
             background: (!background.disable).then(|| BackgroundOptions {
                 silence: background.silence_period(),
                 period: background.fetch_period(),
@@ -245,6 +246,7 @@ fn pack_options(config: &Config) -> PackOptions {
         require_verified: pack.require_verified,
         verified: pack.verified.clone(),
         workload: pack.workload.clone(),
+        attributes: pack.attributes.clone(),
         page_cache: pack.page_cache,
     }
 }

@@ -60,6 +60,8 @@ pub const PACK: &str = "application/vnd.soci.pack.v1";
 pub const PACK_BLOCKS: &str = "application/vnd.soci.pack.blocks.v1";
 /// Annotation of a pack: the name of the workload that it is for.
 pub const PACK_WORKLOAD: &str = "soci.pack.workload";
+/// Start of annotations of a pack; the rest is the name of an attribute that a node must have with the annotation's value.
+pub const PACK_SELECTOR: &str = "soci.pack.selector.";
 /// Annotation of a pack's blob: the digest of its head (header and block table).
 pub const PACK_HEAD: &str = "soci.pack.head-digest";
 /// Annotation of a pack's blob: the length of its head in bytes.

@@ -10,6 +10,7 @@ use soci_core::digest::Digest;
 use soci_core::image::Descriptor;
 use soci_core::index::{Companion, CompanionKind};
 use soci_core::media_type;
+use soci_core::pack::Purpose;
 use soci_core::pack::testing::packed;
 use soci_core::units::ByteRange;
 use soci_core::ztoc::{BuildOptions, Bundle, FineOptions, build_gzip, build_zstd};
@@ -99,8 +100,8 @@ pub struct PackParts {
     pub head_size: u64,
     /// Digest of the head as the manifest has it.
     pub head_digest: Digest,
-    /// Name of the workload.
-    pub workload: Option<&'static str>,
+    /// What it is for.
+    pub purpose: Purpose,
 }
 
 /// A published pack.
@@ -124,7 +125,7 @@ impl PackParts {
     /// A pack with this blob, its manifest in accord with it.
     pub fn of_blob(image: Digest, blob: Vec<u8>, head_size: u64) -> Self {
         let head_digest = Digest::of(&blob[..head_size as usize]);
-        Self { image, blob: blob.into(), head_size, head_digest, workload: None }
+        Self { image, blob: blob.into(), head_size, head_digest, purpose: Purpose::default() }
     }
 
     /// Puts it into the registry.
@@ -134,10 +135,8 @@ impl PackParts {
         let mut note = |key: &str, value: String| drop(layer.annotations.insert(key.to_owned(), value));
         note(media_type::PACK_HEAD, self.head_digest.to_string());
         note(media_type::PACK_HEAD_SIZE, self.head_size.to_string());
-        let named =
-            self.workload.iter().map(|name| (media_type::PACK_WORKLOAD.to_owned(), (*name).to_owned()));
-        let descriptor =
-            put_companion(registry, CompanionKind::Pack, self.image, vec![layer], named.collect());
+        let notes = self.purpose.annotations();
+        let descriptor = put_companion(registry, CompanionKind::Pack, self.image, vec![layer], notes);
         PutPack { descriptor, blob }
     }
 }

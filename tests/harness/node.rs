@@ -74,6 +74,7 @@ impl TestNode {
             manifest_digest: image.manifest,
             index_digest: None,
             companions,
+            workload: None,
         })
     }
 

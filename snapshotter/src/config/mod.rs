@@ -188,7 +188,7 @@ impl Config {
         self.blob.fill();
         self.fuse.fill()?;
         self.background_fetch.fill()?;
-        self.prefetch.fill();
+        self.prefetch.fill()?;
         self.pull_modes.check()?;
         self.resolver.fill();
         self.resolver.check()?;

@@ -1,6 +1,6 @@
 //! `[pack]`, ours: fine indexes and working-set packs beside an image.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use soci_core::digest::Digest;
@@ -25,6 +25,8 @@ pub struct Pack {
     pub workload: String,
     /// Give the kernel what a pack brings before it asks.
     pub page_cache: bool,
+    /// What this node is, for packs with selectors.
+    pub attributes: BTreeMap<String, String>,
 }
 
 impl Default for Pack {
@@ -39,6 +41,7 @@ impl Default for Pack {
             verified: BTreeSet::new(),
             workload: String::new(),
             page_cache: true,
+            attributes: BTreeMap::new(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `[prefetch]` and `[background_fetch]`: bytes that nobody asked for yet.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -14,18 +15,29 @@ pub struct Prefetch {
     pub enable: bool,
     /// Layers that are prefetched at the same time, in the whole node. Not positive: all of them.
     pub max_concurrency: i64,
+    /// Bytes a second that are fetched ahead of readers in the whole node: prefetch, packs, background. 0: any number.
+    pub max_bandwidth: i64,
 }
 
 impl Default for Prefetch {
     /// On, unlike upstream: here it runs beside the mount, never in its way, and only images with an artifact have it.
     fn default() -> Self {
-        Self { enable: true, max_concurrency: 0 }
+        Self { enable: true, max_concurrency: 0, max_bandwidth: 0 }
     }
 }
 
 impl Prefetch {
-    pub(super) fn fill(&mut self) {
+    pub(super) fn fill(&mut self) -> Result<(), ConfigError> {
         self.max_concurrency = self.max_concurrency.max(0);
+        if self.max_bandwidth < 0 {
+            return Err(ConfigError::value("prefetch.max_bandwidth", "must not be negative"));
+        }
+        Ok(())
+    }
+
+    /// Bytes a second that are fetched ahead; `None`: any number.
+    pub fn bandwidth(&self) -> Option<NonZeroU64> {
+        NonZeroU64::new(self.max_bandwidth.unsigned_abs())
     }
 
     /// Layers that are prefetched at the same time; 0: all of them.

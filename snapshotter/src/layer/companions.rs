@@ -8,7 +8,7 @@ use soci_core::digest::Digest;
 use soci_core::image::{Descriptor, ImageIndex, Manifest};
 use soci_core::index::{CompanionKind, companion_of};
 use soci_core::media_type;
-use soci_core::pack::{HeadPin, head_pin};
+use soci_core::pack::{HeadPin, Purpose, head_pin};
 use soci_core::registry::Reference;
 use soci_core::ztoc::{Bundle, Ztoc};
 
@@ -192,24 +192,22 @@ impl Source {
         })
     }
 
-    /// The pack of the workload that `options` prefers: that of its name, else one without a name, else the first.
+    /// The pack that fits best: that of the workload that was asked for, that with most selectors, one for no workload in
+    /// particular; of equals the first.
     pub(super) async fn pack(
         &self,
         image: &Manifest,
         listed: &[Descriptor],
+        workload: &str,
         options: &PackOptions,
     ) -> Option<PackSource> {
-        let mut packs: Vec<_> = of_kind(listed, CompanionKind::Pack).collect();
-        let workload =
-            |entry: &Descriptor| entry.annotation(media_type::PACK_WORKLOAD).unwrap_or("").to_owned();
-        packs.sort_by_key(|entry| {
-            let name = workload(entry);
-            (name != options.workload, !name.is_empty())
-        });
-        for entry in packs {
+        let packs: Vec<_> = of_kind(listed, CompanionKind::Pack).collect();
+        let purposes: Vec<_> = packs.iter().map(|entry| Purpose::of(&entry.annotations)).collect();
+        for at in Purpose::order(&purposes, workload, &options.attributes) {
+            let (entry, purpose) = (packs[at], &purposes[at]);
             match self.open_pack(image, entry, options.max_bytes).await {
                 Ok(pack) => {
-                    tracing::info!(digest = %entry.digest, workload = workload(entry), bytes = pack.blob.size, "using pack");
+                    tracing::info!(digest = %entry.digest, ?purpose, bytes = pack.blob.size, "using pack");
                     return Some(pack);
                 }
                 Err(error) => {

@@ -42,6 +42,8 @@ pub struct ImageRequest {
     pub index_digest: Option<Digest>,
     /// What to use beside the index.
     pub companions: Companions,
+    /// Name of the workload whose pack is to be preferred, in place of the node's.
+    pub workload: Option<String>,
 }
 
 /// What can be done with a layer.
@@ -298,7 +300,8 @@ impl ImageContext {
                         }
                         Companions::Recorded { pack: None, .. } => None,
                         Companions::Discover => {
-                            self.source.pack(manifest, self.companions().await?, options).await
+                            let workload = self.request.workload.as_ref().unwrap_or(&options.workload);
+                            self.source.pack(manifest, self.companions().await?, workload, options).await
                         }
                     })
                 };

@@ -73,9 +73,12 @@ pub struct Node {
 
 #[derive(Debug, Default)]
 struct Images {
-    live: HashMap<(String, Digest, Option<Digest>, Companions), Arc<ImageContext>>,
+    live: HashMap<ImageKey, Arc<ImageContext>>,
     made: u64,
 }
+
+/// All that makes one image another: what a request says.
+type ImageKey = (String, Digest, Option<Digest>, Companions, Option<String>);
 
 /// What images and layers use.
 #[derive(Debug)]
@@ -149,8 +152,8 @@ impl Node {
     /// The image of a request. The first call for it starts everything: index discovery, all zTOCs and artifacts, then
     /// prefetch. Never blocks; errors are met by [`ImageContext::layer`].
     pub fn image(&self, request: &ImageRequest) -> Arc<ImageContext> {
-        let key =
-            (request.reference.whole(), request.manifest_digest, request.index_digest, request.companions);
+        let (name, workload) = (request.reference.whole(), request.workload.clone());
+        let key = (name, request.manifest_digest, request.index_digest, request.companions, workload);
         let mut images = self.images.lock();
         let gone = images.sweep();
         if let Some(known) = images.live.get(&key) {

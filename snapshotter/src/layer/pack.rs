@@ -322,6 +322,7 @@ impl Work {
                 return Err(PackFailure::Wrong);
             }
             self.promise(self.near(block));
+            stream.paced(blocks[block].stored.len()).await;
             stream.after_demand().await;
             let stored = take(&mut reading, blocks[block].stored.len()).await?;
             self.stats.pack_bytes.add(stored.len() as u64);

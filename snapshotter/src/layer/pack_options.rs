@@ -1,6 +1,6 @@
 //! Which companions of an image a node may use. Plain data.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use soci_core::digest::Digest;
 
@@ -29,8 +29,10 @@ pub struct PackOptions {
     pub require_verified: bool,
     /// Digests of manifests of companions.
     pub verified: BTreeSet<Digest>,
-    /// Name of the pack that is preferred when an image has several. Empty: none.
+    /// Name of the workload whose pack is preferred when an image has several. Empty: none.
     pub workload: String,
+    /// What the node is: packs with other selectors are for other nodes.
+    pub attributes: BTreeMap<String, String>,
     /// Look up a pack's names in the mounts, and put its pages into the kernel's page cache, before the workload asks for them.
     pub page_cache: bool,
 }
@@ -45,6 +47,7 @@ impl Default for PackOptions {
             require_verified: false,
             verified: BTreeSet::new(),
             workload: String::new(),
+            attributes: BTreeMap::new(),
             page_cache: true,
         }
     }

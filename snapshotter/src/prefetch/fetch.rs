@@ -39,6 +39,9 @@ impl Transfer {
         if class == Class::Demand {
             work.demand_waiting += 1;
         } else {
+            if let Some(rate) = engine.0.options.max_bandwidth {
+                work.pace.spend(rate, remaining, Instant::now());
+            }
             work.ahead_requests += 1;
             work.ahead_remaining += remaining;
             *work.ahead_layers.entry(layer).or_default() += 1;

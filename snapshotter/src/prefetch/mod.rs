@@ -12,11 +12,13 @@
 //! wait for the inflate pool are bounded. Nothing here can fail or delay a mount.
 
 mod fetch;
+mod pace;
 mod queue;
 mod throttle;
 mod windows;
 
 use std::collections::HashMap;
+use std::num::NonZeroU64;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +31,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use crate::span::SpanManager;
 use crate::span::state::Claim;
 use crate::stats::Stats;
+use pace::Pace;
 pub use queue::Order;
 use queue::{Queue, Run};
 use throttle::Link;
@@ -68,6 +71,8 @@ pub struct EngineOptions {
     pub buffer_bytes: u64,
     /// Spans inflated at once, for readers and for prefetch each.
     pub inflate_threads: usize,
+    /// Compressed bytes a second that are asked for ahead of readers, on average: prefetch, packs and background together.
+    pub max_bandwidth: Option<NonZeroU64>,
     /// The background class; `None` switches it off.
     pub background: Option<BackgroundOptions>,
 }
@@ -81,6 +86,7 @@ impl Default for EngineOptions {
             join_bytes: 8 << 20,
             buffer_bytes: 64 << 20,
             inflate_threads: std::thread::available_parallelism().map_or(2, usize::from),
+            max_bandwidth: None,
             background: None,
         }
     }
@@ -119,6 +125,9 @@ struct Work {
     ahead_remaining: u64,
     /// Prefetch requests out for each layer, by the address of its manager.
     ahead_layers: HashMap<usize, usize>,
+    pace: Pace,
+    /// Somebody will pump when more may be asked for.
+    pace_armed: bool,
     quiet_until: Option<Instant>,
     timer_armed: bool,
 }
@@ -155,6 +164,23 @@ impl Stream {
                 return;
             }
             over.await;
+        }
+    }
+
+    /// Waits until so many bytes more may be read ([`EngineOptions::max_bandwidth`]). What the network brings meanwhile waits in the
+    /// socket.
+    pub async fn paced(&self, bytes: u64) {
+        let engine = &self.0.0;
+        let Some(rate) = engine.options.max_bandwidth else { return };
+        let now = Instant::now();
+        let wait = {
+            let mut work = engine.work.lock();
+            let wait = work.pace.wait(now);
+            work.pace.spend(rate, bytes, now);
+            wait
+        };
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
         }
     }
 
@@ -259,7 +285,25 @@ impl Engine {
                 None => break,
             }
         }
+        self.arm_pace();
         self.arm_background();
+    }
+
+    /// Pumps again when the limit of what is fetched ahead lets more be asked for.
+    fn arm_pace(&self) {
+        let mut work = self.0.work.lock();
+        let wait = work.pace.wait(Instant::now());
+        if wait.is_zero() || work.pace_armed || !work.queue.has_prefetch() {
+            return;
+        }
+        work.pace_armed = true;
+        drop(work);
+        let engine = self.clone();
+        self.0.runtime.spawn(async move {
+            tokio::time::sleep(wait).await;
+            engine.0.work.lock().pace_armed = false;
+            engine.pump();
+        });
     }
 
     fn spawn(&self, run: Run, class: Class) {
@@ -295,7 +339,8 @@ impl Engine {
                 let idle = !work.busy()
                     && work.streams == 0
                     && !work.queue.has_prefetch()
-                    && work.ahead_requests == 0;
+                    && work.ahead_requests == 0
+                    && work.pace.wait(Instant::now()).is_zero();
                 let quiet = work.quiet_until.is_some_and(|until| until > Instant::now());
                 if idle && !quiet { work.queue.pop_background() } else { None }
             };
@@ -317,6 +362,7 @@ impl Work {
             || buffer_free == 0
             || self.demand_receiving > 0
             || self.holds > 0
+            || !self.pace.wait(Instant::now()).is_zero()
         {
             return None;
         }
@@ -329,7 +375,9 @@ impl Work {
             if self.ahead_remaining >= self.link.window() {
                 return None;
             }
-            options.join_bytes
+            // A request is as large as what a quarter of a second may bring.
+            let most = options.max_bandwidth.map_or(u64::MAX, |rate| rate.get() / 4);
+            options.join_bytes.min(most)
         };
         let layers = &self.ahead_layers;
         let full = options.prefetch_layers > 0 && layers.len() >= options.prefetch_layers;

@@ -33,6 +33,8 @@ pub const HAS_INDEX: &str = "containerd.io/snapshot/remote/has.soci.index.digest
 pub const FINE_INDEX: &str = "containerd.io/snapshot/remote/soci.fine-index.digest";
 /// On layers of an image that is served with a pack: the digest of its manifest.
 pub const PACK: &str = "containerd.io/snapshot/remote/soci.pack.digest";
+/// On a request: the name of the workload whose pack is to be preferred.
+pub const WORKLOAD: &str = "containerd.io/snapshot/remote/soci.pack.workload";
 /// Namespace of the request that made a layer.
 pub const NAMESPACE: &str = "containerd.io/snapshot/remote/namespace";
 
@@ -51,6 +53,8 @@ pub struct LayerRequest {
     pub index_digest: Option<Digest>,
     /// What to use beside the index: a layer that was served before says what.
     pub companions: Companions,
+    /// The workload whose pack is to be preferred, when told.
+    pub workload: Option<String>,
 }
 
 /// Labels that do not describe a layer.
@@ -96,6 +100,7 @@ impl LayerRequest {
             } else {
                 Companions::Discover
             },
+            workload: labels.get(WORKLOAD).cloned(),
         })
     }
 
@@ -106,6 +111,7 @@ impl LayerRequest {
             manifest_digest: self.manifest_digest,
             index_digest: self.index_digest,
             companions: self.companions,
+            workload: self.workload.clone(),
         }
     }
 }
@@ -139,6 +145,21 @@ mod tests {
         assert_eq!(request.reference.registry(), "localhost:5000");
         assert_eq!(request.layer_size, Some(123));
         assert_eq!(request.index_digest, Some(request.layer_digest));
+        assert_eq!((request.companions, &request.workload), (Companions::Discover, &None));
+    }
+
+    #[test]
+    fn a_layer_says_what_it_was_served_with_and_a_request_which_workload_it_is_for() {
+        let mut labels = labels();
+        labels.insert(WORKLOAD.to_owned(), "web".to_owned());
+        assert_eq!(LayerRequest::from_labels(&labels).unwrap().image().workload.as_deref(), Some("web"));
+        labels.insert(REMOTE.to_owned(), REMOTE_VALUE.to_owned());
+        let none = Companions::Recorded { fine: None, pack: None };
+        assert_eq!(LayerRequest::from_labels(&labels).unwrap().companions, none);
+        let digest = Digest::of(b"pack");
+        labels.insert(PACK.to_owned(), digest.to_string());
+        let pack = Companions::Recorded { fine: None, pack: Some(digest) };
+        assert_eq!(LayerRequest::from_labels(&labels).unwrap().image().companions, pack);
     }
 
     #[test]

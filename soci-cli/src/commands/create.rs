@@ -53,7 +53,9 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
     }
     tie(&source, &store, SOCI_INDEX_LABEL, &built)?;
     tie(&source, &store, FINE_INDEX_LABEL, &fine)?;
-    pack_args::tie(&store, source.name(), pack.as_ref().and_then(|pack| pack.name.as_deref()), &packs)?;
+    if let Some(pack) = &pack {
+        pack_args::tie(&store, source.name(), &pack.purpose, &packs)?;
+    }
     if progress.is_quiet() {
         for index in &built {
             println!("{index}");

@@ -4,7 +4,7 @@
 use indicatif::HumanBytes;
 use soci_core::{
     digest::Digest,
-    pack::{Budget, PackReport, PackSettings},
+    pack::{Budget, PackReport, PackSettings, Purpose, Selector},
     prefetch::Plan,
     store::{ContentStore, SOCI_INDEX_LABEL},
 };
@@ -21,6 +21,10 @@ pub(crate) struct PackArgs {
     /// the same name.
     #[arg(long, value_name = "NAME", requires = "pack")]
     pack_name: Option<String>,
+    /// Only for nodes that have this attribute in the `[pack.attributes]` of their configuration. May be repeated: all must be
+    /// there. Of packs that fit, that with most is taken.
+    #[arg(long, value_name = "NAME=VALUE", requires = "pack")]
+    pack_selector: Vec<Selector>,
     /// Largest size of the pack, in bytes (20MB, 16MiB) or as a share of the image as it is stored (25%): what is needed
     /// last is left out.
     #[arg(long, value_name = "SIZE", requires = "pack", value_parser = budget)]
@@ -31,8 +35,15 @@ impl PackArgs {
     /// What to pack of this plan, if a pack was asked for.
     pub(crate) fn settings(&self, plan: Option<&Plan>) -> Option<PackSettings> {
         let plan = plan.filter(|_| self.pack)?.clone();
-        Some(PackSettings { plan, budget: self.pack_budget, name: self.pack_name.clone() })
+        let purpose = purpose(self.pack_name.as_ref(), &self.pack_selector);
+        Some(PackSettings { plan, budget: self.pack_budget, purpose })
     }
+}
+
+/// What a pack is to be for.
+pub(crate) fn purpose(name: Option<&String>, selectors: &[Selector]) -> Purpose {
+    let selectors = selectors.iter().map(|selector| (selector.name.clone(), selector.value.clone()));
+    Purpose { workload: name.cloned(), selectors: selectors.collect() }
 }
 
 /// Reads a size: bytes with or without a unit, or percent.
@@ -75,18 +86,22 @@ pub(crate) fn tell(pack: &PackReport, progress: &Progress) {
     }
 }
 
-/// Lets an image in containerd keep its packs of one name, which keep their blobs.
+/// Lets an image in containerd keep its packs for one purpose, which keep their blobs.
 pub(crate) fn tie(
     store: &ContentStore,
     image: &str,
-    name: Option<&str>,
+    purpose: &Purpose,
     packs: &[Digest],
 ) -> anyhow::Result<()> {
     let ContentStore::Containerd(containerd) = store else { return Ok(()) };
-    // Any name, in the letters that a label's key may have.
-    let workload = Digest::of(name.unwrap_or_default().as_bytes()).hex();
+    // Any names, in the letters that a label's key may have.
+    let mut named = purpose.workload.clone().unwrap_or_default();
+    for (name, value) in &purpose.selectors {
+        named.extend(["\n", name, "=", value]);
+    }
+    let named = Digest::of(named.as_bytes()).hex();
     for (at, pack) in packs.iter().enumerate() {
-        let key = format!("{SOCI_INDEX_LABEL}.pack-{}.{at}", &workload[..12]);
+        let key = format!("{SOCI_INDEX_LABEL}.pack-{}.{at}", &named[..12]);
         let (it, name, digest) = (containerd.clone(), image.to_owned(), pack.to_string());
         containerd.wait(async move { it.label_image(&name, &key, &digest).await })?;
     }

@@ -25,7 +25,7 @@ use crate::{
     image::{Descriptor, Image, ImageError, ImageIndex, Manifest, ManifestError, Platform},
     index::{self, BuildError, Companion, CompanionKind, Event, IndexVersion, Settings},
     media_type,
-    pack::{self, PackBuildError, PackSettings},
+    pack::{self, PackBuildError, PackSettings, Purpose},
     store::{Artifacts, ContentStore, StoreError, image_index_labels, manifest_labels},
 };
 use document::{Shape, encode};
@@ -241,21 +241,20 @@ fn is_companion_of(entry: &Value, old: &Digest) -> bool {
     })
 }
 
-/// Lists a SOCI index or a companion behind all others, or in the place of an older one for the same platform and workload.
+/// Lists a SOCI index or a companion behind all others, or in the place of an older one for the same platform and purpose.
 fn list(entries: &mut Vec<Value>, bound: &Bound, made: &Descriptor) {
     let mut descriptor = made.clone();
     descriptor.platform = Some(bound.platform.clone());
     let note = (media_type::IMAGE_MANIFEST_DIGEST.to_owned(), bound.manifest.digest.to_string());
-    let workload = made.annotations.get_key_value(media_type::PACK_WORKLOAD);
-    descriptor.annotations =
-        workload.map(|(key, name)| (key.clone(), name.clone())).into_iter().chain([note]).collect();
+    let purpose = Purpose::of(&made.annotations);
+    descriptor.annotations = purpose.annotations().into_iter().chain([note]).collect();
     let entry = serde_json::to_value(&descriptor).expect("descriptors always encode");
     let platform = bound.platform.normalized();
     let older = entries.iter_mut().find(|entry| {
         let listed: Option<Descriptor> = serde_json::from_value((*entry).clone()).ok();
         listed.is_some_and(|listed| {
             listed.artifact_type == made.artifact_type
-                && listed.annotation(media_type::PACK_WORKLOAD) == made.annotation(media_type::PACK_WORKLOAD)
+                && Purpose::of(&listed.annotations) == purpose
                 && listed.platform.is_some_and(|other| other.normalized() == platform)
         })
     });

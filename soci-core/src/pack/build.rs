@@ -3,11 +3,7 @@
 //! Owns nothing. What must always hold: bytes are only taken from layers with the digests that the manifest gives; the pack
 //! is recorded last, when all it names is there.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    io,
-    sync::Arc,
-};
+use std::{collections::HashMap, io, sync::Arc};
 
 use tokio::runtime::Handle;
 
@@ -15,6 +11,7 @@ use super::{
     MAX_BLOCKS, MAX_EXTENTS, MAX_LAYERS, MAX_PLAIN, PackBytes, PackError,
     collect::Collected,
     pin::HeadPin,
+    purpose::Purpose,
     write::{lay_out, round, write},
 };
 use crate::{
@@ -96,8 +93,8 @@ pub struct PackSettings {
     pub plan: Plan,
     /// What is needed last is left out when there is more than this.
     pub budget: Option<Budget>,
-    /// Name of the workload.
-    pub name: Option<String>,
+    /// What it is for.
+    pub purpose: Purpose,
 }
 
 /// Where a pack goes.
@@ -133,7 +130,7 @@ pub struct PackReport {
 }
 
 /// Makes a pack for the image manifest `subject`, which has the layers of `image`, and puts it into the store, in the place of
-/// one with the same name. `index` tells which layers are served in parts; without one all are taken that can be read. Blocks;
+/// one for the same. `index` tells which layers are served in parts; without one all are taken that can be read. Blocks;
 /// not to be called on a thread that runs async tasks.
 ///
 /// # Errors
@@ -153,12 +150,11 @@ pub fn make(
     let head = packed.blob.get(..packed.head.head_size() as usize).unwrap_or_default();
     let mut layer = Descriptor::new(media_type::PACK_BLOCKS, blob, packed.blob.len() as u64);
     HeadPin { size: head.len() as u64, digest: Digest::of(head) }.annotate(&mut layer);
-    let named = settings.name.iter().map(|name| (media_type::PACK_WORKLOAD.to_owned(), name.clone()));
     let companion = Companion {
         kind: CompanionKind::Pack,
         subject: subject.descriptor(),
         layers: vec![layer],
-        annotations: named.collect::<BTreeMap<_, _>>(),
+        annotations: settings.purpose.annotations(),
     };
     let platform = image.platform.to_string();
     let report = PackReport {
@@ -170,16 +166,16 @@ pub fn make(
         cut_must_have: packed.cut_must_have,
         left_out,
     };
-    replace(&report.descriptor, subject, settings.name.as_deref(), place)?;
+    replace(&report.descriptor, subject, &settings.purpose, place)?;
     tell(Event::Pack(&report));
     Ok(report)
 }
 
-/// Forgets other packs of the image that have the name of this one.
+/// Forgets other packs of the image that are for the same.
 fn replace(
     pack: &Descriptor,
     subject: &Manifest,
-    name: Option<&str>,
+    purpose: &Purpose,
     place: Place<'_>,
 ) -> Result<(), StoreError> {
     for record in place.artifacts.list()? {
@@ -189,10 +185,8 @@ fn replace(
         }
         let raw = place.store.read(&record.digest).ok();
         let manifest = raw.and_then(|raw| Manifest::parse(raw, media_type::OCI_MANIFEST).ok());
-        let named = |manifest: &Manifest| {
-            manifest.annotations.get(media_type::PACK_WORKLOAD).map(String::as_str) == name
-        };
-        if manifest.as_ref().is_some_and(named) {
+        let same = |manifest: &Manifest| Purpose::of(&manifest.annotations) == *purpose;
+        if manifest.as_ref().is_some_and(same) {
             place.artifacts.remove(&record.digest)?;
             place.store.release(&record.digest)?;
         }

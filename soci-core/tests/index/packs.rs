@@ -11,7 +11,7 @@ use soci_core::image::{Descriptor, Image, ImageSource, Platform};
 use soci_core::index::Event;
 use soci_core::media_type::{OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST};
 use soci_core::pack::{
-    Budget, PackBuildError, PackHead, PackReport, PackSettings, Place, VerifyError, head_pin, make,
+    Budget, PackBuildError, PackHead, PackReport, PackSettings, Place, Purpose, VerifyError, head_pin, make,
     open_block, verify,
 };
 use soci_core::prefetch::{Plan, PlanItem};
@@ -69,7 +69,7 @@ impl Made {
             })
             .collect();
         let plan = Plan { must_have: items.len(), items };
-        let settings = PackSettings { plan, budget, name: None };
+        let settings = PackSettings { plan, budget, purpose: Purpose::default() };
         let store = ContentStore::Layout(self.store.clone());
         let (artifacts, runtime) = (&self.artifacts, self.runtime.handle());
         let place = Place { store: &store, artifacts, name: "image", runtime };
@@ -226,7 +226,7 @@ fn what_is_read_is_told() {
         }],
         must_have: 1,
     };
-    let settings = PackSettings { plan, budget: None, name: None };
+    let settings = PackSettings { plan, budget: None, purpose: Purpose::default() };
     let store = ContentStore::Layout(place.store.clone());
     let at =
         Place { store: &store, artifacts: &place.artifacts, name: "image", runtime: place.runtime.handle() };

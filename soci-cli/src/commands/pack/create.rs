@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use soci_core::{
     image::Image,
     index::{Event, SociIndex},
-    pack::{Budget, PackSettings, Place, make},
+    pack::{Budget, PackSettings, Place, Selector, make},
 };
 use tokio::runtime::Runtime;
 
@@ -32,6 +32,10 @@ pub(crate) struct Args {
     /// the same name.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+    /// Only for nodes that have this attribute in the `[pack.attributes]` of their configuration. May be repeated: all must be
+    /// there. Of packs that fit, that with most is taken.
+    #[arg(long, value_name = "NAME=VALUE")]
+    selector: Vec<Selector>,
     /// Largest size of the pack, in bytes (20MB, 16MiB) or as a share of the image as it is stored (25%): what is needed
     /// last is left out.
     #[arg(long, value_name = "SIZE", value_parser = pack_args::budget)]
@@ -43,7 +47,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     let plan = build_args::plan(&args.trace, args.allow_incomplete)?;
-    let settings = PackSettings { plan, budget: args.budget, name: args.name.clone() };
+    let purpose = pack_args::purpose(args.name.as_ref(), &args.selector);
+    let settings = PackSettings { plan, budget: args.budget, purpose };
     let root = Root::open(global)?;
     let runtime = Runtime::new().context("start the runtime")?;
     let (source, images) = runtime.block_on(args.image.resolve(&root))?;
@@ -63,7 +68,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         let made = make(image, &image.manifest, index.as_ref(), &settings, place, &tell)?;
         packs.push(made.descriptor.digest);
     }
-    pack_args::tie(&store, source.name(), args.name.as_deref(), &packs)?;
+    pack_args::tie(&store, source.name(), &settings.purpose, &packs)?;
     if args.quiet {
         for pack in &packs {
             println!("{pack}");

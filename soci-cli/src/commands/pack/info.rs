@@ -1,6 +1,6 @@
 //! `soci pack info`: what one pack holds.
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 use anyhow::Result;
 use indicatif::HumanBytes;
@@ -30,6 +30,8 @@ pub(crate) struct Args {
 struct Info {
     digest: Digest,
     workload: Option<String>,
+    /// Attributes of the nodes that it is for.
+    selectors: BTreeMap<String, String>,
     image: String,
     platform: String,
     /// The image manifest that it was made for.
@@ -77,7 +79,8 @@ fn info(pack: Pack, head: &PackHead) -> Info {
     });
     Info {
         digest: pack.record.digest,
-        workload: pack.name,
+        workload: pack.purpose.workload,
+        selectors: pack.purpose.selectors,
         image: pack.record.image_ref.unwrap_or_default(),
         platform: pack.record.platform.unwrap_or_default(),
         subject: head.image(),
@@ -101,6 +104,9 @@ fn text(info: &Info) -> String {
     line("Digest", info.digest.to_string());
     if let Some(name) = &info.workload {
         line("Workload", printable(name.as_bytes()));
+    }
+    if !info.selectors.is_empty() {
+        line("For nodes", super::nodes(&info.selectors));
     }
     line("Image", printable(info.image.as_bytes()));
     line("Platform", info.platform.clone());

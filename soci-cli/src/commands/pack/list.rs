@@ -1,6 +1,6 @@
 //! `soci pack list`: newest first.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -28,6 +28,8 @@ struct Row {
     digest: Digest,
     /// `None`: it was given none.
     workload: Option<String>,
+    /// Attributes of the nodes that it is for.
+    selectors: BTreeMap<String, String>,
     /// Bytes of the blob; `None`: the pack's manifest cannot be read.
     size: Option<u64>,
     image: String,
@@ -47,10 +49,13 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         .into_iter()
         .map(|record| {
             let pack = Pack::open(&root, &record.digest).ok();
+            let size = pack.as_ref().map(|pack| pack.blob.size);
+            let purpose = pack.map(|pack| pack.purpose).unwrap_or_default();
             Row {
                 digest: record.digest,
-                size: pack.as_ref().map(|pack| pack.blob.size),
-                workload: pack.and_then(|pack| pack.name),
+                size,
+                workload: purpose.workload,
+                selectors: purpose.selectors,
                 image: record.image_ref.unwrap_or_default(),
                 platform: record.platform.unwrap_or_default(),
                 subject: record.oci_digest,
@@ -63,11 +68,13 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         println!("{}", json::pretty(&rows)?);
         return Ok(());
     }
-    let mut lines =
-        vec![["DIGEST", "WORKLOAD", "SIZE", "IMAGE REF", "PLATFORM", "CREATED"].map(str::to_owned)];
+    let mut lines = vec![
+        ["DIGEST", "WORKLOAD", "FOR NODES", "SIZE", "IMAGE REF", "PLATFORM", "CREATED"].map(str::to_owned),
+    ];
     lines.extend(rows.into_iter().map(|row| {
         let size = row.size.map_or_else(|| "N/A".to_owned(), |size| size.to_string());
-        [row.digest.to_string(), row.workload.unwrap_or_default(), size, row.image, row.platform, row.age]
+        let (workload, nodes) = (row.workload.unwrap_or_default(), super::nodes(&row.selectors));
+        [row.digest.to_string(), workload, nodes, size, row.image, row.platform, row.age]
     }));
     print!("{}", table::render(&lines));
     Ok(())

@@ -6,13 +6,16 @@ mod list;
 mod push;
 mod verify;
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+use recorder::report::words::printable;
 use soci_core::{
     digest::Digest,
     image::{Descriptor, Manifest},
     media_type,
-    pack::{PackHead, head_pin},
+    pack::{PackHead, Purpose, head_pin},
     store::{Artifact, ArtifactKind, ContentStore, StoreError},
     units::ByteRange,
 };
@@ -51,10 +54,15 @@ impl Command {
 struct Pack {
     record: Artifact,
     manifest: Manifest,
-    /// Name of the workload.
-    name: Option<String>,
+    purpose: Purpose,
     /// Its blob.
     blob: Descriptor,
+}
+
+/// The nodes that a pack is for, in words; empty: all.
+fn nodes(selectors: &BTreeMap<String, String>) -> String {
+    let selectors: Vec<_> = selectors.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    printable(selectors.join(",").as_bytes())
 }
 
 impl Pack {
@@ -67,8 +75,8 @@ impl Pack {
         let manifest = Manifest::parse(root.read(digest)?, media_type::OCI_MANIFEST)?;
         let blob = manifest.layers.iter().find(|layer| layer.media_type == media_type::PACK_BLOCKS);
         let blob = blob.context("the pack's manifest names no blob")?.clone();
-        let name = manifest.annotations.get(media_type::PACK_WORKLOAD).cloned();
-        Ok(Self { record, manifest, name, blob })
+        let purpose = Purpose::of(&manifest.annotations);
+        Ok(Self { record, manifest, purpose, blob })
     }
 
     /// The store that has the blob.
