@@ -180,18 +180,14 @@ fn of_several_packs_the_one_that_fits_best_is_taken() {
             workload.clone_into(&mut options.pack.workload);
             options.pack.attributes.extend((!gpu.is_empty()).then(|| ("gpu".to_owned(), gpu.to_owned())));
         });
-        let request = node.image(&lab.image).request().clone();
-        let image = match asked {
-            None => node.image(&lab.image),
-            Some(_) => {
-                eventually("the pack is here", || node.stats.packs.get() == 1);
-                lab.registry.forget_requests();
-                node.node.image(&ImageRequest { workload: asked.map(str::to_owned), ..request })
-            }
-        };
-        let packs = 1 + u64::from(asked.is_some());
-        eventually("the pack is here", || node.stats.packs.get() == packs);
-        drop(image);
+        let image = node.image(&lab.image);
+        eventually("the pack is here", || node.stats.packs.get() == 1);
+        if let Some(workload) = asked {
+            lab.registry.forget_requests();
+            let request = ImageRequest { workload: Some(workload.to_owned()), ..image.request().clone() };
+            let _other = node.node.image(&request);
+            eventually("the other pack is here", || node.stats.packs.get() == 2);
+        }
         let paths: Vec<_> = lab.registry.requests().into_iter().map(|request| request.path).collect();
         move |blob: Digest| paths.iter().any(|path| path.contains(&blob.to_string()))
     };

@@ -1,7 +1,8 @@
 //! Lazy layers when things go wrong, and what the fetch engine asks of the registry: requests are counted, not timed.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::faults::{Fault, When};
 use harness::image::{LayerSource, Published, TarWriter, gzip, publish};
@@ -296,6 +297,22 @@ fn prefetch_follows_priority_over_all_layers_and_joins_neighbours() {
     );
     assert_eq!(lab.registry.requests().len(), before, "a prefetched span costs its reader nothing");
     assert_eq!(node.stats.prefetch_hits.get(), 1);
+}
+
+#[test]
+fn prefetch_keeps_to_the_limit_and_ends_all_the_same() {
+    let all =
+        json!({ "version": "1.0", "prefetch_spans": [{ "start_span": 0, "end_span": 12 }] }).to_string();
+    let lab = Lab::new(&[LayerSource { artifact: Some(all.into_bytes()), ..source() }]);
+    let node = TestNode::new(lab.root.path(), |options| {
+        options.engine.max_bandwidth = NonZeroU64::new(500_000);
+    });
+    let begun = Instant::now();
+    let _layer = node.layer(&lab.image, 0);
+    eventually("all prefetch", || node.stats.prefetch_spans.get() == 13);
+    // A megabyte; what the last request brings is due later.
+    assert!(begun.elapsed() >= Duration::from_millis(1500), "{:?}", begun.elapsed());
+    assert!(lab.ranges(0).len() > 4, "a request is as large as a quarter of a second: {:?}", lab.ranges(0));
 }
 
 #[test]

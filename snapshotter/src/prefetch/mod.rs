@@ -126,7 +126,8 @@ struct Work {
     /// Prefetch requests out for each layer, by the address of its manager.
     ahead_layers: HashMap<usize, usize>,
     pace: Pace,
-    /// Somebody will pump when more may be asked for.
+    /// The limit was why nothing was started; whether somebody will pump when it lets more be asked for.
+    paced: bool,
     pace_armed: bool,
     quiet_until: Option<Instant>,
     timer_armed: bool,
@@ -292,11 +293,11 @@ impl Engine {
     /// Pumps again when the limit of what is fetched ahead lets more be asked for.
     fn arm_pace(&self) {
         let mut work = self.0.work.lock();
-        let wait = work.pace.wait(Instant::now());
-        if wait.is_zero() || work.pace_armed || !work.queue.has_prefetch() {
+        if !std::mem::take(&mut work.paced) || work.pace_armed {
             return;
         }
         work.pace_armed = true;
+        let wait = work.pace.wait(Instant::now());
         drop(work);
         let engine = self.clone();
         self.0.runtime.spawn(async move {
@@ -362,8 +363,11 @@ impl Work {
             || buffer_free == 0
             || self.demand_receiving > 0
             || self.holds > 0
-            || !self.pace.wait(Instant::now()).is_zero()
         {
+            return None;
+        }
+        if self.queue.has_prefetch() && !self.pace.wait(Instant::now()).is_zero() {
+            self.paced = true;
             return None;
         }
         let limit = if self.demand_waiting > 0 {

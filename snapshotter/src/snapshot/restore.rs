@@ -63,7 +63,8 @@ impl Snapshotter {
         let this = Arc::clone(self);
         tokio::spawn(async move {
             let labels = this.labels_of(id).unwrap_or_default();
-            if let Ok(layer) = LayerRequest::from_labels(&labels) {
+            let layer = LayerRequest::from_labels(&labels);
+            if let Some(layer) = layer.ok().filter(|_| labels.contains_key(labels::PACK)) {
                 this.node.image(&layer.image()).wanted().await;
             }
         });
