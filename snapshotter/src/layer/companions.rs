@@ -4,6 +4,7 @@
 //! index), fetched, checked and stored like everything small. Both can only help: whatever is wrong with them is logged with
 //! its reason, and the image starts without.
 
+use bytes::Bytes;
 use soci_core::digest::Digest;
 use soci_core::image::{Descriptor, ImageIndex, Manifest};
 use soci_core::index::{CompanionKind, companion_of};
@@ -228,16 +229,30 @@ impl Source {
         Ok(PackSource { digest: entry.digest, blob, head })
     }
 
+    /// A manifest that the list of referrers has carried. It is stored meanwhile: what it names can be asked for at once, and after
+    /// a restart that came too early the registry has it.
+    fn listed_manifest(&self, digest: Digest, raw: Bytes) -> Result<Manifest, LayerError> {
+        let manifest = Manifest::parse(raw.clone(), media_type::OCI_MANIFEST)
+            .map_err(|source| LayerError::Manifest { digest, source })?;
+        let this = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = this.keep(raw).await {
+                tracing::warn!(%digest, error = %chain(&error), "manifest was not stored");
+            }
+        });
+        Ok(manifest)
+    }
+
     async fn companion(
         &self,
         image: &Manifest,
         entry: &Descriptor,
         kind: CompanionKind,
     ) -> Result<Manifest, Unfit> {
-        if let Some(raw) = entry.embedded() {
-            self.keep(raw.into()).await?;
-        }
-        let manifest = self.manifest(entry.digest).await?;
+        let manifest = match entry.embedded() {
+            Some(raw) => self.listed_manifest(entry.digest, raw.into())?,
+            None => self.manifest(entry.digest).await?,
+        };
         if companion_of(&manifest, &image.digest) == Some(kind) {
             Ok(manifest)
         } else {
