@@ -73,6 +73,26 @@ enum Unfit {
     Bundle(#[from] soci_core::ztoc::BundleError),
 }
 
+impl Companions {
+    /// What was used before and may still be used, as a list would have it; `None`: the registry is to be asked. Whoever listed it
+    /// was asked then.
+    pub(super) fn recorded(self, options: &PackOptions) -> Option<Vec<Descriptor>> {
+        let Self::Recorded { fine, pack } = self else { return None };
+        let entry = |kind: CompanionKind, digest: Option<Digest>| {
+            let digest = digest?;
+            if !options.accepts(&digest, Listed::ByImage) {
+                tracing::warn!(%digest, "what the image was served with is not used any more: not verified");
+                return None;
+            }
+            // Its size does not matter: the store has it.
+            let entry = Descriptor::new(media_type::OCI_MANIFEST, digest, 0);
+            Some(Descriptor { artifact_type: Some(kind.artifact_type().to_owned()), ..entry })
+        };
+        let both = [entry(CompanionKind::FineIndex, fine), entry(CompanionKind::Pack, pack)];
+        Some(both.into_iter().flatten().collect())
+    }
+}
+
 impl FineIndexes {
     /// The fine index of a layer, if there is one that fits. Blocking: it is decompressed and checked.
     pub(super) fn table(&self, indexed: &Indexed) -> Option<Ztoc> {
@@ -147,38 +167,6 @@ impl Source {
             }
         }
         None
-    }
-
-    /// The fine indexes with this manifest, which the image was served with before.
-    pub(super) async fn recorded_fine_indexes(
-        &self,
-        image: &Manifest,
-        digest: Digest,
-        options: &PackOptions,
-    ) -> Option<FineIndexes> {
-        match self.open_fine_indexes(image, &recorded(digest, options)?).await {
-            Ok(fine) => Some(fine),
-            Err(error) => {
-                tracing::warn!(%digest, error = %chain(&error), "fine indexes are not used");
-                None
-            }
-        }
-    }
-
-    /// The pack with this manifest, with which the image was served before.
-    pub(super) async fn recorded_pack(
-        &self,
-        image: &Manifest,
-        digest: Digest,
-        options: &PackOptions,
-    ) -> Option<PackSource> {
-        match self.open_pack(image, &recorded(digest, options)?, options.max_bytes).await {
-            Ok(pack) => Some(pack),
-            Err(error) => {
-                tracing::warn!(%digest, error = %chain(&error), "pack is not used");
-                None
-            }
-        }
     }
 
     async fn open_fine_indexes(&self, image: &Manifest, entry: &Descriptor) -> Result<FineIndexes, Unfit> {
@@ -259,16 +247,6 @@ impl Source {
             Err(Unfit::OtherImage)
         }
     }
-}
-
-/// A companion that was used before, if it may still be used. Whoever listed it was asked then.
-fn recorded(digest: Digest, options: &PackOptions) -> Option<Descriptor> {
-    if !options.accepts(&digest, Listed::ByImage) {
-        tracing::warn!(%digest, "what the image was served with is not used any more: not verified");
-        return None;
-    }
-    // Its size does not matter: the store has it.
-    Some(Descriptor::new(media_type::OCI_MANIFEST, digest, 0))
 }
 
 fn is_companion(entry: &Descriptor) -> bool {

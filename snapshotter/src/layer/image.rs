@@ -12,6 +12,7 @@ use futures_util::StreamExt;
 use parking_lot::Mutex;
 use soci_core::digest::Digest;
 use soci_core::image::{Descriptor, Manifest};
+use soci_core::index::DEFAULT_MIN_LAYER_SIZE;
 use soci_core::media_type;
 use soci_core::registry::Reference;
 use soci_core::ztoc::Ztoc;
@@ -27,9 +28,6 @@ use crate::span::chain;
 pub(super) const AT_ONCE: usize = 8;
 /// How long an image's zTOCs and artifacts go before all prefetch of the node. A registry that hangs must not stop other images.
 pub(super) const SMALL_THINGS_FIRST: Duration = Duration::from_secs(10);
-
-/// Layers below this size, bytes, have no zTOC unless somebody wanted it: the least size that upstream indexes, and we.
-const SELDOM_INDEXED: u64 = 10 << 20;
 
 /// Which image is asked for.
 #[derive(Clone, Debug)]
@@ -199,7 +197,7 @@ impl ImageContext {
     /// Fetches the configuration if some layer will probably be fetched whole: one that is too small for a zTOC. Failures are met
     /// by whoever needs it.
     async fn config_ahead(&self) {
-        let is_small = |layer: &Descriptor| layer.size < SELDOM_INDEXED;
+        let is_small = |layer: &Descriptor| layer.size < DEFAULT_MIN_LAYER_SIZE;
         if self.image_manifest().await.is_ok_and(|manifest| manifest.layers.iter().any(is_small)) {
             let _ = self.manifest().await;
         }
@@ -245,7 +243,10 @@ impl ImageContext {
     async fn companions(&self) -> Result<&[Descriptor], LayerError> {
         let found = self.companions.get_or_try_init(|| Box::pin(async {
             let options = &self.services.pack;
-            if self.request.companions != Companions::Discover || !options.any() {
+            if let Some(recorded) = self.request.companions.recorded(options) {
+                return Ok(recorded);
+            }
+            if !options.any() {
                 return Ok(Vec::new());
             }
             // What refers to the image is asked for by its digest: that need not wait for the manifest.
@@ -264,19 +265,13 @@ impl ImageContext {
     async fn fine(&self) -> Result<&Option<Arc<FineIndexes>>, LayerError> {
         let found = self.fine.get_or_try_init(|| {
             Box::pin(async {
-                let options = &self.services.pack;
+                // What an image was served with, its layers are served with again.
+                if self.request.companions == Companions::Discover && !self.services.pack.fine {
+                    return Ok(None);
+                }
                 let manifest = self.image_manifest().await?;
                 let find = async {
-                    let fine = match self.request.companions {
-                        Companions::Recorded { fine: Some(digest), .. } => {
-                            self.source.recorded_fine_indexes(manifest, digest, options).await
-                        }
-                        Companions::Recorded { fine: None, .. } => None,
-                        Companions::Discover if !options.fine => None,
-                        Companions::Discover => {
-                            self.source.fine_indexes(manifest, self.companions().await?).await
-                        }
-                    };
+                    let fine = self.source.fine_indexes(manifest, self.companions().await?).await;
                     Ok(fine.map(Arc::new))
                 };
                 self.in_time("fine indexes", find).await
@@ -293,17 +288,9 @@ impl ImageContext {
                     return Ok(None);
                 }
                 let manifest = self.image_manifest().await?;
+                let workload = self.request.workload.as_ref().unwrap_or(&options.workload);
                 let find = async {
-                    Ok(match self.request.companions {
-                        Companions::Recorded { pack: Some(digest), .. } => {
-                            self.source.recorded_pack(manifest, digest, options).await
-                        }
-                        Companions::Recorded { pack: None, .. } => None,
-                        Companions::Discover => {
-                            let workload = self.request.workload.as_ref().unwrap_or(&options.workload);
-                            self.source.pack(manifest, self.companions().await?, workload, options).await
-                        }
-                    })
+                    Ok(self.source.pack(manifest, self.companions().await?, workload, options).await)
                 };
                 self.in_time("pack", find).await
             })

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use recorder::report::Flaw;
 use soci_core::{
     image::Image,
-    index::{Event, IndexVersion, Settings, SkipReason, TraceSettings},
+    index::{DEFAULT_MIN_LAYER_SIZE, Event, IndexVersion, Settings, SkipReason, TraceSettings},
     pack::PackSettings,
     prefetch::{Chosen, Meaning, NotLocated, Plan, Selection},
     trace::{Access, TraceReader},
@@ -24,7 +24,7 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_SPAN_SIZE as i64, allow_negative_numbers = true)]
     span_size: i64,
     /// Layers smaller than this (compressed bytes) get no zTOC; they are fetched whole.
-    #[arg(long, value_name = "BYTES", default_value_t = 10 << 20, allow_negative_numbers = true)]
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MIN_LAYER_SIZE as i64, allow_negative_numbers = true)]
     min_layer_size: i64,
     /// xattr: mark layers that need no extended attributes. May be repeated.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]

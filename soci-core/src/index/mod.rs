@@ -20,5 +20,5 @@ pub use layer::{LayerBuildError, SkipReason};
 pub use look::view;
 pub use manifest::{EMPTY_CONFIG, IndexError, IndexVersion, SociIndex, is_ztoc, layer_of};
 pub use rebuild::rebuild;
-pub use settings::{BuildError, BuildReport, Event, Settings, TraceSettings};
+pub use settings::{BuildError, BuildReport, DEFAULT_MIN_LAYER_SIZE, Event, Settings, TraceSettings};
 pub(crate) use told::Told;

@@ -11,6 +11,9 @@ use crate::{
     store::StoreError,
 };
 
+/// Compressed bytes below which a layer gets no zTOC unless somebody wants it; upstream's.
+pub const DEFAULT_MIN_LAYER_SIZE: u64 = 10 << 20;
+
 /// What to build.
 #[derive(Clone, Debug)]
 pub struct Settings {

@@ -25,7 +25,7 @@ pub use build::{Budget, PackBuildError, PackReport, PackSettings, Place, make};
 pub use error::PackError;
 pub use head::{Block, Extent, PackHead};
 pub use pin::{HeadPin, head_pin};
-pub use purpose::{Fit, Purpose, Selector};
+pub use purpose::{Purpose, Selector};
 pub use verify::{VerifyError, verify};
 pub use write::PackBytes;
 

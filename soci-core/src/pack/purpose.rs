@@ -27,7 +27,7 @@ pub struct Selector {
 
 /// How well a pack fits; the largest is the best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Fit {
+struct Fit {
     /// It is for the workload that was asked for.
     asked_for: bool,
     /// So many attributes of the node are named.
@@ -57,7 +57,7 @@ impl Purpose {
 
     /// How well the pack fits a node with these attributes, where `workload` is asked for (empty: none in particular). `None`: the
     /// node lacks an attribute, or has it with another value.
-    pub fn fit(&self, workload: &str, attributes: &BTreeMap<String, String>) -> Option<Fit> {
+    fn fit(&self, workload: &str, attributes: &BTreeMap<String, String>) -> Option<Fit> {
         let matches = |(name, value)| attributes.get(name) == Some(value);
         let own = self.workload.as_deref().unwrap_or_default();
         self.selectors.iter().all(matches).then_some(Fit {
