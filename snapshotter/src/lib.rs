@@ -3,11 +3,12 @@
 //!
 //! `grpc` translates containerd's requests; `snapshot` decides; `layer` makes one layer's bytes a mount and `unpack`
 //! a directory; `config` and `metrics` are how operators talk to it;
-//! `daemon` puts the rooms together. Below `layer`: `fs` answers what `fuse` is asked,
-//! `span` holds the bytes, `prefetch` fetches them. No state lives here.
+//! `daemon` puts the rooms together. Below `layer`: `fs` answers what `fuse` is asked, `erofs`
+//! writes its answers down for the kernel, `span` holds the bytes, `prefetch` fetches them. No state lives here.
 
 pub mod config;
 pub mod daemon;
+mod erofs;
 pub mod fs;
 pub mod fuse;
 pub mod grpc;

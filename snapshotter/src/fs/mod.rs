@@ -113,6 +113,17 @@ impl LayerFs {
         Ok((from..).zip(named).map(|(at, (name, ino))| DirEntry { name, ino, next: at + 1 }))
     }
 
+    /// The numbers of all inodes; those that no name leads to have no links.
+    pub(crate) fn inodes(&self) -> impl Iterator<Item = InodeNo> + use<> {
+        self.tree.inodes()
+    }
+
+    /// Names and values of all extended attributes.
+    pub(crate) fn xattrs(&self, ino: InodeNo) -> Result<impl Iterator<Item = (&[u8], &[u8])>, FsError> {
+        let inode = self.inode(ino)?;
+        Ok(xattr::all(self.entry(inode), inode.opaque.then_some(self.opaque)))
+    }
+
     /// Value of one extended attribute.
     pub fn xattr(&self, ino: InodeNo, name: &[u8]) -> Result<&[u8], FsError> {
         let (entry, opaque) = self.xattr_sources(ino)?;

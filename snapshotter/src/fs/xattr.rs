@@ -28,7 +28,10 @@ impl OpaqueMark {
 }
 
 /// The names and values of an inode's attributes.
-fn all(entry: Option<&FileEntry>, opaque: Option<OpaqueMark>) -> impl Iterator<Item = (&[u8], &[u8])> {
+pub(super) fn all(
+    entry: Option<&FileEntry>,
+    opaque: Option<OpaqueMark>,
+) -> impl Iterator<Item = (&[u8], &[u8])> {
     let own = entry.into_iter().flat_map(FileEntry::xattrs_schily).filter(|(name, _)| !reserved(name));
     own.chain(opaque.map(|mark| (mark.name(), OPAQUE_VALUE)))
 }

@@ -13,11 +13,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use fuser::{INodeNo, Notifier};
 use parking_lot::Mutex;
-use rustix::fs::{Mode, OFlags, RawDir, ResolveFlags, open, openat2};
+use rustix::fs::{Advice, Dir, FileType, Mode, OFlags, RawDir, ResolveFlags, fadvise, open, openat2};
 
+use super::device::FILE;
+use crate::erofs::device::{Device, whole_blocks};
 use crate::fs::InodeNo;
 
 /// Bytes of a directory that are listed at once: only in the first of its pieces the kernel learns more than names.
@@ -30,15 +33,21 @@ const MAX_LISTED: usize = 4096;
 pub(crate) struct Kernel {
     root: Mutex<Option<OwnedFd>>,
     notifier: Notifier,
+    /// The image, if it is mounted from one.
+    device: Option<Arc<Device>>,
     /// Held while pages are given or forgotten.
     pages: Mutex<()>,
 }
 
 impl Kernel {
-    pub(super) fn new(mountpoint: &Path, notifier: Notifier) -> io::Result<Self> {
+    pub(super) fn new(
+        mountpoint: &Path,
+        notifier: Notifier,
+        device: Option<Arc<Device>>,
+    ) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = open(mountpoint, flags, Mode::empty())?;
-        Ok(Self { root: Mutex::new(Some(root)), notifier, pages: Mutex::default() })
+        Ok(Self { root: Mutex::new(Some(root)), notifier, device, pages: Mutex::default() })
     }
 
     /// The mount is about to go.
@@ -49,6 +58,11 @@ impl Kernel {
     /// Whether the mount is there.
     pub(crate) fn is_there(&self) -> bool {
         self.root.lock().is_some()
+    }
+
+    /// Whether the kernel knows all names without being told.
+    pub(crate) const fn knows_names(&self) -> bool {
+        self.device.is_some()
     }
 
     /// Makes the kernel know what `path`, without a leading slash, is in the mount. `false`: it is not there, or lies behind a
@@ -87,13 +101,61 @@ impl Kernel {
     ) -> io::Result<u64> {
         let _alone = self.pages.lock();
         let Some(bytes) = bytes() else { return Ok(0) };
-        self.notifier.store(INodeNo(ino.0), offset, &bytes)?;
-        Ok(bytes.len() as u64)
+        let given = bytes.len() as u64;
+        match &self.device {
+            None => self.notifier.store(INodeNo(ino.0), offset, &bytes)?,
+            Some(device) => {
+                let Some(place) = device.image().place(ino) else { return Ok(0) };
+                self.notifier.store(FILE, place + offset, &whole_blocks(bytes))?;
+            }
+        }
+        Ok(given)
     }
 
-    /// Makes the kernel forget the content of files. It does not mind those that it does not know.
+    /// Makes the kernel forget the content of files. It does not mind those that it does not know. What a process has mapped of
+    /// an image stays mapped.
     pub(crate) fn forget(&self, files: impl Iterator<Item = InodeNo>) -> io::Result<()> {
         let _alone = self.pages.lock();
-        files.map(|ino| self.notifier.inval_inode(INodeNo(ino.0), 0, 0)).fold(Ok(()), io::Result::and)
+        match &self.device {
+            None => {
+                files.map(|ino| self.notifier.inval_inode(INodeNo(ino.0), 0, 0)).fold(Ok(()), io::Result::and)
+            }
+            Some(device) => {
+                let content = i64::try_from(device.image().content_start()).unwrap_or(0);
+                self.notifier.inval_inode(FILE, content, 0)?;
+                self.forget_all()
+            }
+        }
+    }
+
+    /// Makes the kernel forget the content of all files of an image: it has pages of its own of each. One that cannot be reached
+    /// leaves the others no worse.
+    fn forget_all(&self) -> io::Result<()> {
+        let mut waiting = vec![Vec::new()];
+        let mut outcome = Ok(());
+        while let Some(directory) = waiting.pop() {
+            outcome = outcome.and(self.forget_in(&directory, &mut waiting));
+        }
+        outcome
+    }
+
+    /// Those in one directory; directories in it are added to `waiting`.
+    fn forget_in(&self, directory: &[u8], waiting: &mut Vec<Vec<u8>>) -> io::Result<()> {
+        let listed = self.open(directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
+        let mut outcome = Ok(());
+        for entry in Dir::new(listed)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            let path = if directory.is_empty() { name.to_vec() } else { [directory, name].join(&b'/') };
+            match entry.file_type() {
+                FileType::Directory if name != b"." && name != b".." => waiting.push(path),
+                FileType::RegularFile => {
+                    let file = self.open(&path, OFlags::RDONLY | OFlags::NOFOLLOW);
+                    outcome = outcome.and(file.and_then(|file| fadvise(file, 0, None, Advice::DontNeed)));
+                }
+                _ => {}
+            }
+        }
+        outcome.map_err(io::Error::from)
     }
 }

@@ -1,4 +1,5 @@
-//! FUSE adapter: the kernel's questions in, [`LayerFs`]'s answers out. It decides nothing.
+//! FUSE adapter: the kernel's questions in, [`LayerFs`]'s answers out, or those of the one file that is a layer's EROFS image
+//! ([`device`]). It decides nothing.
 //!
 //! Owns no state but the layer's handle. A read whose bytes are cached is answered on the event loop; any other read moves
 //! to the engine's runtime with its reply, so no reader waits behind another one's download.
@@ -6,6 +7,7 @@
 //! `open` and `opendir` are answered with ENOSYS on purpose: the kernel then opens files and directories by itself and
 //! keeps their pages and listings cached, which is right for a layer that never changes.
 
+mod device;
 pub(crate) mod kernel;
 pub mod mount;
 
@@ -15,6 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags, KernelConfig,
     LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyOpen,
@@ -48,6 +51,8 @@ pub struct FuseOptions {
     /// one page is the default: 64 KiB move a fifth more of a Python image, and a start with prefetch takes a third
     /// longer at 100 Mbit/s.
     pub read_ahead: u32,
+    /// Let the kernel answer for names and attributes by itself, from an EROFS image, where it can (Linux 6.12 or later).
+    pub erofs: bool,
 }
 
 impl Default for FuseOptions {
@@ -58,52 +63,35 @@ impl Default for FuseOptions {
             negative_timeout: Duration::from_secs(1),
             threads: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4),
             read_ahead: 4 << 10,
+            erofs: true,
         }
     }
 }
 
-/// One mount's answers. `K` is kept alive as long as the kernel may ask.
+/// One mount's answers: those of a layer's file system, or of its image. `K` is kept alive as long as the kernel may ask.
 #[derive(Debug)]
-pub(crate) struct Adapter<K> {
-    fs: Arc<LayerFs>,
+pub(crate) struct Adapter<A, K> {
+    of: Arc<A>,
     options: FuseOptions,
     runtime: Handle,
     stats: Arc<Stats>,
     _keep: K,
 }
 
-impl<K> Adapter<K> {
-    pub(crate) fn new(
-        fs: Arc<LayerFs>,
-        options: FuseOptions,
-        runtime: Handle,
-        stats: Arc<Stats>,
-        keep: K,
-    ) -> Self {
-        Self { fs, options, runtime, stats, _keep: keep }
+impl<A, K> Adapter<A, K> {
+    pub(crate) fn new(of: Arc<A>, options: FuseOptions, runtime: Handle, stats: Arc<Stats>, keep: K) -> Self {
+        Self { of, options, runtime, stats, _keep: keep }
     }
 }
 
-impl<K: Send + Sync + 'static> Filesystem for Adapter<K> {
+impl<K: Send + Sync + 'static> Filesystem for Adapter<LayerFs, K> {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let wanted = InitFlags::FUSE_DO_READDIRPLUS
-            | InitFlags::FUSE_READDIRPLUS_AUTO
-            | InitFlags::FUSE_PARALLEL_DIROPS
-            | InitFlags::FUSE_CACHE_SYMLINKS
-            | InitFlags::FUSE_NO_OPEN_SUPPORT
-            | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
-        // What an older kernel lacks costs speed, not correctness. A limit that is too high answers the highest.
-        let _ = config.add_capabilities(wanted & config.capabilities());
-        let _ = config.set_max_background(MAX_BACKGROUND);
-        let _ = config.set_max_write(MAX_REQUEST);
-        if let Err(most) = config.set_max_readahead(self.options.read_ahead.max(4096)) {
-            let _ = config.set_max_readahead(most);
-        }
+        negotiate(config, &self.options);
         Ok(())
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.fs.lookup(InodeNo(parent.0), name.as_bytes()) {
+        match self.of.lookup(InodeNo(parent.0), name.as_bytes()) {
             Ok(attr) => reply.entry_with_ttls(
                 &self.options.attr_timeout,
                 &self.options.entry_timeout,
@@ -121,14 +109,14 @@ impl<K: Send + Sync + 'static> Filesystem for Adapter<K> {
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        match self.fs.attr(InodeNo(ino.0)) {
+        match self.of.attr(InodeNo(ino.0)) {
             Ok(attr) => reply.attr(&self.options.attr_timeout, &file_attr(&attr)),
             Err(error) => reply.error(errno(&error)),
         }
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.fs.readlink(InodeNo(ino.0)) {
+        match self.of.readlink(InodeNo(ino.0)) {
             Ok(target) => reply.data(target),
             Err(error) => reply.error(errno(&error)),
         }
@@ -153,29 +141,10 @@ impl<K: Send + Sync + 'static> Filesystem for Adapter<K> {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let ino = InodeNo(ino.0);
-        self.stats.reads.inc();
-        match self.fs.read_cached(ino, offset, size) {
-            Ok(Some(bytes)) => {
-                self.stats.read_cache_hits.inc();
-                self.stats.read_bytes.add(bytes.len() as u64);
-                reply.data(&bytes);
-            }
-            Ok(None) => {
-                self.stats.read_waits.inc();
-                let (fs, stats) = (Arc::clone(&self.fs), Arc::clone(&self.stats));
-                self.runtime.spawn(async move {
-                    match fs.read(ino, offset, size).await {
-                        Ok(bytes) => {
-                            stats.read_bytes.add(bytes.len() as u64);
-                            reply.data(&bytes);
-                        }
-                        Err(error) => reply.error(failed(&stats, ino, offset, &error)),
-                    }
-                });
-            }
-            Err(error) => reply.error(failed(&self.stats, ino, offset, &error)),
-        }
+        let (fs, ino) = (Arc::clone(&self.of), InodeNo(ino.0));
+        let cached = fs.read_cached(ino, offset, size);
+        let rest = async move { fs.read(ino, offset, size).await };
+        answer(cached, rest, (ino, offset), reply, &self.stats, &self.runtime);
     }
 
     fn readdir(
@@ -186,9 +155,9 @@ impl<K: Send + Sync + 'static> Filesystem for Adapter<K> {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let listed = self.fs.list(InodeNo(ino.0), offset).and_then(|names| {
+        let listed = self.of.list(InodeNo(ino.0), offset).and_then(|names| {
             for entry in names {
-                let kind = file_type(self.fs.attr(entry.ino)?.kind);
+                let kind = file_type(self.of.attr(entry.ino)?.kind);
                 if reply.add(INodeNo(entry.ino.0), entry.next, kind, OsStr::from_bytes(entry.name)) {
                     break;
                 }
@@ -210,9 +179,9 @@ impl<K: Send + Sync + 'static> Filesystem for Adapter<K> {
         mut reply: ReplyDirectoryPlus,
     ) {
         let ttl = self.options.entry_timeout.min(self.options.attr_timeout);
-        let listed = self.fs.list(InodeNo(ino.0), offset).and_then(|names| {
+        let listed = self.of.list(InodeNo(ino.0), offset).and_then(|names| {
             for entry in names {
-                let attr = file_attr(&self.fs.attr(entry.ino)?);
+                let attr = file_attr(&self.of.attr(entry.ino)?);
                 let name = OsStr::from_bytes(entry.name);
                 if reply.add(INodeNo(entry.ino.0), entry.next, name, &ttl, &attr, Generation(0)) {
                     break;
@@ -227,22 +196,73 @@ impl<K: Send + Sync + 'static> Filesystem for Adapter<K> {
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        let (bytes, inodes) = self.fs.totals();
+        let (bytes, inodes) = self.of.totals();
         reply.statfs(bytes.div_ceil(4096), 0, 0, inodes, 0, 4096, 255, 4096);
     }
 
     fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        match self.fs.xattr(InodeNo(ino.0), name.as_bytes()) {
+        match self.of.xattr(InodeNo(ino.0), name.as_bytes()) {
             Ok(value) => sized(value, size, reply),
             Err(error) => reply.error(errno(&error)),
         }
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        match self.fs.xattr_names(InodeNo(ino.0)) {
+        match self.of.xattr_names(InodeNo(ino.0)) {
             Ok(names) => sized(&names, size, reply),
             Err(error) => reply.error(errno(&error)),
         }
+    }
+}
+
+/// Asks the kernel for what helps.
+fn negotiate(config: &mut KernelConfig, options: &FuseOptions) {
+    let wanted = InitFlags::FUSE_DO_READDIRPLUS
+        | InitFlags::FUSE_READDIRPLUS_AUTO
+        | InitFlags::FUSE_PARALLEL_DIROPS
+        | InitFlags::FUSE_CACHE_SYMLINKS
+        | InitFlags::FUSE_NO_OPEN_SUPPORT
+        | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
+    // What an older kernel lacks costs speed, not correctness. A limit that is too high answers the highest.
+    let _ = config.add_capabilities(wanted & config.capabilities());
+    let _ = config.set_max_background(MAX_BACKGROUND);
+    let _ = config.set_max_write(MAX_REQUEST);
+    if let Err(most) = config.set_max_readahead(options.read_ahead.max(4096)) {
+        let _ = config.set_max_readahead(most);
+    }
+}
+
+/// Answers a read: at once with what is cached, or from the runtime when `rest` has brought what was not. `at`: inode and
+/// offset, for the log.
+fn answer(
+    cached: Result<Option<Bytes>, FsError>,
+    rest: impl Future<Output = Result<Bytes, FsError>> + Send + 'static,
+    at: (InodeNo, u64),
+    reply: ReplyData,
+    stats: &Arc<Stats>,
+    runtime: &Handle,
+) {
+    stats.reads.inc();
+    match cached {
+        Ok(Some(bytes)) => {
+            stats.read_cache_hits.inc();
+            stats.read_bytes.add(bytes.len() as u64);
+            reply.data(&bytes);
+        }
+        Ok(None) => {
+            stats.read_waits.inc();
+            let stats = Arc::clone(stats);
+            runtime.spawn(async move {
+                match rest.await {
+                    Ok(bytes) => {
+                        stats.read_bytes.add(bytes.len() as u64);
+                        reply.data(&bytes);
+                    }
+                    Err(error) => reply.error(failed(&stats, at, &error)),
+                }
+            });
+        }
+        Err(error) => reply.error(failed(stats, at, &error)),
     }
 }
 
@@ -259,7 +279,7 @@ fn errno(error: &FsError) -> Errno {
     Errno::from_i32(error.errno())
 }
 
-fn failed(stats: &Stats, ino: InodeNo, offset: u64, error: &FsError) -> Errno {
+fn failed(stats: &Stats, (ino, offset): (InodeNo, u64), error: &FsError) -> Errno {
     stats.read_failures.inc();
     tracing::error!(ino = ino.0, offset, error = %chain(error), "read failed");
     errno(error)

@@ -1,23 +1,35 @@
 //! Mounting a layer, and unmounting it.
 //!
 //! We mount by ourselves with mount(2) and hand the descriptor of /dev/fuse to the session: the mount is then ours alone
-//! to take away, and the descriptor can outlive a session. A [`FuseMount`] owns its mountpoint and unmounts on drop.
+//! to take away, and the descriptor can outlive a session. An image's file system of FUSE is mounted nowhere. A [`FuseMount`] owns its mountpoint and unmounts on drop.
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fuser::{BackgroundSession, Config, Session, SessionACL};
-use rustix::mount::{MountFlags, UnmountFlags};
+use fuser::{BackgroundSession, Config, Filesystem, Session, SessionACL};
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen,
+};
 
 use super::Adapter;
+use super::device;
 use super::kernel::Kernel;
+use crate::erofs;
+use crate::erofs::device::Device;
+use crate::fs::LayerFs;
 
 /// Name of the device in the mount table.
 const SOURCE: &str = "soci";
+/// Options of each mount, besides the device's descriptor.
+const OPTIONS: &str = "rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions";
+/// Bytes of metadata that are given to the kernel at once.
+const METADATA_AT_ONCE: usize = 1 << 20;
 
 /// Why a layer could not be mounted.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +40,15 @@ pub enum MountError {
     /// mount(2) failed.
     #[error("fuse mount on {path} failed")]
     Mount {
+        /// The mountpoint.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel cannot mount images from files, or not this one.
+    #[error("erofs mount on {path} failed")]
+    Image {
         /// The mountpoint.
         path: PathBuf,
         /// The reason.
@@ -45,7 +66,7 @@ pub enum MountError {
     },
 }
 
-/// A mounted layer. Dropping it unmounts; files that are still open stay readable until they are closed.
+/// A mounted layer: a file system of FUSE, or an image whose file is in one. Dropping it unmounts; files that are still open stay readable until they are closed.
 #[derive(Debug)]
 pub struct FuseMount {
     mountpoint: PathBuf,
@@ -56,16 +77,12 @@ pub struct FuseMount {
 impl FuseMount {
     /// Mounts and starts answering; returns after the kernel's INIT was answered.
     pub(crate) fn new<K: Send + Sync + 'static>(
-        adapter: Adapter<K>,
+        adapter: Adapter<LayerFs, K>,
         mountpoint: &Path,
     ) -> Result<Self, MountError> {
-        let threads = adapter.options.threads.max(1);
-        let device = File::options().read(true).write(true).open("/dev/fuse").map_err(MountError::Device)?;
-        let options = format!(
-            "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
-            device.as_raw_fd()
-        );
-        let options = CString::new(options).expect("the options have no NUL");
+        let threads = adapter.options.threads;
+        let device = device()?;
+        let options = CString::new(options(&device)).expect("the options have no NUL");
         let mount_error = |source: io::Error| MountError::Mount { path: mountpoint.to_owned(), source };
         rustix::mount::mount(
             SOURCE,
@@ -77,21 +94,46 @@ impl FuseMount {
         .map_err(|errno| mount_error(errno.into()))?;
         // From here on dropping unmounts.
         let mut mount = Self { mountpoint: mountpoint.to_owned(), session: None, kernel: None };
-        let mut config = Config::default();
-        config.acl = SessionACL::All;
-        config.n_threads = Some(threads);
-        let session = Session::from_fd(adapter, device.into(), SessionACL::All, config)
-            .and_then(Session::spawn)
+        let session = serve(adapter, device, threads)
             .map_err(|source| MountError::Session { path: mountpoint.to_owned(), source })?;
         let notifier = session.notifier();
         mount.session = Some(session);
-        match Kernel::new(mountpoint, notifier) {
-            Ok(kernel) => mount.kernel = Some(Arc::new(kernel)),
-            Err(error) => {
-                tracing::warn!(mountpoint = %mountpoint.display(), %error, "the kernel can be told nothing ahead");
-            }
-        }
+        mount.kernel =
+            Kernel::new(mountpoint, notifier, None).map(Arc::new).map_err(cannot_tell(mountpoint)).ok();
         Ok(mount)
+    }
+
+    /// Mounts a layer's image: the kernel has its names and attributes, and asks for content only.
+    pub(crate) fn of_image<K: Send + Sync + 'static>(
+        adapter: Adapter<Device, K>,
+        mountpoint: &Path,
+    ) -> Result<Self, MountError> {
+        let mount_error = |source: io::Error| MountError::Image { path: mountpoint.to_owned(), source };
+        let (threads, read_ahead) = (adapter.options.threads, adapter.options.read_ahead);
+        let image = Arc::clone(&adapter.of);
+        let device = device()?;
+        // Nobody else sees this file system: it is as long as the image is mounted.
+        let hidden = detached(&device).map_err(|errno| mount_error(errno.into()))?;
+        let session = serve(adapter, device, threads)
+            .map_err(|source| MountError::Session { path: mountpoint.to_owned(), source })?;
+        let notifier = session.notifier();
+        let mounted = openat(&hidden, device::NAME, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(io::Error::from)
+            .and_then(|file| {
+                for (at, part) in image.image().metadata().chunks(METADATA_AT_ONCE).enumerate() {
+                    notifier.store(device::FILE, (at * METADATA_AT_ONCE) as u64, part)?;
+                }
+                erofs::mount::mount(file.as_fd(), mountpoint, read_ahead)
+            });
+        drop(hidden);
+        if let Err(error) = mounted {
+            // The last user is gone.
+            let _ = session.join();
+            return Err(mount_error(error));
+        }
+        let kernel = Kernel::new(mountpoint, notifier, Some(image));
+        let kernel = kernel.map(Arc::new).map_err(cannot_tell(mountpoint)).ok();
+        Ok(Self { mountpoint: mountpoint.to_owned(), session: Some(session), kernel })
     }
 
     /// The kernel's side.
@@ -102,6 +144,47 @@ impl FuseMount {
     /// Where it is mounted.
     pub fn mountpoint(&self) -> &Path {
         &self.mountpoint
+    }
+}
+
+fn device() -> Result<File, MountError> {
+    File::options().read(true).write(true).open("/dev/fuse").map_err(MountError::Device)
+}
+
+fn options(device: &File) -> String {
+    format!("fd={},{OPTIONS}", device.as_raw_fd())
+}
+
+/// A file system of FUSE that is mounted nowhere.
+fn detached(device: &File) -> rustix::io::Result<OwnedFd> {
+    let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", SOURCE)?;
+    for option in options(device).split(',') {
+        match option.split_once('=') {
+            Some((key, value)) => fsconfig_set_string(&context, key, value)?,
+            None => fsconfig_set_flag(&context, option)?,
+        }
+    }
+    fsconfig_set_flag(&context, "ro")?;
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)
+}
+
+/// Starts answering; returns after the kernel's INIT was answered.
+fn serve<F: Filesystem + Send + 'static>(
+    adapter: F,
+    device: File,
+    threads: usize,
+) -> io::Result<BackgroundSession> {
+    let mut config = Config::default();
+    config.acl = SessionACL::All;
+    config.n_threads = Some(threads.max(1));
+    Session::from_fd(adapter, device.into(), SessionACL::All, config)?.spawn()
+}
+
+fn cannot_tell(mountpoint: &Path) -> impl FnOnce(io::Error) + '_ {
+    move |error| {
+        tracing::warn!(mountpoint = %mountpoint.display(), %error, "the kernel can be told nothing ahead");
     }
 }
 

@@ -17,6 +17,7 @@ mod resolver;
 mod warm;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -28,11 +29,13 @@ use soci_core::store::StoreError;
 use soci_core::ztoc::ZtocError;
 use tokio::sync::watch;
 
+use crate::erofs::Image;
+use crate::erofs::device::Device;
 use crate::fs::xattr::OpaqueMark;
 use crate::fs::{LayerFs, Tree};
 use crate::fuse::kernel::Kernel;
 use crate::fuse::{Adapter, FuseOptions};
-use crate::span::{Interest, SpanManager};
+use crate::span::{Interest, SpanManager, chain};
 use crate::stats::Stats;
 
 pub use crate::fuse::mount::{FuseMount, MountError};
@@ -147,6 +150,8 @@ pub struct Layer {
     spans: Arc<SpanManager>,
     tree: Arc<Tree>,
     fuse: FuseOptions,
+    /// Whether the kernel is to be given images, as long as none has failed.
+    images: Arc<AtomicBool>,
     stats: Arc<Stats>,
     runtime: tokio::runtime::Handle,
     kernels: Mutex<Vec<Weak<Kernel>>>,
@@ -201,9 +206,10 @@ impl Layer {
         options: MountOptions,
     ) -> Result<FuseMount, MountError> {
         let fs = Arc::new(self.fs(options));
-        let adapter =
-            Adapter::new(fs, self.fuse, self.runtime.clone(), Arc::clone(&self.stats), Arc::clone(self));
-        let mounted = FuseMount::new(adapter, mountpoint);
+        let mounted = match self.mount_image(&fs, mountpoint) {
+            Some(mount) => Ok(mount),
+            None => FuseMount::new(self.adapter(fs), mountpoint),
+        };
         match &mounted {
             Ok(mount) => {
                 self.stats.fuse_mounts.inc();
@@ -213,6 +219,26 @@ impl Layer {
             Err(_) => self.stats.fuse_mount_failures.inc(),
         }
         mounted
+    }
+
+    fn adapter<A>(self: &Arc<Self>, of: Arc<A>) -> Adapter<A, Arc<Self>> {
+        Adapter::new(of, self.fuse, self.runtime.clone(), Arc::clone(&self.stats), Arc::clone(self))
+    }
+
+    /// Mounts the layer's image, if that is wanted and can be done.
+    fn mount_image(self: &Arc<Self>, fs: &Arc<LayerFs>, mountpoint: &Path) -> Option<FuseMount> {
+        if !self.images.load(Ordering::Relaxed) {
+            return None;
+        }
+        let image = Image::of(fs).inspect_err(|error| {
+            tracing::warn!(layer = %self.digest, error = %chain(error), "layer has no image, its names are asked for");
+        });
+        let device = Arc::new(Device::new(Arc::clone(fs), image.ok()?));
+        let mounted = FuseMount::of_image(self.adapter(device), mountpoint).inspect_err(|error| {
+            self.images.store(false, Ordering::Relaxed);
+            tracing::info!(error = %chain(error), "this kernel mounts no images of layers: names are asked for");
+        });
+        mounted.ok()
     }
 
     /// The kernel's sides of the layer's mounts.

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -93,6 +94,8 @@ pub(super) struct Services {
     boot: BootId,
     spans: SpanOptions,
     fuse: FuseOptions,
+    /// Whether layers are mounted from images, as long as none has failed.
+    images: Arc<AtomicBool>,
     /// Changes when a layer is mounted.
     pub(super) mounted: watch::Sender<()>,
     layers: Mutex<HashMap<LayerKey, Arc<Mutex<Live>>>>,
@@ -126,6 +129,7 @@ impl Node {
                 boot: BootId::current(),
                 spans: options.spans,
                 fuse: options.fuse,
+                images: Arc::new(AtomicBool::new(options.fuse.erofs)),
                 mounted: watch::Sender::default(),
                 layers: Mutex::default(),
             }),
@@ -264,6 +268,7 @@ impl Services {
             digest,
             tree: Arc::new(tree),
             fuse: self.fuse,
+            images: Arc::clone(&self.images),
             stats: Arc::clone(&self.stats),
             runtime: self.engine.runtime().clone(),
             kernels: Mutex::default(),

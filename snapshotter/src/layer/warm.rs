@@ -194,8 +194,11 @@ impl Warm {
         for mount in &mounts {
             let Some(kernel) = mount.kernel.upgrade().filter(|kernel| kernel.is_there()) else { continue };
             let named = mount.named.load(Ordering::Acquire);
-            let behind = (named + AT_ONCE).min(self.pieces.len());
-            self.pieces[named..behind].iter().for_each(|piece| mount.name(piece, &kernel));
+            let behind =
+                if kernel.knows_names() { self.pieces.len() } else { self.pieces.len().min(named + AT_ONCE) };
+            if !kernel.knows_names() {
+                self.pieces[named..behind].iter().for_each(|piece| mount.name(piece, &kernel));
+            }
             mount.named.store(behind, Ordering::Release);
             more |= behind < self.pieces.len();
         }
