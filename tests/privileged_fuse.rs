@@ -1,4 +1,4 @@
-//! Layers mounted for real, compared with what GNU tar unpacks. Needs root, /dev/fuse and overlayfs.
+//! Layers mounted for real, in both ways, compared with what GNU tar unpacks. Needs root, /dev/fuse and overlayfs.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -11,6 +11,7 @@ use harness::image::{LayerSource, Published, TarWriter, publish};
 use harness::node::TestNode;
 use harness::registry::TestRegistry;
 use harness::tree::{self, Tree, listing};
+use harness::way::Way;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -123,18 +124,19 @@ struct Lab {
     image: Published,
     registry: TestRegistry,
     root: tempfile::TempDir,
+    way: Way,
 }
 
 impl Lab {
-    fn new(tars: &[Vec<u8>]) -> Self {
-        Self::of(&tars.iter().map(|tar| LayerSource::of_tar(tar)).collect::<Vec<_>>())
+    fn new(way: Way, tars: &[Vec<u8>]) -> Self {
+        Self::of(way, &tars.iter().map(|tar| LayerSource::of_tar(tar)).collect::<Vec<_>>())
     }
 
-    fn of(sources: &[LayerSource]) -> Self {
+    fn of(way: Way, sources: &[LayerSource]) -> Self {
         let registry = TestRegistry::start();
         let image = publish(&registry, "fuse", sources, 256 << 10);
         let root = tempfile::tempdir().unwrap();
-        Self { node: TestNode::new(root.path(), |_| {}), image, registry, root }
+        Self { node: TestNode::new(root.path(), |options| way.ask(options)), image, registry, root, way }
     }
 
     fn mount(&self, at: usize) -> FuseMount {
@@ -144,7 +146,9 @@ impl Lab {
     fn mount_with(&self, at: usize, options: MountOptions) -> FuseMount {
         let mountpoint = self.root.path().join(format!("mnt{at}"));
         fs::create_dir_all(&mountpoint).unwrap();
-        self.node.layer(&self.image, at).mount(&mountpoint, options).unwrap()
+        let mounted = self.node.layer(&self.image, at).mount(&mountpoint, options).unwrap();
+        self.way.check(&mountpoint);
+        mounted
     }
 }
 
@@ -180,8 +184,18 @@ fn assert_same(left: &Tree, right: &Tree) {
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
 
-#[test]
-fn a_mounted_layer_is_what_gnu_tar_unpacks() {
+harness::both_ways!(
+    a_mounted_layer_is_what_gnu_tar_unpacks,
+    a_mounted_zstd_layer_is_what_gnu_tar_unpacks,
+    whiteouts_hide_through_overlayfs,
+    the_answers_of_a_read_only_file_system,
+    many_readers_at_once,
+    a_dead_registry_is_eio_and_a_live_one_heals_it,
+    a_full_disk_is_an_error_and_no_damage,
+    unmount_leaves_nothing_behind,
+);
+
+fn a_mounted_layer_is_what_gnu_tar_unpacks(way: Way) {
     let work = tempfile::tempdir().unwrap();
     let (from, unpacked) = (work.path().join("from"), work.path().join("unpacked"));
     fs::create_dir_all(&from).unwrap();
@@ -189,7 +203,7 @@ fn a_mounted_layer_is_what_gnu_tar_unpacks() {
     one_of_everything(&from);
     let tar = tar_of(&from, &["."]);
     untar(&tar, &unpacked);
-    let lab = Lab::new(&[tar]);
+    let lab = Lab::new(way, &[tar]);
     let mounted = lab.mount(0);
     let want = listing(&unpacked);
     assert!(want.len() > 3015);
@@ -202,8 +216,7 @@ fn a_mounted_layer_is_what_gnu_tar_unpacks() {
     assert_same(&want, &listing(&overlay.0));
 }
 
-#[test]
-fn a_mounted_zstd_layer_is_what_gnu_tar_unpacks() {
+fn a_mounted_zstd_layer_is_what_gnu_tar_unpacks(way: Way) {
     let work = tempfile::tempdir().unwrap();
     let (from, unpacked) = (work.path().join("from"), work.path().join("unpacked"));
     fs::create_dir_all(&from).unwrap();
@@ -211,12 +224,11 @@ fn a_mounted_zstd_layer_is_what_gnu_tar_unpacks() {
     one_of_everything(&from);
     let tar = tar_of(&from, &["."]);
     untar(&tar, &unpacked);
-    let lab = Lab::of(&[LayerSource::of_frames(&tar, 300_000)]);
+    let lab = Lab::of(way, &[LayerSource::of_frames(&tar, 300_000)]);
     assert_same(&listing(&unpacked), &listing(lab.mount(0).mountpoint()));
 }
 
-#[test]
-fn whiteouts_hide_through_overlayfs() {
+fn whiteouts_hide_through_overlayfs(way: Way) {
     let work = tempfile::tempdir().unwrap();
     let (lower, upper, merged) =
         (work.path().join("lower"), work.path().join("upper"), work.path().join("want"));
@@ -263,7 +275,7 @@ fn whiteouts_hide_through_overlayfs() {
     }
     let want = listing(&merged);
 
-    let lab = Lab::new(&[lower_tar, upper_tar]);
+    let lab = Lab::new(way, &[lower_tar, upper_tar]);
     {
         let layers = [lab.mount(0), lab.mount(1)];
         let upper = layers[1].mountpoint();
@@ -289,11 +301,10 @@ fn whiteouts_hide_through_overlayfs() {
     assert_same(&want, &listing(&overlay.0));
 }
 
-#[test]
-fn the_answers_of_a_read_only_file_system() {
+fn the_answers_of_a_read_only_file_system(way: Way) {
     let work = tempfile::tempdir().unwrap();
     one_of_everything(work.path());
-    let lab = Lab::new(&[tar_of(work.path(), &["."])]);
+    let lab = Lab::new(way, &[tar_of(work.path(), &["."])]);
     let mounted = lab.mount(0);
     let root = mounted.mountpoint();
     let errno = |error: io::Error| Errno::from_io_error(&error).unwrap();
@@ -330,12 +341,11 @@ fn the_answers_of_a_read_only_file_system() {
     assert_eq!(tail, want[want.len() - 10..]);
 }
 
-#[test]
-fn many_readers_at_once() {
+fn many_readers_at_once(way: Way) {
     let work = tempfile::tempdir().unwrap();
     one_of_everything(work.path());
     let want = fs::read(work.path().join("usr/big")).unwrap();
-    let lab = Lab::new(&[tar_of(work.path(), &["."])]);
+    let lab = Lab::new(way, &[tar_of(work.path(), &["."])]);
     let mounted = lab.mount(0);
     let path = mounted.mountpoint().join("usr/big");
     std::thread::scope(|scope| {
@@ -356,10 +366,9 @@ fn many_readers_at_once() {
     assert!(lab.node.stats.demand_spans.get() <= spans, "every span is fetched once");
 }
 
-#[test]
-fn a_dead_registry_is_eio_and_a_live_one_heals_it() {
+fn a_dead_registry_is_eio_and_a_live_one_heals_it(way: Way) {
     let tar = TarWriter::default().file("a", &vec![7; 300_000]).finish();
-    let lab = Lab::new(&[tar]);
+    let lab = Lab::new(way, &[tar]);
     let mounted = lab.mount(0);
     let path = mounted.mountpoint().join("a");
     let layer = lab.image.layers[0].to_string();
@@ -370,8 +379,7 @@ fn a_dead_registry_is_eio_and_a_live_one_heals_it() {
     assert_eq!(fs::read(&path).unwrap(), vec![7; 300_000]);
 }
 
-#[test]
-fn a_full_disk_is_an_error_and_no_damage() {
+fn a_full_disk_is_an_error_and_no_damage(way: Way) {
     let work = tempfile::tempdir().unwrap();
     let small = work.path().join("small");
     fs::create_dir(&small).unwrap();
@@ -386,7 +394,7 @@ fn a_full_disk_is_an_error_and_no_damage() {
     let registry = TestRegistry::start();
     let source = LayerSource::of_tar(&tar_of(&work.path().join("from"), &["usr/big"]));
     let image = publish(&registry, "full", &[source], 256 << 10);
-    let node = TestNode::new(&small, |_| {});
+    let node = TestNode::new(&small, |options| way.ask(options));
     let layer = node.layer(&image, 0);
     let mountpoint = work.path().join("mnt");
     fs::create_dir(&mountpoint).unwrap();
@@ -412,10 +420,9 @@ fn a_full_disk_is_an_error_and_no_damage() {
     drop(node);
 }
 
-#[test]
-fn unmount_leaves_nothing_behind() {
+fn unmount_leaves_nothing_behind(way: Way) {
     let tar = TarWriter::default().file("a", b"content").finish();
-    let lab = Lab::new(&[tar]);
+    let lab = Lab::new(way, &[tar]);
     let mounted = lab.mount(0);
     let mountpoint = mounted.mountpoint().to_owned();
     assert_eq!(fs::read(mountpoint.join("a")).unwrap(), b"content");

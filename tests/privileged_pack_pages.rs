@@ -10,6 +10,7 @@ use harness::faults::{Fault, When};
 use harness::image::{LayerSource, TarWriter};
 use harness::pack_lab::{Lab, Running, two_layers};
 use harness::patience::eventually;
+use harness::way::Way;
 use snapshotter::layer::{Companions, FuseMount, MountOptions};
 use soci_core::pack::Extent;
 use soci_core::pack::testing::{ForgedBlock, forged};
@@ -28,11 +29,13 @@ fn in_tars(needs: &[(usize, u64, u64)]) -> Vec<(usize, u64, u64)> {
 }
 
 /// Both layers, mounted.
-fn mounts(here: &Running, dir: &Path) -> Vec<FuseMount> {
+fn mounts(way: Way, here: &Running, dir: &Path) -> Vec<FuseMount> {
     let mount = |(at, layer): (usize, &std::sync::Arc<snapshotter::layer::Layer>)| {
         let place = dir.join(at.to_string());
         std::fs::create_dir(&place).unwrap();
-        layer.mount(&place, MountOptions::default()).unwrap()
+        let mounted = layer.mount(&place, MountOptions::default()).unwrap();
+        way.check(&place);
+        mounted
     };
     here.layers.iter().enumerate().map(mount).collect()
 }
@@ -74,24 +77,31 @@ fn check_that_the_kernel_has_it_all(lab: &Lab, here: &Running, mounts: &[FuseMou
     assert_eq!(here.node.stats.pack_mismatches.get(), 0);
 }
 
-#[test]
-fn a_mount_that_comes_after_the_pack_gets_its_pages() {
+harness::both_ways!(
+    a_mount_that_comes_after_the_pack_gets_its_pages,
+    the_first_container_after_a_restart_gets_its_pages_without_the_registry,
+    a_mount_that_comes_before_the_pack_gets_its_pages,
+    readers_wait_for_no_page_that_is_given_meanwhile,
+    names_behind_links_and_odd_names_do_no_harm,
+    the_kernel_forgets_a_pack_that_was_wrong,
+);
+
+fn a_mount_that_comes_after_the_pack_gets_its_pages(way: Way) {
     let lab = Lab::new(two_layers());
     lab.put_fine();
     lab.pack(&in_tars(NEEDS)).put(&lab.registry);
-    let here = lab.start(|_| {});
+    let here = lab.start(|options| way.ask(options));
     here.packed();
     let dir = tempfile::tempdir().unwrap();
-    let mounts = mounts(&here, dir.path());
+    let mounts = mounts(way, &here, dir.path());
     check_that_the_kernel_has_it_all(&lab, &here, &mounts);
 }
 
-#[test]
-fn the_first_container_after_a_restart_gets_its_pages_without_the_registry() {
+fn the_first_container_after_a_restart_gets_its_pages_without_the_registry(way: Way) {
     let mut lab = Lab::new(two_layers());
     lab.put_fine();
     lab.pack(&in_tars(NEEDS)).put(&lab.registry);
-    let here = lab.start(|_| {});
+    let here = lab.start(|options| way.ask(options));
     here.packed();
     let (fine, pack) = here
         .node
@@ -100,9 +110,9 @@ fn the_first_container_after_a_restart_gets_its_pages_without_the_registry() {
     assert!(fine.is_some() && pack.is_some());
     drop(here);
     lab.registry.stop();
-    let here = lab.run_with(lab.node(|_| {}), Companions::Recorded { fine, pack });
+    let here = lab.run_with(lab.node(|options| way.ask(options)), Companions::Recorded { fine, pack });
     let dir = tempfile::tempdir().unwrap();
-    let mounts = mounts(&here, dir.path());
+    let mounts = mounts(way, &here, dir.path());
     assert_eq!(here.node.stats.pack_given_bytes.get(), 0, "nobody wants it yet");
     here.node.runtime.block_on(here.image.wanted());
     eventually("all is given", || here.node.stats.pack_given_bytes.get() == needed());
@@ -112,21 +122,19 @@ fn the_first_container_after_a_restart_gets_its_pages_without_the_registry() {
     assert_eq!((here.node.stats.reads.get(), here.node.stats.pack_bytes.get()), (0, 0));
 }
 
-#[test]
-fn a_mount_that_comes_before_the_pack_gets_its_pages() {
+fn a_mount_that_comes_before_the_pack_gets_its_pages(way: Way) {
     let lab = Lab::new(two_layers());
     lab.put_fine();
     let pack = lab.pack(&in_tars(NEEDS)).put(&lab.registry);
     lab.registry.faults().add(When::path(pack.blob.to_string()), Fault::Throttle(400_000));
-    let here = lab.start(|_| {});
+    let here = lab.start(|options| way.ask(options));
     let dir = tempfile::tempdir().unwrap();
-    let mounts = mounts(&here, dir.path());
+    let mounts = mounts(way, &here, dir.path());
     assert_eq!(here.node.stats.packs.get(), 0, "the pack was here first");
     check_that_the_kernel_has_it_all(&lab, &here, &mounts);
 }
 
-#[test]
-fn readers_wait_for_no_page_that_is_given_meanwhile() {
+fn readers_wait_for_no_page_that_is_given_meanwhile(way: Way) {
     // The whole file is needed and read in one go while it arrives: the kernel locks many pages for one read, of which the
     // pack brings some early and some late.
     let lab = Lab::new(two_layers());
@@ -135,11 +143,12 @@ fn readers_wait_for_no_page_that_is_given_meanwhile() {
     let pack = lab.pack(&in_tars(&whole)).put(&lab.registry);
     lab.registry.faults().add(When::path(pack.blob.to_string()), Fault::Throttle(1_000_000));
     let here = lab.start(|options| {
+        way.ask(options);
         options.fuse.read_ahead = 128 << 10;
         options.spans.pack_patience = std::time::Duration::from_mins(10);
     });
     let dir = tempfile::tempdir().unwrap();
-    let mounts = mounts(&here, dir.path());
+    let mounts = mounts(way, &here, dir.path());
     // What nothing has promised yet is asked for.
     eventually("the pack has begun", || here.node.stats.pack_blocks.get() > 0);
     std::thread::scope(|scope| {
@@ -150,8 +159,7 @@ fn readers_wait_for_no_page_that_is_given_meanwhile() {
     assert_eq!((lab.layer_ranges(), here.node.stats.read_failures.get()), (0, 0));
 }
 
-#[test]
-fn names_behind_links_and_odd_names_do_no_harm() {
+fn names_behind_links_and_odd_names_do_no_harm(way: Way) {
     let tar = TarWriter::default()
         .entry("outside", b'2', "/proc/self", &[])
         .file("./dir//file1", &vec![7; 8192])
@@ -160,17 +168,16 @@ fn names_behind_links_and_odd_names_do_no_harm() {
     let lab = Lab::new(vec![(LayerSource::of_tar(&tar), tar)]);
     lab.put_fine();
     lab.pack(&[(0, 0, lab.tars[0].len() as u64)]).put(&lab.registry);
-    let here = lab.start(|_| {});
+    let here = lab.start(|options| way.ask(options));
     here.packed();
     let dir = tempfile::tempdir().unwrap();
-    let mounts = mounts(&here, dir.path());
+    let mounts = mounts(way, &here, dir.path());
     let file = mounts[0].mountpoint().join("dir/file1");
     eventually("the file is given", || here.node.stats.pack_given_bytes.get() >= 8192);
     assert!(std::fs::read(file).unwrap() == vec![7; 8192]);
 }
 
-#[test]
-fn the_kernel_forgets_a_pack_that_was_wrong() {
+fn the_kernel_forgets_a_pack_that_was_wrong(way: Way) {
     const PACKED: (u64, u64) = (204_800, 266_240);
     const WRONG: u64 = 250_001;
     let lab = Lab::new(two_layers());
@@ -181,10 +188,13 @@ fn the_kernel_forgets_a_pack_that_was_wrong() {
     let block = ForgedBlock::of_plain(&[extent], &plain);
     let (blob, head) = forged(&lab.image.manifest, &lab.image.layers[..1], &[block]);
     PackParts::of_blob(lab.image.manifest, blob, head).put(&lab.registry);
-    let here = lab.start(|options| options.spans.read_ahead = 0);
+    let here = lab.start(|options| {
+        way.ask(options);
+        options.spans.read_ahead = 0;
+    });
     here.packed();
     let dir = tempfile::tempdir().unwrap();
-    let mounts = mounts(&here, dir.path());
+    let mounts = mounts(way, &here, dir.path());
     eventually("the lie is given", || here.node.stats.pack_given_bytes.get() == PACKED.1 - PACKED.0);
     assert!(
         read(&mounts, 0, PACKED.0, PACKED.1) == plain,

@@ -231,6 +231,7 @@ fn node_options(
             attr_timeout: config.fuse.attr_ttl(),
             entry_timeout: config.fuse.entry_ttl(),
             negative_timeout: config.fuse.negative_ttl(),
+            erofs: config.fuse.erofs,
             ..FuseOptions::default()
         },
     }

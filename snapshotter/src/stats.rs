@@ -83,8 +83,10 @@ pub struct Stats {
     pub layers_resolved: Counter,
     /// Caches of unused layers that were taken away to keep the limit.
     pub caches_evicted: Counter,
-    /// FUSE mounts made.
+    /// FUSE mounts made, those of images included.
     pub fuse_mounts: Counter,
+    /// Layers mounted as EROFS images.
+    pub erofs_mounts: Counter,
     /// FUSE mounts that failed.
     pub fuse_mount_failures: Counter,
 }

@@ -24,3 +24,4 @@ pub mod soci;
 pub mod tls;
 pub mod tree;
 pub mod truth;
+pub mod way;

@@ -16,13 +16,15 @@ pub struct Fuse {
     pub entry_timeout: i64,
     /// Seconds for names that do not exist.
     pub negative_timeout: i64,
+    /// Whether the kernel answers for names and attributes by itself, where it can. (Ours.)
+    pub erofs: bool,
 }
 
 impl Default for Fuse {
     /// A layer never changes: what the kernel learned once stays true. (Upstream: 1 second each.)
     fn default() -> Self {
         const DAY: i64 = 24 * 60 * 60;
-        Self { attr_timeout: DAY, entry_timeout: DAY, negative_timeout: DAY }
+        Self { attr_timeout: DAY, entry_timeout: DAY, negative_timeout: DAY, erofs: true }
     }
 }
 

@@ -10,6 +10,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use fuser::{INodeNo, Notifier};
 use parking_lot::Mutex;
 use rustix::fs::{Advice, Dir, FileType, Mode, OFlags, RawDir, ResolveFlags, fadvise, open, openat2};
+use soci_core::units::ByteRange;
 
 use super::device::FILE;
 use crate::erofs::device::{Device, whole_blocks};
@@ -60,8 +62,8 @@ impl Kernel {
         self.root.lock().is_some()
     }
 
-    /// Whether the kernel knows all names without being told.
-    pub(crate) const fn knows_names(&self) -> bool {
+    /// Whether the mount is of an image: the kernel knows all names without being told.
+    pub(crate) const fn has_image(&self) -> bool {
         self.device.is_some()
     }
 
@@ -110,6 +112,21 @@ impl Kernel {
             }
         }
         Ok(given)
+    }
+
+    /// Lets the kernel make the pages of a file of an image from those of the image that it was given, and take those away.
+    pub(crate) fn fill(&self, ino: InodeNo, path: &[u8], range: ByteRange) -> io::Result<()> {
+        let _alone = self.pages.lock();
+        let Some(place) = self.device.as_ref().and_then(|device| device.image().place(ino)) else {
+            return Ok(());
+        };
+        let file = self.open(path, OFlags::RDONLY | OFlags::NOFOLLOW)?;
+        fadvise(file, range.start, NonZeroU64::new(range.len()), Advice::WillNeed)?;
+        let (start, length) = (i64::try_from(place + range.start), i64::try_from(range.len()));
+        match (start, length) {
+            (Ok(start), Ok(length)) if length > 0 => self.notifier.inval_inode(FILE, start, length),
+            _ => Ok(()),
+        }
     }
 
     /// Makes the kernel forget the content of files. It does not mind those that it does not know. What a process has mapped of

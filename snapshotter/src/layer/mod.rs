@@ -18,7 +18,7 @@ mod warm;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 use soci_core::digest::{Digest, DigestError};
@@ -152,6 +152,8 @@ pub struct Layer {
     fuse: FuseOptions,
     /// Whether the kernel is to be given images, as long as none has failed.
     images: Arc<AtomicBool>,
+    /// That of a mount with the default options.
+    image: OnceLock<Option<Arc<Device>>>,
     stats: Arc<Stats>,
     runtime: tokio::runtime::Handle,
     kernels: Mutex<Vec<Weak<Kernel>>>,
@@ -161,7 +163,7 @@ pub struct Layer {
 }
 
 /// How one mount of a layer differs from another.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MountOptions {
     /// The attribute by which the overlay above knows opaque directories.
     pub opaque: OpaqueMark,
@@ -205,10 +207,9 @@ impl Layer {
         mountpoint: &Path,
         options: MountOptions,
     ) -> Result<FuseMount, MountError> {
-        let fs = Arc::new(self.fs(options));
-        let mounted = match self.mount_image(&fs, mountpoint) {
+        let mounted = match self.mount_image(options, mountpoint) {
             Some(mount) => Ok(mount),
-            None => FuseMount::new(self.adapter(fs), mountpoint),
+            None => FuseMount::new(self.adapter(Arc::new(self.fs(options))), mountpoint),
         };
         match &mounted {
             Ok(mount) => {
@@ -226,19 +227,30 @@ impl Layer {
     }
 
     /// Mounts the layer's image, if that is wanted and can be done.
-    fn mount_image(self: &Arc<Self>, fs: &Arc<LayerFs>, mountpoint: &Path) -> Option<FuseMount> {
-        if !self.images.load(Ordering::Relaxed) {
-            return None;
-        }
-        let image = Image::of(fs).inspect_err(|error| {
-            tracing::warn!(layer = %self.digest, error = %chain(error), "layer has no image, its names are asked for");
-        });
-        let device = Arc::new(Device::new(Arc::clone(fs), image.ok()?));
+    fn mount_image(self: &Arc<Self>, options: MountOptions, mountpoint: &Path) -> Option<FuseMount> {
+        let device = self.image(options)?;
         let mounted = FuseMount::of_image(self.adapter(device), mountpoint).inspect_err(|error| {
             self.images.store(false, Ordering::Relaxed);
             tracing::info!(error = %chain(error), "this kernel mounts no images of layers: names are asked for");
         });
-        mounted.ok()
+        let mount = mounted.ok()?;
+        self.stats.erofs_mounts.inc();
+        Some(mount)
+    }
+
+    /// The layer's image, if it is wanted and can be made. Made once for what nearly all mounts show. Blocking, for milliseconds.
+    fn image(&self, options: MountOptions) -> Option<Arc<Device>> {
+        if !self.images.load(Ordering::Relaxed) {
+            return None;
+        }
+        let make = || {
+            let fs = Arc::new(self.fs(options));
+            let image = Image::of(&fs).inspect_err(|error| {
+                tracing::warn!(layer = %self.digest, error = %chain(error), "layer has no image: its names are asked for");
+            });
+            Some(Arc::new(Device::new(fs, image.ok()?)))
+        };
+        if options == MountOptions::default() { self.image.get_or_init(make).clone() } else { make() }
     }
 
     /// The kernel's sides of the layer's mounts.

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use super::companions::Companions;
 use super::image::{ImageContext, ImageRequest};
 use super::resolver::{Discovery, Source};
-use super::{Layer, LayerError, PackOptions};
+use super::{Layer, LayerError, MountOptions, PackOptions};
 use crate::fs::Tree;
 use crate::fuse::FuseOptions;
 use crate::prefetch::{Engine, EngineOptions};
@@ -269,6 +269,7 @@ impl Services {
             tree: Arc::new(tree),
             fuse: self.fuse,
             images: Arc::clone(&self.images),
+            image: OnceLock::new(),
             stats: Arc::clone(&self.stats),
             runtime: self.engine.runtime().clone(),
             kernels: Mutex::default(),
@@ -276,6 +277,8 @@ impl Services {
             _interest: spans.attach(),
             spans,
         });
+        // All layers of an image come here at once; their mounts come one after another.
+        layer.image(MountOptions::default());
         self.engine.runtime().spawn(Layer::follow(Arc::downgrade(&layer), layer.spans.forgotten()));
         *live = Live { layer: Arc::downgrade(&layer), spans: Arc::downgrade(layer.spans()) };
         self.stats.layers_resolved.inc();

@@ -78,8 +78,19 @@ struct Mount {
     /// So many pieces were looked up.
     named: AtomicUsize,
     names: Mutex<Names>,
-    /// Which blocks were given. Whoever gives holds the lock.
-    given: Mutex<Vec<bool>>,
+    /// What became of each block. Whoever gives holds the lock.
+    given: Mutex<Vec<Given>>,
+}
+
+/// What became of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Given {
+    /// Nothing yet.
+    Not,
+    /// The kernel has its pages, but those of the image that its files are in.
+    ToImage,
+    /// The kernel has its pages.
+    ToFiles,
 }
 
 /// What was looked up in a mount.
@@ -195,8 +206,8 @@ impl Warm {
             let Some(kernel) = mount.kernel.upgrade().filter(|kernel| kernel.is_there()) else { continue };
             let named = mount.named.load(Ordering::Acquire);
             let behind =
-                if kernel.knows_names() { self.pieces.len() } else { self.pieces.len().min(named + AT_ONCE) };
-            if !kernel.knows_names() {
+                if kernel.has_image() { self.pieces.len() } else { self.pieces.len().min(named + AT_ONCE) };
+            if !kernel.has_image() {
                 self.pieces[named..behind].iter().for_each(|piece| mount.name(piece, &kernel));
             }
             mount.named.store(behind, Ordering::Release);
@@ -229,24 +240,47 @@ impl Warm {
         mounts.clone()
     }
 
-    /// Gives each mount the blocks that have arrived and whose names it knows. Blocking.
+    /// Gives each mount what has arrived, and does what is left to do with it while nothing else arrives. Blocking.
     fn give_all(&self) {
-        let mounts = self.mounts.lock().clone();
-        for mount in mounts {
-            let Some(kernel) = mount.kernel.upgrade().filter(|kernel| kernel.is_there()) else { continue };
-            let Some(layer) = self.layers[mount.layer].upgrade() else { continue };
-            let named = mount.named.load(Ordering::Acquire);
-            let mut given = mount.given.lock();
-            given.resize(self.blocks.len(), false);
-            for (block, pieces) in
-                self.blocks.iter().enumerate().take_while(|(_, pieces)| pieces.end <= named)
-            {
-                if !given[block] && self.arrived[block].load(Ordering::Acquire) {
-                    given[block] = true;
-                    self.give(pieces.clone(), &mount, &layer, &kernel);
-                }
+        loop {
+            let mounts = self.mounts.lock().clone();
+            for mount in &mounts {
+                self.give_arrived(mount);
+            }
+            if !mounts.iter().any(|mount| self.fill_next(mount)) {
+                return;
             }
         }
+    }
+
+    /// Gives a mount the blocks that have arrived and whose names it knows.
+    fn give_arrived(&self, mount: &Mount) {
+        let Some(kernel) = mount.kernel.upgrade().filter(|kernel| kernel.is_there()) else { return };
+        let Some(layer) = self.layers[mount.layer].upgrade() else { return };
+        let named = mount.named.load(Ordering::Acquire);
+        let mut given = mount.given.lock();
+        given.resize(self.blocks.len(), Given::Not);
+        for (block, pieces) in self.blocks.iter().enumerate().take_while(|(_, pieces)| pieces.end <= named) {
+            if given[block] == Given::Not && self.arrived[block].load(Ordering::Acquire) {
+                given[block] = if kernel.has_image() { Given::ToImage } else { Given::ToFiles };
+                self.give(pieces.clone(), mount, &layer, &kernel);
+            }
+        }
+    }
+
+    /// Lets the kernel make pages of files from the next block that it has of an image. `false`: there is none.
+    fn fill_next(&self, mount: &Mount) -> bool {
+        let Some(kernel) = mount.kernel.upgrade().filter(|kernel| kernel.is_there()) else { return false };
+        let mut given = mount.given.lock();
+        let Some(block) = given.iter().position(|given| *given == Given::ToImage) else { return false };
+        given[block] = Given::ToFiles;
+        for piece in self.pieces[self.blocks[block].clone()].iter().filter(|piece| piece.layer == mount.layer)
+        {
+            if let Err(error) = kernel.fill(piece.ino, &piece.path, piece.range) {
+                tracing::debug!(ino = piece.ino.0, %error, "pages were not made from the image");
+            }
+        }
+        true
     }
 
     fn give(&self, pieces: Range<usize>, mount: &Mount, layer: &Layer, kernel: &Kernel) {

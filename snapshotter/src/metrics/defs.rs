@@ -158,7 +158,10 @@ pub const DEFS: &[Def] = &[
     plain("soci_lazy_layers_resolved_total", "Layers made ready to be mounted.", |s| {
         s.stats.layers_resolved.get()
     }),
-    plain("soci_fuse_mounts_total", "FUSE mounts made.", |s| s.stats.fuse_mounts.get()),
+    plain("soci_fuse_mounts_total", "FUSE mounts made, those of EROFS images included.", |s| {
+        s.stats.fuse_mounts.get()
+    }),
+    plain("soci_erofs_mounts_total", "Layers mounted as EROFS images.", |s| s.stats.erofs_mounts.get()),
     plain("soci_fuse_mount_failures_total", "FUSE mounts that failed.", |s| {
         s.stats.fuse_mount_failures.get()
     }),

@@ -69,7 +69,7 @@ pub struct EngineOptions {
     pub join_bytes: u64,
     /// Compressed bytes that prefetch may have downloaded and not yet inflated.
     pub buffer_bytes: u64,
-    /// Spans inflated at once, for readers and for prefetch each.
+    /// Spans inflated at once for readers; ahead of them one fewer, if that is any.
     pub inflate_threads: usize,
     /// Compressed bytes a second that are asked for ahead of readers, on average: prefetch, packs and background together.
     pub max_bandwidth: Option<NonZeroU64>,
@@ -203,7 +203,8 @@ impl Engine {
             demand_slots: Arc::new(Semaphore::new(options.demand_requests.max(1))),
             buffer: Arc::new(Semaphore::new((options.buffer_bytes >> 10).clamp(1, 1 << 30) as usize)),
             inflate_demand: Arc::new(Semaphore::new(inflate)),
-            inflate_ahead: Arc::new(Semaphore::new(inflate)),
+            // What starts needs a processor, too.
+            inflate_ahead: Arc::new(Semaphore::new((inflate - 1).max(1))),
             demand_over: Notify::new(),
             work: Mutex::default(),
         }))
