@@ -152,6 +152,26 @@ fn a_layer_without_an_image_is_answered_by_fuse() {
 }
 
 #[test]
+fn reads_around_the_page_cache_are_right_or_refused() {
+    let content: Vec<u8> = (0..20_000).map(|at: u32| (at / 7) as u8).collect();
+    let registry = TestRegistry::start();
+    let tar = TarWriter::default().file("a", &content).finish();
+    let image = publish(&registry, "direct", &[LayerSource::of_tar(&tar)], 64 << 10);
+    for way in [Way::Fuse, Way::Image] {
+        shown(way, &image, |mountpoint| {
+            let output = Command::new("dd")
+                .args(["iflag=direct", "bs=4096", "status=none"])
+                .arg(format!("if={}/a", mountpoint.display()))
+                .output()
+                .unwrap();
+            let refused = String::from_utf8_lossy(&output.stderr).contains("Invalid argument");
+            assert!(output.stdout == content || refused && way == Way::Image, "{way:?}: {output:?}");
+            Tree::new()
+        });
+    }
+}
+
+#[test]
 fn an_image_is_unmounted_with_all_that_is_behind_it() {
     let tar = TarWriter::default().file("a", b"content").finish();
     let registry = TestRegistry::start();

@@ -52,6 +52,14 @@ impl ContainerLab {
     /// # Panics
     /// When that fails.
     pub fn new(snapshotter: &'static str, layers: &[PathBuf], program: &'static str) -> Self {
+        Self::with(snapshotter, layers, program, "")
+    }
+
+    /// The same, with a configuration of our snapshotter.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn with(snapshotter: &'static str, layers: &[PathBuf], program: &'static str, config: &str) -> Self {
         for dir in ["proc", "sys", "dev", "run", "tmp", "sync", "etc"] {
             fs::create_dir_all(layers[0].join(dir)).expect("make a directory");
         }
@@ -62,7 +70,7 @@ impl ContainerLab {
         let registry = TestRegistry::start();
         let image = publish(&registry, "app", &sources.collect::<Vec<_>>(), 256 << 10);
         let work = tempfile::tempdir().expect("make a directory");
-        let daemon = Daemon::start(work.path(), "");
+        let daemon = Daemon::start(work.path(), config);
         let containerd = Containerd::start(work.path(), &daemon);
         let name = &*image.reference;
         if snapshotter == "soci" {

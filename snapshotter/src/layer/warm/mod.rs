@@ -1,16 +1,19 @@
 //! What a pack brings is given to the kernel before the workload asks for it.
 //!
 //! A request of the kernel to a file system like ours costs two changes of threads, hundreds of microseconds on a machine
-//! that has to wake a processor for each; a start makes thousands of them: one for each name, one for each page. A pack says
-//! which they will be. So the names that the pack's files have are looked up in all mounts of the image, from the lowest layer
-//! to the highest as an overlay does; and pages are put into the kernel's page cache, block by block as they arrive.
+//! that has to wake a processor for each; a start makes thousands of them: one for each page and, where FUSE answers for names,
+//! one for each name. A pack says which they will be. So pages are put into the kernel's page cache, block by block as they
+//! arrive; and the names that the pack's files have are looked up ([`names`]) in all mounts of the image that need it, from the
+//! lowest layer to the highest as an overlay does.
 //!
 //! State: the [`Warm`] of one pack is shared by three. The pack's task says what has arrived; [`Warm::run`] looks up names; a
 //! thread of its own gives pages. What must always hold: nobody waits for anything here, and nothing is fetched; the thread that
 //! gives pages holds nothing that others need, since the kernel lets it wait for reads that are not answered yet; bytes are
 //! given only after their block was checked; what has gone wrong is tried no second time, because the kernel can always ask.
 
-use std::collections::{HashMap, HashSet};
+mod names;
+
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -24,6 +27,7 @@ use soci_core::units::ByteRange;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use self::names::Names;
 use super::{Layer, MountOptions};
 use crate::fs::InodeNo;
 use crate::fs::places::Places;
@@ -67,6 +71,13 @@ struct Piece {
     start: u64,
 }
 
+impl Piece {
+    /// Where it is in the layer's tar.
+    const fn tar(&self) -> ByteRange {
+        ByteRange::new(self.start + self.range.start, self.start + self.range.end)
+    }
+}
+
 /// Paths of files, each kept once.
 type Paths = HashMap<InodeNo, Arc<[u8]>>;
 
@@ -91,14 +102,6 @@ enum Given {
     ToImage,
     /// The kernel has its pages.
     ToFiles,
-}
-
-/// What was looked up in a mount.
-#[derive(Debug, Default)]
-struct Names {
-    /// Whether a directory is there.
-    directories: HashMap<Box<[u8]>, bool>,
-    files: HashSet<Arc<[u8]>>,
 }
 
 impl Warm {
@@ -208,7 +211,10 @@ impl Warm {
             let behind =
                 if kernel.has_image() { self.pieces.len() } else { self.pieces.len().min(named + AT_ONCE) };
             if !kernel.has_image() {
-                self.pieces[named..behind].iter().for_each(|piece| mount.name(piece, &kernel));
+                let mut names = mount.names.lock();
+                for piece in &self.pieces[named..behind] {
+                    names.know(&piece.path, mount.layer >= piece.layer, &kernel);
+                }
             }
             mount.named.store(behind, Ordering::Release);
             more |= behind < self.pieces.len();
@@ -271,10 +277,14 @@ impl Warm {
     /// Lets the kernel make pages of files from the next block that it has of an image. `false`: there is none.
     fn fill_next(&self, mount: &Mount) -> bool {
         let Some(kernel) = mount.kernel.upgrade().filter(|kernel| kernel.is_there()) else { return false };
+        let Some(layer) = self.layers[mount.layer].upgrade() else { return false };
         let mut given = mount.given.lock();
         let Some(block) = given.iter().position(|given| *given == Given::ToImage) else { return false };
         given[block] = Given::ToFiles;
-        for piece in self.pieces[self.blocks[block].clone()].iter().filter(|piece| piece.layer == mount.layer)
+        let pieces = self.pieces[self.blocks[block].clone()].iter();
+        // What was forgotten meanwhile would be fetched.
+        for piece in
+            pieces.filter(|piece| piece.layer == mount.layer && layer.spans().cache().holds(piece.tar()))
         {
             if let Err(error) = kernel.fill(piece.ino, &piece.path, piece.range) {
                 tracing::debug!(ino = piece.ino.0, %error, "pages were not made from the image");
@@ -285,8 +295,7 @@ impl Warm {
 
     fn give(&self, pieces: Range<usize>, mount: &Mount, layer: &Layer, kernel: &Kernel) {
         for piece in self.pieces[pieces].iter().filter(|piece| piece.layer == mount.layer) {
-            let tar = ByteRange::new(piece.start + piece.range.start, piece.start + piece.range.end);
-            match kernel.give(piece.ino, piece.range.start, || layer.spans().cached(tar)) {
+            match kernel.give(piece.ino, piece.range.start, || layer.spans().cached(piece.tar())) {
                 Ok(bytes) => layer.stats.pack_given_bytes.add(bytes),
                 Err(error) => {
                     tracing::debug!(ino = piece.ino.0, %error, "pages were not given to the kernel");
@@ -312,38 +321,6 @@ impl Mount {
         let (names, given) = (Mutex::default(), Mutex::default());
         Self { kernel, layer, named: AtomicUsize::new(0), names, given }
     }
-
-    /// Looks up what an overlay will look up here when the file is opened: the file in its own layer and in those above; its
-    /// directory in all.
-    fn name(&self, piece: &Piece, kernel: &Kernel) {
-        let mut names = self.names.lock();
-        if !names.files.contains(&piece.path) {
-            names.files.insert(Arc::clone(&piece.path));
-            if names.directory(parent(&piece.path), kernel) && self.layer >= piece.layer {
-                kernel.look_up(&piece.path);
-            }
-        }
-    }
-}
-
-impl Names {
-    /// Whether a directory is there. When it is, the kernel gets all its names: most of those that are needed, though nothing
-    /// is read of some; and what lists it finds the list.
-    fn directory(&mut self, path: &[u8], kernel: &Kernel) -> bool {
-        if let Some(is_there) = self.directories.get(path) {
-            return *is_there;
-        }
-        let is_there = path.is_empty() || self.directory(parent(path), kernel) && kernel.look_up(path);
-        if is_there {
-            kernel.list(path);
-        }
-        self.directories.insert(path.into(), is_there);
-        is_there
-    }
-}
-
-fn parent(path: &[u8]) -> &[u8] {
-    path.iter().rposition(|byte| *byte == b'/').map_or(&[], |slash| &path[..slash])
 }
 
 /// The pages that lie in `part` of a file of `size` bytes.
@@ -368,13 +345,6 @@ mod tests {
             (range(8192, 9000), 9000, range(8192, 9000)),
         ] {
             assert_eq!(whole_pages(part, size), pages, "{part}");
-        }
-    }
-
-    #[test]
-    fn parents_end_at_the_root() {
-        for (path, above) in [("a/b/c", "a/b"), ("a/b", "a"), ("a", ""), ("", "")] {
-            assert_eq!(parent(path.as_bytes()), above.as_bytes());
         }
     }
 }
