@@ -7,9 +7,11 @@ use harness::daemon::Daemon;
 use harness::faults::{Fault, When};
 use harness::image::{LayerSource, TarWriter, publish};
 use harness::machine::mounts_mentioning;
+use harness::node::TestNode;
 use harness::registry::{AuthMode, Habits, TestRegistry};
 use harness::soci::{Outcome, Soci};
 use serde_json::Value;
+use snapshotter::layer::MountOptions;
 
 /// State and text of a finding.
 fn finding(outcome: &Outcome, check: &str) -> (String, String) {
@@ -19,6 +21,19 @@ fn finding(outcome: &Outcome, check: &str) -> (String, String) {
         all.iter().find(|one| one["check"] == check).unwrap_or_else(|| panic!("no {check}: {outcome:?}"));
     let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
     (text("state"), text("found") + " " + &text("advice"))
+}
+
+/// Whether a layer is mounted as an image here.
+fn daemon_mounts_images() -> bool {
+    let registry = TestRegistry::start();
+    let tar = TarWriter::default().file("a", b"content").finish();
+    let image = publish(&registry, "doctor", &[LayerSource::of_tar(&tar)], 64 << 10);
+    let root = tempfile::tempdir().unwrap();
+    let node = TestNode::new(root.path(), |_| {});
+    let mountpoint = root.path().join("mnt");
+    fs::create_dir(&mountpoint).unwrap();
+    let _mounted = node.layer(&image, 0).mount(&mountpoint, MountOptions::default()).unwrap();
+    node.stats.erofs_mounts.get() == 1
 }
 
 #[test]
@@ -40,6 +55,9 @@ fn a_whole_node_is_well_and_says_what_is_missing_when_it_is_not() {
     for check in ["user", "fuse", "overlayfs", "ebpf", "config", "snapshotter", "containerd"] {
         assert_eq!(finding(&well, check).0, "ok", "{check}: {well:?}");
     }
+    // Said as it is: the daemon has the last word about it.
+    let images = daemon_mounts_images();
+    assert_eq!(finding(&well, "erofs").0, if images { "ok" } else { "warning" }, "{well:?}");
     assert_eq!(mounts_mentioning("/merged").len(), 0, "what was tried is gone");
 
     fs::write(&config, "[cache]\nmax_bytes = true\n").unwrap();

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt};
+use parking_lot::Mutex;
 use soci_core::digest::Digest;
-use soci_core::pack::{PackError, PackHead, open_block};
+use soci_core::pack::{BlockOpener, PackError, PackHead};
 use soci_core::registry::{FetchError, Pieces, RangeFetcher};
 use soci_core::units::ByteRange;
 use tokio::sync::{Semaphore, watch};
@@ -156,7 +157,8 @@ pub(super) async fn bring(
     });
     drop(lazy);
     let promised = AtomicUsize::new(0);
-    let work = Arc::new(Work { head, places, bond, warm, promised, stats: Arc::clone(stats) });
+    let openers = Mutex::default();
+    let work = Arc::new(Work { head, places, bond, warm, promised, openers, stats: Arc::clone(stats) });
     let promises = Promises(work.places.iter().flatten().cloned().collect());
     work.promise(work.head.must_have());
     let outcome = work.read(fetcher, reading, far_away, stream).await;
@@ -198,6 +200,8 @@ struct Work {
     warm: Option<Arc<Warm>>,
     /// The blocks before this one are promised.
     promised: AtomicUsize,
+    /// Those that open no block now.
+    openers: Mutex<Vec<BlockOpener>>,
     stats: Arc<Stats>,
 }
 
@@ -348,8 +352,9 @@ impl Work {
 
     /// Checks a block and writes its bytes. Blocking.
     fn fill(&self, block: usize, stored: &[u8]) -> Result<(), PackFailure> {
-        let plain = open_block(&self.head, block, stored)?;
-        let mut rest = plain.as_slice();
+        let idle = self.openers.lock().pop();
+        let mut opener = idle.unwrap_or_default();
+        let mut rest = opener.open(&self.head, block, stored)?;
         for extent in self.head.extents(block) {
             let length = usize::try_from(extent.range.len()).unwrap_or(usize::MAX);
             let (bytes, behind) = rest.split_at_checked(length).ok_or(PackFailure::Short)?;
@@ -363,6 +368,7 @@ impl Work {
             self.places.iter().flatten().for_each(|manager| manager.forget_packed());
             return Err(PackFailure::Wrong);
         }
+        self.openers.lock().push(opener);
         self.stats.pack_blocks.inc();
         self.arrived(block);
         Ok(())

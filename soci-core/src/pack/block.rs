@@ -3,27 +3,54 @@
 use super::{PackError, PackHead};
 use crate::digest::Digest;
 
-/// Opens a block: `stored` must be exactly its bytes ([`Block::stored`](super::Block::stored)). Gives the plain bytes of
-/// its extents, one after the other.
+/// Opens blocks one after the other, in the same memory.
+#[derive(Default)]
+pub struct BlockOpener {
+    zstd: zstd::bulk::Decompressor<'static>,
+    plain: Vec<u8>,
+}
+
+impl BlockOpener {
+    /// Opens a block: `stored` must be exactly its bytes ([`Block::stored`](super::Block::stored)). Gives the plain bytes of
+    /// its extents, one after the other.
+    ///
+    /// # Errors
+    /// When the bytes have another length or digest than the head says, or do not hold exactly its extents. Nothing is
+    /// decompressed before length and digest are right, and never more than the extents need.
+    pub fn open(&mut self, head: &PackHead, block: usize, stored: &[u8]) -> Result<&[u8], PackError> {
+        let it = head.blocks().get(block).ok_or(PackError::NoBlock(block))?;
+        if stored.len() as u64 != it.stored.len() {
+            let (expected, actual) = (it.stored.len(), stored.len() as u64);
+            return Err(PackError::BlockLength { block, expected, actual });
+        }
+        let actual = Digest::of(stored);
+        if actual != it.digest {
+            return Err(PackError::BlockDigest { block, expected: it.digest, actual });
+        }
+        let plain = it.plain_len();
+        // At most MAX_BLOCK: the head was checked.
+        let size = plain as usize;
+        self.plain.resize(self.plain.len().max(size), 0);
+        let room = &mut self.plain[..size];
+        let damaged = |source| PackError::BlockDamaged { block, plain, source };
+        let actual = self.zstd.decompress_to_buffer(stored, room).map_err(damaged)? as u64;
+        if actual != plain {
+            return Err(PackError::BlockShort { block, plain, actual });
+        }
+        Ok(&self.plain[..size])
+    }
+}
+
+impl std::fmt::Debug for BlockOpener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BlockOpener").field("plain", &self.plain.len()).finish_non_exhaustive()
+    }
+}
+
+/// Opens one block, as [`BlockOpener::open`] does.
 ///
 /// # Errors
-/// When the bytes have another length or digest than the head says, or do not hold exactly its extents. Nothing is
-/// decompressed before length and digest are right, and never more than the extents need.
+/// As there.
 pub fn open_block(head: &PackHead, block: usize, stored: &[u8]) -> Result<Vec<u8>, PackError> {
-    let it = head.blocks().get(block).ok_or(PackError::NoBlock(block))?;
-    if stored.len() as u64 != it.stored.len() {
-        return Err(PackError::BlockLength { block, expected: it.stored.len(), actual: stored.len() as u64 });
-    }
-    let actual = Digest::of(stored);
-    if actual != it.digest {
-        return Err(PackError::BlockDigest { block, expected: it.digest, actual });
-    }
-    let plain = it.plain_len();
-    let damaged = |source| PackError::BlockDamaged { block, plain, source };
-    // At most MAX_BLOCK: the head was checked.
-    let bytes = zstd::bulk::decompress(stored, plain as usize).map_err(damaged)?;
-    if bytes.len() as u64 != plain {
-        return Err(PackError::BlockShort { block, plain, actual: bytes.len() as u64 });
-    }
-    Ok(bytes)
+    BlockOpener::default().open(head, block, stored).map(<[u8]>::to_vec)
 }

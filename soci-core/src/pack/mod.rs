@@ -20,7 +20,7 @@ pub mod testing;
 mod verify;
 mod write;
 
-pub use block::open_block;
+pub use block::{BlockOpener, open_block};
 pub use build::{Budget, PackBuildError, PackReport, PackSettings, Place, make};
 pub use error::PackError;
 pub use head::{Block, Extent, PackHead};

@@ -1,4 +1,4 @@
-//! What the kernel lets us do: FUSE, overlays, eBPF, cgroups.
+//! What the kernel lets us do: FUSE, EROFS images, overlays, eBPF, cgroups.
 
 use std::fs::{self, File, OpenOptions};
 
@@ -6,12 +6,16 @@ use recorder::capture::probe_ebpf;
 use recorder::rootfs::Overlay;
 use recorder::workload::unified_root;
 
+use rustix::fs::{StatVfsMountFlags, statvfs};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount};
+
 use super::{Finding, causes};
 
 /// All checks of this machine alone.
 pub(super) fn check() -> Vec<Finding> {
     let root = rustix::process::geteuid().is_root();
-    let mut findings = vec![kernel(), user(root), fuse(), overlayfs(root), cgroup()];
+    let mut findings = vec![kernel(), user(root), fuse(), erofs(root), overlayfs(root), cgroup()];
     findings.push(ebpf(root));
     findings
 }
@@ -44,6 +48,37 @@ fn fuse() -> Finding {
             format!("/dev/fuse: {error}"),
             "load the module (modprobe fuse); in a container, pass the device",
         ),
+    }
+}
+
+/// Mounts what is no image: a kernel that mounts images from files says that it is none, any other that it is no block device.
+fn erofs(root: bool) -> Finding {
+    const CHECK: &str = "erofs";
+    const WITHOUT: &str = "lazy layers ask over FUSE for names, too, which is slower";
+    if !root {
+        return Finding::warning(CHECK, "not tried: needs root", "");
+    }
+    let attempt = || -> std::io::Result<Errno> {
+        let (file, dir) = (tempfile::NamedTempFile::new()?, tempfile::tempdir()?);
+        file.as_file().set_len(8192)?;
+        let flags = MountFlags::RDONLY;
+        let mounted = mount(file.path(), dir.path(), "erofs", flags, None::<&std::ffi::CStr>);
+        mounted.err().ok_or_else(|| std::io::Error::other("the kernel takes zeros for an image"))
+    };
+    let read_only = |statvfs: rustix::fs::StatVfs| statvfs.f_flag.contains(StatVfsMountFlags::RDONLY);
+    match attempt() {
+        Ok(Errno::INVAL) if statvfs("/sys").is_ok_and(read_only) => Finding::warning(
+            CHECK,
+            format!("/sys is read-only: {WITHOUT}"),
+            "in a container, mount /sys writable for the snapshotter",
+        ),
+        Ok(Errno::INVAL) => Finding::ok(CHECK, "layers are mounted as images"),
+        Ok(errno) => Finding::warning(
+            CHECK,
+            format!("no images from files ({errno}): {WITHOUT}"),
+            "Linux 6.12 or later, with EROFS_FS and EROFS_FS_BACKED_BY_FILE",
+        ),
+        Err(error) => Finding::warning(CHECK, format!("not tried: {error}"), ""),
     }
 }
 
