@@ -172,6 +172,53 @@ fn reads_around_the_page_cache_are_right_or_refused() {
 }
 
 #[test]
+fn where_read_ahead_cannot_be_set_fuse_answers() {
+    const NAME: &str = "where_read_ahead_cannot_be_set_fuse_answers";
+    const INSIDE: &str = "SOCI_TEST_WITH_READ_ONLY_SYS";
+    if std::env::var_os(INSIDE).is_none() {
+        // Again in a mount namespace whose /sys cannot be written, as in most containers.
+        let script = "mount -o remount,bind,ro /sys && exec \"$@\"";
+        let status = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", NAME, "--nocapture"])
+            .env(INSIDE, "1")
+            .status();
+        assert!(status.unwrap().success());
+        return;
+    }
+    let tar = TarWriter::default().file("a", b"content").finish();
+    let registry = TestRegistry::start();
+    let image = publish(&registry, "sys", &[LayerSource::of_tar(&tar)], 64 << 10);
+    let root = tempfile::tempdir().unwrap();
+    let node = TestNode::new(root.path(), |options| Way::Image.ask(options));
+    let layer = node.layer(&image, 0);
+    let mountpoint = root.path().join("mnt");
+    fs::create_dir(&mountpoint).unwrap();
+    for _ in 0..2 {
+        let _mounted = layer.mount(&mountpoint, MountOptions::default()).unwrap();
+        assert_eq!(kind(&mountpoint).as_deref(), Some("fuse.soci"));
+        assert_eq!(fs::read(mountpoint.join("a")).unwrap(), b"content");
+    }
+    assert_eq!((node.stats.erofs_mounts.get(), node.stats.fuse_mounts.get()), (0, 2));
+}
+
+#[test]
+fn a_place_that_is_not_there_is_no_reason_against_images() {
+    let tar = TarWriter::default().file("a", b"content").finish();
+    let registry = TestRegistry::start();
+    let image = publish(&registry, "place", &[LayerSource::of_tar(&tar)], 64 << 10);
+    let root = tempfile::tempdir().unwrap();
+    let node = TestNode::new(root.path(), |options| Way::Image.ask(options));
+    let layer = node.layer(&image, 0);
+    let mountpoint = root.path().join("mnt");
+    layer.mount(&mountpoint, MountOptions::default()).unwrap_err();
+    fs::create_dir(&mountpoint).unwrap();
+    let _mounted = layer.mount(&mountpoint, MountOptions::default()).unwrap();
+    Way::Image.check(&mountpoint);
+}
+
+#[test]
 fn an_image_is_unmounted_with_all_that_is_behind_it() {
     let tar = TarWriter::default().file("a", b"content").finish();
     let registry = TestRegistry::start();

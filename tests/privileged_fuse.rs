@@ -3,12 +3,14 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
 use harness::image::{LayerSource, Published, TarWriter, publish};
 use harness::node::TestNode;
+use harness::patience::eventually;
 use harness::registry::TestRegistry;
 use harness::tree::{self, Tree, listing};
 use harness::way::Way;
@@ -190,6 +192,7 @@ harness::both_ways!(
     whiteouts_hide_through_overlayfs,
     the_answers_of_a_read_only_file_system,
     many_readers_at_once,
+    a_reader_that_waits_for_the_registry_can_be_killed,
     a_dead_registry_is_eio_and_a_live_one_heals_it,
     a_full_disk_is_an_error_and_no_damage,
     unmount_leaves_nothing_behind,
@@ -364,6 +367,27 @@ fn many_readers_at_once(way: Way) {
     });
     let spans = u64::from(lab.node.layer(&lab.image, 0).spans().ztoc().spans().len());
     assert!(lab.node.stats.demand_spans.get() <= spans, "every span is fetched once");
+}
+
+fn a_reader_that_waits_for_the_registry_can_be_killed(way: Way) {
+    // Bytes come, but not before the reader's time-out of 30 seconds.
+    let tar = TarWriter::default().file("a", &vec![7; 300_000]).finish();
+    let lab = Lab::new(way, &[tar]);
+    let mounted = lab.mount(0);
+    let layer = lab.image.layers[0].to_string();
+    lab.registry.faults().add(harness::faults::When::path(layer), harness::faults::Fault::Throttle(1));
+    let mut reader = Command::new("cat").arg(mounted.mountpoint().join("a")).spawn().unwrap();
+    eventually("it waits", || lab.node.stats.read_waits.get() > 0);
+    let killed = std::time::Instant::now();
+    reader.kill().unwrap();
+    let status = reader.wait().unwrap();
+    assert_eq!(status.signal(), Some(9), "{status}");
+    assert!(
+        killed.elapsed() < std::time::Duration::from_secs(15),
+        "it waited for its bytes: {:?}",
+        killed.elapsed()
+    );
+    lab.registry.faults().clear();
 }
 
 fn a_dead_registry_is_eio_and_a_live_one_heals_it(way: Way) {

@@ -254,3 +254,39 @@ impl Node<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_in_the_content_is_one_file() {
+        // Of five inodes the second has two blocks and the fourth three; the others have no content.
+        let image = Image { metadata: vec![0; 2 * 4096].into(), starts: [2, 2, 4, 4, 7, 7].into() };
+        assert_eq!((image.content_start(), image.size()), (2 * 4096, 7 * 4096));
+        for (offset, file) in [
+            (2 * 4096, Some((2, 2..4))),
+            (4 * 4096 - 1, Some((2, 2..4))),
+            (4 * 4096, Some((4, 4..7))),
+            (7 * 4096 - 1, Some((4, 4..7))),
+            (7 * 4096, None),
+        ] {
+            let want = file.map(|(ino, blocks)| (InodeNo(ino), blocks.start * 4096..blocks.end * 4096));
+            assert_eq!(image.file_at(offset), want, "{offset}");
+        }
+        assert_eq!(image.place(InodeNo(4)), Some(4 * 4096));
+        assert_eq!((image.place(InodeNo(0)), image.place(InodeNo(6))), (None, None));
+    }
+
+    #[test]
+    fn names_fill_blocks_and_do_not_cross_them() {
+        let long = [b'n'; 255];
+        // 27 bytes of dots; a name of 255 bytes and its entry are 267: fifteen of them fit into the first block.
+        for (names, blocks, size) in [(0, 1, 27), (15, 1, 27 + 15 * 267), (16, 2, 4096 + 267)] {
+            let dots = [(&b"."[..], InodeNo(1)), (&b".."[..], InodeNo(1))];
+            let all = dots.into_iter().chain(std::iter::repeat_n((&long[..], InodeNo(2)), names));
+            let directory = Directory::of(all);
+            assert_eq!((directory.blocks.len(), directory.size()), (blocks, size), "{names}");
+        }
+    }
+}

@@ -207,10 +207,7 @@ impl Layer {
         mountpoint: &Path,
         options: MountOptions,
     ) -> Result<FuseMount, MountError> {
-        let mounted = match self.mount_image(options, mountpoint) {
-            Some(mount) => Ok(mount),
-            None => FuseMount::new(self.adapter(Arc::new(self.fs(options))), mountpoint),
-        };
+        let mounted = self.mount_somehow(mountpoint, options);
         match &mounted {
             Ok(mount) => {
                 self.stats.fuse_mounts.inc();
@@ -226,16 +223,28 @@ impl Layer {
         Adapter::new(of, self.fuse, self.runtime.clone(), Arc::clone(&self.stats), Arc::clone(self))
     }
 
-    /// Mounts the layer's image, if that is wanted and can be done.
-    fn mount_image(self: &Arc<Self>, options: MountOptions, mountpoint: &Path) -> Option<FuseMount> {
-        let device = self.image(options)?;
-        let mounted = FuseMount::of_image(self.adapter(device), mountpoint).inspect_err(|error| {
+    /// As an image, or else by FUSE alone. When only the latter works, images are tried no more.
+    fn mount_somehow(
+        self: &Arc<Self>,
+        mountpoint: &Path,
+        options: MountOptions,
+    ) -> Result<FuseMount, MountError> {
+        let mut refused = None;
+        if let Some(device) = self.image(options) {
+            match FuseMount::of_image(self.adapter(device), mountpoint) {
+                Ok(mount) => {
+                    self.stats.erofs_mounts.inc();
+                    return Ok(mount);
+                }
+                Err(error) => refused = Some(error),
+            }
+        }
+        let mount = FuseMount::new(self.adapter(Arc::new(self.fs(options))), mountpoint)?;
+        if let Some(error) = refused {
             self.images.store(false, Ordering::Relaxed);
-            tracing::info!(error = %chain(error), "this kernel mounts no images of layers: names are asked for");
-        });
-        let mount = mounted.ok()?;
-        self.stats.erofs_mounts.inc();
-        Some(mount)
+            tracing::info!(error = %chain(&error), "layers cannot be mounted as images here: FUSE answers for names, too");
+        }
+        Ok(mount)
     }
 
     /// The layer's image, if it is wanted and can be made. Made once for what nearly all mounts show. Blocking, for milliseconds.
