@@ -114,19 +114,26 @@ impl Kernel {
         Ok(given)
     }
 
-    /// Lets the kernel make the pages of a file of an image from those of the image that it was given, and take those away.
-    pub(crate) fn fill(&self, ino: InodeNo, path: &[u8], range: ByteRange) -> io::Result<()> {
+    /// Lets the kernel make pages of a file of an image from those of the image that it was given, and take those away.
+    pub(crate) fn fill(
+        &self,
+        ino: InodeNo,
+        path: &[u8],
+        ranges: impl Iterator<Item = ByteRange>,
+    ) -> io::Result<()> {
         let _alone = self.pages.lock();
         let Some(place) = self.device.as_ref().and_then(|device| device.image().place(ino)) else {
             return Ok(());
         };
         let file = self.open(path, OFlags::RDONLY | OFlags::NOFOLLOW)?;
-        fadvise(file, range.start, NonZeroU64::new(range.len()), Advice::WillNeed)?;
-        let (start, length) = (i64::try_from(place + range.start), i64::try_from(range.len()));
-        match (start, length) {
-            (Ok(start), Ok(length)) if length > 0 => self.notifier.inval_inode(FILE, start, length),
-            _ => Ok(()),
+        for range in ranges.filter(|range| !range.is_empty()) {
+            fadvise(&file, range.start, NonZeroU64::new(range.len()), Advice::WillNeed)?;
+            if let (Ok(start), Ok(length)) = (i64::try_from(place + range.start), i64::try_from(range.len()))
+            {
+                self.notifier.inval_inode(FILE, start, length)?;
+            }
         }
+        Ok(())
     }
 
     /// Makes the kernel forget the content of files. It does not mind those that it does not know. What a process has mapped of

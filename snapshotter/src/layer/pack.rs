@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use soci_core::digest::Digest;
-use soci_core::pack::{BlockOpener, PackError, PackHead};
+use soci_core::pack::{BlockOpener, Extent, PackError, PackHead};
 use soci_core::registry::{FetchError, Pieces, RangeFetcher};
 use soci_core::units::ByteRange;
 use tokio::sync::{Semaphore, watch};
@@ -32,6 +32,8 @@ const READ_OVER: u64 = 256 << 10;
 /// Stored bytes behind what is being read that readers wait for, too, though they are not among what must be had first: about
 /// what a reader would fetch instead.
 const NEAR: u64 = 256 << 10;
+/// Bytes that are read of a block before it is looked again whether a reader's arrive.
+const STEP: usize = 32 << 10;
 /// Bytes that are read before the layers are ready, about.
 const READ_ON: usize = 8 << 20;
 /// With a first byte that took longer than this, one connection does not fill the link for many round trips.
@@ -327,8 +329,7 @@ impl Work {
             }
             self.promise(self.near(block));
             stream.paced(blocks[block].stored.len()).await;
-            stream.after_demand().await;
-            let stored = take(&mut reading, blocks[block].stored.len()).await?;
+            let stored = take_behind(stream, &mut reading, blocks[block].stored.len()).await?;
             self.stats.pack_bytes.add(stored.len() as u64);
             let (turn, slot) = (stream.inflate_turn().await, Arc::clone(&room).acquire_owned().await.ok());
             let (this, fetcher) = (Arc::clone(self), fetcher.clone());
@@ -355,12 +356,17 @@ impl Work {
         let idle = self.openers.lock().pop();
         let mut opener = idle.unwrap_or_default();
         let mut rest = opener.open(&self.head, block, stored)?;
-        for extent in self.head.extents(block) {
-            let length = usize::try_from(extent.range.len()).unwrap_or(usize::MAX);
-            let (bytes, behind) = rest.split_at_checked(length).ok_or(PackFailure::Short)?;
-            rest = behind;
-            if let Some(manager) = self.place(extent.layer) {
-                manager.fill_packed(extent.range, bytes).map_err(PackFailure::Store)?;
+        let of_one_layer = |one: &Extent, next: &Extent| one.layer == next.layer;
+        for extents in self.head.extents(block).chunk_by(of_one_layer) {
+            let mut parts = Vec::with_capacity(extents.len());
+            for extent in extents {
+                let length = usize::try_from(extent.range.len()).unwrap_or(usize::MAX);
+                let (bytes, behind) = rest.split_at_checked(length).ok_or(PackFailure::Short)?;
+                rest = behind;
+                parts.push((extent.range, bytes));
+            }
+            if let Some(manager) = extents.first().and_then(|extent| self.place(extent.layer)) {
+                manager.fill_packed(&parts).map_err(PackFailure::Store)?;
             }
         }
         if self.bond.is_broken() {
@@ -373,6 +379,21 @@ impl Work {
         self.arrived(block);
         Ok(())
     }
+}
+
+/// The next `length` bytes, of which none are read while those of readers arrive.
+async fn take_behind(stream: &Stream, body: &mut Pieces, length: u64) -> Result<Vec<u8>, PackFailure> {
+    let mut rest = usize::try_from(length).map_err(|_| PackFailure::Short)?;
+    let mut bytes = Vec::new();
+    while rest > 0 {
+        stream.after_demand().await;
+        let step = rest.min(STEP);
+        if !body.take(step, &mut bytes, |_| {}).await? {
+            return Err(PackFailure::Short);
+        }
+        rest -= step;
+    }
+    Ok(bytes)
 }
 
 /// The next `length` bytes. The caller has a limit for `length`.

@@ -23,6 +23,9 @@ use super::bitmap::{BootId, Identity, PAGE, PageMap};
 use super::edges::{Edges, Page, page_range};
 use super::edges_file;
 
+/// Pages between two that are recorded by one write, at most: as many as a page of the map has bits.
+const NEAR: u64 = 8 * PAGE;
+
 /// How a byte is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
@@ -202,6 +205,7 @@ impl SpanCache {
     pub fn store(&self, offset: u64, bytes: &[u8], differs: &mut dyn FnMut(u64)) -> io::Result<()> {
         let range = self.range(offset, bytes)?;
         let _one_writer = self.writer.lock();
+        let mut touched = Touched::default();
         for (part, held) in self.parts(range) {
             let new = slice(bytes, offset, part);
             let write = match held {
@@ -221,19 +225,26 @@ impl SpanCache {
                 self.data.write_all_at(new, part.start)?;
             }
         }
-        self.mark(range, Held::Checked);
+        self.mark(range, Held::Checked, &mut touched);
+        self.save(&touched);
         Ok(())
     }
 
-    /// Stores plain bytes that a pack has brought, where nothing is there yet.
-    pub fn store_packed(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let range = self.range(offset, bytes)?;
+    /// Stores plain bytes that a pack has brought, each with its offset, where nothing is there yet. On an error, what was written
+    /// before stays.
+    pub fn store_packed(&self, parts: &[(u64, &[u8])]) -> io::Result<()> {
         let _one_writer = self.writer.lock();
-        for part in self.absent(range) {
-            self.data.write_all_at(slice(bytes, offset, part), part.start)?;
-            self.mark(part, Held::Packed);
-        }
-        Ok(())
+        let mut touched = Touched::default();
+        let stored = parts.iter().try_for_each(|&(offset, bytes)| {
+            let range = self.range(offset, bytes)?;
+            for part in self.absent(range) {
+                self.data.write_all_at(slice(bytes, offset, part), part.start)?;
+                self.mark(part, Held::Packed, &mut touched);
+            }
+            Ok(())
+        });
+        self.save(&touched);
+        stored
     }
 
     /// Makes all bytes absent that only a pack has brought.
@@ -248,9 +259,8 @@ impl SpanCache {
         self.packed.save(0, pages)
     }
 
-    /// Marks written bytes; packed ones were absent before. A map that cannot be written costs its pages after a restart
-    /// only.
-    fn mark(&self, range: ByteRange, held: Held) {
+    /// Marks written bytes in memory; packed ones were absent before.
+    fn mark(&self, range: ByteRange, held: Held, touched: &mut Touched) {
         let (first, end) = self.whole_pages(range);
         let mut changed = [false; 2];
         let mut edges = self.edges.lock();
@@ -279,10 +289,20 @@ impl SpanCache {
             self.any_packed.store(true, Ordering::Release);
         }
         drop(edges);
+        for (pages, _) in [&mut touched.pages, &mut touched.packed].into_iter().zip(changed).filter(|it| it.1)
+        {
+            add(pages, head, tail + 1);
+        }
+    }
+
+    /// Records what has changed. A map that cannot be written costs its pages after a restart only.
+    fn save(&self, touched: &Touched) {
         // `pages` first: a page in both maps is checked, one in neither would be lost.
-        for (map, _) in [&self.pages, &self.packed].into_iter().zip(changed).filter(|(_, changed)| *changed) {
-            if let Err(error) = map.save(head, tail + 1) {
-                tracing::warn!(%error, %range, "pages could not be recorded; they are fetched again after a restart");
+        for (map, pages) in [(&self.pages, &touched.pages), (&self.packed, &touched.packed)] {
+            for &(first, end) in pages {
+                if let Err(error) = map.save(first, end) {
+                    tracing::warn!(%error, first, end, "pages could not be recorded; they are fetched again after a restart");
+                }
             }
         }
     }
@@ -341,6 +361,21 @@ impl SpanCache {
         edges_file::write(&self.edges_file, &self.edges.lock())?;
         self.pages.close()?;
         self.packed.close()
+    }
+}
+
+/// Pages of the maps that were changed in memory, half-open.
+#[derive(Debug, Default)]
+struct Touched {
+    pages: Vec<(u64, u64)>,
+    packed: Vec<(u64, u64)>,
+}
+
+/// Adds pages; what is so near to the last ones that it is written with them is one with them.
+fn add(pages: &mut Vec<(u64, u64)>, first: u64, end: u64) {
+    match pages.last_mut() {
+        Some(last) if (last.0..=last.1 + NEAR).contains(&first) => last.1 = last.1.max(end),
+        _ => pages.push((first, end)),
     }
 }
 

@@ -56,14 +56,17 @@ impl PackBond {
 }
 
 impl SpanManager {
-    /// Stores plain bytes that a pack has brought, where nothing is there yet, and wakes readers that wait for them.
+    /// Stores the plain bytes of ranges that a pack has brought, where nothing is there yet, and wakes readers that wait for them.
     /// Blocking.
-    pub fn fill_packed(&self, range: ByteRange, bytes: &[u8]) -> Result<(), SpanError> {
-        self.check(range)?;
-        if range.len() != bytes.len() as u64 {
-            return Err(SpanError::OutOfRange(range));
+    pub fn fill_packed(&self, parts: &[(ByteRange, &[u8])]) -> Result<(), SpanError> {
+        for &(range, bytes) in parts {
+            self.check(range)?;
+            if range.len() != bytes.len() as u64 {
+                return Err(SpanError::OutOfRange(range));
+            }
         }
-        let stored = self.cache.store_packed(range.start, bytes).map_err(SpanError::Cache);
+        let parts: Vec<_> = parts.iter().map(|&(range, bytes)| (range.start, bytes)).collect();
+        let stored = self.cache.store_packed(&parts).map_err(SpanError::Cache);
         self.arrived.send_replace(());
         stored
     }

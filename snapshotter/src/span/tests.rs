@@ -109,7 +109,7 @@ fn the_map_of_packs_is_believed_by_itself_but_never_without_the_other() {
     let reopened = |harm: &dyn Fn(&Path), boot| {
         let root = tempfile::tempdir().unwrap();
         let cache = filled(root.path());
-        cache.store_packed(packed.start, &[8; 2 * PAGE as usize]).unwrap();
+        cache.store_packed(&[(packed.start, &[8; 2 * PAGE as usize])]).unwrap();
         let copy = killed(root.path());
         harm(&SpanCache::directory(copy.path(), &identity()));
         let after = SpanCache::open(copy.path(), identity(), boot).unwrap();
@@ -167,7 +167,7 @@ fn writing_outside_the_layer_is_refused() {
     store(&cache, SIZE - 1, &[1]);
     for offset in [SIZE, u64::MAX] {
         assert!(cache.store(offset, &[1], &mut |_| {}).is_err());
-        assert!(cache.store_packed(offset, &[1]).is_err());
+        assert!(cache.store_packed(&[(offset, &[1])]).is_err());
     }
 }
 

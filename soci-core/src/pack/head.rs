@@ -217,12 +217,12 @@ impl PackHead {
         &self.blocks
     }
 
-    /// The extents of a block in the order of need; none if there is no such block.
+    /// The extents of a block, whose bytes follow one another in it; none if there is no such block.
     pub fn extents(&self, block: usize) -> &[Extent] {
         self.blocks.get(block).map_or(&[], |block| &self.extents[block.extents.clone()])
     }
 
-    /// All extents, first need first.
+    /// All extents, those of the first block first.
     pub fn all_extents(&self) -> &[Extent] {
         &self.extents
     }

@@ -1,7 +1,8 @@
 //! Needed ranges and the plain bytes of layers -> the bytes of a pack.
 //!
 //! Owns the blocks until they are one blob. What must always hold: the same ranges and layers give the same bytes; every
-//! needed byte is in one extent only, at the place of its first need; what is to be had first shares no block with the rest.
+//! needed byte is in one extent only, in the block of its first need; in a block, extents are in the order of layers and of their
+//! bytes there, neighbours joined; what is to be had first shares no block with the rest.
 
 use std::{io, num::NonZero, thread};
 
@@ -29,6 +30,21 @@ pub(super) struct Draft {
     pub(super) plain: u64,
 }
 
+impl Draft {
+    /// All of a block arrives at once: neighbours that were needed at different times are one extent, which compresses better, and
+    /// is stored and given to the kernel in one piece.
+    fn sort(&mut self) {
+        self.extents.sort_unstable();
+        self.extents.dedup_by(|next, open| {
+            let joined = open.layer == next.layer && open.range.end == next.range.start;
+            if joined {
+                open.range.end = next.range.end;
+            }
+            joined
+        });
+    }
+}
+
 /// Lays out ranges in blocks. `plain_size` gives the length of a layer's tar, `None` for layers that are left out.
 pub(super) fn lay_out(
     needs: &[(usize, ByteRange)],
@@ -37,7 +53,7 @@ pub(super) fn lay_out(
 ) -> Result<(Vec<Draft>, usize), PackBuildError> {
     let mut taken = vec![Coverage::default(); needs.iter().map(|(layer, _)| layer + 1).max().unwrap_or(0)];
     let mut blocks: Vec<Draft> = Vec::new();
-    let (mut first, mut extents, mut total) = (0, 0, 0);
+    let (mut first, mut total) = (0, 0);
     let mut full = true;
     for (place, &(layer, range)) in needs.iter().enumerate() {
         if place == must_have {
@@ -59,15 +75,7 @@ pub(super) fn lay_out(
                     full = true;
                     continue;
                 }
-                match block.extents.last_mut() {
-                    Some(open) if open.layer == number && open.range.end == part.start => {
-                        open.range.end = part.end;
-                    }
-                    _ => {
-                        block.extents.push(Extent { layer: number, range: part });
-                        extents += 1;
-                    }
-                }
+                block.extents.push(Extent { layer: number, range: part });
                 block.plain += part.len();
                 rest.start = part.end;
                 full = !rest.is_empty() || room(block) == 0;
@@ -77,6 +85,8 @@ pub(super) fn lay_out(
     if must_have >= needs.len() {
         first = blocks.len();
     }
+    blocks.iter_mut().for_each(Draft::sort);
+    let extents = blocks.iter().map(|block| block.extents.len()).sum();
     if total > MAX_PLAIN || extents > MAX_EXTENTS || blocks.len() > MAX_BLOCKS {
         return Err(PackBuildError::TooLarge { plain: total, extents });
     }

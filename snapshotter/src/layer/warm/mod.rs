@@ -281,13 +281,13 @@ impl Warm {
         let mut given = mount.given.lock();
         let Some(block) = given.iter().position(|given| *given == Given::ToImage) else { return false };
         given[block] = Given::ToFiles;
-        let pieces = self.pieces[self.blocks[block].clone()].iter();
-        // What was forgotten meanwhile would be fetched.
-        for piece in
-            pieces.filter(|piece| piece.layer == mount.layer && layer.spans().cache().holds(piece.tar()))
-        {
-            if let Err(error) = kernel.fill(piece.ino, &piece.path, piece.range) {
-                tracing::debug!(ino = piece.ino.0, %error, "pages were not made from the image");
+        let of_one_file = |one: &Piece, next: &Piece| (one.layer, one.ino) == (next.layer, next.ino);
+        for pieces in self.pieces[self.blocks[block].clone()].chunk_by(of_one_file) {
+            let Some(file) = pieces.first().filter(|piece| piece.layer == mount.layer) else { continue };
+            // What was forgotten meanwhile would be fetched.
+            let here = pieces.iter().filter(|piece| layer.spans().cache().holds(piece.tar()));
+            if let Err(error) = kernel.fill(file.ino, &file.path, here.map(|piece| piece.range)) {
+                tracing::debug!(ino = file.ino.0, %error, "pages were not made from the image");
             }
         }
         true

@@ -73,7 +73,7 @@ impl Model {
 enum Step {
     Store { start: u64, length: u64 },
     Span(u32),
-    Pack { start: u64, length: u64, wrong: Option<u64> },
+    Pack { extents: Vec<(u64, u64)>, wrong: Option<u64> },
     Kill,
     Close,
     Forget,
@@ -84,13 +84,22 @@ fn steps(size: u64) -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         3 => extent.clone().prop_map(|(start, length)| Step::Store { start, length }),
         3 => (0u32..9).prop_map(Step::Span),
-        5 => (extent, prop::option::weighted(0.15, 0u64..9000))
-            .prop_map(|((start, length), wrong)| Step::Pack { start, length, wrong }),
+        5 => (prop::collection::vec(extent, 1..4), prop::option::weighted(0.15, 0u64..9000))
+            .prop_map(|(extents, wrong)| Step::Pack { extents, wrong }),
         1 => Just(Step::Kill),
         1 => Just(Step::Close),
         1 => Just(Step::Forget),
     ];
     prop::collection::vec(step, 1..24)
+}
+
+/// What a pack brings at once.
+fn block(
+    truth: &[u8],
+    extents: impl Iterator<Item = ByteRange>,
+    wrong: Option<u64>,
+) -> Vec<(ByteRange, Vec<u8>)> {
+    extents.map(|range| (range, extent(truth, range, wrong))).collect()
 }
 
 /// The bytes of a pack's extent, of which one may be wrong.
@@ -126,11 +135,13 @@ proptest! {
                     lab.manager.cache().store(range.start, lab.bytes(range), &mut |_| {}).unwrap();
                     model.store(range.start, lab.bytes(range));
                 }
-                Step::Pack { start, length, wrong } => {
-                    let range = clip(start, length);
-                    let bytes = extent(&truth, range, wrong);
-                    lab.manager.cache().store_packed(range.start, &bytes).unwrap();
-                    model.pack(range.start, &bytes);
+                Step::Pack { extents, wrong } => {
+                    let block = block(&truth, extents.into_iter().map(|(start, length)| clip(start, length)), wrong);
+                    let parts: Vec<_> = block.iter().map(|(range, bytes)| (range.start, &bytes[..])).collect();
+                    lab.manager.cache().store_packed(&parts).unwrap();
+                    for (range, bytes) in &block {
+                        model.pack(range.start, bytes);
+                    }
                 }
                 Step::Kill => {
                     lab.kill();
@@ -190,11 +201,13 @@ proptest! {
                         model.forget();
                     }
                 }
-                Step::Pack { start, length, wrong } => {
-                    let range = clip(start, length);
-                    let bytes = extent(&truth, range, wrong);
-                    lab.manager.fill_packed(range, &bytes).unwrap();
-                    model.pack(range.start, &bytes);
+                Step::Pack { extents, wrong } => {
+                    let block = block(&truth, extents.into_iter().map(|(start, length)| clip(start, length)), wrong);
+                    let parts: Vec<_> = block.iter().map(|(range, bytes)| (*range, &bytes[..])).collect();
+                    lab.manager.fill_packed(&parts).unwrap();
+                    for (range, bytes) in &block {
+                        model.pack(range.start, bytes);
+                    }
                 }
                 Step::Kill | Step::Close => {
                     if matches!(step, Step::Close) {
