@@ -27,6 +27,8 @@ use crate::fs::InodeNo;
 
 /// Bytes of a directory that are listed at once: only in the first of its pieces the kernel learns more than names.
 const LISTING: usize = 256 << 10;
+/// Bytes of which pages are made at once: the kernel makes no more by one call, and says nothing of the rest.
+const AT_ONCE: u64 = 128 << 10;
 /// Names of a directory that are listed at most. In larger ones, what is needed is looked up one by one.
 const MAX_LISTED: usize = 4096;
 
@@ -126,11 +128,13 @@ impl Kernel {
             return Ok(());
         };
         let file = self.open(path, OFlags::RDONLY | OFlags::NOFOLLOW)?;
-        for range in ranges.filter(|range| !range.is_empty()) {
-            fadvise(&file, range.start, NonZeroU64::new(range.len()), Advice::WillNeed)?;
-            if let (Ok(start), Ok(length)) = (i64::try_from(place + range.start), i64::try_from(range.len()))
-            {
-                self.notifier.inval_inode(FILE, start, length)?;
+        for range in ranges {
+            for start in (range.start..range.end).step_by(AT_ONCE as usize) {
+                let length = (range.end - start).min(AT_ONCE);
+                fadvise(&file, start, NonZeroU64::new(length), Advice::WillNeed)?;
+                if let Ok(start) = i64::try_from(place + start) {
+                    self.notifier.inval_inode(FILE, start, length as i64)?;
+                }
             }
         }
         Ok(())
