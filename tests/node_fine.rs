@@ -98,7 +98,7 @@ fn what_only_a_pack_has_brought_is_no_window() {
     let here = lab.start(|_| {});
     let spans = here.layers[0].spans();
     let before = here.span(0, 4);
-    spans.fill_packed(&[(before, &vec![b'!'; before.len() as usize])]).unwrap();
+    spans.fill_packed(&[(before.start, &vec![b'!'; before.len() as usize])]).unwrap();
     let span = here.span(0, 5);
     here.check(0, span.start, span.end);
     assert_eq!(lab.ranges(&windows), 1);

@@ -78,7 +78,7 @@ fn packed_bytes_cost_no_request_and_outlive_the_process() {
     let content = content();
     let (node, layer) = lab.node(|_| {});
     let range = plain(&layer, 100_000, 300_000);
-    layer.spans().fill_packed(&[(range, &content[100_000..300_000])]).unwrap();
+    layer.spans().fill_packed(&[(range.start, &content[100_000..300_000])]).unwrap();
     assert_eq!(read(&node, &layer, 100_000, 300_000), content[100_000..300_000]);
     assert_eq!((lab.ranges(), node.stats.pack_hits.get()), (0, 1));
     drop((layer, node));
@@ -99,7 +99,7 @@ fn the_background_class_compares_what_a_pack_has_brought() {
         }
         let (node, layer) = lab.node(|_| {});
         let range = plain(&layer, 190_000, 210_000);
-        layer.spans().fill_packed(&[(range, &content[190_000..210_000])]).unwrap();
+        layer.spans().fill_packed(&[(range.start, &content[190_000..210_000])]).unwrap();
         assert_eq!(read(&node, &layer, 190_000, 210_000), content[190_000..210_000]);
         drop((layer, node));
 

@@ -58,7 +58,7 @@ impl ImageContext {
         // An earlier process may have stored the head. If not, its failure to do so is not one of the pack.
         let (opened, raw) = match self.source.stored(pack.head.digest).await.ok().flatten() {
             Some(raw) => (Opened::stored(pack, &raw)?, None),
-            None => Opened::fetch(pack, &fetcher).await.map(|(opened, raw)| (opened, Some(raw)))?,
+            None => Opened::fetch(pack, &fetcher, stream).await.map(|(opened, raw)| (opened, Some(raw)))?,
         };
         let keep = async {
             if let Some(raw) = raw

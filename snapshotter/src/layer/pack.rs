@@ -104,11 +104,12 @@ impl Opened {
     pub(super) async fn fetch(
         pack: &PackSource,
         fetcher: &RangeFetcher,
+        stream: &Stream,
     ) -> Result<(Self, Vec<u8>), PackFailure> {
         let begun = Instant::now();
         let mut reading = Pieces::new(fetcher.fetch(ByteRange::new(0, pack.blob.size)).await?);
         let far_away = begun.elapsed() >= FAR_AWAY;
-        let raw = take(&mut reading, pack.head.size).await?;
+        let raw = take(stream, &mut reading, pack.head.size).await?;
         let opened = Self::stored(pack, &raw).inspect_err(|_| {
             fetcher.distrust();
         })?;
@@ -329,7 +330,7 @@ impl Work {
             }
             self.promise(self.near(block));
             stream.paced(blocks[block].stored.len()).await;
-            let stored = take_behind(stream, &mut reading, blocks[block].stored.len()).await?;
+            let stored = take(stream, &mut reading, blocks[block].stored.len()).await?;
             self.stats.pack_bytes.add(stored.len() as u64);
             let (turn, slot) = (stream.inflate_turn().await, Arc::clone(&room).acquire_owned().await.ok());
             let (this, fetcher) = (Arc::clone(self), fetcher.clone());
@@ -363,7 +364,7 @@ impl Work {
                 let length = usize::try_from(extent.range.len()).unwrap_or(usize::MAX);
                 let (bytes, behind) = rest.split_at_checked(length).ok_or(PackFailure::Short)?;
                 rest = behind;
-                parts.push((extent.range, bytes));
+                parts.push((extent.range.start, bytes));
             }
             if let Some(manager) = extents.first().and_then(|extent| self.place(extent.layer)) {
                 manager.fill_packed(&parts).map_err(PackFailure::Store)?;
@@ -381,8 +382,8 @@ impl Work {
     }
 }
 
-/// The next `length` bytes, of which none are read while those of readers arrive.
-async fn take_behind(stream: &Stream, body: &mut Pieces, length: u64) -> Result<Vec<u8>, PackFailure> {
+/// The next `length` bytes, of which none are read while those of readers arrive. The caller has a limit for `length`.
+async fn take(stream: &Stream, body: &mut Pieces, length: u64) -> Result<Vec<u8>, PackFailure> {
     let mut rest = usize::try_from(length).map_err(|_| PackFailure::Short)?;
     let mut bytes = Vec::new();
     while rest > 0 {
@@ -394,11 +395,4 @@ async fn take_behind(stream: &Stream, body: &mut Pieces, length: u64) -> Result<
         rest -= step;
     }
     Ok(bytes)
-}
-
-/// The next `length` bytes. The caller has a limit for `length`.
-async fn take(body: &mut Pieces, length: u64) -> Result<Vec<u8>, PackFailure> {
-    let length = usize::try_from(length).map_err(|_| PackFailure::Short)?;
-    let mut bytes = Vec::new();
-    if body.take(length, &mut bytes, |_| {}).await? { Ok(bytes) } else { Err(PackFailure::Short) }
 }

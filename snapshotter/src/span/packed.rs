@@ -56,17 +56,10 @@ impl PackBond {
 }
 
 impl SpanManager {
-    /// Stores the plain bytes of ranges that a pack has brought, where nothing is there yet, and wakes readers that wait for them.
-    /// Blocking.
-    pub fn fill_packed(&self, parts: &[(ByteRange, &[u8])]) -> Result<(), SpanError> {
-        for &(range, bytes) in parts {
-            self.check(range)?;
-            if range.len() != bytes.len() as u64 {
-                return Err(SpanError::OutOfRange(range));
-            }
-        }
-        let parts: Vec<_> = parts.iter().map(|&(range, bytes)| (range.start, bytes)).collect();
-        let stored = self.cache.store_packed(&parts).map_err(SpanError::Cache);
+    /// Stores plain bytes that a pack has brought, each with its offset, where nothing is there yet, and wakes readers that wait for
+    /// them. Blocking.
+    pub fn fill_packed(&self, parts: &[(u64, &[u8])]) -> Result<(), SpanError> {
+        let stored = self.cache.store_packed(parts).map_err(SpanError::Cache);
         self.arrived.send_replace(());
         stored
     }

@@ -140,7 +140,7 @@ fn a_reader_of_promised_bytes_is_answered_by_the_pack() {
     lab.manager.promise(vec![ByteRange::new(50, 2000), ByteRange::new(2000, 7000)]);
     let reader = lab.waiting(range);
     let (head, tail) = (ByteRange::new(100, half), ByteRange::new(half, 6000));
-    lab.manager.fill_packed(&[(tail, lab.bytes(tail)), (head, lab.bytes(head))]).unwrap();
+    lab.manager.fill_packed(&[(tail.start, lab.bytes(tail)), (head.start, lab.bytes(head))]).unwrap();
     assert_eq!(lab.answer(reader).unwrap(), lab.bytes(range));
     assert_eq!(lab.stats.pack_hits.get(), 1);
     assert_eq!(lab.stats.fetch_requests.get() + lab.stats.span_failures.get(), 0, "no span was asked for");
@@ -182,7 +182,7 @@ fn a_reader_at_a_span_s_slot_is_answered_by_the_pack() {
     let range = ByteRange::new(10, 20);
     let claim = lab.manager.states().claim(SpanId(0)).unwrap();
     let reader = lab.waiting(range);
-    lab.manager.fill_packed(&[(range, lab.bytes(range))]).unwrap();
+    lab.manager.fill_packed(&[(range.start, lab.bytes(range))]).unwrap();
     assert_eq!(lab.answer(reader).unwrap(), lab.bytes(range));
     drop(claim);
 }
@@ -192,7 +192,7 @@ fn wrong_bytes_of_a_pack_go_when_their_span_comes() {
     let mut lab = Lab::new(FOREVER);
     let wrong = ByteRange::new(3 * PAGE - 10, 6 * PAGE + 10);
     let bytes: Vec<u8> = lab.bytes(wrong).iter().map(|byte| !byte).collect();
-    lab.manager.fill_packed(&[(wrong, &bytes)]).unwrap();
+    lab.manager.fill_packed(&[(wrong.start, &bytes)]).unwrap();
     assert_eq!(lab.read(wrong).unwrap(), bytes);
     let span = (wrong.start / SPAN) as u32 + 1;
     lab.fill(span);
@@ -255,13 +255,13 @@ fn a_full_disk_or_a_map_that_cannot_be_written_is_harmless() {
             panic!("the write cannot have worked");
         };
         drop(claim);
-        assert!(lab.manager.fill_packed(&[(first, lab.bytes(first))]).is_err());
+        assert!(lab.manager.fill_packed(&[(first.start, lab.bytes(first))]).is_err());
         assert_eq!(lab.manager.cache().absent(first), [first]);
         Arc::get_mut(&mut lab.manager).unwrap().cache.mend_data(broken);
     }
     Arc::get_mut(&mut lab.manager).unwrap().cache.break_maps();
     lab.fill(0);
-    lab.manager.fill_packed(&[(second, lab.bytes(second))]).unwrap();
+    lab.manager.fill_packed(&[(second.start, lab.bytes(second))]).unwrap();
     let both = ByteRange::new(first.start, second.end);
     assert_eq!(
         lab.read(both).unwrap(),
@@ -269,7 +269,7 @@ fn a_full_disk_or_a_map_that_cannot_be_written_is_harmless() {
         "what is there is known as long as the process lives"
     );
     let wrong = vec![0; first.len() as usize];
-    lab.manager.fill_packed(&[(first, &wrong)]).unwrap();
+    lab.manager.fill_packed(&[(first.start, &wrong)]).unwrap();
     assert_eq!(lab.read(first).unwrap(), lab.bytes(first), "checked bytes never change");
     lab.kill();
     assert_eq!(lab.manager.cache().absent(both), [both], "and fetched again after a restart");

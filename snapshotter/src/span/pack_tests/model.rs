@@ -203,7 +203,7 @@ proptest! {
                 }
                 Step::Pack { extents, wrong } => {
                     let block = block(&truth, extents.into_iter().map(|(start, length)| clip(start, length)), wrong);
-                    let parts: Vec<_> = block.iter().map(|(range, bytes)| (*range, &bytes[..])).collect();
+                    let parts: Vec<_> = block.iter().map(|(range, bytes)| (range.start, &bytes[..])).collect();
                     lab.manager.fill_packed(&parts).unwrap();
                     for (range, bytes) in &block {
                         model.pack(range.start, bytes);
