@@ -205,7 +205,6 @@ impl SpanCache {
     pub fn store(&self, offset: u64, bytes: &[u8], differs: &mut dyn FnMut(u64)) -> io::Result<()> {
         let range = self.range(offset, bytes)?;
         let _one_writer = self.writer.lock();
-        let mut touched = Touched::default();
         for (part, held) in self.parts(range) {
             let new = slice(bytes, offset, part);
             let write = match held {
@@ -225,6 +224,7 @@ impl SpanCache {
                 self.data.write_all_at(new, part.start)?;
             }
         }
+        let mut touched = Touched::default();
         self.mark(range, Held::Checked, &mut touched);
         self.save(&touched);
         Ok(())
@@ -262,9 +262,8 @@ impl SpanCache {
     /// Marks written bytes in memory; packed ones were absent before.
     fn mark(&self, range: ByteRange, held: Held, touched: &mut Touched) {
         let (first, end) = self.whole_pages(range);
-        let mut changed = [false; 2];
         let mut edges = self.edges.lock();
-        self.put(first, end, held, &mut changed);
+        self.put(first, end, held, touched);
         if held == Held::Checked {
             edges.drop_pages(first, end);
         }
@@ -281,17 +280,12 @@ impl SpanCache {
             };
             match state {
                 Page::Partial => {}
-                Page::Packed => self.put(page, page + 1, Held::Packed, &mut changed),
-                Page::Checked => self.put(page, page + 1, Held::Checked, &mut changed),
+                Page::Packed => self.put(page, page + 1, Held::Packed, touched),
+                Page::Checked => self.put(page, page + 1, Held::Checked, touched),
             }
         }
         if held == Held::Packed {
             self.any_packed.store(true, Ordering::Release);
-        }
-        drop(edges);
-        for (pages, _) in [&mut touched.pages, &mut touched.packed].into_iter().zip(changed).filter(|it| it.1)
-        {
-            add(pages, head, tail + 1);
         }
     }
 
@@ -307,11 +301,13 @@ impl SpanCache {
         }
     }
 
-    fn put(&self, first: u64, end: u64, held: Held, changed: &mut [bool; 2]) {
-        if held == Held::Checked {
-            changed[0] |= self.pages.put(first, end, true);
+    fn put(&self, first: u64, end: u64, held: Held, touched: &mut Touched) {
+        if held == Held::Checked && self.pages.put(first, end, true) {
+            add(&mut touched.pages, first, end);
         }
-        changed[1] |= self.packed.put(first, end, held == Held::Packed);
+        if self.packed.put(first, end, held == Held::Packed) {
+            add(&mut touched.packed, first, end);
+        }
     }
 
     /// The pages that lie wholly in `range`, half-open; the layer's end also ends its last page.
@@ -374,7 +370,9 @@ struct Touched {
 /// Adds pages; what is so near to the last ones that it is written with them is one with them.
 fn add(pages: &mut Vec<(u64, u64)>, first: u64, end: u64) {
     match pages.last_mut() {
-        Some(last) if (last.0..=last.1 + NEAR).contains(&first) => last.1 = last.1.max(end),
+        Some(last) if first <= last.1 + NEAR && last.0 <= end + NEAR => {
+            *last = (last.0.min(first), last.1.max(end));
+        }
         _ => pages.push((first, end)),
     }
 }
