@@ -33,7 +33,7 @@ pub use write::PackBytes;
 pub const MAX_BLOCK: u64 = 1 << 20;
 /// Most stored bytes of one block: what zstd makes of [`MAX_BLOCK`] bytes that do not compress, and room for a header.
 pub const MAX_STORED: u64 = MAX_BLOCK + (MAX_BLOCK >> 8) + 64;
-/// Most blocks: [`MAX_PLAIN`] in blocks of a quarter of what is written, and less than one when they are smaller still.
+/// Most blocks: as many as [`MAX_PLAIN`] makes of 128 KiB, a quarter of what is written.
 pub const MAX_BLOCKS: usize = 1 << 16;
 /// Most plain bytes of a pack. Who needs more of an image at once is better off with all of it.
 pub const MAX_PLAIN: u64 = 8 << 30;
