@@ -2,8 +2,9 @@
 //! what is done about layers that have no image. Needs root and /dev/fuse.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use harness::image::{LayerSource, Published, TarWriter, publish};
 use harness::node::TestNode;
@@ -11,7 +12,8 @@ use harness::registry::TestRegistry;
 use harness::tree::{Tree, differences, listing};
 use harness::way::{Way, kind};
 use proptest::prelude::*;
-use snapshotter::layer::MountOptions;
+use snapshotter::layer::{Layer, MountOptions};
+use tempfile::TempDir;
 
 /// What a mount of the only layer of an image shows.
 fn shown(way: Way, image: &Published, look: impl FnOnce(&Path) -> Tree) -> Tree {
@@ -22,6 +24,25 @@ fn shown(way: Way, image: &Published, look: impl FnOnce(&Path) -> Tree) -> Tree 
     let _mounted = node.layer(image, 0).mount(&mountpoint, MountOptions::default()).unwrap();
     way.check(&mountpoint);
     look(&mountpoint)
+}
+
+/// A layer of one file that is asked for as an image, and where it is to be mounted; not yet there.
+struct One {
+    layer: Arc<Layer>,
+    mountpoint: PathBuf,
+    node: TestNode,
+    _root: TempDir,
+    _registry: TestRegistry,
+}
+
+fn one() -> One {
+    let tar = TarWriter::default().file("a", b"content").finish();
+    let registry = TestRegistry::start();
+    let image = publish(&registry, "one", &[LayerSource::of_tar(&tar)], 64 << 10);
+    let root = tempfile::tempdir().unwrap();
+    let node = TestNode::new(root.path(), |options| Way::Image.ask(options));
+    let (layer, mountpoint) = (node.layer(&image, 0), root.path().join("mnt"));
+    One { layer, mountpoint, node, _root: root, _registry: registry }
 }
 
 /// Checks that both ways show the same of a tar. What it is.
@@ -187,17 +208,11 @@ fn where_read_ahead_cannot_be_set_fuse_answers() {
         assert!(status.unwrap().success());
         return;
     }
-    let tar = TarWriter::default().file("a", b"content").finish();
-    let registry = TestRegistry::start();
-    let image = publish(&registry, "sys", &[LayerSource::of_tar(&tar)], 64 << 10);
-    let root = tempfile::tempdir().unwrap();
-    let node = TestNode::new(root.path(), |options| Way::Image.ask(options));
-    let layer = node.layer(&image, 0);
-    let mountpoint = root.path().join("mnt");
-    fs::create_dir(&mountpoint).unwrap();
+    let One { node, layer, mountpoint, .. } = &one();
+    fs::create_dir(mountpoint).unwrap();
     for _ in 0..2 {
-        let _mounted = layer.mount(&mountpoint, MountOptions::default()).unwrap();
-        assert_eq!(kind(&mountpoint).as_deref(), Some("fuse.soci"));
+        let _mounted = layer.mount(mountpoint, MountOptions::default()).unwrap();
+        assert_eq!(kind(mountpoint).as_deref(), Some("fuse.soci"));
         assert_eq!(fs::read(mountpoint.join("a")).unwrap(), b"content");
     }
     assert_eq!((node.stats.erofs_mounts.get(), node.stats.fuse_mounts.get()), (0, 2));
@@ -205,39 +220,27 @@ fn where_read_ahead_cannot_be_set_fuse_answers() {
 
 #[test]
 fn a_place_that_is_not_there_is_no_reason_against_images() {
-    let tar = TarWriter::default().file("a", b"content").finish();
-    let registry = TestRegistry::start();
-    let image = publish(&registry, "place", &[LayerSource::of_tar(&tar)], 64 << 10);
-    let root = tempfile::tempdir().unwrap();
-    let node = TestNode::new(root.path(), |options| Way::Image.ask(options));
-    let layer = node.layer(&image, 0);
-    let mountpoint = root.path().join("mnt");
-    layer.mount(&mountpoint, MountOptions::default()).unwrap_err();
-    fs::create_dir(&mountpoint).unwrap();
-    let _mounted = layer.mount(&mountpoint, MountOptions::default()).unwrap();
-    Way::Image.check(&mountpoint);
+    let One { layer, mountpoint, .. } = &one();
+    layer.mount(mountpoint, MountOptions::default()).unwrap_err();
+    fs::create_dir(mountpoint).unwrap();
+    let _mounted = layer.mount(mountpoint, MountOptions::default()).unwrap();
+    Way::Image.check(mountpoint);
 }
 
 #[test]
 fn an_image_is_unmounted_with_all_that_is_behind_it() {
-    let tar = TarWriter::default().file("a", b"content").finish();
-    let registry = TestRegistry::start();
-    let image = publish(&registry, "gone", &[LayerSource::of_tar(&tar)], 64 << 10);
-    let root = tempfile::tempdir().unwrap();
-    let node = TestNode::new(root.path(), |options| Way::Image.ask(options));
-    let layer = node.layer(&image, 0);
-    let mountpoint = root.path().join("mnt");
-    fs::create_dir(&mountpoint).unwrap();
+    let One { layer, mountpoint, .. } = &one();
+    fs::create_dir(mountpoint).unwrap();
     let open = || fs::read_dir("/proc/self/fd").unwrap().count();
     let mounts = || fs::read_to_string("/proc/self/mounts").unwrap().lines().count();
-    let before = (open(), mounts(), std::sync::Arc::strong_count(&layer));
+    let before = (open(), mounts(), Arc::strong_count(layer));
     for _ in 0..20 {
-        let mounted = layer.mount(&mountpoint, MountOptions::default()).unwrap();
+        let mounted = layer.mount(mountpoint, MountOptions::default()).unwrap();
         assert_eq!(fs::read(mountpoint.join("a")).unwrap(), b"content");
         assert_eq!(mounts(), before.1 + 1, "there is one mount, and no other");
         drop(mounted);
     }
-    assert_eq!((open(), mounts(), std::sync::Arc::strong_count(&layer)), before);
+    assert_eq!((open(), mounts(), Arc::strong_count(layer)), before);
 }
 
 #[test]
