@@ -94,6 +94,27 @@ impl Companions {
 }
 
 impl FineIndexes {
+    /// The layers of the image that have a table here and no zTOC.
+    pub(super) fn alone(&self, image: &Manifest, indexed: &[Indexed]) -> Vec<Indexed> {
+        let mut alone: Vec<Indexed> = Vec::new();
+        for (position, layer) in image.layers.iter().enumerate() {
+            let is_known = |known: &Indexed| known.layer == layer.digest;
+            if self.bundle.layers().any(|table| table == layer.digest)
+                && !indexed.iter().chain(&alone).any(is_known)
+            {
+                let (position, size) = (position as u32, layer.size);
+                alone.push(Indexed {
+                    layer: layer.digest,
+                    position,
+                    size,
+                    ztoc: None,
+                    artifacts: Vec::new(),
+                });
+            }
+        }
+        alone
+    }
+
     /// The fine index of a layer, if there is one that fits. Blocking: it is decompressed and checked.
     pub(super) fn table(&self, indexed: &Indexed) -> Option<Ztoc> {
         let table = match self.bundle.table(&indexed.layer)? {

@@ -49,7 +49,7 @@ pub struct ImageRequest {
 pub enum LayerState {
     /// It can be mounted now.
     Lazy(Arc<Layer>),
-    /// The image has an index, but the layer is not in it.
+    /// The image has an index, but nothing in it, nor in what is used beside it, is for the layer.
     NoZtoc,
     /// The image has no index that may be used.
     NoIndex,
@@ -156,7 +156,7 @@ impl ImageContext {
         self.image_manifest().await.map(|manifest| manifest.layers.clone())
     }
 
-    /// The layers that the image's index has, without waiting for their zTOCs. `None`: the image has no index.
+    /// The layers that can be lazy, without waiting for their zTOCs. `None`: the image has no index.
     pub async fn indexed_layers(&self) -> Result<Option<Vec<Digest>>, LayerError> {
         let index = self.index().await?;
         Ok(index.map(|index| index.layers.iter().map(|(indexed, _)| indexed.layer).collect()))
@@ -194,11 +194,13 @@ impl ImageContext {
         let (_, _, (), ()) = tokio::join!(self.companions(), self.fine(), ahead, self.make_layers_ready());
     }
 
-    /// Fetches the configuration if some layer will probably be fetched whole: one that is too small for a zTOC. Failures are met
-    /// by whoever needs it.
+    /// Fetches the configuration if some layer will probably be fetched whole: one that is too small for a zTOC, when no pack has
+    /// what a start needs of it. Failures are met by whoever needs it.
     async fn config_ahead(&self) {
         let is_small = |layer: &Descriptor| layer.size < DEFAULT_MIN_LAYER_SIZE;
-        if self.image_manifest().await.is_ok_and(|manifest| manifest.layers.iter().any(is_small)) {
+        if self.image_manifest().await.is_ok_and(|manifest| manifest.layers.iter().any(is_small))
+            && matches!(self.pack().await, Ok(None))
+        {
             let _ = self.manifest().await;
         }
     }
@@ -325,13 +327,27 @@ impl ImageContext {
                 None => None,
             };
             let Some(digest) = digest else { return Ok(None) };
-            let layers = self.source.index(manifest, digest).await?;
-            Ok::<_, LayerError>(layers.map(|layers| Index {
-                digest,
-                layers: layers.into_iter().map(|indexed| (indexed, OnceCell::new())).collect(),
-            }))
+            let (layers, fine) =
+                tokio::join!(self.source.index(manifest, digest), self.fine_for_small_layers());
+            let Some(mut layers) = layers? else { return Ok(None) };
+            if let Some(fine) = fine? {
+                layers.extend(fine.alone(manifest, &layers));
+            }
+            let layers = layers.into_iter().map(|indexed| (indexed, OnceCell::new())).collect();
+            Ok::<_, LayerError>(Some(Index { digest, layers }))
         });
         Ok(found.await?.as_ref())
+    }
+
+    /// The fine indexes, if layers are to be lazy that have no zTOC, because they are too small. What a start needs of them is in
+    /// its pack, and neither their other bytes nor their unpacking keep it waiting. Without a pack they come sooner as a whole.
+    /// What was lazy before stays so.
+    async fn fine_for_small_layers(&self) -> Result<Option<&Arc<FineIndexes>>, LayerError> {
+        let is_new = self.request.companions == Companions::Discover;
+        if is_new && self.pack().await?.is_none() {
+            return Ok(None);
+        }
+        Ok(self.fine().await?.as_ref())
     }
 
     pub(super) async fn ready(

@@ -108,6 +108,9 @@ pub enum LayerError {
         /// The size in the manifest.
         wanted: u64,
     },
+    /// The index has no zTOC for the layer, and its fine index cannot be used.
+    #[error("the layer has no zTOC, and its fine index cannot be used")]
+    NoTable,
     /// A prefetch artifact cannot be used.
     #[error("prefetch artifact {digest} is not valid")]
     Artifact {

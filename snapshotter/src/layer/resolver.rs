@@ -46,7 +46,7 @@ pub struct ManifestAndConfig {
     pub config: ImageConfig,
 }
 
-/// What an index has for one layer.
+/// What an index, or the fine indexes alone, have for one layer.
 #[derive(Clone, Debug)]
 pub(super) struct Indexed {
     pub(super) layer: Digest,
@@ -54,7 +54,8 @@ pub(super) struct Indexed {
     pub(super) position: u32,
     /// Size in the image's manifest.
     pub(super) size: u64,
-    pub(super) ztoc: Descriptor,
+    /// `None`: it is in the fine indexes alone.
+    pub(super) ztoc: Option<Descriptor>,
     pub(super) artifacts: Vec<Descriptor>,
 }
 
@@ -167,7 +168,7 @@ impl Source {
                     layer: layer.digest,
                     position: position as u32,
                     size: layer.size,
-                    ztoc: ztoc.clone(),
+                    ztoc: Some(ztoc.clone()),
                     artifacts: of_layer(|kind| kind == media_type::PREFETCH).take(1).cloned().collect(),
                 });
             }
@@ -177,8 +178,9 @@ impl Source {
 
     /// A layer's zTOC.
     pub(super) async fn ztoc(&self, indexed: &Indexed) -> Result<Ztoc, LayerError> {
-        let raw = self.blob("zTOC", &indexed.ztoc, MAX_ZTOC).await?;
-        let digest = indexed.ztoc.digest;
+        let ztoc = indexed.ztoc.as_ref().ok_or(LayerError::NoTable)?;
+        let raw = self.blob("zTOC", ztoc, MAX_ZTOC).await?;
+        let digest = ztoc.digest;
         let opened =
             tokio::task::spawn_blocking(move || Ztoc::open(raw)).await.map_err(|_| LayerError::CutOff)?;
         let ztoc = opened.map_err(|source| LayerError::Ztoc { digest, source })?;

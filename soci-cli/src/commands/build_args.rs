@@ -59,7 +59,7 @@ pub(crate) struct BuildArgs {
     #[command(flatten)]
     pack: PackArgs,
     /// Also make fine indexes, beside the image: small spans, of which a start fetches less in vain. Layers whose zTOC is
-    /// known are read again.
+    /// known are read again. Layers that are too small for a zTOC get one, too: with a pack, no start waits for them.
     #[arg(long)]
     fine: bool,
     /// With --fine: uncompressed bytes of a span.

@@ -47,7 +47,7 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
         if let Some(pack) = &pack {
             let (artifacts, runtime) = (&root.artifacts, runtime.handle());
             let place = Place { store: &store, artifacts, name: &image.reference, runtime };
-            let made = pack::make(image, &image.manifest, Some(&report.index), pack, place, &tell)?;
+            let made = pack::make(image, &image.manifest, Some(report.in_parts()), pack, place, &tell)?;
             packs.push(made.descriptor.digest);
         }
     }

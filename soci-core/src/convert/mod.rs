@@ -23,7 +23,7 @@ pub use original::{Original, Selection};
 use crate::{
     digest::Digest,
     image::{Descriptor, Image, ImageError, ImageIndex, Manifest, ManifestError, Platform},
-    index::{self, BuildError, Companion, CompanionKind, Event, IndexVersion, Settings},
+    index::{self, BuildError, BuildReport, Companion, CompanionKind, Event, IndexVersion, Settings},
     media_type,
     pack::{self, PackBuildError, PackSettings, Purpose},
     store::{Artifacts, ContentStore, StoreError, image_index_labels, manifest_labels},
@@ -118,10 +118,10 @@ pub fn convert(
     for image in images.iter().filter(|image| seen.insert(image.manifest.digest)) {
         match index::build(image, &settings, store, artifacts, runtime, tell) {
             Ok(report) => {
-                let mut new = bind(image, report.descriptor, report.fine, store)?;
+                let mut new = bind(image, &report, store)?;
                 if let Some(pack) = workshop.pack {
                     let place = pack::Place { store, artifacts, name: workshop.name, runtime };
-                    let made = pack::make(image, &new.manifest, Some(&report.index), pack, place, tell)?;
+                    let made = pack::make(image, &new.manifest, Some(report.in_parts()), pack, place, tell)?;
                     new.pack = Some(made.descriptor);
                 }
                 bound.push(new);
@@ -186,12 +186,7 @@ fn assemble(original: Original, bound: &[Bound]) -> Vec<u8> {
 }
 
 /// Writes the image manifest anew, with the name of its SOCI index.
-fn bind(
-    image: &Image,
-    index: Descriptor,
-    fine: Option<Companion>,
-    store: &ContentStore,
-) -> Result<Bound, ConvertError> {
+fn bind(image: &Image, report: &BuildReport, store: &ContentStore) -> Result<Bound, ConvertError> {
     let mut object: Map<String, Value> =
         serde_json::from_slice(&image.manifest.raw).map_err(ManifestError::from)?;
     object.insert("mediaType".to_owned(), media_type::OCI_MANIFEST.into());
@@ -202,16 +197,16 @@ fn bind(
             config.insert("mediaType".to_owned(), media_type::OCI_CONFIG.into());
         }
     }
-    annotate(&mut object, media_type::INDEX_DIGEST, index.digest.to_string());
+    annotate(&mut object, media_type::INDEX_DIGEST, report.descriptor.digest.to_string());
     let raw = encode(&object, Shape::Manifest);
     let manifest = Manifest::parse(raw.into(), media_type::OCI_MANIFEST)?;
     store.put_labelled(&manifest.raw, manifest_labels(&manifest))?;
     Ok(Bound {
         old: image.manifest.digest,
-        fine: fine.map(|fine| Companion { subject: manifest.descriptor(), ..fine }),
+        fine: report.fine.clone().map(|fine| Companion { subject: manifest.descriptor(), ..fine }),
         pack: None,
         manifest,
-        index,
+        index: report.descriptor.clone(),
         platform: image.platform.clone(),
         own: image.config.platform.clone(),
     })

@@ -30,7 +30,9 @@ fn manifests_are_upstreams_bytes() {
         let images = original.images(&source, &Selection::Default).await.unwrap();
         (original, images.into_iter().next().unwrap())
     });
-    let bound = bind(&image, index, None, &ContentStore::Layout(layout)).unwrap();
+    let soci_index = SociIndex::new(IndexVersion::V2, Vec::new(), None);
+    let report = BuildReport { index: soci_index, descriptor: index, fine: None };
+    let bound = bind(&image, &report, &ContentStore::Layout(layout)).unwrap();
     assert_eq!(&bound.manifest.raw[..], &golden!("converted-manifest")[..]);
     assert_eq!(assemble(original, &[bound]), golden!("converted-index"));
 }

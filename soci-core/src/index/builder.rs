@@ -17,7 +17,8 @@ use std::{
 use tokio::runtime::Handle;
 
 use super::{
-    Companion, EMPTY_CONFIG, IndexVersion, LayerBuildError, SkipReason, SociIndex, Told, fine,
+    Companion, EMPTY_CONFIG, IndexVersion, LayerBuildError, SkipReason, SociIndex, Told,
+    fine::{self, FineLayer},
     layer::{self, IndexedLayer},
     planned::{self, LayerBytes, Walked},
     settings::{BuildError, BuildReport, Event, Settings},
@@ -114,8 +115,11 @@ impl Build<'_> {
 
         let built =
             self.in_parallel(&distinct, |i| self.index_layer(i, copies.get(&i), placements.get(&i)))?;
-        let indexed: HashMap<usize, IndexedLayer> =
-            built.into_iter().filter_map(|(i, layer)| Some((i, layer?))).collect();
+        let (mut indexed, mut fine) = (HashMap::new(), HashMap::new());
+        for (i, (layer, table)) in built {
+            indexed.extend(layer.map(|layer| (i, layer)));
+            fine.extend(table.map(|table| (i, table)));
+        }
         if indexed.is_empty() {
             return Err(BuildError::NoZtocs);
         }
@@ -145,7 +149,7 @@ impl Build<'_> {
         for (layer, artifact) in layers.iter().zip(prefetch) {
             entries.extend(artifact.map(|artifact| self.prefetch_entry(layer, &artifact)).transpose()?);
         }
-        let fine = self.settings.fine.map(|_| fine::companion(self.image, &distinct, &indexed, self.store));
+        let fine = self.settings.fine.map(|_| fine::companion(self.image, &distinct, &fine, self.store));
         self.seal(entries, fine.transpose()?)
     }
 
@@ -188,16 +192,16 @@ impl Build<'_> {
         i: usize,
         copy: Option<&File>,
         placement: Option<&Placement>,
-    ) -> Result<Option<IndexedLayer>, LayerBuildError> {
+    ) -> Result<(Option<IndexedLayer>, Option<FineLayer>), LayerBuildError> {
         let descriptor = &self.image.layers()[i];
         let kind = match layer::eligible(descriptor, self.settings.min_layer_size)? {
             Ok(kind) => kind,
             Err(SkipReason::Unsupported(_)) if descriptor.media_type == media_type::PREFETCH => {
-                return Ok(None);
+                return Ok((None, None));
             }
             Err(reason) => {
                 (self.tell)(Event::Skipped { layer: descriptor, reason: &reason });
-                return Ok(None);
+                return Ok((None, self.fine_alone(descriptor)?));
             }
         };
         let name = placement.and_then(|p| p.name.as_deref());
@@ -208,8 +212,8 @@ impl Build<'_> {
         // A fine index is made of the layer's bytes, and the same zTOC with it.
         let fine = self.settings.fine.map(|span_size| FineOptions { span_size });
         let before = known.as_ref().map(|known| known.ztoc_digest);
-        let indexed = if let Some(known) = known.filter(|_| fine.is_none()) {
-            known
+        let (indexed, fine) = if let Some(known) = known.filter(|_| fine.is_none()) {
+            (known, None)
         } else {
             let checkpointing = placement.map(|p| p.checkpointing.clone()).unwrap_or_default();
             let options = BuildOptions { span_size, checkpointing, fine, ..BuildOptions::default() };
@@ -219,14 +223,22 @@ impl Build<'_> {
                 Err(error) => {
                     let reason = error.skips()?;
                     (self.tell)(Event::Skipped { layer: descriptor, reason: &reason });
-                    return Ok(None);
+                    return Ok((None, None));
                 }
             }
         };
         let ztoc = indexed.ztoc_digest;
         let existed = indexed.existed || before == Some(ztoc);
         (self.tell)(Event::Ztoc { layer: descriptor, ztoc, existed });
-        Ok(Some(indexed))
+        Ok((Some(indexed), fine))
+    }
+
+    /// The fine index of a layer without a zTOC: with a pack, it too is served in parts, and nothing of it is waited for.
+    fn fine_alone(&self, descriptor: &Descriptor) -> Result<Option<FineLayer>, LayerBuildError> {
+        let Some(span_size) = self.settings.fine else { return Ok(None) };
+        let Ok(kind) = layer::eligible(descriptor, 0)? else { return Ok(None) };
+        let options = BuildOptions { fine: Some(FineOptions { span_size }), ..BuildOptions::default() };
+        layer::build_fine_alone(descriptor, kind, self.open(descriptor, None)?, &options, self.store)
     }
 
     /// A layer's bytes, told as they are read.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
-use super::{BuildReport, Companion, CompanionKind, IndexVersion, layer::IndexedLayer};
+use super::{BuildReport, Companion, CompanionKind, IndexVersion};
 use crate::{
     digest::Digest,
     image::{Descriptor, Image},
@@ -43,13 +43,12 @@ impl FineLayer {
 pub(super) fn companion(
     image: &Image,
     distinct: &[usize],
-    indexed: &HashMap<usize, IndexedLayer>,
+    fine: &HashMap<usize, FineLayer>,
     store: &ContentStore,
 ) -> Result<Companion, StoreError> {
-    let fine = |i: &usize| Some((image.layers()[*i].digest, indexed.get(i)?.fine.as_ref()?));
     let (tables, windows): (Vec<_>, Vec<_>) = distinct
         .iter()
-        .filter_map(fine)
+        .filter_map(|i| Some((image.layers()[*i].digest, fine.get(i)?)))
         .map(|(layer, fine)| ((layer, fine.table.clone()), fine.windows.clone()))
         .unzip();
     let bundle = Bundle::encode(&tables);

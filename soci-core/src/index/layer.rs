@@ -1,8 +1,9 @@
-//! One layer: whether it gets a zTOC, whether a known one serves, and the building of a new one.
+//! One layer: whether it gets a zTOC, whether a known one serves, and the building of a new one, or of a fine index alone.
 //!
 //! Owns nothing but the layer's bytes while they stream by. What must always hold: a zTOC is only kept for bytes that
 //! have the digest and size the image manifest gives.
 
+use std::collections::HashSet;
 use std::io::{self, Read};
 
 use super::fine::FineLayer;
@@ -12,7 +13,8 @@ use crate::{
     image::{Descriptor, ImageError},
     media_type::{self, LayerKind, layer_compression},
     store::{Artifact, ArtifactKind, Artifacts, ContentStore, StoreError},
-    tar::TarError,
+    tar::{EntryKind, TarError},
+    unpack::{normalise, split},
     ztoc::{Algorithm, BuildError, BuildOptions, Built, ZstdError, Ztoc, build_gzip, build_tar, build_zstd},
 };
 
@@ -106,8 +108,6 @@ pub(super) struct IndexedLayer {
     /// The zTOC, unless it is one that readers refuse (upstream builds such, and so do we).
     pub(super) ztoc: Option<Ztoc>,
     pub(super) xattrs_present: bool,
-    /// Its fine index, if one was asked for.
-    pub(super) fine: Option<FineLayer>,
     /// It was known before.
     pub(super) existed: bool,
 }
@@ -168,12 +168,11 @@ pub(super) fn known(
         },
         xattrs_present: needs_xattrs(&ztoc),
         ztoc: Some(ztoc),
-        fine: None,
         existed: true,
     })
 }
 
-/// Builds, checks, stores and records the zTOC of a layer.
+/// Builds, checks, stores and records the zTOC of a layer. With it its fine index, if one is asked for.
 pub(super) fn build(
     layer: &Descriptor,
     kind: LayerKind,
@@ -182,18 +181,8 @@ pub(super) fn build(
     span_layout: Option<&str>,
     store: &ContentStore,
     artifacts: &Artifacts,
-) -> Result<IndexedLayer, LayerBuildError> {
-    let built: Built = match kind {
-        LayerKind::Gzip => build_gzip(bytes, options)?,
-        LayerKind::Zstd => build_zstd(bytes, options)?,
-        _ => build_tar(bytes, options)?,
-    };
-    if built.layer_size != layer.size {
-        return Err(LayerBuildError::Size { expected: layer.size, actual: built.layer_size });
-    }
-    if built.layer_digest != layer.digest {
-        return Err(LayerBuildError::Digest { expected: layer.digest, actual: built.layer_digest });
-    }
+) -> Result<(IndexedLayer, Option<FineLayer>), LayerBuildError> {
+    let built = read(layer, kind, bytes, options)?;
     let fine = built.fine.map(|fine| FineLayer::keep(fine, layer.digest, store)).transpose()?;
     let digest = store.put(&built.ztoc)?;
     let size = built.ztoc.len() as u64;
@@ -211,14 +200,67 @@ pub(super) fn build(
         span_layout: span_layout.map(str::to_owned),
         size,
     })?;
-    Ok(IndexedLayer {
+    let indexed = IndexedLayer {
         ztoc_digest: digest,
         ztoc_size: size,
         media_type: ztoc_type(kind),
         ztoc: Ztoc::open(built.ztoc.into()).ok(),
         xattrs_present: built.xattrs_present,
-        fine,
         existed: false,
+    };
+    Ok((indexed, fine))
+}
+
+/// Builds the fine index of a layer that gets no zTOC, because it is too small. `None`: it is of no use in parts, or has
+/// directories that it does not describe. Unpacked, those get the attributes that they have in the layers below; served in
+/// parts, a layer knows no others.
+pub(super) fn build_fine_alone(
+    layer: &Descriptor,
+    kind: LayerKind,
+    bytes: impl Read,
+    options: &BuildOptions,
+    store: &ContentStore,
+) -> Result<Option<FineLayer>, LayerBuildError> {
+    let built = match read(layer, kind, bytes, options) {
+        Ok(built) => built,
+        Err(error) => return error.skips().map(|_| None),
+    };
+    let describes_all = Ztoc::open(built.ztoc.into()).is_ok_and(|ztoc| describes_its_directories(&ztoc));
+    let fine = built.fine.filter(|_| describes_all);
+    Ok(fine.map(|fine| FineLayer::keep(fine, layer.digest, store)).transpose()?)
+}
+
+/// Reads a layer that has the digest and size the manifest gives.
+fn read(
+    layer: &Descriptor,
+    kind: LayerKind,
+    bytes: impl Read,
+    options: &BuildOptions,
+) -> Result<Built, LayerBuildError> {
+    let built = match kind {
+        LayerKind::Gzip => build_gzip(bytes, options)?,
+        LayerKind::Zstd => build_zstd(bytes, options)?,
+        _ => build_tar(bytes, options)?,
+    };
+    if built.layer_size != layer.size {
+        return Err(LayerBuildError::Size { expected: layer.size, actual: built.layer_size });
+    }
+    if built.layer_digest != layer.digest {
+        return Err(LayerBuildError::Digest { expected: layer.digest, actual: built.layer_digest });
+    }
+    Ok(built)
+}
+
+/// Whether each directory of the layer, but for its root, has an entry of its own before those of what is in it.
+fn describes_its_directories(ztoc: &Ztoc) -> bool {
+    let mut described = HashSet::from([Vec::new()]);
+    ztoc.files().iter().all(|file| {
+        let path = normalise(&file.name);
+        let known = described.contains(split(&path).0);
+        if file.kind == EntryKind::Dir {
+            described.insert(path);
+        }
+        known
     })
 }
 

@@ -6,7 +6,7 @@ use super::{Companion, IndexVersion, LayerBuildError, SkipReason, SociIndex};
 use crate::{
     digest::Digest,
     image::Descriptor,
-    pack::PackReport,
+    pack::{InParts, PackReport},
     prefetch::{Chosen, Plan, Selection},
     store::StoreError,
 };
@@ -111,6 +111,14 @@ pub struct BuildReport {
     /// The companion with the fine indexes, if they were asked for. Its blobs are stored; so is it itself if the index is
     /// of version 1, while that of a version 2 index awaits its subject, the manifest that names the index.
     pub fine: Option<Companion>,
+}
+
+impl BuildReport {
+    /// Which layers of the image are served in parts.
+    pub fn in_parts(&self) -> InParts<'_> {
+        let fine_tables = self.fine.as_ref().and_then(|fine| fine.layers.first());
+        InParts { index: &self.index, fine_tables }
+    }
 }
 
 /// Why no index was built.

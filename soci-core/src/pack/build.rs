@@ -23,7 +23,7 @@ use crate::{
     prefetch::{ImageView, LayerFile, Needs, Plan},
     store::{ArtifactKind, Artifacts, ContentStore, StoreError},
     units::ByteRange,
-    ztoc::Ztoc,
+    ztoc::{Bundle, Ztoc},
 };
 
 /// So many bytes of the file on both sides of a needed range are packed behind everything that is needed: two runs of one
@@ -97,6 +97,15 @@ pub struct PackSettings {
     pub purpose: Purpose,
 }
 
+/// What tells which layers of an image are served in parts.
+#[derive(Debug, Clone, Copy)]
+pub struct InParts<'a> {
+    /// The image's SOCI index.
+    pub index: &'a SociIndex,
+    /// The bundle of its fine tables, if it has one; it may have layers that are not in the index.
+    pub fine_tables: Option<&'a Descriptor>,
+}
+
 /// Where a pack goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Place<'a> {
@@ -130,20 +139,20 @@ pub struct PackReport {
 }
 
 /// Makes a pack for the image manifest `subject`, which has the layers of `image`, and puts it into the store, in the place of
-/// one for the same. `index` tells which layers are served in parts; without one all are taken that can be read. Blocks;
-/// not to be called on a thread that runs async tasks.
+/// one for the same. Layers that are not served in parts are left out; without `in_parts` all are taken that can be read.
+/// Blocks; not to be called on a thread that runs async tasks.
 ///
 /// # Errors
 /// When a layer cannot be read, nothing is left to pack, or the store fails.
 pub fn make(
     image: &Image,
     subject: &Manifest,
-    index: Option<&SociIndex>,
+    in_parts: Option<InParts<'_>>,
     settings: &PackSettings,
     place: Place<'_>,
     tell: &(dyn Fn(Event<'_>) + Sync),
 ) -> Result<PackReport, PackBuildError> {
-    let ztocs = index.map(|index| ztocs(index, place.store)).transpose()?;
+    let ztocs = in_parts.map(|in_parts| ztocs(in_parts, place.store)).transpose()?;
     let source = Source { image, ztocs: ztocs.as_ref(), runtime: place.runtime, tell };
     let (packed, left_out) = source.pack(&subject.digest, settings)?;
     let blob = place.store.put(&packed.blob)?;
@@ -194,10 +203,16 @@ fn replace(
     Ok(())
 }
 
-/// The zTOCs of an index by layer; those that readers refuse are left out.
-fn ztocs(index: &SociIndex, store: &ContentStore) -> Result<HashMap<Digest, Ztoc>, StoreError> {
+/// The zTOCs or fine tables by layer; those that readers refuse are left out.
+fn ztocs(in_parts: InParts<'_>, store: &ContentStore) -> Result<HashMap<Digest, Ztoc>, StoreError> {
     let mut ztocs = HashMap::new();
-    for entry in index.ztocs() {
+    if let Some(tables) = in_parts.fine_tables
+        && let Ok(bundle) = Bundle::open(store.read(&tables.digest)?)
+    {
+        let table = |layer: Digest| Some((layer, bundle.table(&layer)?.ok()?));
+        ztocs.extend(bundle.layers().filter_map(table));
+    }
+    for entry in in_parts.index.ztocs() {
         if let (Some(layer), Ok(ztoc)) = (layer_of(entry), Ztoc::open(store.read(&entry.digest)?)) {
             ztocs.insert(layer, ztoc);
         }

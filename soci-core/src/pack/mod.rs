@@ -21,7 +21,7 @@ mod verify;
 mod write;
 
 pub use block::{BlockOpener, open_block};
-pub use build::{Budget, PackBuildError, PackReport, PackSettings, Place, make};
+pub use build::{Budget, InParts, PackBuildError, PackReport, PackSettings, Place, make};
 pub use error::PackError;
 pub use head::{Block, Extent, PackHead};
 pub use pin::{HeadPin, head_pin};

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 pub use applier::Applier;
 pub use layer::{LayerFormat, Unpacked, unpack_layer};
 pub use place::inherit;
+pub(crate) use place::{normalise, split};
 pub use whiteout::{Whiteout, Whiteouts};
 
 use crate::digest::Digest;

@@ -208,7 +208,7 @@ fn resolve_in(root: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
 }
 
 /// A name of the archive as a path below the destination: no empty, `.` or `..` components, `..` never above the root.
-pub(super) fn normalise(name: &[u8]) -> Vec<u8> {
+pub(crate) fn normalise(name: &[u8]) -> Vec<u8> {
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in name.split(|&byte| byte == b'/') {
         match part {
@@ -223,7 +223,7 @@ pub(super) fn normalise(name: &[u8]) -> Vec<u8> {
 }
 
 /// A normalised path as (directory, base name).
-pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     path.iter()
         .rposition(|&byte| byte == b'/')
         .map_or((&b""[..], path), |slash| (&path[..slash], &path[slash + 1..]))

@@ -2,9 +2,11 @@
 
 use anyhow::{Context, Result};
 use soci_core::{
-    image::Image,
+    image::{Image, Manifest},
     index::{Event, SociIndex},
-    pack::{Budget, PackSettings, Place, Selector, make},
+    media_type,
+    pack::{Budget, InParts, PackSettings, Place, Selector, make},
+    store::ArtifactKind,
 };
 use tokio::runtime::Runtime;
 
@@ -16,8 +18,8 @@ use crate::{
     sources::ImageArgs,
 };
 
-/// Make a pack of an image for a workload. Layers are those with a zTOC in the image's newest index here; without an
-/// index, all that can be read.
+/// Make a pack of an image for a workload. Layers are those with a zTOC in the image's newest index here, or with a table in
+/// its newest fine index; without an index, all that can be read.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -58,14 +60,16 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     let mut packs = Vec::new();
     for image in &images {
         build_args::warn_about_other_image(&args.trace, image)?;
-        let index = newest_index(&root, image)?;
+        let (index, fine) = (newest_index(&root, image)?, newest_fine_index(&root, image)?);
         let place = Place {
             store: &store,
             artifacts: &root.artifacts,
             name: &image.reference,
             runtime: runtime.handle(),
         };
-        let made = make(image, &image.manifest, index.as_ref(), &settings, place, &tell)?;
+        let fine_tables = fine.as_ref().and_then(|fine| fine.layers.first());
+        let in_parts = index.as_ref().map(|index| InParts { index, fine_tables });
+        let made = make(image, &image.manifest, in_parts, &settings, place, &tell)?;
         packs.push(made.descriptor.digest);
     }
     pack_args::tie(&store, source.name(), &settings.purpose, &packs)?;
@@ -84,4 +88,14 @@ fn newest_index(root: &Root, image: &Image) -> Result<Option<SociIndex>> {
         return Ok(None);
     };
     Ok(Some(SociIndex::parse(root.read(&record.digest)?)?))
+}
+
+/// The manifest of the newest fine index of an image that is recorded and there: the bundle of tables is the first it names.
+fn newest_fine_index(root: &Root, image: &Image) -> Result<Option<Manifest>> {
+    let records = root.list(ArtifactKind::FineIndex)?.into_iter();
+    let of_image = records.filter(|record| record.oci_digest == image.manifest.digest);
+    let newest = of_image.max_by_key(|record| (record.created_at, record.digest));
+    newest
+        .map(|record| Ok(Manifest::parse(root.read(&record.digest)?, media_type::OCI_MANIFEST)?))
+        .transpose()
 }
