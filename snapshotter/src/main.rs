@@ -1,5 +1,7 @@
 //! `soci-snapshotter-grpc`: flags -> configuration -> runtime -> ready. The only place that reads flags and environment.
 
+mod malloc;
+
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
             }
         };
     }
+    malloc::tune();
     start_log(cli.log_level);
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
