@@ -1,7 +1,8 @@
 //! The database of snapshots: names, states, parents, labels, in redb.
 //!
-//! Owns `metadata.redb`. Every change is one durable transaction, and writers exclude each other; what a caller does to
-//! the disk inside a transaction ([`Metadata::create`]) is therefore never seen half done by [`Metadata::exclusively`].
+//! Owns `metadata.redb`. Every change is one transaction, on disk when it is done unless it says [`Lasts::WithTheNext`], and
+//! writers exclude each other; what a caller does to the disk inside a transaction ([`Metadata::create`]) is therefore never
+//! seen half done by [`Metadata::exclusively`].
 //!
 //! The rules are containerd's (`snapshots/storage`): keys and names share one name space; a parent is committed; a
 //! committed snapshot replaces labels and times of the active one; a snapshot with children stays.
@@ -11,8 +12,8 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use redb::{
-    Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError,
-    WriteTransaction,
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition,
+    TableError, WriteTransaction,
 };
 
 use super::error::{Error, Result};
@@ -26,6 +27,15 @@ const CHILDREN: TableDefinition<'_, (&str, &str), ()> = TableDefinition::new("ch
 /// Counters; `next_id` is the id of the next snapshot.
 const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters");
 const NEXT_ID: &str = "next_id";
+
+/// When a change outlasts the process and the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lasts {
+    /// When it is done.
+    Now,
+    /// When the next change does that lasts now, or [`Metadata::sync`] is done. That saves a wait for the disk.
+    WithTheNext,
+}
 
 /// The database.
 #[derive(Debug)]
@@ -53,6 +63,7 @@ impl Metadata {
         key: &str,
         parent: Option<&str>,
         labels: Labels,
+        lasts: Lasts,
         place: impl FnOnce(&Chain) -> Result<()>,
     ) -> Result<Chain> {
         if kind == Kind::Committed {
@@ -61,7 +72,11 @@ impl Metadata {
         if key.is_empty() {
             return Err(Error::InvalidArgument("snapshot key is empty".to_owned()));
         }
-        let write = self.db.begin_write()?;
+        let mut write = self.db.begin_write()?;
+        if lasts == Lasts::WithTheNext {
+            // A database that cannot put it off does not.
+            let _ = write.set_durability(Durability::None);
+        }
         let chain = {
             let mut snapshots = write.open_table(SNAPSHOTS)?;
             let parents = match parent {
@@ -99,6 +114,11 @@ impl Metadata {
         place(&chain)?;
         write.commit()?;
         Ok(chain)
+    }
+
+    /// Everything that was changed lasts from now on.
+    pub fn sync(&self) -> Result<()> {
+        Ok(self.db.begin_write()?.commit()?)
     }
 
     /// Turns the active snapshot `key` into the committed snapshot `name` with these labels.

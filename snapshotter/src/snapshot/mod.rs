@@ -32,7 +32,7 @@ use tracing::warn;
 
 pub use error::{Error, Result};
 pub use filter::{Filter, FilterError};
-pub use metadata::Metadata;
+pub use metadata::{Lasts, Metadata};
 pub use overlay::{Directories, Mount, needs_userxattr};
 pub use prepare::PrepareRequest;
 pub use record::{Chain, Info, Kind, Labels, SnapshotId, Usage};
@@ -116,7 +116,7 @@ impl Snapshotter {
         parent: Option<String>,
         labels: Labels,
     ) -> Result<Vec<Mount>> {
-        let chain = self.create(Kind::View, key.clone(), parent, labels).await?;
+        let chain = self.create(Kind::View, key.clone(), parent, labels, Lasts::Now).await?;
         self.announce(&chain);
         self.mounts_or_undo(key, &chain).await
     }
@@ -197,11 +197,12 @@ impl Snapshotter {
         key: String,
         parent: Option<String>,
         labels: Labels,
+        lasts: Lasts,
     ) -> Result<Chain> {
         let this = Arc::clone(self);
         blocking(move || {
             let place = |chain: &Chain| disk::create(&this.dirs, chain);
-            this.metadata.create(kind, &key, parent.as_deref(), labels, place)
+            this.metadata.create(kind, &key, parent.as_deref(), labels, lasts, place)
         })
         .await
     }

@@ -16,7 +16,7 @@ use super::error::{Error, Result};
 use super::labels::{self, LayerRequest};
 use super::overlay::Mount;
 use super::record::{Chain, Kind, Labels, Usage};
-use super::{Snapshotter, blocking, causes};
+use super::{Lasts, Snapshotter, blocking, causes};
 use crate::layer::{ImageContext, Layer, LayerState};
 
 /// A request for an active snapshot.
@@ -71,7 +71,10 @@ impl Snapshotter {
             let reason = "user namespace mappings of snapshots are not supported: leave them to the runtime";
             return Err(Error::InvalidArgument(reason.to_owned()));
         }
-        let chain = self.create(Kind::Active, key.clone(), parent.clone(), labels.clone()).await?;
+        // What becomes of an image layer lasts when it is known.
+        let is_layer = labels.contains_key(labels::TARGET);
+        let lasts = if is_layer { Lasts::WithTheNext } else { Lasts::Now };
+        let chain = self.create(Kind::Active, key.clone(), parent.clone(), labels.clone(), lasts).await?;
         let Some(target) = labels.get(labels::TARGET).cloned() else {
             self.announce(&chain);
             return self.mounts_or_undo(key, &chain).await;
@@ -221,6 +224,8 @@ impl Snapshotter {
     async fn leave_to_runtime(self: &Arc<Self>, key: String, chain: &Chain) -> Result<Vec<Mount>> {
         self.counters.runtime_layers.inc();
         info!(key, "defer-snapshot-runtime" = "true", "layer is left to the container runtime");
+        let this = Arc::clone(self);
+        blocking(move || this.metadata.sync()).await?;
         self.mounts_or_undo(key, chain).await
     }
 

@@ -117,7 +117,7 @@ proptest! {
                     let (key, parent) = (key.to_string(), parent.map(|parent| parent.to_string()));
                     let kind = if view { Kind::View } else { Kind::Active };
                     let expected = model.create(view, &key, parent.as_deref());
-                    let made = metadata.create(kind, &key, parent.as_deref(), Labels::new(), |_| Ok(()));
+                    let made = metadata.create(kind, &key, parent.as_deref(), Labels::new(), Lasts::Now, |_| Ok(()));
                     if let Ok(chain) = &made {
                         prop_assert!(ids.insert(chain.id), "id {} was used twice", chain.id);
                         prop_assert_eq!(chain.parents.len() + 1, model.chain_length(&key));
@@ -182,17 +182,20 @@ fn a_directory_that_cannot_be_made_leaves_no_snapshot() {
     let (_dir, metadata) = open();
     let refuse = |_: &_| Err(Error::InvalidArgument("no".to_owned()));
     assert_eq!(
-        answer(metadata.create(Kind::Active, "a", None, Labels::new(), refuse)),
+        answer(metadata.create(Kind::Active, "a", None, Labels::new(), Lasts::Now, refuse)),
         Answer::InvalidArgument
     );
     assert_eq!(answer(metadata.stat("a")), Answer::NotFound);
-    assert_eq!(answer(metadata.create(Kind::Active, "a", None, Labels::new(), |_| Ok(()))), Answer::Done);
+    assert_eq!(
+        answer(metadata.create(Kind::Active, "a", None, Labels::new(), Lasts::Now, |_| Ok(()))),
+        Answer::Done
+    );
 }
 
 #[test]
 fn a_commit_replaces_labels_and_stores_the_usage() {
     let (_dir, metadata) = open();
-    metadata.create(Kind::Active, "a", None, labels([("old", "1")]), |_| Ok(())).unwrap();
+    metadata.create(Kind::Active, "a", None, labels([("old", "1")]), Lasts::Now, |_| Ok(())).unwrap();
     let usage = Usage { size: 4096, inodes: 2 };
     metadata.commit("a", "b", usage, labels([("new", "2"), ("empty", "")])).unwrap();
     let (_, info, stored) = metadata.stat("b").unwrap();
@@ -203,7 +206,9 @@ fn a_commit_replaces_labels_and_stores_the_usage() {
 #[test]
 fn updates_change_only_what_their_paths_name() {
     let (_dir, metadata) = open();
-    metadata.create(Kind::Active, "a", None, labels([("x", "1"), ("y", "1")]), |_| Ok(())).unwrap();
+    metadata
+        .create(Kind::Active, "a", None, labels([("x", "1"), ("y", "1")]), Lasts::Now, |_| Ok(()))
+        .unwrap();
     let update = |new: Labels, paths: &[&str]| {
         let paths: Vec<_> = paths.iter().map(|&path| path.to_owned()).collect();
         metadata.update("a", &new, &paths).map(|info| info.labels)
