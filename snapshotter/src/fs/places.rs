@@ -10,27 +10,29 @@ use super::{InodeNo, LayerFs};
 pub struct Places(Vec<Place>);
 
 /// A regular file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Its content in the tar; never empty.
     pub content: ByteRange,
     /// Its inode.
     pub ino: InodeNo,
-    /// Its path in the layer, cleaned, without a leading slash. That of its first entry, when it has several names.
-    pub path: Box<[u8]>,
 }
 
 impl Places {
     /// Of all files of a layer that have content.
     pub fn of(fs: &LayerFs) -> Self {
         let place = |ino: InodeNo| {
-            let entry = fs.entry(fs.inode(ino).ok()?)?;
             let content = fs.content(ino).ok().filter(|content| !content.is_empty())?;
-            Some(Place { content, ino, path: cleaned(&entry.name)?.into() })
+            Some(Place { content, ino })
         };
         let mut files: Vec<_> = fs.tree.inodes().filter_map(place).collect();
         files.sort_by_key(|file| file.content.start);
         Self(files)
+    }
+
+    /// A file's path in the layer, cleaned, without a leading slash. That of its first entry, when it has several names.
+    pub fn path(fs: &LayerFs, file: InodeNo) -> Option<Vec<u8>> {
+        cleaned(&fs.entry(fs.inode(file).ok()?)?.name)
     }
 
     /// The files that have bytes of `range`, each with those of its own bytes.
@@ -52,16 +54,8 @@ mod tests {
 
     #[test]
     fn a_range_has_the_files_that_it_touches_and_no_header() {
-        let place = |start, end, ino, path: &str| Place {
-            content: ByteRange::new(start, end),
-            ino: InodeNo(ino),
-            path: path.as_bytes().into(),
-        };
-        let places = Places(vec![
-            place(512, 1000, 2, "a"),
-            place(1536, 9728, 3, "b/c"),
-            place(10_752, 10_753, 4, "d"),
-        ]);
+        let place = |start, end, ino| Place { content: ByteRange::new(start, end), ino: InodeNo(ino) };
+        let places = Places(vec![place(512, 1000, 2), place(1536, 9728, 3), place(10_752, 10_753, 4)]);
         let pieces = |start, end| -> Vec<_> {
             let range = ByteRange::new(start, end);
             places.pieces(range).map(|(file, part)| (file.ino.0, part.start, part.end)).collect()

@@ -1,6 +1,7 @@
 //! The rules of the tree, one by one. The comparison with GNU tar and overlayfs on real mounts is in the privileged tests.
 
 use bytes::Bytes;
+use proptest::prelude::*;
 use soci_core::tar::{EntryKind, Mtime};
 use soci_core::ztoc::FileEntry;
 
@@ -191,4 +192,31 @@ fn attributes() {
     assert_eq!((device.size, device.rdev()), (0, 0x0010_012c), "1:300 in the kernel's form");
     let symlink = Attr::of_entry(InodeNo(2), 1, &link("s", Symlink, "target"));
     assert_eq!(symlink.size, 6);
+}
+
+/// A name or a target, of few parts so that they meet.
+fn written() -> impl Strategy<Value = String> {
+    let part = prop::sample::select(vec!["a", "b", "c", ".wh.a", ".wh..wh..opq", ".", "..", ""]);
+    let parts = prop::collection::vec(part, 1..5);
+    (parts, any::<bool>()).prop_map(|(parts, slash)| parts.join("/") + if slash { "/" } else { "" })
+}
+
+proptest! {
+    /// Where names lead is remembered by how they begin. Here each begins in its own way, so that nothing can be remembered.
+    #[test]
+    fn names_lead_to_the_same_place_however_they_are_written(
+        entries in prop::collection::vec(
+            (written(), prop::sample::select(vec![Reg, Dir, Dir, HardLink, Symlink]), written()),
+            0..24,
+        ),
+    ) {
+        let files = |spell: &dyn Fn(usize, &str) -> String| -> Vec<FileEntry> {
+            let spelled = entries.iter().enumerate();
+            spelled.map(|(at, (name, kind, target))| link(&spell(at, name), *kind, target)).collect()
+        };
+        let usual = files(&|_, name| name.to_owned());
+        let odd = files(&|at, name| "./".repeat(at + 1) + name);
+        prop_assert_eq!(shown(&usual), shown(&odd));
+        prop_assert_eq!(Tree::build(&usual).skipped(), Tree::build(&odd).skipped());
+    }
 }

@@ -10,6 +10,7 @@
 //! below any other file is left out.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 
 use soci_core::tar::EntryKind;
@@ -153,7 +154,13 @@ fn bytes(files: &[FileEntry], name: NameAt) -> &[u8] {
 struct Growing<'a> {
     files: &'a [FileEntry],
     inodes: Vec<Inode>,
-    names: HashMap<(u32, &'a [u8]), (u32, NameAt)>,
+    /// Each with its directory.
+    children: Vec<(u32, Child)>,
+    /// Directory and name -> place in `children`.
+    names: HashMap<(u32, &'a [u8]), u32>,
+    /// Where names have led, by what they have before their last part. Entries of one directory mostly follow each other, so
+    /// few of them are looked up part by part.
+    resolved: HashMap<&'a [u8], u32>,
     skipped: u32,
     /// Implied directories that may still be made.
     implied: usize,
@@ -167,7 +174,9 @@ impl<'a> Growing<'a> {
         let mut growing = Self {
             files,
             inodes: Vec::with_capacity(files.len() + 1),
+            children: Vec::with_capacity(files.len()),
             names: HashMap::with_capacity(files.len()),
+            resolved: HashMap::new(),
             skipped: 0,
             implied: MAX_IMPLIED,
         };
@@ -178,6 +187,26 @@ impl<'a> Growing<'a> {
     fn inode(&mut self, origin: Origin, parent: u32) -> u32 {
         self.inodes.push(Inode { origin, nlink: 0, opaque: false, parent, children: (0, 0) });
         (self.inodes.len() - 1) as u32
+    }
+
+    /// What a directory has under a name.
+    fn child(&self, directory: u32, name: &[u8]) -> Option<u32> {
+        self.names.get(&(directory, name)).map(|at| self.children[*at as usize].1.inode)
+    }
+
+    /// Gives an inode a name in a directory, which may lead to another one until now.
+    fn name(&mut self, directory: u32, name: &'a [u8], child: Child) {
+        match self.names.entry((directory, name)) {
+            Entry::Vacant(free) => {
+                free.insert(self.children.len() as u32);
+                self.children.push((directory, child));
+            }
+            Entry::Occupied(known) => {
+                self.children[*known.get() as usize].1 = child;
+                // Not cleared: that would take as long as the largest that it ever was.
+                self.resolved = HashMap::new();
+            }
+        }
     }
 
     fn is_directory(&self, inode: u32) -> bool {
@@ -200,29 +229,28 @@ impl<'a> Growing<'a> {
     fn place(&mut self, entry: u32) -> Option<()> {
         let files = self.files;
         let file = &files[entry as usize];
-        let parts = parts_of(&file.name)?;
-        let Some((last, above)) = parts.split_last() else {
+        let (parent, last) = self.locate(entry)?;
+        if last.is_empty() {
             // The root itself.
             if file.kind == EntryKind::Dir {
                 self.inodes[0].origin = Origin::Entry(entry);
             }
             return Some(());
-        };
-        let parent = self.directory(entry, above)?;
+        }
         let name = &file.name[last.clone()];
         let at = |start: usize, length: usize| NameAt { entry, start: start as u32, length: length as u16 };
         match meaning(name) {
             Meaning::Hidden => {}
             Meaning::Opaque => self.inodes[parent as usize].opaque = true,
             Meaning::Whiteout(hidden) => {
-                if !self.names.contains_key(&(parent, hidden)) {
+                if self.child(parent, hidden).is_none() {
                     let inode = self.inode(Origin::Whiteout(entry), parent);
                     let start = last.end - hidden.len();
-                    self.names.insert((parent, hidden), (inode, at(start, hidden.len())));
+                    self.name(parent, hidden, Child { name: at(start, hidden.len()), inode });
                 }
             }
             Meaning::Plain => {
-                let known = self.names.get(&(parent, name)).map(|(inode, _)| *inode);
+                let known = self.child(parent, name);
                 let inode = match file.kind {
                     EntryKind::HardLink => {
                         let target =
@@ -241,10 +269,31 @@ impl<'a> Growing<'a> {
                     }
                     None => self.inode(Origin::Entry(entry), parent),
                 };
-                self.names.insert((parent, name), (inode, at(last.start, last.len())));
+                self.name(parent, name, Child { name: at(last.start, last.len()), inode });
             }
         }
         Some(())
+    }
+
+    /// The directory that an entry is in, made if it is missing, and the place of the entry's own name in what the archive says;
+    /// an empty place: it is the root.
+    fn locate(&mut self, entry: u32) -> Option<(u32, Range<usize>)> {
+        let files = self.files;
+        let whole: &'a [u8] = &files[entry as usize].name;
+        let (above, own) = last_part(whole);
+        if let Some(directory) = self.resolved.get(above)
+            && !matches!(&whole[own.clone()], b"" | b"." | b"..")
+            && own.len() <= MAX_NAME
+        {
+            return Some((*directory, own));
+        }
+        let parts = parts_of(whole)?;
+        let Some((last, parts_above)) = parts.split_last() else { return Some((0, 0..0)) };
+        let directory = self.directory(entry, parts_above)?;
+        if *last == own {
+            self.resolved.insert(above, directory);
+        }
+        Some((directory, last.clone()))
     }
 
     /// The directory that the parts of an entry's name lead to; what is missing is made.
@@ -258,8 +307,7 @@ impl<'a> Growing<'a> {
             if meaning(name) != Meaning::Plain {
                 return None;
             }
-            let known = self.names.get(&(directory, name)).map(|(inode, _)| *inode);
-            directory = match known {
+            directory = match self.child(directory, name) {
                 Some(known) if self.is_directory(known) => known,
                 Some(known) if !matches!(self.inodes[known as usize].origin, Origin::Whiteout(_)) => {
                     self.follow(directory, known, &mut hops)?
@@ -268,7 +316,7 @@ impl<'a> Growing<'a> {
                     self.implied = self.implied.checked_sub(1)?;
                     let made = self.inode(Origin::Implied, directory);
                     let at = NameAt { entry, start: part.start as u32, length: part.len() as u16 };
-                    self.names.insert((directory, name), (made, at));
+                    self.name(directory, name, Child { name: at, inode: made });
                     made
                 }
             };
@@ -291,7 +339,7 @@ impl<'a> Growing<'a> {
                 b"" | b"." => {}
                 b".." => at = self.inodes[at as usize].parent,
                 name => {
-                    let next = self.names.get(&(at, name)).map(|(inode, _)| *inode)?;
+                    let next = self.child(at, name)?;
                     at = if self.is_directory(next) { next } else { self.follow(at, next, hops)? };
                 }
             }
@@ -306,30 +354,17 @@ impl<'a> Growing<'a> {
         let mut hops = MAX_HOPS;
         let mut directory = 0;
         for part in above {
-            let next = self.names.get(&(directory, &name[part.clone()])).map(|(inode, _)| *inode)?;
+            let next = self.child(directory, &name[part.clone()])?;
             directory = if self.is_directory(next) { next } else { self.follow(directory, next, &mut hops)? };
         }
-        let (inode, _) = self.names.get(&(directory, &name[last.clone()]))?;
-        (!matches!(self.inodes[*inode as usize].origin, Origin::Whiteout(_))).then_some(*inode)
+        let inode = self.child(directory, &name[last.clone()])?;
+        (!matches!(self.inodes[inode as usize].origin, Origin::Whiteout(_))).then_some(inode)
     }
 
-    /// Numbers what can be reached from the root and sorts the directories.
+    /// Sorts the directories, and counts the links of what can be reached from the root.
     fn finish(self) -> Tree {
-        let mut by_parent: Vec<(u32, Child)> = self
-            .names
-            .into_iter()
-            .map(|((parent, _), (inode, name))| (parent, Child { name, inode }))
-            .collect();
-        let files = self.files;
-        by_parent.sort_unstable_by(|a, b| (a.0, bytes(files, a.1.name)).cmp(&(b.0, bytes(files, b.1.name))));
-        let mut inodes = self.inodes;
-        for (index, (parent, _)) in by_parent.iter().enumerate() {
-            let range = &mut inodes[*parent as usize].children;
-            if range.1 == 0 {
-                range.0 = index as u32;
-            }
-            range.1 = index as u32 + 1;
-        }
+        let (files, mut inodes) = (self.files, self.inodes);
+        let children = by_directory(files, &mut inodes, self.children);
         let is_directory = |inode: &Inode| match inode.origin {
             Origin::Implied => true,
             Origin::Entry(entry) => files[entry as usize].kind == EntryKind::Dir,
@@ -340,7 +375,7 @@ impl<'a> Growing<'a> {
         inodes[0].nlink = 2;
         while let Some(directory) = open.pop() {
             let (first, end) = inodes[directory as usize].children;
-            for (_, child) in &by_parent[first as usize..end as usize] {
+            for child in &children[first as usize..end as usize] {
                 if is_directory(&inodes[child.inode as usize]) {
                     inodes[child.inode as usize].nlink = 2;
                     inodes[directory as usize].nlink += 1;
@@ -350,11 +385,42 @@ impl<'a> Growing<'a> {
                 }
             }
         }
-        Tree {
-            inodes: inodes.into_boxed_slice(),
-            children: by_parent.into_iter().map(|(_, child)| child).collect(),
-            skipped: self.skipped,
-        }
+        Tree { inodes: inodes.into_boxed_slice(), children, skipped: self.skipped }
+    }
+}
+
+/// Puts the children of each directory side by side, sorted by name, and tells the directories where they are.
+fn by_directory(files: &[FileEntry], inodes: &mut [Inode], children: Vec<(u32, Child)>) -> Box<[Child]> {
+    for (directory, _) in &children {
+        inodes[*directory as usize].children.1 += 1;
+    }
+    let mut start = 0;
+    for inode in inodes.iter_mut() {
+        let count = inode.children.1;
+        inode.children = (start, start);
+        start += count;
+    }
+    let nobody = Child { name: NameAt { entry: 0, start: 0, length: 0 }, inode: 0 };
+    let mut sorted = vec![nobody; children.len()].into_boxed_slice();
+    for (directory, child) in children {
+        let end = &mut inodes[directory as usize].children.1;
+        sorted[*end as usize] = child;
+        *end += 1;
+    }
+    for inode in inodes.iter() {
+        // Archives mostly have them in order: then this takes one look at each.
+        sorted[inode.children.0 as usize..inode.children.1 as usize]
+            .sort_by(|a, b| bytes(files, a.name).cmp(bytes(files, b.name)));
+    }
+    sorted
+}
+
+/// What a name has before its last slash but one at its end, and the place of what it has behind that.
+fn last_part(name: &[u8]) -> (&[u8], Range<usize>) {
+    let end = name.strip_suffix(b"/").unwrap_or(name).len();
+    match name[..end].iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (&name[..slash], slash + 1..end),
+        None => (b"", 0..end),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::{Error, Kind, Labels, Metadata, Usage};
+use super::{Error, Kind, Labels, Lasts, Metadata, Usage};
 
 /// What anybody can ask of the database. Names are small numbers, so that requests meet.
 #[derive(Debug, Clone)]
@@ -201,6 +201,27 @@ fn a_commit_replaces_labels_and_stores_the_usage() {
     let (_, info, stored) = metadata.stat("b").unwrap();
     assert_eq!((info.labels, stored, info.kind), (labels([("new", "2")]), usage, Kind::Committed));
     assert_eq!(answer(metadata.stat("a")), Answer::NotFound);
+}
+
+#[test]
+fn what_lasts_with_the_next_change_does_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("metadata.redb");
+    let lost = dir.path().join("lost.redb");
+    let metadata = Metadata::open(&file).unwrap();
+    metadata.create(Kind::Active, "a", None, Labels::new(), Lasts::WithTheNext, |_| Ok(())).unwrap();
+    assert_eq!(metadata.stat("a").unwrap().1.kind, Kind::Active);
+    // What a process that dies now leaves.
+    std::fs::copy(&file, &lost).unwrap();
+    assert_eq!(answer(Metadata::open(&lost).unwrap().stat("a")), Answer::NotFound);
+    for (key, lasts) in [("b", true), ("c", false)] {
+        metadata.create(Kind::Active, key, None, Labels::new(), Lasts::WithTheNext, |_| Ok(())).unwrap();
+        if lasts { metadata.commit("a", "layer", Usage::default(), Labels::new()) } else { metadata.sync() }
+            .unwrap();
+        std::fs::copy(&file, &lost).unwrap();
+        let left = Metadata::open(&lost).unwrap();
+        assert!(left.stat(key).is_ok() && left.stat("layer").is_ok(), "{key}");
+    }
 }
 
 #[test]

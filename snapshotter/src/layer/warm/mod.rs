@@ -29,8 +29,8 @@ use tokio::time::{Instant, sleep_until};
 
 use self::names::Names;
 use super::{Layer, MountOptions};
-use crate::fs::InodeNo;
 use crate::fs::places::Places;
+use crate::fs::{InodeNo, LayerFs};
 use crate::fuse::kernel::Kernel;
 use crate::span::bitmap::PAGE;
 
@@ -108,15 +108,17 @@ impl Warm {
     /// What is needed before readiness of the pack with this head; `layers` are those that are served lazily, from the bottom
     /// up, and the pack's layer `n` is that at place `places[n]`.
     pub(super) fn new(head: &PackHead, layers: &[Arc<Layer>], places: &[Option<usize>]) -> Arc<Self> {
-        let mut files: HashMap<usize, (Places, Paths)> = HashMap::new();
+        let mut files: HashMap<usize, (LayerFs, Places, Paths)> = HashMap::new();
         let mut pieces: Vec<Piece> = Vec::new();
         let mut blocks = Vec::new();
         for block in 0..head.must_have() {
             let first = pieces.len();
             for extent in head.extents(block) {
                 let Some(layer) = places.get(usize::from(extent.layer)).copied().flatten() else { continue };
-                let (files, paths) = files.entry(layer).or_insert_with(|| {
-                    (Places::of(&layers[layer].fs(MountOptions::default())), HashMap::new())
+                let (fs, files, paths) = files.entry(layer).or_insert_with(|| {
+                    let fs = layers[layer].fs(MountOptions::default());
+                    let files = Places::of(&fs);
+                    (fs, files, HashMap::new())
                 });
                 for (file, part) in files.pieces(extent.range) {
                     let range = whole_pages(part, file.content.len());
@@ -129,7 +131,8 @@ impl Warm {
                         last.range.end = range.end;
                         continue;
                     }
-                    let path = Arc::clone(paths.entry(file.ino).or_insert_with(|| Arc::from(&*file.path)));
+                    let path = || Places::path(fs, file.ino).unwrap_or_default().into();
+                    let path = Arc::clone(paths.entry(file.ino).or_insert_with(path));
                     pieces.push(Piece { layer, ino: file.ino, path, range, start: file.content.start });
                 }
             }
