@@ -1,5 +1,6 @@
 //! The bytes of an image as one file: metadata from memory, content from the layer.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -105,7 +106,12 @@ fn padded(bytes: Bytes, length: usize) -> Bytes {
 }
 
 /// Bytes up to the end of their last block.
-pub(crate) fn whole_blocks(mut bytes: Vec<u8>) -> Vec<u8> {
-    bytes.resize(bytes.len().next_multiple_of(BLOCK as usize), 0);
-    bytes
+pub(crate) fn whole_blocks(bytes: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
+    let whole = bytes.len().next_multiple_of(BLOCK as usize);
+    if whole == bytes.len() {
+        return bytes;
+    }
+    let mut bytes = bytes.into_owned();
+    bytes.resize(whole, 0);
+    Cow::Owned(bytes)
 }

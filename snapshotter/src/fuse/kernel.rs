@@ -8,6 +8,7 @@
 //! [`Kernel::leave`] first, after which nothing is looked up any more; pages are not given while others are forgotten, so that
 //! what was read of a pack before it was found to be wrong does not come into the kernel behind the forgetting.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::io;
 use std::num::NonZeroU64;
@@ -97,11 +98,11 @@ impl Kernel {
 
     /// Gives the kernel the bytes of a file that `bytes` reads, if it reads any: whole pages, or up to the file's end. It drops them
     /// if it does not know the file. How many they were.
-    pub(crate) fn give(
+    pub(crate) fn give<'a>(
         &self,
         ino: InodeNo,
         offset: u64,
-        bytes: impl FnOnce() -> Option<Vec<u8>>,
+        bytes: impl FnOnce() -> Option<Cow<'a, [u8]>>,
     ) -> io::Result<u64> {
         let _alone = self.pages.lock();
         let Some(bytes) = bytes() else { return Ok(0) };

@@ -11,6 +11,7 @@ mod ahead;
 mod companions;
 mod image;
 mod node;
+mod opening;
 mod pack;
 mod pack_options;
 mod resolver;

@@ -10,9 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt};
-use parking_lot::Mutex;
 use soci_core::digest::Digest;
-use soci_core::pack::{BlockOpener, Extent, PackError, PackHead};
+use soci_core::pack::{Extent, PackError, PackHead};
 use soci_core::registry::{FetchError, Pieces, RangeFetcher};
 use soci_core::units::ByteRange;
 use tokio::sync::{Semaphore, watch};
@@ -20,6 +19,7 @@ use tokio::task::JoinSet;
 
 use super::Layer;
 use super::companions::PackSource;
+use super::opening::{Opening, open_ahead};
 use super::warm::Warm;
 use crate::prefetch::Stream;
 use crate::span::{PackBond, SpanError, SpanManager};
@@ -34,8 +34,6 @@ const READ_OVER: u64 = 256 << 10;
 const NEAR: u64 = 256 << 10;
 /// Bytes that are read of a block before it is looked again whether a reader's arrive.
 const STEP: usize = 32 << 10;
-/// Bytes that are read before the layers are ready, about.
-const READ_ON: usize = 8 << 20;
 /// With a first byte that took longer than this, one connection does not fill the link for many round trips.
 const FAR_AWAY: Duration = Duration::from_millis(30);
 /// Parts of a pack from far away, bytes, and how many are on their way at once.
@@ -138,9 +136,11 @@ pub(super) async fn bring(
     if head.image() != target.image {
         return Err(PackFailure::OtherImage(head.image()));
     }
-    let lazy = match &mut reading {
-        Some(reading) => ready(target.lazy, reading).await?,
-        None => target.lazy.await,
+    let opening = Arc::new(Opening::new(head));
+    let head = opening.head();
+    let (lazy, opened) = match &mut reading {
+        Some(reading) => open_ahead(target.lazy, &opening, fetcher, reading).await?,
+        None => (target.lazy.await, Vec::new()),
     };
     if lazy.is_empty() {
         return Err(PackFailure::NothingLazy);
@@ -154,37 +154,21 @@ pub(super) async fn bring(
     let places: Vec<_> = head.layers().iter().map(spans).collect();
     let bond = PackBond::tie(places.iter().flatten());
     let warm = target.mounted.map(|mounted| {
-        let warm = warm(&head, &target.layers, &lazy);
+        let warm = warm(head, &target.layers, &lazy);
         tokio::spawn(Arc::clone(&warm).run(mounted));
         warm
     });
     drop(lazy);
-    let promised = AtomicUsize::new(0);
-    let openers = Mutex::default();
-    let work = Arc::new(Work { head, places, bond, warm, promised, openers, stats: Arc::clone(stats) });
+    let (promised, stats) = (AtomicUsize::new(0), Arc::clone(stats));
+    let work = Arc::new(Work { opening: Arc::clone(&opening), places, bond, warm, promised, stats });
     let promises = Promises(work.places.iter().flatten().cloned().collect());
-    work.promise(work.head.must_have());
-    let outcome = work.read(fetcher, reading, far_away, stream).await;
+    work.promise(head.must_have());
+    let outcome = work.read(fetcher, reading, opened, far_away, stream).await;
     drop(promises);
     if let Some(warm) = &work.warm {
         warm.over();
     }
     outcome
-}
-
-/// Waits for the layers, and reads on meanwhile.
-async fn ready<T>(
-    mut layers: std::pin::Pin<Box<dyn Future<Output = T> + Send + '_>>,
-    reading: &mut Pieces,
-) -> Result<T, PackFailure> {
-    let mut more = true;
-    loop {
-        tokio::select! {
-            biased;
-            layers = &mut layers => return Ok(layers),
-            read = reading.read_on(), if more => more = read? > 0 && reading.waiting() < READ_ON,
-        }
-    }
 }
 
 /// What the kernel is to get of a pack.
@@ -196,15 +180,13 @@ fn warm(head: &PackHead, image: &[Digest], lazy: &HashMap<Digest, Arc<Layer>>) -
 
 /// A pack whose head is known, and where its bytes go.
 struct Work {
-    head: PackHead,
+    opening: Arc<Opening>,
     /// For each of its layers the spans, if it is served lazily.
     places: Vec<Option<Arc<SpanManager>>>,
     bond: Arc<PackBond>,
     warm: Option<Arc<Warm>>,
     /// The blocks before this one are promised.
     promised: AtomicUsize,
-    /// Those that open no block now.
-    openers: Mutex<Vec<BlockOpener>>,
     stats: Arc<Stats>,
 }
 
@@ -220,6 +202,10 @@ impl Drop for Promises {
 }
 
 impl Work {
+    fn head(&self) -> &PackHead {
+        self.opening.head()
+    }
+
     fn place(&self, layer: u16) -> Option<&Arc<SpanManager>> {
         self.places.get(usize::from(layer))?.as_ref()
     }
@@ -230,7 +216,7 @@ impl Work {
         let first = self.promised.fetch_max(behind, Ordering::Relaxed);
         let mut ranges: HashMap<u16, Vec<ByteRange>> = HashMap::new();
         for block in first..behind {
-            for extent in self.head.extents(block) {
+            for extent in self.head().extents(block) {
                 ranges.entry(extent.layer).or_default().push(extent.range);
             }
         }
@@ -244,27 +230,27 @@ impl Work {
 
     /// The block behind those that are near to one that is read now.
     fn near(&self, block: usize) -> usize {
-        let blocks = self.head.blocks();
+        let blocks = self.head().blocks();
         let behind = blocks[block].stored.end.saturating_add(NEAR);
         blocks.partition_point(|block| block.stored.start < behind)
     }
 
-    fn arrived(&self, block: usize) {
+    fn arrived(&self, block: usize, plain: Option<Vec<u8>>) {
         if let Some(warm) = &self.warm {
-            warm.arrived(block);
+            warm.arrived(block, plain);
         }
     }
 
     /// Whether a block has anything that is not here.
     fn lacks(&self, block: usize) -> bool {
-        self.head.extents(block).iter().any(|extent| {
+        self.head().extents(block).iter().any(|extent| {
             self.place(extent.layer).is_some_and(|manager| !manager.cache().holds(extent.range))
         })
     }
 
     /// These blocks, which are to be fetched, as ranges of their numbers, each for a request of at most about `limit` bytes.
     fn parts(&self, lacking: &[usize], limit: u64) -> Vec<std::ops::Range<usize>> {
-        let blocks = self.head.blocks();
+        let blocks = self.head().blocks();
         let mut parts: Vec<std::ops::Range<usize>> = Vec::new();
         for &block in lacking {
             match parts.last_mut() {
@@ -284,25 +270,45 @@ impl Work {
         self: &Arc<Self>,
         fetcher: &RangeFetcher,
         mut first: Option<Pieces>,
+        opened: Vec<Vec<u8>>,
         far_away: bool,
         stream: &Stream,
     ) -> Result<(), PackFailure> {
+        let next = opened.len();
         let (lacking, here): (Vec<_>, Vec<_>) =
-            (0..self.head.blocks().len()).partition(|&block| self.lacks(block));
-        for block in here {
-            self.arrived(block);
-        }
+            (next..self.head().blocks().len()).partition(|&block| self.lacks(block));
         let parts = self.parts(&lacking, if far_away { PART } else { u64::MAX });
         let room = Arc::new(Semaphore::new(IN_WORK));
         let mut reads = Vec::new();
         for part in parts {
-            // The first part goes on where the head ended.
-            let open = if part.start == 0 { first.take() } else { None };
+            // The first part goes on where the answer was read to.
+            let open = if part.start == next { first.take() } else { None };
             reads.push(self.part(fetcher, part, open, stream, Arc::clone(&room)));
         }
         drop(first);
         let at_once = if far_away { PARTS_AT_ONCE } else { 1 };
-        futures_util::stream::iter(reads).buffer_unordered(at_once).try_collect().await
+        let read = futures_util::stream::iter(reads).buffer_unordered(at_once).try_collect();
+        let placed = self.place_opened(opened, here, stream);
+        tokio::try_join!(placed, read).map(|((), ())| ())
+    }
+
+    /// Puts the first blocks, which were opened before, where they belong. Those `here` need no more.
+    async fn place_opened(
+        self: &Arc<Self>,
+        opened: Vec<Vec<u8>>,
+        here: Vec<usize>,
+        stream: &Stream,
+    ) -> Result<(), PackFailure> {
+        let (turn, this) = (stream.inflate_turn().await, Arc::clone(self));
+        let placing = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            for (block, plain) in opened.into_iter().enumerate() {
+                if this.lacks(block) { this.store(block, plain)? } else { this.arrived(block, None) }
+            }
+            here.into_iter().for_each(|block| this.arrived(block, None));
+            Ok(())
+        });
+        placing.await.map_err(|_| PackFailure::Over)?
     }
 
     async fn part(
@@ -313,7 +319,7 @@ impl Work {
         stream: &Stream,
         room: Arc<Semaphore>,
     ) -> Result<(), PackFailure> {
-        let blocks = self.head.blocks();
+        let blocks = self.head().blocks();
         let mut reading = if let Some(open) = open {
             open
         } else {
@@ -336,11 +342,8 @@ impl Work {
             let (this, fetcher) = (Arc::clone(self), fetcher.clone());
             fills.spawn_blocking(move || {
                 let _turns = (turn, slot);
-                this.fill(block, &stored).inspect_err(|error| {
-                    if matches!(error, PackFailure::Pack(_)) {
-                        fetcher.distrust();
-                    }
-                })
+                let plain = this.opening.open(block, &stored, &fetcher)?;
+                this.store(block, plain)
             });
             while let Some(filled) = fills.try_join_next() {
                 filled.map_err(|_| PackFailure::Over)??;
@@ -352,13 +355,11 @@ impl Work {
         Ok(())
     }
 
-    /// Checks a block and writes its bytes. Blocking.
-    fn fill(&self, block: usize, stored: &[u8]) -> Result<(), PackFailure> {
-        let idle = self.openers.lock().pop();
-        let mut opener = idle.unwrap_or_default();
-        let mut rest = opener.open(&self.head, block, stored)?;
+    /// Writes the bytes of a block. Blocking.
+    fn store(&self, block: usize, plain: Vec<u8>) -> Result<(), PackFailure> {
+        let mut rest = &plain[..];
         let of_one_layer = |one: &Extent, next: &Extent| one.layer == next.layer;
-        for extents in self.head.extents(block).chunk_by(of_one_layer) {
+        for extents in self.head().extents(block).chunk_by(of_one_layer) {
             let mut parts = Vec::with_capacity(extents.len());
             for extent in extents {
                 let length = usize::try_from(extent.range.len()).unwrap_or(usize::MAX);
@@ -375,9 +376,8 @@ impl Work {
             self.places.iter().flatten().for_each(|manager| manager.forget_packed());
             return Err(PackFailure::Wrong);
         }
-        self.openers.lock().push(opener);
         self.stats.pack_blocks.inc();
-        self.arrived(block);
+        self.arrived(block, Some(plain));
         Ok(())
     }
 }

@@ -135,6 +135,13 @@ impl SpanCache {
         self.all(range, |first, end| self.pages.covers(first, end), |held| held == Held::Checked)
     }
 
+    /// Whether every byte of `range` is there, and only from a pack.
+    pub fn only_packed(&self, range: ByteRange) -> bool {
+        let covers =
+            |first, end| self.packed.covers(first, end) && !self.edges.lock().any_checked(first, end);
+        self.all(range, covers, |held| held == Held::Packed)
+    }
+
     /// Whether a byte of `range` is there only from a pack.
     pub fn any_packed(&self, range: ByteRange) -> bool {
         self.any_packed.load(Ordering::Acquire)

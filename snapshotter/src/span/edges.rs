@@ -87,6 +87,11 @@ impl Edges {
         state
     }
 
+    /// Whether checked bytes are in one of the pages `[first, end)` that are not wholly so.
+    pub(super) fn any_checked(&self, first: u64, end: u64) -> bool {
+        first < end && self.pages.range(first..end).any(|(_, parts)| !parts.checked.is_empty())
+    }
+
     /// The pages `[first, end)` are whole and checked.
     pub(super) fn drop_pages(&mut self, first: u64, end: u64) {
         if first < end {

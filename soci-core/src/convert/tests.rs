@@ -1,7 +1,7 @@
 //! What conversion changes of a manifest's entry, and what it leaves; and that the bytes are upstream's.
 
 use super::*;
-use crate::{image::ImageSource, store::LayoutStore};
+use crate::{image::ImageSource, index::SociIndex, store::LayoutStore};
 
 macro_rules! golden {
     ($name:literal) => {

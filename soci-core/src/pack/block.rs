@@ -3,11 +3,10 @@
 use super::{PackError, PackHead};
 use crate::digest::Digest;
 
-/// Opens blocks one after the other, in the same memory.
+/// Opens blocks one after the other; what that needs is made once.
 #[derive(Default)]
 pub struct BlockOpener {
     zstd: zstd::bulk::Decompressor<'static>,
-    plain: Vec<u8>,
 }
 
 impl BlockOpener {
@@ -17,7 +16,7 @@ impl BlockOpener {
     /// # Errors
     /// When the bytes have another length or digest than the head says, or do not hold exactly its extents. Nothing is
     /// decompressed before length and digest are right, and never more than the extents need.
-    pub fn open(&mut self, head: &PackHead, block: usize, stored: &[u8]) -> Result<&[u8], PackError> {
+    pub fn open(&mut self, head: &PackHead, block: usize, stored: &[u8]) -> Result<Vec<u8>, PackError> {
         let it = head.blocks().get(block).ok_or(PackError::NoBlock(block))?;
         if stored.len() as u64 != it.stored.len() {
             let (expected, actual) = (it.stored.len(), stored.len() as u64);
@@ -29,21 +28,19 @@ impl BlockOpener {
         }
         let plain = it.plain_len();
         // At most MAX_BLOCK: the head was checked.
-        let size = plain as usize;
-        self.plain.resize(self.plain.len().max(size), 0);
-        let room = &mut self.plain[..size];
+        let mut bytes = Vec::with_capacity(plain as usize);
         let damaged = |source| PackError::BlockDamaged { block, plain, source };
-        let actual = self.zstd.decompress_to_buffer(stored, room).map_err(damaged)? as u64;
+        let actual = self.zstd.decompress_to_buffer(stored, &mut bytes).map_err(damaged)? as u64;
         if actual != plain {
             return Err(PackError::BlockShort { block, plain, actual });
         }
-        Ok(&self.plain[..size])
+        Ok(bytes)
     }
 }
 
 impl std::fmt::Debug for BlockOpener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BlockOpener").field("plain", &self.plain.len()).finish_non_exhaustive()
+        f.debug_struct("BlockOpener").finish_non_exhaustive()
     }
 }
 
@@ -52,5 +49,5 @@ impl std::fmt::Debug for BlockOpener {
 /// # Errors
 /// As there.
 pub fn open_block(head: &PackHead, block: usize, stored: &[u8]) -> Result<Vec<u8>, PackError> {
-    BlockOpener::default().open(head, block, stored).map(<[u8]>::to_vec)
+    BlockOpener::default().open(head, block, stored)
 }

@@ -11,8 +11,10 @@
 //! gives pages holds nothing that others need, since the kernel lets it wait for reads that are not answered yet; bytes are
 //! given only after their block was checked; what has gone wrong is tried no second time, because the kernel can always ask.
 
+mod held;
 mod names;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -27,6 +29,7 @@ use soci_core::units::ByteRange;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use self::held::Held;
 use self::names::Names;
 use super::{Layer, MountOptions};
 use crate::fs::places::Places;
@@ -52,6 +55,8 @@ pub(super) struct Warm {
     blocks: Vec<Range<usize>>,
     /// Which blocks are here.
     arrived: Box<[AtomicBool]>,
+    /// What some of them say.
+    held: Held,
     /// No more will arrive.
     over: watch::Sender<bool>,
     mounts: Mutex<Vec<Arc<Mount>>>,
@@ -69,12 +74,19 @@ struct Piece {
     range: ByteRange,
     /// Where the file begins in the layer's tar.
     start: u64,
+    /// Where the part begins in the plain bytes of its block.
+    at: usize,
 }
 
 impl Piece {
     /// Where it is in the layer's tar.
     const fn tar(&self) -> ByteRange {
         ByteRange::new(self.start + self.range.start, self.start + self.range.end)
+    }
+
+    /// Its bytes in those of its block.
+    fn of<'a>(&self, block: &'a [u8]) -> Option<&'a [u8]> {
+        block.get(self.at..self.at.checked_add(usize::try_from(self.range.len()).ok()?)?)
     }
 }
 
@@ -113,7 +125,10 @@ impl Warm {
         let mut blocks = Vec::new();
         for block in 0..head.must_have() {
             let first = pieces.len();
+            let mut behind = 0;
             for extent in head.extents(block) {
+                let before = behind;
+                behind += extent.range.len();
                 let Some(layer) = places.get(usize::from(extent.layer)).copied().flatten() else { continue };
                 let (fs, files, paths) = files.entry(layer).or_insert_with(|| {
                     let fs = layers[layer].fs(MountOptions::default());
@@ -125,15 +140,18 @@ impl Warm {
                     if range.is_empty() || pieces.len() == MAX_PIECES {
                         continue;
                     }
+                    let start = file.content.start;
+                    let at = (before + start + range.start - extent.range.start) as usize;
                     if let Some(last) = pieces[first..].last_mut()
                         && (last.layer, last.ino, last.range.end) == (layer, file.ino, range.start)
+                        && last.at + last.range.len() as usize == at
                     {
                         last.range.end = range.end;
                         continue;
                     }
                     let path = || Places::path(fs, file.ino).unwrap_or_default().into();
                     let path = Arc::clone(paths.entry(file.ino).or_insert_with(path));
-                    pieces.push(Piece { layer, ino: file.ino, path, range, start: file.content.start });
+                    pieces.push(Piece { layer, ino: file.ino, path, range, start, at });
                 }
             }
             blocks.push(first..pieces.len());
@@ -144,6 +162,7 @@ impl Warm {
             pieces,
             arrived: blocks.iter().map(|_| AtomicBool::new(false)).collect(),
             blocks,
+            held: Held::default(),
             over: watch::Sender::default(),
             mounts: Mutex::default(),
             give,
@@ -161,9 +180,16 @@ impl Warm {
         warm
     }
 
-    /// A block is in the caches.
-    pub(super) fn arrived(&self, block: usize) {
+    /// A block is in the caches. Who has its bytes in memory gives them.
+    pub(super) fn arrived(&self, block: usize, plain: Option<Vec<u8>>) {
         if let Some(arrived) = self.arrived.get(block) {
+            if let Some(plain) = plain {
+                let mut layers: Vec<_> =
+                    self.pieces[self.blocks[block].clone()].iter().map(|piece| piece.layer).collect();
+                layers.sort_unstable();
+                layers.dedup();
+                self.held.hold(block, plain, layers);
+            }
             arrived.store(true, Ordering::Release);
             self.wake_giver();
         }
@@ -272,7 +298,7 @@ impl Warm {
         for (block, pieces) in self.blocks.iter().enumerate().take_while(|(_, pieces)| pieces.end <= named) {
             if given[block] == Given::Not && self.arrived[block].load(Ordering::Acquire) {
                 given[block] = if kernel.has_image() { Given::ToImage } else { Given::ToFiles };
-                self.give(pieces.clone(), mount, &layer, &kernel);
+                self.give(block, pieces.clone(), mount, &layer, &kernel);
             }
         }
     }
@@ -296,15 +322,25 @@ impl Warm {
         true
     }
 
-    fn give(&self, pieces: Range<usize>, mount: &Mount, layer: &Layer, kernel: &Kernel) {
+    fn give(&self, block: usize, pieces: Range<usize>, mount: &Mount, layer: &Layer, kernel: &Kernel) {
+        let held = self.held.get(block);
         for piece in self.pieces[pieces].iter().filter(|piece| piece.layer == mount.layer) {
-            match kernel.give(piece.ino, piece.range.start, || layer.spans().cached(piece.tar())) {
+            // Asked while nothing can be forgotten. What a span had brought before is not the pack's to give.
+            let bytes = || {
+                let held = held.as_deref().and_then(|plain| piece.of(plain));
+                match held.filter(|_| layer.spans().cache().only_packed(piece.tar())) {
+                    Some(held) => Some(Cow::Borrowed(held)),
+                    None => layer.spans().cached(piece.tar()).map(Cow::Owned),
+                }
+            };
+            match kernel.give(piece.ino, piece.range.start, bytes) {
                 Ok(bytes) => layer.stats.pack_given_bytes.add(bytes),
                 Err(error) => {
                     tracing::debug!(ino = piece.ino.0, %error, "pages were not given to the kernel");
                 }
             }
         }
+        self.held.given(block, mount.layer);
     }
 }
 

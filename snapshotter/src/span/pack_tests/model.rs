@@ -160,6 +160,7 @@ proptest! {
             for (start, length) in &asks {
                 let range = clip(*start, *length);
                 prop_assert_eq!(cache.holds(range), model.all(range, |held| held != Held::Absent));
+                prop_assert_eq!(cache.only_packed(range), model.all(range, |held| held == Held::Packed));
                 prop_assert_eq!(cache.checked(range), model.all(range, |held| held == Held::Checked));
                 prop_assert_eq!(cache.any_packed(range), !model.all(range, |held| held != Held::Packed));
             }
