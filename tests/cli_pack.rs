@@ -185,6 +185,18 @@ fn a_pack_holds_what_the_trace_needs_in_its_order() {
 }
 
 #[test]
+fn with_fine_indexes_a_pack_has_what_is_needed_of_small_layers_too() {
+    let place = place();
+    let outcome = place.create(&["--fine", "--pack"]);
+    assert!(!outcome.stderr.contains("not in the pack"), "{}", outcome.stderr);
+    let pack = told(&outcome.ok());
+    let small = (2, 512, 1024);
+    assert!(place.extents(&pack).0.contains(&small), "{:?}", place.extents(&pack).0);
+    let alone = place.soci.run(["pack", "create", "--trace", "run.trace", "-q", "oci:image"]);
+    assert_eq!(alone.ok().trim(), pack.to_string());
+}
+
+#[test]
 fn packs_of_one_name_are_told_apart_by_the_nodes_that_they_are_for() {
     let place = place();
     let all = told(&place.create(&["--pack", "--pack-name", "web"]).ok());

@@ -305,7 +305,9 @@ impl Work {
             for (block, plain) in opened.into_iter().enumerate() {
                 if this.lacks(block) { this.store(block, plain)? } else { this.arrived(block, None) }
             }
-            here.into_iter().for_each(|block| this.arrived(block, None));
+            for block in here {
+                this.arrived(block, None);
+            }
             Ok(())
         });
         placing.await.map_err(|_| PackFailure::Over)?
