@@ -53,20 +53,32 @@ impl Opening {
     }
 }
 
-/// Waits for `layers`; reads on meanwhile, and opens the first blocks, one at a time. Gives those, too.
+/// What was done before the layers were ready.
+#[derive(Debug)]
+pub(super) struct Ahead<T> {
+    /// The layers.
+    pub(super) layers: T,
+    /// The plain bytes of the first blocks.
+    pub(super) opened: Vec<Vec<u8>>,
+    /// Why there will be no more.
+    pub(super) failure: Option<PackFailure>,
+}
+
+/// Waits for `layers`; reads on meanwhile, and opens the first blocks, one at a time.
 pub(super) async fn open_ahead<T>(
     mut layers: Pin<Box<dyn Future<Output = T> + Send + '_>>,
     opening: &Arc<Opening>,
     fetcher: &RangeFetcher,
     reading: &mut Pieces,
-) -> Result<(T, Vec<Vec<u8>>), PackFailure> {
-    let mut opened = Vec::new();
+) -> Ahead<T> {
+    let (mut opened, mut failure) = (Vec::new(), None);
     let mut in_work: Option<JoinHandle<Result<Vec<u8>, PackFailure>>> = None;
     let mut more = true;
     let layers = loop {
         if in_work.is_none()
+            && failure.is_none()
             && opened.len() < OPENED
-            && let Some(stored) = take_waiting(opening.head(), opened.len(), reading).await?
+            && let Some(stored) = take_waiting(opening.head(), opened.len(), reading).await
         {
             let (this, fetcher, block) = (Arc::clone(opening), fetcher.clone(), opened.len());
             in_work = Some(tokio::task::spawn_blocking(move || this.open(block, &stored, &fetcher)));
@@ -74,28 +86,41 @@ pub(super) async fn open_ahead<T>(
         tokio::select! {
             biased;
             layers = &mut layers => break layers,
-            plain = async { in_work.as_mut().expect("asked below").await }, if in_work.is_some() => {
-                opened.push(plain.map_err(|_| PackFailure::Over)??);
-                in_work = None;
+            plain = outcome(&mut in_work), if in_work.is_some() => match plain {
+                Ok(plain) => opened.push(plain),
+                Err(error) => failure = Some(error),
+            },
+            // What is wrong with the answer is met again by whoever reads on.
+            read = reading.read_on(), if more => {
+                more = read.is_ok_and(|bytes| bytes > 0) && reading.waiting() < READ_ON;
             }
-            read = reading.read_on(), if more => more = read? > 0 && reading.waiting() < READ_ON,
         }
     };
-    if let Some(last) = in_work {
-        opened.push(last.await.map_err(|_| PackFailure::Over)??);
+    if in_work.is_some() {
+        match outcome(&mut in_work).await {
+            Ok(plain) => opened.push(plain),
+            Err(error) => failure = Some(error),
+        }
     }
-    Ok((layers, opened))
+    Ahead { layers, opened, failure }
+}
+
+/// How the work ends; after that there is none. A call that is given up leaves it.
+async fn outcome(
+    work: &mut Option<JoinHandle<Result<Vec<u8>, PackFailure>>>,
+) -> Result<Vec<u8>, PackFailure> {
+    let Some(running) = work else { return Err(PackFailure::Over) };
+    let done = running.await;
+    *work = None;
+    done.map_err(|_| PackFailure::Over)?
 }
 
 /// The stored bytes of a block, the next of the answer, if all of them have arrived.
-async fn take_waiting(
-    head: &PackHead,
-    block: usize,
-    reading: &mut Pieces,
-) -> Result<Option<Vec<u8>>, PackFailure> {
-    let length = head.blocks().get(block).and_then(|block| usize::try_from(block.stored.len()).ok());
-    let Some(length) = length.filter(|&length| length <= reading.waiting()) else { return Ok(None) };
+async fn take_waiting(head: &PackHead, block: usize, reading: &mut Pieces) -> Option<Vec<u8>> {
+    let length = usize::try_from(head.blocks().get(block)?.stored.len()).ok()?;
+    if length > reading.waiting() {
+        return None;
+    }
     let mut stored = Vec::with_capacity(length);
-    reading.take(length, &mut stored, |_| {}).await?;
-    Ok(Some(stored))
+    reading.take(length, &mut stored, |_| {}).await.ok()?.then_some(stored)
 }

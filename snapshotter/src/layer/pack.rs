@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use super::Layer;
 use super::companions::PackSource;
-use super::opening::{Opening, open_ahead};
+use super::opening::{Ahead, Opening, open_ahead};
 use super::warm::Warm;
 use crate::prefetch::Stream;
 use crate::span::{PackBond, SpanError, SpanManager};
@@ -138,9 +138,9 @@ pub(super) async fn bring(
     }
     let opening = Arc::new(Opening::new(head));
     let head = opening.head();
-    let (lazy, opened) = match &mut reading {
-        Some(reading) => open_ahead(target.lazy, &opening, fetcher, reading).await?,
-        None => (target.lazy.await, Vec::new()),
+    let Ahead { layers: lazy, opened, failure } = match &mut reading {
+        Some(reading) => open_ahead(target.lazy, &opening, fetcher, reading).await,
+        None => Ahead { layers: target.lazy.await, opened: Vec::new(), failure: None },
     };
     if lazy.is_empty() {
         return Err(PackFailure::NothingLazy);
@@ -163,7 +163,10 @@ pub(super) async fn bring(
     let work = Arc::new(Work { opening: Arc::clone(&opening), places, bond, warm, promised, stats });
     let promises = Promises(work.places.iter().flatten().cloned().collect());
     work.promise(head.must_have());
-    let outcome = work.read(fetcher, reading, opened, far_away, stream).await;
+    let outcome = match failure {
+        Some(failure) => work.place_opened(opened, stream).await.and(Err(failure)),
+        None => work.read(fetcher, reading, opened, far_away, stream).await,
+    };
     drop(promises);
     if let Some(warm) = &work.warm {
         warm.over();
@@ -288,29 +291,44 @@ impl Work {
         drop(first);
         let at_once = if far_away { PARTS_AT_ONCE } else { 1 };
         let read = futures_util::stream::iter(reads).buffer_unordered(at_once).try_collect();
-        let placed = self.place_opened(opened, here, stream);
+        let placed = async {
+            self.place_opened(opened, stream).await?;
+            for block in here {
+                self.arrived(block, None);
+            }
+            Ok(())
+        };
         tokio::try_join!(placed, read).map(|((), ())| ())
     }
 
-    /// Puts the first blocks, which were opened before, where they belong. Those `here` need no more.
+    /// Puts the first blocks, which were opened before, where they belong.
     async fn place_opened(
         self: &Arc<Self>,
         opened: Vec<Vec<u8>>,
-        here: Vec<usize>,
         stream: &Stream,
     ) -> Result<(), PackFailure> {
+        if opened.is_empty() {
+            return Ok(());
+        }
         let (turn, this) = (stream.inflate_turn().await, Arc::clone(self));
         let placing = tokio::task::spawn_blocking(move || {
             let _turn = turn;
+            let mut stored = 0;
             for (block, plain) in opened.into_iter().enumerate() {
-                if this.lacks(block) { this.store(block, plain)? } else { this.arrived(block, None) }
+                if this.lacks(block) {
+                    stored += this.head().blocks()[block].stored.len();
+                    this.store(block, plain)?;
+                } else {
+                    this.arrived(block, None);
+                }
             }
-            for block in here {
-                this.arrived(block, None);
-            }
-            Ok(())
+            Ok::<_, PackFailure>(stored)
         });
-        placing.await.map_err(|_| PackFailure::Over)?
+        let stored = placing.await.map_err(|_| PackFailure::Over)??;
+        self.stats.pack_bytes.add(stored);
+        // What follows pays for it.
+        stream.paced(stored).await;
+        Ok(())
     }
 
     async fn part(
