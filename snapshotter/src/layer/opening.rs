@@ -90,9 +90,9 @@ pub(super) async fn open_ahead<T>(
                 Ok(plain) => opened.push(plain),
                 Err(error) => failure = Some(error),
             },
-            // What is wrong with the answer is met again by whoever reads on.
             read = reading.read_on(), if more => {
-                more = read.is_ok_and(|bytes| bytes > 0) && reading.waiting() < READ_ON;
+                more = matches!(read, Ok(1..)) && reading.waiting() < READ_ON;
+                failure = failure.or(read.err().map(PackFailure::from));
             }
         }
     };
