@@ -165,6 +165,12 @@ impl Root {
         Ok(records)
     }
 
+    /// The newest record of a kind that is about an image manifest.
+    pub(crate) fn newest(&self, kind: ArtifactKind, image: &Digest) -> Result<Option<Artifact>> {
+        let of_image = self.list(kind)?.into_iter().filter(|record| record.oci_digest == *image);
+        Ok(of_image.max_by_key(|record| (record.created_at, record.digest)))
+    }
+
     /// The record of a digest.
     pub(crate) fn record(&self, digest: &Digest) -> Result<Artifact> {
         match self.artifacts.get(digest) {

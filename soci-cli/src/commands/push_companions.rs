@@ -28,12 +28,9 @@ pub(super) async fn push_companions(
     uploads: usize,
     say: &Progress,
 ) -> Result<()> {
-    let of_image = |kind: ArtifactKind| {
-        let records = root.list(kind)?;
-        Ok::<_, anyhow::Error>(records.into_iter().filter(|record| record.oci_digest == *image))
-    };
-    let newest = of_image(ArtifactKind::FineIndex)?.max_by_key(|record| (record.created_at, record.digest));
-    for record in newest.into_iter().chain(of_image(ArtifactKind::Pack)?) {
+    let fine = root.newest(ArtifactKind::FineIndex, image)?;
+    let packs = root.list(ArtifactKind::Pack)?.into_iter().filter(|record| record.oci_digest == *image);
+    for record in fine.into_iter().chain(packs) {
         let push = push_companion(repository, root, image, &record, uploads, say).await;
         push.context("error pushing graph to remote")?;
     }

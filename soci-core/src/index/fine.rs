@@ -61,6 +61,11 @@ pub(super) fn companion(
     })
 }
 
+/// The bundle of tables among the blobs of a fine index.
+pub fn fine_tables<'a>(blobs: impl IntoIterator<Item = &'a Descriptor>) -> Option<&'a Descriptor> {
+    blobs.into_iter().find(|blob| blob.media_type == media_type::FINE_TABLES)
+}
+
 impl BuildReport {
     /// Stores and records the companion of an index that is bound to its image by a subject. One that `convert` binds
     /// waits for the new manifest.

@@ -16,6 +16,7 @@ mod told;
 
 pub use builder::build;
 pub use companion::{Companion, CompanionKind, companion_of};
+pub use fine::fine_tables;
 pub use layer::{LayerBuildError, SkipReason};
 pub use look::view;
 pub use manifest::{EMPTY_CONFIG, IndexError, IndexVersion, SociIndex, is_ztoc, layer_of};

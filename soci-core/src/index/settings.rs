@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt::Write as _};
 
-use super::{Companion, IndexVersion, LayerBuildError, SkipReason, SociIndex};
+use super::{Companion, IndexVersion, LayerBuildError, SkipReason, SociIndex, fine::fine_tables};
 use crate::{
     digest::Digest,
     image::Descriptor,
@@ -116,8 +116,8 @@ pub struct BuildReport {
 impl BuildReport {
     /// Which layers of the image are served in parts.
     pub fn in_parts(&self) -> InParts<'_> {
-        let fine_tables = self.fine.as_ref().and_then(|fine| fine.layers.first());
-        InParts { index: &self.index, fine_tables }
+        let blobs = self.fine.iter().flat_map(|fine| &fine.layers);
+        InParts { index: &self.index, fine_tables: fine_tables(blobs) }
     }
 }
 

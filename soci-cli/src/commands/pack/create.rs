@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use soci_core::{
     image::{Image, Manifest},
-    index::{Event, SociIndex},
+    index::{Event, SociIndex, fine_tables},
     media_type,
     pack::{Budget, InParts, PackSettings, Place, Selector, make},
     store::ArtifactKind,
@@ -67,8 +67,10 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
             name: &image.reference,
             runtime: runtime.handle(),
         };
-        let fine_tables = fine.as_ref().and_then(|fine| fine.layers.first());
-        let in_parts = index.as_ref().map(|index| InParts { index, fine_tables });
+        let in_parts = index.as_ref().map(|index| InParts {
+            index,
+            fine_tables: fine_tables(fine.iter().flat_map(|fine| &fine.layers)),
+        });
         let made = make(image, &image.manifest, in_parts, &settings, place, &tell)?;
         packs.push(made.descriptor.digest);
     }
@@ -83,18 +85,13 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
 
 /// The newest index of an image that is recorded and there.
 fn newest_index(root: &Root, image: &Image) -> Result<Option<SociIndex>> {
-    let indexes = root.indexes()?;
-    let Some(record) = indexes.iter().find(|index| index.oci_digest == image.manifest.digest) else {
-        return Ok(None);
-    };
-    Ok(Some(SociIndex::parse(root.read(&record.digest)?)?))
+    let newest = root.newest(ArtifactKind::SociIndex, &image.manifest.digest)?;
+    newest.map(|record| Ok(SociIndex::parse(root.read(&record.digest)?)?)).transpose()
 }
 
-/// The manifest of the newest fine index of an image that is recorded and there: the bundle of tables is the first it names.
+/// The manifest of the newest fine index of an image that is recorded and there.
 fn newest_fine_index(root: &Root, image: &Image) -> Result<Option<Manifest>> {
-    let records = root.list(ArtifactKind::FineIndex)?.into_iter();
-    let of_image = records.filter(|record| record.oci_digest == image.manifest.digest);
-    let newest = of_image.max_by_key(|record| (record.created_at, record.digest));
+    let newest = root.newest(ArtifactKind::FineIndex, &image.manifest.digest)?;
     newest
         .map(|record| Ok(Manifest::parse(root.read(&record.digest)?, media_type::OCI_MANIFEST)?))
         .transpose()
