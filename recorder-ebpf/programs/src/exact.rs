@@ -4,6 +4,10 @@
 //! the bytes that it gave; its pages say of which file, also behind an overlay. Without pages (`O_DIRECT`, a clone) the
 //! file is found by the descriptor.
 //!
+//! A call may ask for pages of two files: a file system that is kept in a file reads that one first, on behalf of who reads
+//! its own. Which of the two the bytes are of is seen at the end. The kernel tells of pages once they are there, so of the
+//! outer file last.
+//!
 //! What must always hold: pages that a call asked for are within what is reported of it. Where its bytes cannot be told
 //! or lie elsewhere, the pages are reported.
 
@@ -30,9 +34,31 @@ const MAX_CALLS: u32 = 16384;
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Asked {
-    pages: Pages,
-    /// The position of the file before the call.
+    /// Of the file that it asked last.
+    last: Pages,
+    /// Of the one before; without bytes when there is none.
+    other: Pages,
+    /// The position of the file before the call; `u64::MAX` when it is not known.
     position: u64,
+}
+
+impl Asked {
+    /// Remembers these pages. Those of a third file push out the ones that were asked for the longest time ago.
+    #[inline(always)]
+    fn add(&mut self, pages: &Pages) {
+        if !self.last.is_of(pages) {
+            let before = self.last;
+            if self.other.is_of(pages) {
+                self.last = self.other;
+            } else {
+                self.other.report(EventKind::Read);
+                self.last = *pages;
+            }
+            self.other = before;
+        }
+        self.last.start = if pages.start < self.last.start { pages.start } else { self.last.start };
+        self.last.end = if pages.end > self.last.end { pages.end } else { self.last.end };
+    }
 }
 
 #[map]
@@ -58,16 +84,12 @@ fn wait(pages: &Pages) -> bool {
     let thread = bpf_get_current_pid_tgid() as u32;
     if let Some(asked) = ASKED.get_ptr_mut(&thread) {
         // SAFETY: only the current thread uses this entry, and it lives until the thread removes it.
-        let known = unsafe { &mut (*asked).pages };
-        if known.file.ino != pages.file.ino || known.file.dev != pages.file.dev {
-            return false; // a second file: it is not the one that the call's bytes are of
-        }
-        known.start = if pages.start < known.start { pages.start } else { known.start };
-        known.end = if pages.end > known.end { pages.end } else { known.end };
+        unsafe { (*asked).add(pages) };
         return true;
     }
     let position = call.source().and_then(|file| kernel::member(file, Field::FilePosition));
-    let asked = Asked { pages: *pages, position: position.unwrap_or(u64::MAX) };
+    let none = Pages { end: pages.start, ..*pages };
+    let asked = Asked { last: *pages, other: none, position: position.unwrap_or(u64::MAX) };
     ASKED.insert(&thread, &asked, 0).is_ok()
 }
 
@@ -110,19 +132,22 @@ fn opened(descriptor: u64) {
 /// A call that went through the page cache.
 #[inline(always)]
 fn buffered(call: &Call, result: i64, asked: &Asked) {
-    let Pages { file, start, end } = &asked.pages;
+    let Asked { last, other, position } = asked;
     if result > 0 {
-        let position = (asked.position != u64::MAX).then_some(asked.position);
-        if let Some(first) = call.start(result as u64, position)
-            && first >= *start
-            && first.wrapping_add(result as u64) <= *end
-        {
-            report::range(EventKind::Read, file, first, result as u64);
-            return;
+        let count = result as u64;
+        let position = (*position != u64::MAX).then_some(*position);
+        if let Some(first) = call.start(count, position) {
+            let (of, rest) = if last.contain(first, count) { (last, other) } else { (other, last) };
+            if of.contain(first, count) {
+                rest.report(EventKind::Read);
+                report::range(EventKind::Read, &of.file, first, count);
+                return;
+            }
         }
         anomaly::elsewhere(call.number(), result);
     }
-    asked.pages.report(EventKind::Read);
+    other.report(EventKind::Read);
+    last.report(EventKind::Read);
 }
 
 /// A call that went around it.

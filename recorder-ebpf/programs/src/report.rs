@@ -52,10 +52,24 @@ pub(crate) fn known(file: Option<File>) -> File {
 }
 
 impl Pages {
-    /// Reports them. The current task is one that is recorded.
+    /// Reports them, if there are any. The current task is one that is recorded.
     #[inline(always)]
     pub(crate) fn report(&self, kind: EventKind) {
-        range(kind, &self.file, self.start, self.end.wrapping_sub(self.start));
+        if self.start != self.end {
+            range(kind, &self.file, self.start, self.end.wrapping_sub(self.start));
+        }
+    }
+
+    /// Are they of the same file?
+    #[inline(always)]
+    pub(crate) fn is_of(&self, other: &Self) -> bool {
+        self.file.ino == other.file.ino && self.file.dev == other.file.dev
+    }
+
+    /// Do these bytes lie in them?
+    #[inline(always)]
+    pub(crate) fn contain(&self, first: u64, count: u64) -> bool {
+        first >= self.start && first.wrapping_add(count) <= self.end
     }
 }
 
