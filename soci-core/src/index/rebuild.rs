@@ -66,7 +66,7 @@ pub fn rebuild(
             continue;
         }
         artifacts.put(&Artifact {
-            image_ref: names.get(&image).cloned(),
+            image_ref: names.get(&named(&image, found.listed(&image, names), names)).cloned(),
             platform: found.platform_of(&image, &all).map(|platform| platform.to_string()),
             artifact_type: Some(kind.artifact_type().to_owned()),
             ..record(manifest, kind.record(), image, media_type::OCI_MANIFEST, size)
@@ -152,10 +152,7 @@ impl Found {
                 (listed.and_then(|(_, entry)| says(entry)).or_else(by_annotation)?, listed)
             }
         };
-        let image = match listed {
-            Some((image, _)) if !names.contains_key(&manifest) => image,
-            _ => manifest,
-        };
+        let image = named(&manifest, listed, names);
         let platform = listed.and_then(|(_, entry)| entry.platform.clone());
         let platform = platform.or_else(|| self.platform_of(&manifest, stores));
         Some(Home { manifest, image, platform })
@@ -174,6 +171,18 @@ impl Found {
         let config = self.manifests.get(manifest)?.config.digest;
         let raw = find(stores, &config).ok()??.read(&config).ok()?;
         Some(ImageConfig::parse(&raw).ok()?.platform)
+    }
+}
+
+/// What the name of an image points to: its manifest, or the image index in which the image is listed.
+fn named(
+    manifest: &Digest,
+    listed: Option<(Digest, &Descriptor)>,
+    names: &BTreeMap<Digest, String>,
+) -> Digest {
+    match listed {
+        Some((image, _)) if !names.contains_key(manifest) => image,
+        _ => *manifest,
     }
 }
 
