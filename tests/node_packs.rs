@@ -333,6 +333,21 @@ fn what_is_fetched_ahead_keeps_to_the_limit_and_readers_do_not() {
 }
 
 #[test]
+fn before_the_layers_are_ready_no_more_is_read_than_the_limit_allows_at_once() {
+    let (lab, _, _) = large(2 << 20, Fault::Latency(Duration::ZERO));
+    let tables = lab.put_fine().bundle;
+    lab.registry.faults().add(When::path(tables.to_string()), Fault::Latency(Duration::from_secs(1)));
+    let mut traffic = None;
+    let _here = lab.start(|options| {
+        options.engine.max_bandwidth = NonZeroU64::new(400_000);
+        traffic = Some(options.registry.traffic());
+    });
+    // A quarter of a second's bytes, and what one read of the network brings on top.
+    let received = traffic.unwrap().bytes_received();
+    assert!(received > 100_000 && received < 1 << 20, "{received}");
+}
+
+#[test]
 fn a_pack_from_far_away_comes_in_parts() {
     let (lab, blocks, pack) = large(9 << 20, Fault::Latency(Duration::from_millis(60)));
     let here = lab.start(|_| {});

@@ -14,8 +14,8 @@ use tokio::task::JoinHandle;
 
 use super::pack::PackFailure;
 
-/// Bytes that are read before the layers are ready, about.
-const READ_ON: usize = 8 << 20;
+/// Bytes that are read before the layers are ready, about, and at most.
+const READ_ON: u64 = 8 << 20;
 /// Blocks that are opened before.
 const OPENED: usize = 16;
 
@@ -64,16 +64,18 @@ pub(super) struct Ahead<T> {
     pub(super) failure: Option<PackFailure>,
 }
 
-/// Waits for `layers`; reads on meanwhile, and opens the first blocks, one at a time.
+/// Waits for `layers`; reads on meanwhile, no more than `at_once` bytes, and opens the first blocks, one at a time.
 pub(super) async fn open_ahead<T>(
     mut layers: Pin<Box<dyn Future<Output = T> + Send + '_>>,
     opening: &Arc<Opening>,
     fetcher: &RangeFetcher,
     reading: &mut Pieces,
+    at_once: u64,
 ) -> Ahead<T> {
+    let mut rest = at_once.min(READ_ON);
     let (mut opened, mut failure) = (Vec::new(), None);
     let mut in_work: Option<JoinHandle<Result<Vec<u8>, PackFailure>>> = None;
-    let mut more = true;
+    let mut more = rest > 0;
     let layers = loop {
         if in_work.is_none()
             && failure.is_none()
@@ -91,7 +93,9 @@ pub(super) async fn open_ahead<T>(
                 Err(error) => failure = Some(error),
             },
             read = reading.read_on(), if more => {
-                more = matches!(read, Ok(1..)) && reading.waiting() < READ_ON;
+                let arrived = read.as_ref().map_or(0, |arrived| *arrived as u64);
+                rest = rest.saturating_sub(arrived);
+                more = arrived > 0 && rest > 0;
                 failure = failure.or(read.err().map(PackFailure::from));
             }
         }

@@ -139,7 +139,7 @@ pub(super) async fn bring(
     let opening = Arc::new(Opening::new(head));
     let head = opening.head();
     let Ahead { layers: lazy, opened, failure } = match &mut reading {
-        Some(reading) => open_ahead(target.lazy, &opening, fetcher, reading).await,
+        Some(reading) => open_ahead(target.lazy, &opening, fetcher, reading, stream.at_once()).await,
         None => Ahead { layers: target.lazy.await, opened: Vec::new(), failure: None },
     };
     if lazy.is_empty() {

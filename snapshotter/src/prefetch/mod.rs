@@ -77,6 +77,13 @@ pub struct EngineOptions {
     pub background: Option<BackgroundOptions>,
 }
 
+impl EngineOptions {
+    /// Bytes ahead of readers that may be on their way without being waited for: what a quarter of a second may bring.
+    fn at_once(&self) -> u64 {
+        self.max_bandwidth.map_or(u64::MAX, |rate| rate.get() / 4)
+    }
+}
+
 impl Default for EngineOptions {
     fn default() -> Self {
         Self {
@@ -183,6 +190,11 @@ impl Stream {
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// Bytes that may be read at first, before any are paid for by [`Stream::paced`].
+    pub fn at_once(&self) -> u64 {
+        self.0.0.options.at_once()
     }
 
     /// The right to inflate something ahead of readers.
@@ -380,9 +392,7 @@ impl Work {
             if self.ahead_remaining >= self.link.window() {
                 return None;
             }
-            // A request is as large as what a quarter of a second may bring.
-            let most = options.max_bandwidth.map_or(u64::MAX, |rate| rate.get() / 4);
-            options.join_bytes.min(most)
+            options.join_bytes.min(options.at_once())
         };
         let layers = &self.ahead_layers;
         let full = options.prefetch_layers > 0 && layers.len() >= options.prefetch_layers;
