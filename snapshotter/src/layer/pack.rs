@@ -377,7 +377,7 @@ impl Work {
 
     /// Writes the bytes of a block. Blocking.
     fn store(&self, block: usize, plain: Vec<u8>) -> Result<(), PackFailure> {
-        let mut rest = &plain[..];
+        let (mut rest, mut all) = (&plain[..], true);
         let of_one_layer = |one: &Extent, next: &Extent| one.layer == next.layer;
         for extents in self.head().extents(block).chunk_by(of_one_layer) {
             let mut parts = Vec::with_capacity(extents.len());
@@ -388,7 +388,7 @@ impl Work {
                 parts.push((extent.range.start, bytes));
             }
             if let Some(manager) = extents.first().and_then(|extent| self.place(extent.layer)) {
-                manager.fill_packed(&parts).map_err(PackFailure::Store)?;
+                all &= manager.fill_packed(&parts).map_err(PackFailure::Store)?;
             }
         }
         if self.bond.is_broken() {
@@ -397,7 +397,8 @@ impl Work {
             return Err(PackFailure::Wrong);
         }
         self.stats.pack_blocks.inc();
-        self.arrived(block, Some(plain));
+        // What was there before need not be the same bytes: then the kernel gets what the cache has.
+        self.arrived(block, all.then_some(plain));
         Ok(())
     }
 }

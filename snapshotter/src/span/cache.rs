@@ -238,20 +238,23 @@ impl SpanCache {
     }
 
     /// Stores plain bytes that a pack has brought, each with its offset, where nothing is there yet. On an error, what was written
-    /// before stays.
-    pub fn store_packed(&self, parts: &[(u64, &[u8])]) -> io::Result<()> {
+    /// before stays. Whether nothing was there: then the bytes in the cache are these.
+    pub fn store_packed(&self, parts: &[(u64, &[u8])]) -> io::Result<bool> {
         let _one_writer = self.writer.lock();
-        let mut touched = Touched::default();
+        let (mut touched, mut all) = (Touched::default(), true);
         let stored = parts.iter().try_for_each(|&(offset, bytes)| {
             let range = self.range(offset, bytes)?;
+            let mut written = 0;
             for part in self.absent(range) {
                 self.data.write_all_at(slice(bytes, offset, part), part.start)?;
                 self.mark(part, Held::Packed, &mut touched);
+                written += part.len();
             }
+            all &= written == range.len();
             Ok(())
         });
         self.save(&touched);
-        stored
+        stored.map(|()| all)
     }
 
     /// Makes all bytes absent that only a pack has brought.

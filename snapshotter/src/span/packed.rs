@@ -57,8 +57,8 @@ impl PackBond {
 
 impl SpanManager {
     /// Stores plain bytes that a pack has brought, each with its offset, where nothing is there yet, and wakes readers that wait for
-    /// them. Blocking.
-    pub fn fill_packed(&self, parts: &[(u64, &[u8])]) -> Result<(), SpanError> {
+    /// them. Whether nothing was there: another pack may have brought other bytes, which then stay. Blocking.
+    pub fn fill_packed(&self, parts: &[(u64, &[u8])]) -> Result<bool, SpanError> {
         let stored = self.cache.store_packed(parts).map_err(SpanError::Cache);
         self.arrived.send_replace(());
         stored
