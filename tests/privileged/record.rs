@@ -1,7 +1,7 @@
 //! `soci record` on real workloads: what it writes down is exactly what they read, and nothing stays behind.
 //!
 //! The workload is a program that does what its arguments say. By the FUSE engine, which is exact to the page; the
-//! other engine has privileged_ebpf.rs. Needs root and FUSE.
+//! other engine has ebpf.rs. Needs root and FUSE.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -25,7 +25,7 @@ const BIG_PAGES: u64 = 4000;
 fn image() -> &'static Path {
     static IMAGE: OnceLock<PathBuf> = OnceLock::new();
     IMAGE.get_or_init(|| {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(module_path!().replace("::", "-"));
         let _ = fs::remove_dir_all(&dir); // of an earlier run
         let (low, high) = (dir.join("low"), dir.join("high"));
         layout::compile_workload(&low.join("bin/do"));

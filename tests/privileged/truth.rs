@@ -39,7 +39,7 @@ impl Home {
     fn get() -> &'static Self {
         static HOME: OnceLock<Home> = OnceLock::new();
         HOME.get_or_init(|| {
-            let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
+            let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(module_path!().replace("::", "-"));
             let _ = fs::remove_dir_all(&dir); // of an earlier run
             let layer = dir.join("layer");
             for name in ["bin/access", "data/exec"] {

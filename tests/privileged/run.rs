@@ -25,7 +25,7 @@ const READ: [&str; 8] = ["read", "/data/big", "4000000", "8192", "read", "/data/
 fn home() -> &'static Path {
     static HOME: OnceLock<PathBuf> = OnceLock::new();
     HOME.get_or_init(|| {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(module_path!().replace("::", "-"));
         let _ = fs::remove_dir_all(&dir); // of an earlier run
         let (low, high) = (dir.join("low"), dir.join("high"));
         layout::compile_workload(&low.join("bin/do"));

@@ -193,7 +193,7 @@ fn of_a_flag_given_twice_the_last_counts_and_flags_stand_anywhere() {
 /// Every error that upstream gives without a registry, in its words.
 #[test]
 fn errors_are_upstreams() {
-    let recorded = include_str!("golden/errors.json");
+    let recorded = include_str!("../golden/errors.json");
     let recorded: Vec<(Vec<String>, String)> = serde_json::from_str(recorded).unwrap();
     let place = place();
     for (words, error) in recorded {

@@ -21,7 +21,9 @@ fn around<'a>(middle: &[&'a str]) -> Vec<&'a str> {
 
 fn bench() -> &'static Bench {
     static BENCH: OnceLock<Bench> = OnceLock::new();
-    BENCH.get_or_init(|| Bench::new(&Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"))))
+    BENCH.get_or_init(|| {
+        Bench::new(&Path::new(env!("CARGO_TARGET_TMPDIR")).join(module_path!().replace("::", "-")))
+    })
 }
 
 #[test]

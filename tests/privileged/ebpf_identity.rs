@@ -80,7 +80,8 @@ fn layers_on_a_fuse_mount_and_on_another_device_are_told_apart() {
 
 #[test]
 fn events_of_other_files_are_counted_by_their_reason() {
-    let image = AccessImage::new(&Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME")));
+    let image =
+        AccessImage::new(&Path::new(env!("CARGO_TARGET_TMPDIR")).join(module_path!().replace("::", "-")));
     for flags in [&["--engine", "ebpf"][..], &["--engine", "ebpf", "--exact"]] {
         let recording = image.record(&[flags, &["--json"]].concat(), &["access", "reasons"]);
         let accesses = complete(&recording);

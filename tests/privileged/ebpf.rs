@@ -23,7 +23,7 @@ use tempfile::TempDir;
 fn image() -> &'static AccessImage {
     static IMAGE: OnceLock<AccessImage> = OnceLock::new();
     IMAGE.get_or_init(|| {
-        AccessImage::new(&Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME")))
+        AccessImage::new(&Path::new(env!("CARGO_TARGET_TMPDIR")).join(module_path!().replace("::", "-")))
     })
 }
 

@@ -17,7 +17,9 @@ use soci_core::trace::{Outcome, Phase};
 
 fn bench() -> &'static Bench {
     static BENCH: OnceLock<Bench> = OnceLock::new();
-    BENCH.get_or_init(|| Bench::new(&Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"))))
+    BENCH.get_or_init(|| {
+        Bench::new(&Path::new(env!("CARGO_TARGET_TMPDIR")).join(module_path!().replace("::", "-")))
+    })
 }
 
 /// A server that gives these answers, one to each connection; returns its port.

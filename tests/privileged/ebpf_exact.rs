@@ -16,7 +16,7 @@ const NO_CALL: [&str; 2] = ["uring", "populate"];
 fn image() -> &'static AccessImage {
     static IMAGE: OnceLock<AccessImage> = OnceLock::new();
     IMAGE.get_or_init(|| {
-        AccessImage::new(&Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME")))
+        AccessImage::new(&Path::new(env!("CARGO_TARGET_TMPDIR")).join(module_path!().replace("::", "-")))
     })
 }
 

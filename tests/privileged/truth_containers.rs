@@ -32,7 +32,7 @@ const FORKS: u64 = 10_000;
 fn layers() -> &'static [PathBuf; 2] {
     static LAYERS: OnceLock<[PathBuf; 2]> = OnceLock::new();
     LAYERS.get_or_init(|| {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(module_path!().replace("::", "-"));
         let _ = fs::remove_dir_all(&dir); // of an earlier run
         let layers = ["low", "high"].map(|name| dir.join(name));
         for (layer, name) in [(0, "bin/access"), (1, "data/exec")] {

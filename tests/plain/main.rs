@@ -1,0 +1,32 @@
+//! The tests that any user can run: the built programs on images on disk, and parts of the product against a registry with faults.
+//!
+//! One program for all of them, because linking it is most of what a test costs. Each module is one subject.
+
+mod arrows;
+mod cli;
+mod cli_docs;
+mod cli_output;
+mod cli_pack;
+mod cli_push;
+mod cli_registry;
+mod cli_trace;
+mod cli_trace_tools;
+mod convert;
+#[cfg(feature = "shared")]
+mod interop_shared;
+#[cfg(feature = "shared")]
+mod interop_shared_index;
+mod model;
+mod node_fine;
+mod node_fine_faults;
+mod node_packs;
+mod node_packs_hostile;
+mod node_packs_lies;
+mod node_packs_races;
+mod node_small_layers;
+mod registry_client;
+mod registry_faults;
+mod registry_mirrors;
+mod report;
+mod span_faults;
+mod span_packs;

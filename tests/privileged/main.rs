@@ -1,0 +1,31 @@
+//! The tests that need root, /dev/fuse, overlayfs and namespaces, and those against a real containerd: one at a time.
+//!
+//! One program for all of them, because linking it is most of what a test costs. Each module is one subject.
+
+mod containerd;
+mod containerd_companions;
+mod containerd_images;
+mod doctor;
+mod ebpf;
+mod ebpf_exact;
+mod ebpf_identity;
+mod ebpf_refused;
+mod erofs;
+mod fuse;
+#[cfg(feature = "shared")]
+mod golden;
+#[cfg(feature = "shared")]
+mod interop;
+mod overlay;
+mod pack_pages;
+mod record;
+mod record_ends;
+mod record_runs;
+mod report;
+mod run;
+mod scopes;
+mod snapshotter;
+mod strace;
+mod truth;
+mod truth_containers;
+mod unpack;
