@@ -4,9 +4,12 @@
 //! redirect to, a token server), their content, and a log of every request. It runs on a runtime of its own,
 //! so tests may block. Dropping it ends all three.
 
+mod auth;
+mod habits;
+mod referrers;
 mod serve;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -15,6 +18,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use soci_core::digest::Digest;
 use tokio::runtime::Runtime;
+
+pub use habits::{AuthMode, Habits, Ranges, Referrers};
 
 use crate::faults::Faults;
 
@@ -36,53 +41,6 @@ pub enum Server {
     Tokens,
 }
 
-/// What a registry wants to see before it answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum AuthMode {
-    /// Nothing.
-    #[default]
-    Open,
-    /// User and password with every request.
-    Basic,
-    /// A token, which the token server gives to the user only.
-    Bearer,
-    /// A token, which the token server gives to anybody for pulling.
-    BearerForAll,
-}
-
-/// Habits of the registry.
-#[derive(Debug, Clone)]
-pub struct Habits {
-    /// Authentication.
-    pub auth: AuthMode,
-    /// It has the referrers API (and answers OCI-Subject).
-    pub referrers_api: bool,
-    /// Referrers on one page; 0 means all.
-    pub referrers_page: usize,
-    /// Blobs are redirected to the download server.
-    pub redirect_blobs: bool,
-    /// Largest body of one upload request; larger ones get status 413.
-    pub max_upload: usize,
-    /// Connections end with a reset instead of a regular close.
-    pub reset_connections: bool,
-    /// Seconds that tokens live, as told to the client.
-    pub token_lifetime: u64,
-}
-
-impl Default for Habits {
-    fn default() -> Self {
-        Self {
-            auth: AuthMode::Open,
-            referrers_api: true,
-            referrers_page: 0,
-            redirect_blobs: false,
-            max_upload: usize::MAX,
-            reset_connections: false,
-            token_lifetime: 300,
-        }
-    }
-}
-
 /// One logged request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
@@ -96,6 +54,8 @@ pub struct Request {
     pub range: Option<String>,
     /// Whether it carried an Authorization header.
     pub authorized: bool,
+    /// Number of its Authorization headers.
+    pub credentials: usize,
     /// Header `x-custom`.
     pub custom: Option<String>,
     /// Status of the answer.
@@ -110,12 +70,14 @@ struct Content {
     uploads: HashMap<u64, Vec<u8>>,
     /// Tokens in force, with their scopes.
     tokens: HashMap<String, String>,
+    /// Blobs of which a part was asked for.
+    parted: HashSet<Digest>,
 }
 
 /// What the three servers share.
 #[derive(Debug)]
 struct State {
-    habits: Habits,
+    habits: Mutex<Habits>,
     addresses: [SocketAddr; 3],
     content: Mutex<Content>,
     log: Mutex<Vec<Request>>,
@@ -151,7 +113,7 @@ impl TestRegistry {
         let listeners = [bind(), bind(), bind()];
         let addresses = [0, 1, 2].map(|i: usize| listeners[i].local_addr().expect("a bound socket"));
         let state = Arc::new(State {
-            habits,
+            habits: Mutex::new(habits),
             addresses,
             content: Mutex::default(),
             log: Mutex::default(),
@@ -179,6 +141,11 @@ impl TestRegistry {
     /// Its faults.
     pub fn faults(&self) -> &Faults {
         &self.state.faults
+    }
+
+    /// Changes its habits from now on.
+    pub fn change(&self, change: impl FnOnce(&mut Habits)) {
+        change(&mut self.state.habits.lock());
     }
 
     /// Puts a blob into every repository.
@@ -217,6 +184,11 @@ impl TestRegistry {
     pub fn manifest(&self, repository: &str, reference: &str) -> Option<(String, Bytes)> {
         let key = (repository.to_owned(), reference.to_owned());
         self.state.content.lock().manifests.get(&key).cloned()
+    }
+
+    /// Removes what a tag or digest names, as if it had never been pushed.
+    pub fn remove_manifest(&self, repository: &str, reference: &str) {
+        self.state.content.lock().manifests.remove(&(repository.to_owned(), reference.to_owned()));
     }
 
     /// Removes a blob.
@@ -269,6 +241,10 @@ impl Drop for TestRegistry {
 }
 
 impl State {
+    fn habits(&self) -> Habits {
+        self.habits.lock().clone()
+    }
+
     fn host(&self, server: Server) -> String {
         self.addresses[server as usize].to_string()
     }

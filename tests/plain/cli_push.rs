@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use harness::disk_image::{self, half_random};
 use harness::image::{TarWriter, gzip};
-use harness::registry::{AuthMode, Habits, PASSWORD, TestRegistry, USER};
+use harness::registry::{AuthMode, Habits, PASSWORD, Referrers, TestRegistry, USER};
 use harness::soci::Soci;
 use soci_core::digest::Digest;
 use soci_core::image::{ImageSource, Manifest, Platform};
@@ -39,9 +39,9 @@ async fn found(reference: &str) -> Option<SociIndex> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn index_and_image_arrive_and_are_found_with_and_without_referrers_api() {
-    for referrers_api in [true, false] {
+    for referrers in [Referrers::Api, Referrers::Status(404)] {
         let soci = place();
-        let registry = TestRegistry::with(Habits { referrers_api, ..Habits::default() });
+        let registry = TestRegistry::with(Habits { referrers, ..Habits::default() });
         let reference = format!("{}/app:v1", registry.host());
         let digest = index_digest(&soci);
         let out = soci.run(["push", "--image", "oci:image", &reference]).ok();
@@ -83,7 +83,7 @@ async fn index_and_image_arrive_and_are_found_with_and_without_referrers_api() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fine_indexes_go_along_and_leave_one_soci_index_to_find() {
-    for referrers_api in [true, false] {
+    for referrers in [Referrers::Api, Referrers::Status(404)] {
         let soci = place();
         let index = index_digest(&soci);
         let said =
@@ -91,7 +91,7 @@ async fn fine_indexes_go_along_and_leave_one_soci_index_to_find() {
         let (_, fine) = said.split_once("fine index -> ").expect("a line names it");
         let fine: Digest = fine.trim_end().parse().unwrap();
         assert_eq!(index_digest(&soci), index, "the SOCI index is the same with and without");
-        let registry = TestRegistry::with(Habits { referrers_api, ..Habits::default() });
+        let registry = TestRegistry::with(Habits { referrers, ..Habits::default() });
         let reference = format!("{}/app:v1", registry.host());
         let out = soci.run(["push", "--image", "oci:image", &reference]).ok();
         assert!(out.ends_with(&format!("successfully pushed artifact with digest: {fine}\n")), "{out}");
@@ -129,7 +129,7 @@ async fn fine_indexes_go_along_and_leave_one_soci_index_to_find() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_indexes_the_newest_is_found() {
     let soci = place();
-    let registry = TestRegistry::with(Habits { referrers_api: false, ..Habits::default() });
+    let registry = TestRegistry::with(Habits { referrers: Referrers::Status(404), ..Habits::default() });
     let reference = format!("{}/app:v1", registry.host());
     soci.run(["push", "-q", "--image", "oci:image", &reference]).ok();
     soci.run(["create", "--min-layer-size", "0", "--prefetch-file", "a,b", "oci:image"]).ok();

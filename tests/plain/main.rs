@@ -24,6 +24,7 @@ mod node_packs_hostile;
 mod node_packs_lies;
 mod node_packs_races;
 mod node_small_layers;
+mod registry_auth;
 mod registry_client;
 mod registry_faults;
 mod registry_mirrors;

@@ -7,7 +7,7 @@ use harness::image::LayerSource;
 use harness::node::TestNode;
 use harness::pack_lab::{FILE, FINE, Lab, members, tar, two_layers};
 use harness::patience::eventually;
-use harness::registry::Habits;
+use harness::registry::{Habits, Referrers};
 use serde_json::json;
 use snapshotter::layer::{Companions, NodeOptions};
 
@@ -184,7 +184,7 @@ fn what_the_image_itself_lists_is_used_by_default() {
 
 #[test]
 fn a_registry_without_referrers_has_them_under_a_tag() {
-    let lab = Lab::with(Habits { referrers_api: false, ..Habits::default() }, two_layers());
+    let lab = Lab::with(Habits { referrers: Referrers::Status(404), ..Habits::default() }, two_layers());
     let put = lab.put_fine();
     assert!(!used(&lab, |options| options.pack.referrers = true), "nothing lists them");
     list_in_fallback_tag(&lab.registry, &lab.image, &[&put.descriptor]);
@@ -195,7 +195,7 @@ fn a_registry_without_referrers_has_them_under_a_tag() {
 #[test]
 fn a_manifest_that_the_list_carries_is_not_asked_for() {
     for (carried, asked) in [(None, 1), (Some(true), 0), (Some(false), 1)] {
-        let lab = Lab::with(Habits { referrers_api: false, ..Habits::default() }, two_layers());
+        let lab = Lab::with(Habits { referrers: Referrers::Status(404), ..Habits::default() }, two_layers());
         let put = lab.put_fine();
         let (_, raw) = lab.registry.manifest(REPOSITORY, &put.descriptor.digest.to_string()).unwrap();
         let entry = match carried {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use harness::registry::{Habits, TestRegistry};
+use harness::registry::{Habits, Referrers, TestRegistry};
 use harness::tls::TlsFront;
 use soci_core::digest::Digest;
 use soci_core::media_type::{OCI_MANIFEST, SOCI_INDEX_V1};
@@ -147,8 +147,8 @@ async fn capabilities_are_obeyed() {
 
 #[tokio::test]
 async fn a_mirror_without_referrers_is_not_believed() {
-    for referrers_api in [true, false] {
-        let mirror = TestRegistry::with(Habits { referrers_api, ..Habits::default() });
+    for referrers in [Referrers::Api, Referrers::Status(404)] {
+        let mirror = TestRegistry::with(Habits { referrers, ..Habits::default() });
         let (scene, _) = Scene::mirrored(&mirror, "");
         let subject = Digest::of(b"{}");
         let raw = format!(
@@ -160,7 +160,7 @@ async fn a_mirror_without_referrers_is_not_believed() {
             .await
             .unwrap();
         let found = scene.repository.referrers(&subject, Some(SOCI_INDEX_V1)).await.unwrap();
-        assert_eq!(found.len(), 1, "referrers API of the mirror: {referrers_api}");
+        assert_eq!(found.len(), 1, "referrers API of the mirror: {referrers:?}");
     }
 }
 

@@ -34,8 +34,8 @@ impl std::fmt::Display for Phase {
     }
 }
 
-/// Failure of a registry operation, after all retries.
-#[derive(Debug, thiserror::Error)]
+/// Failure of a registry operation, after all retries. Clones share their cause: one failure may be that of all who waited.
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
     /// The HTTP client could not be made.
@@ -43,7 +43,7 @@ pub enum RegistryError {
     Setup {
         /// Cause.
         #[source]
-        source: reqwest::Error,
+        source: Arc<reqwest::Error>,
     },
     /// What the user said about the registry's servers cannot be used; none was asked.
     #[error("the servers of the registry are not known")]
@@ -169,7 +169,7 @@ pub enum RegistryError {
         url: String,
         /// Cause.
         #[source]
-        source: reqwest::Error,
+        source: Arc<reqwest::Error>,
     },
     /// The credential source failed (a missing credential is no failure: then we go without).
     #[error("no credential for {host}")]
@@ -178,14 +178,14 @@ pub enum RegistryError {
         host: String,
         /// Cause.
         #[source]
-        source: KeychainError,
+        source: Arc<KeychainError>,
     },
     /// The local content to push cannot be read.
     #[error("cannot read the content to push")]
     Content {
         /// Cause.
         #[source]
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
 }
 
@@ -218,7 +218,7 @@ impl RegistryError {
     }
 
     pub(crate) fn transport(url: &Url, source: reqwest::Error) -> Self {
-        Self::Transport { url: printable(url), source: source.without_url() }
+        Self::Transport { url: printable(url), source: Arc::new(source.without_url()) }
     }
 
     pub(crate) fn timed_out(url: &Url, phase: Phase) -> Self {

@@ -37,7 +37,11 @@ impl Link {
         if let Some(client) = &*place {
             return Ok(client.clone());
         }
-        let client = self.0.maker.client(direct).map_err(|source| RegistryError::Setup { source })?;
+        let client = self
+            .0
+            .maker
+            .client(direct)
+            .map_err(|source| RegistryError::Setup { source: Arc::new(source) })?;
         Ok(place.insert(client).clone())
     }
 

@@ -4,6 +4,8 @@
 //! the digest the registry answers must be that of the bytes; content that is not what its digest says is
 //! refused by the registry and never by chance accepted, because the digest is part of every request.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 use http::{HeaderValue, Method, StatusCode};
@@ -114,7 +116,7 @@ impl Repository {
             manifests.insert(0, descriptor.clone());
             let index = Index { schema_version: 2, media_type: OCI_INDEX, manifests: &manifests };
             let raw = crate::json::to_vec(&index)
-                .map_err(|source| RegistryError::Content { source: source.into() })?;
+                .map_err(|source| RegistryError::Content { source: Arc::new(source.into()) })?;
             // The next turn reads back what really stands there.
             self.put_manifest(&tag, OCI_INDEX, &raw).await?;
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 use reqwest::Url;
 use serde::Deserialize;
@@ -68,6 +68,12 @@ impl Reply {
     pub(crate) fn media_type(&self) -> Option<String> {
         let value = self.header(CONTENT_TYPE)?.split(';').next()?.trim();
         (!value.is_empty()).then(|| value.to_owned())
+    }
+
+    /// Values of its WWW-Authenticate headers.
+    pub(crate) fn challenges(&self) -> Vec<String> {
+        let values = self.headers().get_all(WWW_AUTHENTICATE).iter();
+        values.filter_map(|value| value.to_str().ok()).map(ToOwned::to_owned).collect()
     }
 
     /// The next piece of the body; `None` at its end.

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION, WWW_AUTHENTICATE};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
 use reqwest::Url;
@@ -160,27 +160,45 @@ impl Transport {
         Err(RegistryError::TooManyRedirects { url: printable(&url) })
     }
 
-    /// One hop, with the credential when `url` is the registry's own; answers one challenge.
+    /// One hop, with the credential when `url` is the registry's own; answers challenges.
     async fn authorized(&self, call: &Call, url: &Url) -> Result<Reply, RegistryError> {
         let Some(access) = call.access.as_ref().filter(|access| access.endpoint.serves(url)) else {
             return self.once(call, url, None).await;
         };
         let shown = self.auth.header(self, access).await?;
-        let reply = self.once(call, url, shown.as_ref()).await?;
-        // Some registries say "forbidden" to a credential that has expired.
-        let stale = reply.status() == StatusCode::FORBIDDEN
-            && shown.as_ref().is_some_and(|shown| self.auth.is_old(access, shown));
-        if reply.status() != StatusCode::UNAUTHORIZED && !stale {
+        let mut reply = self.once(call, url, shown.as_ref().map(|(header, _)| header)).await?;
+        let challenges = reply.challenges();
+        if !self.auth.may_help(access, reply.status(), shown.as_ref(), &challenges) {
+            if let Some((_, challenge)) = shown.as_ref().filter(|_| is_let_in(reply.status())) {
+                self.auth.taken(access, challenge);
+            }
             return Ok(reply);
         }
-        let values = reply.headers().get_all(WWW_AUTHENTICATE);
-        let challenges: Vec<_> =
-            values.iter().filter_map(|value| value.to_str().ok()).map(ToOwned::to_owned).collect();
-        match self.auth.renew(self, access, &challenges, shown.as_ref()).await? {
-            Some(header) if Some(&header) != shown.as_ref() => {
-                reply.drain().await;
-                self.once(call, url, Some(&header)).await
+        let mut refused: Vec<_> = shown.into_iter().map(|(header, _)| header).collect();
+        let (before, mut failure) = (refused.len(), None);
+        for challenge in self.auth.ways(access, &challenges) {
+            match self.auth.grant(self, access, &challenge, &refused).await {
+                Ok(header) if refused.contains(&header) => {}
+                Ok(header) => {
+                    reply.drain().await;
+                    reply = self.once(call, url, Some(&header)).await?;
+                    if reply.status() != StatusCode::UNAUTHORIZED {
+                        if is_let_in(reply.status()) {
+                            self.auth.taken(access, &challenge);
+                        }
+                        return Ok(reply);
+                    }
+                    refused.push(header);
+                }
+                Err(error) => failure = failure.or(Some(error)),
             }
+        }
+        match failure {
+            // The registry's own words say more, if it has looked at an answer.
+            Some(error) if refused.len() == before && reply.status() == StatusCode::UNAUTHORIZED => {
+                Err(error)
+            }
+            Some(error) if error.is_transient() => Err(error),
             _ => Ok(reply),
         }
     }
@@ -194,19 +212,21 @@ impl Transport {
     ) -> Result<Reply, RegistryError> {
         let timeouts = call.link.timeouts();
         let mut request = call.link.client(url)?.request(call.method.clone(), url.clone());
-        request = request.headers(call.headers.clone());
+        let mut headers = call.headers.clone();
         if call.access.as_ref().is_some_and(|access| access.endpoint.serves(url)) {
-            request = request.headers(call.link.headers().clone());
+            headers.extend(call.link.headers().clone());
         }
-        request = request.header(ACCEPT_ENCODING, "identity");
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(header) = authorization {
-            request = request.header(AUTHORIZATION, header);
+            // In place of one that the user's hosts.toml has: two would be a request that means nothing.
+            headers.insert(AUTHORIZATION, header.clone());
         }
+        request = request.headers(headers);
         let (request, progress) = call
             .content
             .attach(request, &self.traffic)
             .await
-            .map_err(|source| RegistryError::Content { source })?;
+            .map_err(|source| RegistryError::Content { source: Arc::new(source) })?;
         self.traffic.count_request(call.kind);
         if let Some(watch) = self.watch {
             watch(&format!("http req {} {}", call.method, printable(url)));
@@ -231,6 +251,11 @@ impl Transport {
         }
         Ok(Reply::new(response, deadline, timeouts.stall, Arc::clone(&self.traffic)))
     }
+}
+
+/// Whether an answer with this status was given to somebody whom the registry knows.
+fn is_let_in(status: StatusCode) -> bool {
+    !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) && !status.is_server_error()
 }
 
 /// Where an answer with a redirect status leads to.

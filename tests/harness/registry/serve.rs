@@ -11,8 +11,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use axum::serve::ListenerExt as _;
 use http::header::{
-    ACCEPT_RANGES, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LINK, LOCATION, RANGE,
-    WWW_AUTHENTICATE,
+    ACCEPT_RANGES, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE,
 };
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::BodyExt as _;
@@ -20,10 +19,10 @@ use serde_json::{Value, json};
 use soci_core::digest::Digest;
 use tokio::runtime::Runtime;
 
-use super::{AuthMode, IDENTITY_TOKEN, PASSWORD, Server, State, USER};
+use super::auth::{authenticate, tokens};
+use super::referrers::referrers;
+use super::{Ranges, Server, State};
 use crate::faults;
-
-const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// Serves `listener` until the runtime ends.
 pub(super) fn spawn(runtime: &Runtime, listener: std::net::TcpListener, server: Server, state: Arc<State>) {
@@ -34,7 +33,7 @@ pub(super) fn spawn(runtime: &Runtime, listener: std::net::TcpListener, server: 
     let listener = listener.tap_io(move |stream| {
         connected.connections[server as usize].fetch_add(1, SeqCst);
         let _ = stream.set_nodelay(true);
-        if connected.habits.reset_connections {
+        if connected.habits().reset_connections {
             let _ = stream.set_zero_linger();
         }
     });
@@ -46,12 +45,12 @@ pub(super) fn spawn(runtime: &Runtime, listener: std::net::TcpListener, server: 
 }
 
 /// One request with its body.
-struct Asked {
-    method: Method,
-    path: String,
-    query: BTreeMap<String, String>,
-    headers: HeaderMap,
-    body: Bytes,
+pub(super) struct Asked {
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) query: BTreeMap<String, String>,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
 }
 
 async fn answer(state: &State, server: Server, request: Request) -> Response {
@@ -67,6 +66,7 @@ async fn answer(state: &State, server: Server, request: Request) -> Response {
         range: text(RANGE.as_str()),
         custom: text("x-custom"),
         authorized: headers.contains_key(AUTHORIZATION),
+        credentials: headers.get_all(AUTHORIZATION).iter().count(),
         status: 0,
     };
     let at = {
@@ -108,7 +108,7 @@ async fn answer(state: &State, server: Server, request: Request) -> Response {
 }
 
 /// Name and value pairs of a query or form; of repeated names the last.
-fn pairs(text: &str) -> BTreeMap<String, String> {
+pub(super) fn pairs(text: &str) -> BTreeMap<String, String> {
     let decode = |text: &str| {
         let mut out = Vec::new();
         let mut bytes = text.bytes();
@@ -131,15 +131,15 @@ fn pairs(text: &str) -> BTreeMap<String, String> {
     text.split('&').filter(|pair| !pair.is_empty()).map(split).collect()
 }
 
-fn reply(status: StatusCode) -> http::response::Builder {
+pub(super) fn reply(status: StatusCode) -> http::response::Builder {
     Response::builder().status(status)
 }
 
-fn finish(builder: http::response::Builder, body: impl Into<Body>) -> Response {
+pub(super) fn finish(builder: http::response::Builder, body: impl Into<Body>) -> Response {
     builder.body(body.into()).expect("our own answers are valid")
 }
 
-fn refuse(status: StatusCode, code: &str) -> Response {
+pub(super) fn refuse(status: StatusCode, code: &str) -> Response {
     finish(reply(status), json!({ "errors": [{ "code": code, "message": code.to_lowercase() }] }).to_string())
 }
 
@@ -159,7 +159,7 @@ fn registry(state: &State, asked: &Asked) -> Response {
     }
     match part {
         "/blobs/uploads/" => upload(state, asked, repository, rest),
-        "/blobs/" if state.habits.redirect_blobs => {
+        "/blobs/" if state.habits().redirect_blobs => {
             let target = format!(
                 "http://{}/{rest}?signature={}",
                 state.host(Server::Cdn),
@@ -181,71 +181,8 @@ fn registry(state: &State, asked: &Asked) -> Response {
                 None => refuse(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
             }
         }
-        _ if !state.habits.referrers_api => finish(reply(StatusCode::NOT_FOUND), "404 page not found\n"),
         _ => referrers(state, asked, repository, rest),
     }
-}
-
-/// `None`: may pass.
-fn authenticate(state: &State, asked: &Asked, repository: &str, action: &str) -> Option<Response> {
-    let shown = asked.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let scope = format!("repository:{repository}:{}", if action == "push" { "pull,push" } else { "pull" });
-    let (challenge, passes) = match state.habits.auth {
-        AuthMode::Open => return None,
-        AuthMode::Basic => ("Basic realm=\"test\"".to_owned(), shown == Some(&basic())),
-        AuthMode::Bearer | AuthMode::BearerForAll => {
-            let token = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-            let granted = state.content.lock().tokens.get(token).cloned().unwrap_or_default();
-            let passes = granted.starts_with(&format!("repository:{repository}:"))
-                && granted.rsplit(':').next().is_some_and(|actions| actions.contains(action));
-            let realm = format!("http://{}/token", state.host(Server::Tokens));
-            (format!("Bearer realm=\"{realm}\",service=\"test\",scope=\"{scope}\""), passes)
-        }
-    };
-    if passes {
-        return None;
-    }
-    let mut refusal = refuse(StatusCode::UNAUTHORIZED, "UNAUTHORIZED");
-    refusal.headers_mut().insert(WWW_AUTHENTICATE, challenge.parse().expect("our own challenge"));
-    Some(refusal)
-}
-
-/// The Authorization header of the known user.
-fn basic() -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut encoded = String::from("Basic ");
-    for three in format!("{USER}:{PASSWORD}").as_bytes().chunks(3) {
-        let word =
-            three.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
-        for digit in 0..4 {
-            let index = (word >> (18 - 6 * digit) & 63) as usize;
-            encoded.push(if digit > three.len() { '=' } else { char::from(DIGITS[index]) });
-        }
-    }
-    encoded
-}
-
-fn tokens(state: &State, asked: &Asked, query: &str) -> Response {
-    let form = pairs(&String::from_utf8_lossy(&asked.body));
-    let known = match asked.method {
-        Method::POST => form.get("refresh_token").is_some_and(|token| token == IDENTITY_TOKEN),
-        _ => asked.headers.get(AUTHORIZATION).is_some_and(|value| value.as_bytes() == basic().as_bytes()),
-    };
-    let wanted = if asked.method == Method::POST {
-        form.get("scope").cloned()
-    } else {
-        pairs(query).get("scope").cloned()
-    };
-    let scope = wanted.unwrap_or_default();
-    let public = state.habits.auth == AuthMode::BearerForAll && !asked.headers.contains_key(AUTHORIZATION);
-    if !known && !public {
-        return refuse(StatusCode::UNAUTHORIZED, "UNAUTHORIZED");
-    }
-    let granted = if known { scope } else { scope.replace(",push", "") };
-    let token = format!("token-{}", state.next_serial());
-    state.content.lock().tokens.insert(token.clone(), granted);
-    let answer = json!({ "token": token, "expires_in": state.habits.token_lifetime });
-    finish(reply(StatusCode::OK).header(CONTENT_TYPE, "application/json"), answer.to_string())
 }
 
 /// As object stores do: a signed address needs no other credential, and refuses one.
@@ -260,6 +197,16 @@ fn cdn(state: &State, asked: &Asked) -> Response {
     blob(state, asked, asked.path.trim_start_matches('/'))
 }
 
+/// Whether a request for a part of this blob is answered with that part.
+fn honours_ranges(state: &State, digest: &str) -> bool {
+    let first = digest.parse().is_ok_and(|digest| state.content.lock().parted.insert(digest));
+    match state.habits().ranges {
+        Ranges::Honoured => true,
+        Ranges::Ignored => false,
+        Ranges::IgnoredFirst => !first,
+    }
+}
+
 fn blob(state: &State, asked: &Asked, digest: &str) -> Response {
     let bytes =
         digest.parse().ok().and_then(|digest: Digest| state.content.lock().blobs.get(&digest).cloned());
@@ -267,7 +214,8 @@ fn blob(state: &State, asked: &Asked, digest: &str) -> Response {
     let builder = |status| {
         reply(status).header(CONTENT_TYPE, "application/octet-stream").header(ACCEPT_RANGES, "bytes")
     };
-    let Some(range) = asked.headers.get(RANGE).and_then(|value| value.to_str().ok()) else {
+    let part = asked.headers.get(RANGE).filter(|_| honours_ranges(state, digest));
+    let Some(range) = part.and_then(|value| value.to_str().ok()) else {
         let length = bytes.len();
         let body = if asked.method == Method::HEAD { Body::empty() } else { bytes.into() };
         return finish(builder(StatusCode::OK).header(CONTENT_LENGTH, length), body);
@@ -289,15 +237,27 @@ fn put_manifest(state: &State, asked: &Asked, repository: &str, reference: &str)
     }
     let media_type =
         asked.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let parsed: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
+    let habits = state.habits();
+    for named in [&parsed["artifactType"], &parsed["config"]["mediaType"]] {
+        if named.as_str().is_some_and(|named| habits.refused_types.contains(&named)) {
+            return refuse(StatusCode::BAD_REQUEST, "MANIFEST_INVALID");
+        }
+    }
     let mut content = state.content.lock();
+    let tagged = content.manifests.get(&(repository.to_owned(), reference.to_owned()));
+    if let Some(status) = habits.immutable_tags
+        && tagged.is_some_and(|(_, raw)| *raw != asked.body)
+    {
+        return refuse(StatusCode::from_u16(status).expect("a test's status is valid"), "TAG_IMMUTABLE");
+    }
     for reference in [reference.to_owned(), digest.to_string()] {
         let key = (repository.to_owned(), reference);
         content.manifests.insert(key, (media_type.to_owned(), asked.body.clone()));
     }
     // No Location, like some large registries: a client must do without.
     let mut answer = reply(StatusCode::CREATED).header("docker-content-digest", digest.to_string());
-    let parsed: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
-    if let Some(subject) = parsed["subject"]["digest"].as_str().filter(|_| state.habits.referrers_api) {
+    if let Some(subject) = parsed["subject"]["digest"].as_str().filter(|_| habits.referrers.has_list()) {
         answer = answer.header("oci-subject", subject);
     }
     finish(answer, "")
@@ -306,7 +266,7 @@ fn put_manifest(state: &State, asked: &Asked, repository: &str, reference: &str)
 fn upload(state: &State, asked: &Asked, repository: &str, id: &str) -> Response {
     let mut content = state.content.lock();
     let address = |id: &str| format!("/v2/{repository}/blobs/uploads/{id}?state=opaque");
-    if asked.body.len() > state.habits.max_upload {
+    if asked.body.len() > state.habits().max_upload {
         return refuse(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID");
     }
     if asked.method == Method::POST {
@@ -345,38 +305,4 @@ fn upload(state: &State, asked: &Asked, repository: &str, id: &str) -> Response 
         }
         _ => finish(reply(StatusCode::ACCEPTED).header(LOCATION, address(id)).header(RANGE, range), ""),
     }
-}
-
-fn referrers(state: &State, asked: &Asked, repository: &str, subject: &str) -> Response {
-    let content = state.content.lock();
-    let mut found = BTreeMap::new();
-    for ((own, _), (media_type, raw)) in content.manifests.iter().filter(|((own, _), _)| own == repository) {
-        let parsed: Value = serde_json::from_slice(raw).unwrap_or_default();
-        let artifact_type = parsed["artifactType"].as_str().or(parsed["config"]["mediaType"].as_str());
-        let wanted = asked.query.get("artifactType");
-        if parsed["subject"]["digest"] == subject && wanted.is_none_or(|wanted| artifact_type == Some(wanted))
-        {
-            let digest = Digest::of(raw).to_string();
-            let descriptor = json!({ "mediaType": media_type, "digest": digest, "size": raw.len(),
-                "artifactType": artifact_type, "annotations": parsed["annotations"] });
-            found.insert(format!("{own} {digest}"), descriptor);
-        }
-    }
-    let page = if state.habits.referrers_page == 0 { usize::MAX } else { state.habits.referrers_page };
-    let start: usize = asked.query.get("start").and_then(|start| start.parse().ok()).unwrap_or(0);
-    let manifests: Vec<_> = found.values().skip(start).take(page).collect();
-    let mut answer = reply(StatusCode::OK).header(CONTENT_TYPE, OCI_INDEX);
-    let next = start.saturating_add(page);
-    if next < found.len() {
-        let filter = asked
-            .query
-            .get("artifactType")
-            .map(|wanted| format!("&artifactType={}", wanted.replace('+', "%2B")));
-        let link = format!(
-            "</v2/{repository}/referrers/{subject}?start={next}{}>; rel=\"next\"",
-            filter.unwrap_or_default()
-        );
-        answer = answer.header(LINK, link);
-    }
-    finish(answer, json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests }).to_string())
 }

@@ -13,10 +13,25 @@ pub(crate) enum Challenge {
     Bearer { realm: Url, service: Option<String>, scope: Option<String> },
 }
 
+/// The kind of a challenge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Scheme {
+    Basic,
+    Bearer,
+}
+
 impl Challenge {
-    /// The best challenge in the values of all WWW-Authenticate headers of an answer: Bearer before Basic.
-    pub(crate) fn choose(headers: &[String]) -> Option<Self> {
-        let mut best = None;
+    /// Its kind.
+    pub(super) fn scheme(&self) -> Scheme {
+        match self {
+            Self::Basic => Scheme::Basic,
+            Self::Bearer { .. } => Scheme::Bearer,
+        }
+    }
+
+    /// The challenges in the values of all WWW-Authenticate headers of an answer that we can answer: Bearer before Basic.
+    pub(crate) fn all(headers: &[String]) -> Vec<Self> {
+        let (mut bearer, mut basic) = (Vec::new(), Vec::new());
         for challenge in
             headers.iter().filter_map(|header| http_auth::parse_challenges(header).ok()).flatten()
         {
@@ -27,13 +42,34 @@ impl Challenge {
             if challenge.scheme.eq_ignore_ascii_case("bearer") {
                 let realm = param("realm").and_then(|realm| Url::parse(&realm).ok());
                 if let Some(realm) = realm.filter(|realm| matches!(realm.scheme(), "http" | "https")) {
-                    return Some(Self::Bearer { realm, service: param("service"), scope: param("scope") });
+                    bearer.push(Self::Bearer { realm, service: param("service"), scope: param("scope") });
                 }
-            } else if challenge.scheme.eq_ignore_ascii_case("basic") {
-                best = Some(Self::Basic);
+            } else if challenge.scheme.eq_ignore_ascii_case("basic") && basic.is_empty() {
+                basic.push(Self::Basic);
             }
         }
-        best
+        bearer.append(&mut basic);
+        bearer
+    }
+
+    /// Whether `other` is answered in the same way: by the same server, for whatever scope.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Basic, Self::Basic) => true,
+            (
+                Self::Bearer { realm, service, .. },
+                Self::Bearer { realm: other_realm, service: other_service, .. },
+            ) => realm == other_realm && service == other_service,
+            _ => false,
+        }
+    }
+
+    /// The scope that it names.
+    pub(crate) fn scope(&self) -> &str {
+        match self {
+            Self::Bearer { scope, .. } => scope.as_deref().unwrap_or_default(),
+            Self::Basic => "",
+        }
     }
 
     /// The same for another repository of the registry: the scope was for one repository only.
@@ -50,7 +86,8 @@ mod tests {
     use super::*;
 
     fn choose(headers: &[&str]) -> Option<Challenge> {
-        Challenge::choose(&headers.iter().map(|header| (*header).to_owned()).collect::<Vec<_>>())
+        let all = Challenge::all(&headers.iter().map(|header| (*header).to_owned()).collect::<Vec<_>>());
+        all.into_iter().next()
     }
 
     #[test]

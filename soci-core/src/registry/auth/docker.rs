@@ -72,7 +72,7 @@ impl DockerConfig {
         self
     }
 
-    async fn find(&self, host: &str) -> Result<Credential, KeychainError> {
+    async fn find(&self, host: &str, repository: &str) -> Result<Credential, KeychainError> {
         let text = match tokio::fs::read(&self.path).await {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Credential::Anonymous),
@@ -80,16 +80,28 @@ impl DockerConfig {
         };
         let file: File = serde_json::from_slice(&text)
             .map_err(|source| KeychainError::Parse { path: self.path.clone(), source })?;
-        if let Some(helper) = lookup(&file.cred_helpers, host) {
-            return self.ask_helper(helper, host).await;
-        }
-        if let Some(store) = file.creds_store.as_deref().filter(|store| !store.is_empty()) {
-            let credential = self.ask_helper(store, host).await?;
+        let helper = entries_for(&file.cred_helpers, host, repository).into_iter().next();
+        let store = file.creds_store.as_ref().filter(|store| !store.is_empty());
+        if let Some(helper) = helper.or(store) {
+            let credential = match self.ask_helper(helper, host).await {
+                // Docker goes on without, and so does every public image.
+                Err(KeychainError::Spawn { helper, source }) if source.kind() == io::ErrorKind::NotFound => {
+                    tracing::warn!(helper, config = %self.path.display(), "credential helper is not installed");
+                    Credential::Anonymous
+                }
+                answer => answer?,
+            };
             if credential != Credential::Anonymous {
                 return Ok(credential);
             }
         }
-        lookup(&file.auths, host).map_or(Ok(Credential::Anonymous), |entry| entry.credential(host))
+        for entry in entries_for(&file.auths, host, repository) {
+            let credential = entry.credential(host)?;
+            if credential != Credential::Anonymous {
+                return Ok(credential);
+            }
+        }
+        Ok(Credential::Anonymous)
     }
 
     async fn ask_helper(&self, name: &str, host: &str) -> Result<Credential, KeychainError> {
@@ -134,9 +146,9 @@ impl Keychain for DockerConfig {
     fn credential<'a>(
         &'a self,
         host: &'a str,
-        _: &'a str,
+        repository: &'a str,
     ) -> BoxFuture<'a, Result<Credential, KeychainError>> {
-        Box::pin(self.find(host))
+        Box::pin(self.find(host, repository))
     }
 }
 
@@ -180,18 +192,26 @@ async fn run(helper: &str, host: &str) -> io::Result<std::process::Output> {
     child.wait_with_output().await
 }
 
-/// The entry of `host`: by its own name, else by a key that is a URL with that host.
-fn lookup<'a, T>(entries: &'a HashMap<String, T>, host: &str) -> Option<&'a T> {
-    let same = |key: &&String| {
-        let key = key.trim_start_matches("https://").trim_start_matches("http://");
-        let key = key.split('/').next().unwrap_or_default();
-        key == host || is_docker_hub(key) && is_docker_hub(host)
-    };
-    entries.get(host).or_else(|| {
-        // Several keys may mean one host: the smallest wins, so that the answer is always the same.
-        let key = entries.keys().filter(same).min()?;
-        entries.get(key)
-    })
+/// The entries for `repository` on `host`, the one that says most first: a key is `HOST`, `HOST/BEGINNING-OF-REPOSITORY` (of
+/// whole names, as podman and skopeo write it), or docker's `https://HOST/v1/`, whose path says nothing.
+fn entries_for<'a, T>(entries: &'a HashMap<String, T>, host: &str, repository: &str) -> Vec<&'a T> {
+    let mut fitting: Vec<_> = entries
+        .iter()
+        .filter_map(|(key, entry)| {
+            let address = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://"));
+            let (name, path) = address.unwrap_or(key).split_once('/').unwrap_or((address.unwrap_or(key), ""));
+            let path = path.trim_end_matches('/');
+            let path = if address.is_some() || matches!(path, "v1" | "v2") { "" } else { path };
+            let of_host = name == host || is_docker_hub(name) && is_docker_hub(host);
+            let of_repository = path.is_empty()
+                || repository.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+            // Of keys that say as much, the host's own name goes first, and else the smallest, so that the answer is always the
+            // same.
+            (of_host && of_repository).then_some(((std::cmp::Reverse(path.len()), key != host, key), entry))
+        })
+        .collect();
+    fitting.sort_by_key(|(rank, _)| *rank);
+    fitting.into_iter().map(|(_, entry)| entry).collect()
 }
 
 fn is_docker_hub(host: &str) -> bool {

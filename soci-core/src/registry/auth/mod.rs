@@ -1,12 +1,15 @@
 //! Authentication: which Authorization header to send to which registry for which repository.
 //!
-//! [`Auth`] owns what was learned from each registry: its challenge, and one token for each repository and
-//! action. Invariants: a credential or token goes to the registry it is for and to the token server that
-//! this registry names, nowhere else; one exchange at a time for one repository, which all waiters share.
+//! [`Auth`] owns what was learned from each registry: its challenges, and one header for each repository, action and kind of
+//! challenge. Invariants: a credential or token goes to the registry it is for and to the token server that this registry
+//! names, nowhere else; one exchange at a time for one repository, which all waiters share; a challenge whose answer the
+//! registry has taken is not given up for one whose answer it did not take.
 
 mod challenge;
 mod docker;
 mod keychain;
+mod scope;
+mod slot;
 mod token;
 
 use std::collections::HashMap;
@@ -14,12 +17,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use parking_lot::Mutex;
 
 pub(crate) use challenge::Challenge;
 pub use docker::DockerConfig;
 pub use keychain::{Anonymous, Credential, FixedCredential, Keychain, KeychainError, Keychains};
+
+use challenge::Scheme;
+use slot::{Grant, Slot};
 
 use super::error::RegistryError;
 use super::hosts::Endpoint;
@@ -54,85 +60,136 @@ impl Access {
     }
 }
 
-/// An Authorization header and how long it lasts.
-#[derive(Debug, Clone)]
-struct Grant {
-    header: HeaderValue,
-    since: Instant,
-    expires: Instant,
-}
+/// Registries and repositories of which something is remembered; what is more is learned again.
+const MAX_REMEMBERED: usize = 4096;
+/// Challenges of one answer that are tried.
+const MAX_WAYS: usize = 3;
 
-type Slot = Arc<tokio::sync::Mutex<Option<Grant>>>;
+/// The challenges of one registry.
+#[derive(Debug, Default)]
+struct Learned {
+    /// The one whose answer was taken last.
+    taken: Option<Challenge>,
+    /// The one that came last.
+    seen: Option<Challenge>,
+}
 
 /// All that was learned about authentication in this process.
 #[derive(Debug)]
 pub(crate) struct Auth {
     keychain: Arc<dyn Keychain>,
     fresh: Duration,
-    challenges: Mutex<HashMap<Endpoint, Challenge>>,
-    slots: Mutex<HashMap<Access, Slot>>,
+    learned: Mutex<HashMap<Endpoint, Learned>>,
+    slots: Mutex<HashMap<(Access, Scheme), Arc<Slot>>>,
 }
 
 impl Auth {
     /// `fresh`: see [`super::RegistryOptions::credential_fresh`].
     pub(crate) fn new(keychain: Arc<dyn Keychain>, fresh: Duration) -> Self {
-        Self { keychain, fresh, challenges: Mutex::default(), slots: Mutex::default() }
+        Self { keychain, fresh, learned: Mutex::default(), slots: Mutex::default() }
     }
 
-    /// The header for a first attempt: none for a registry that never asked for one.
+    /// The header for a first attempt, and the challenge that it answers. `None` for a registry that never asked for one, and
+    /// where we have no answer: it may not ask this time.
     pub(crate) async fn header(
         &self,
         transport: &Transport,
         access: &Access,
-    ) -> Result<Option<HeaderValue>, RegistryError> {
-        let challenge = self.challenges.lock().get(&access.endpoint).cloned();
-        let Some(challenge) = challenge else { return Ok(None) };
-        self.grant(transport, access, &challenge.without_scope(), None).await.map(Some)
+    ) -> Result<Option<(HeaderValue, Challenge)>, RegistryError> {
+        let challenge = {
+            let learned = self.learned.lock();
+            learned
+                .get(&access.endpoint)
+                .and_then(|learned| learned.taken.as_ref().or(learned.seen.as_ref()).cloned())
+        };
+        let Some(challenge) = challenge.map(Challenge::without_scope) else { return Ok(None) };
+        match self.grant(transport, access, &challenge, &[]).await {
+            Ok(header) => Ok(Some((header, challenge))),
+            Err(RegistryError::Unauthorized { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
-    /// The header after status 401: `challenges` are the WWW-Authenticate headers, `refused` the header sent.
-    /// `None`: nothing better than what was refused is to be had.
-    pub(crate) async fn renew(
+    /// Whether another header may help after an answer with this status to `shown`; `challenges` are its WWW-Authenticate
+    /// headers. Some registries say "forbidden" to a credential that has expired, and to a token for less than is wanted.
+    pub(crate) fn may_help(
         &self,
-        transport: &Transport,
         access: &Access,
+        status: StatusCode,
+        shown: Option<&(HeaderValue, Challenge)>,
         challenges: &[String],
-        refused: Option<&HeaderValue>,
-    ) -> Result<Option<HeaderValue>, RegistryError> {
-        let known = || self.challenges.lock().get(&access.endpoint).cloned();
-        let Some(challenge) = Challenge::choose(challenges).or_else(known) else { return Ok(None) };
-        self.challenges.lock().insert(access.endpoint.clone(), challenge.clone());
-        self.grant(transport, access, &challenge, refused).await.map(Some)
+    ) -> bool {
+        if status == StatusCode::UNAUTHORIZED {
+            return true;
+        }
+        let Some((header, challenge)) = shown.filter(|_| status == StatusCode::FORBIDDEN) else {
+            return false;
+        };
+        let newest = self.slot(access, challenge.scheme()).newest();
+        newest.filter(|grant| grant.header == header).is_some_and(|grant| {
+            let asks_for_more = |challenge: &Challenge| !scope::covers(&grant.scope, challenge.scope());
+            grant.since.elapsed() >= self.fresh || Challenge::all(challenges).iter().any(asks_for_more)
+        })
     }
 
-    /// Whether `shown` was obtained so long ago that it may have expired.
-    pub(crate) fn is_old(&self, access: &Access, shown: &HeaderValue) -> bool {
-        let slot = self.slots.lock().get(access).cloned();
-        let slot = slot.as_ref().and_then(|slot| slot.try_lock().ok());
-        slot.as_ref()
-            .and_then(|slot| slot.as_ref())
-            .is_some_and(|grant| grant.header == shown && grant.since.elapsed() >= self.fresh)
+    /// The challenges to answer after a refusal, in that order: first the one whose answer the registry took before.
+    pub(crate) fn ways(&self, access: &Access, challenges: &[String]) -> Vec<Challenge> {
+        let mut ways = Challenge::all(challenges);
+        let mut learned = self.learned.lock();
+        if learned.len() >= MAX_REMEMBERED && !learned.contains_key(&access.endpoint) {
+            learned.clear();
+        }
+        let learned = learned.entry(access.endpoint.clone()).or_default();
+        if let Some(first) = ways.first() {
+            learned.seen = Some(first.clone());
+        }
+        if let Some(taken) = learned.taken.as_ref().or(learned.seen.as_ref()) {
+            let at = ways.iter().position(|way| way.is_like(taken));
+            let first = at.map_or_else(|| taken.clone().without_scope(), |at| ways.remove(at));
+            ways.insert(0, first);
+        }
+        ways.truncate(MAX_WAYS);
+        ways
     }
 
-    async fn grant(
+    /// Notes that the registry took the answer to `challenge`.
+    pub(crate) fn taken(&self, access: &Access, challenge: &Challenge) {
+        let mut learned = self.learned.lock();
+        if let Some(learned) = learned.get_mut(&access.endpoint)
+            && !learned.taken.as_ref().is_some_and(|taken| taken.is_like(challenge))
+        {
+            learned.taken = Some(challenge.clone());
+        }
+    }
+
+    /// The header that answers `challenge`, and is none of those that were refused.
+    pub(crate) async fn grant(
         &self,
         transport: &Transport,
         access: &Access,
         challenge: &Challenge,
-        refused: Option<&HeaderValue>,
+        refused: &[HeaderValue],
     ) -> Result<HeaderValue, RegistryError> {
-        let slot = Arc::clone(self.slots.lock().entry(access.clone()).or_default());
-        let mut slot = slot.lock().await;
-        if let Some(grant) = &*slot
-            && grant.expires > Instant::now()
-            && Some(&grant.header) != refused
-        {
-            return Ok(grant.header.clone());
+        let slot = self.slot(access, challenge.scheme());
+        // What the registry asked for before, it will ask for again.
+        let before = slot.newest().map(|grant| grant.scope).unwrap_or_default();
+        let scope = scope::union([access.scope().as_str(), challenge.scope(), before.as_str()]);
+        let usable = |grant: &Grant| grant.expires > Instant::now() && !refused.contains(&grant.header);
+        let obtain = self.obtain(transport, access, challenge, scope);
+        slot.get(usable, obtain).await.map(|grant| grant.header)
+    }
+
+    fn slot(&self, access: &Access, scheme: Scheme) -> Arc<Slot> {
+        let mut slots = self.slots.lock();
+        let key = (access.clone(), scheme);
+        if slots.len() >= MAX_REMEMBERED && !slots.contains_key(&key) {
+            let now = Instant::now();
+            slots.retain(|_, slot| slot.newest().is_some_and(|grant| grant.expires > now));
+            if slots.len() >= MAX_REMEMBERED {
+                slots.clear();
+            }
         }
-        let grant = self.obtain(transport, access, challenge).await?;
-        let header = grant.header.clone();
-        *slot = Some(grant);
-        Ok(header)
+        Arc::clone(slots.entry(key).or_default())
     }
 
     async fn obtain(
@@ -140,33 +197,34 @@ impl Auth {
         transport: &Transport,
         access: &Access,
         challenge: &Challenge,
+        scope: String,
     ) -> Result<Grant, RegistryError> {
+        let since = Instant::now();
         let host = &access.endpoint.host;
-        let credential = self
-            .keychain
-            .credential(host, &access.repository)
-            .await
-            .map_err(|source| RegistryError::Credential { host: host.clone(), source })?;
+        let credential =
+            self.keychain.credential(host, &access.repository).await.map_err(|source| {
+                RegistryError::Credential { host: host.clone(), source: Arc::new(source) }
+            })?;
         let unauthorized =
             |reason: &str| RegistryError::Unauthorized { host: host.clone(), reason: reason.to_owned() };
         match (challenge, credential) {
             (_, Credential::RegistryToken(token)) => Ok(Grant {
                 header: sensitive(&format!("Bearer {token}"), host)?,
-                since: Instant::now(),
-                expires: Instant::now() + BASIC_LIFETIME,
+                scope: String::new(),
+                since,
+                expires: since + BASIC_LIFETIME,
             }),
             (Challenge::Basic, Credential::Basic { user, password }) => {
                 let header = basic(&user, &password, host)?;
-                Ok(Grant { header, since: Instant::now(), expires: Instant::now() + BASIC_LIFETIME })
+                Ok(Grant { header, scope: String::new(), since, expires: since + BASIC_LIFETIME })
             }
             (Challenge::Basic, _) => {
                 Err(unauthorized("a user and a password are needed, and none are known"))
             }
-            (Challenge::Bearer { realm, service, scope }, credential) => {
+            (Challenge::Bearer { realm, service, .. }, credential) => {
                 if realm.scheme() != "https" && !access.endpoint.plain {
                     return Err(unauthorized("the token server named by the registry has no TLS"));
                 }
-                let scope = scope.clone().unwrap_or_else(|| access.scope());
                 let request = token::Request {
                     realm,
                     link: &access.endpoint.link,
@@ -175,7 +233,7 @@ impl Auth {
                 };
                 let token = token::exchange(transport, &request, &credential).await?;
                 let header = sensitive(&format!("Bearer {}", token.value), host)?;
-                Ok(Grant { header, since: Instant::now(), expires: Instant::now() + token.lifetime })
+                Ok(Grant { header, scope, since, expires: Instant::now() + token.lifetime })
             }
         }
     }

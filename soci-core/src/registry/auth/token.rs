@@ -6,12 +6,12 @@
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use http::Method;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Method};
 use reqwest::Url;
 use serde::Deserialize;
 
-use super::{Credential, sensitive};
+use super::Credential;
 use crate::registry::content::Content;
 use crate::registry::error::RegistryError;
 use crate::registry::link::Link;
@@ -43,7 +43,8 @@ pub(super) struct Token {
 struct Answer {
     token: Option<String>,
     access_token: Option<String>,
-    expires_in: Option<u64>,
+    #[serde(default)]
+    expires_in: serde_json::Value,
 }
 
 /// Asks the token server. Boxed, because sending is what asks for tokens.
@@ -61,6 +62,8 @@ async fn ask(
     credential: &Credential,
 ) -> Result<Token, RegistryError> {
     let mut call = Call::get(request.realm.clone(), RequestKind::Token, request.link);
+    // Whoever needs the token tries again by itself, if it is worth it: two that do so multiply.
+    call.patient = false;
     let host = request.realm.authority();
     if let Credential::IdentityToken(refresh_token) = credential {
         let mut form = Url::parse("form:").map_err(|_| RegistryError::protocol(request.realm, "no form"))?;
@@ -71,7 +74,7 @@ async fn ask(
             .append_pair("scope", request.scope)
             .append_pair("refresh_token", refresh_token);
         call.method = Method::POST;
-        call.headers.insert(CONTENT_TYPE, sensitive("application/x-www-form-urlencoded", host)?);
+        call.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         call.content = Content::Bytes(form.query().unwrap_or_default().to_owned().into());
     } else {
         let mut query = call.url.query_pairs_mut();
@@ -94,6 +97,36 @@ async fn ask(
         .map_err(|error| RegistryError::protocol(&url, format!("not a token answer: {error}")))?;
     let value = [answer.token, answer.access_token].into_iter().flatten().find(|token| !token.is_empty());
     let value = value.ok_or_else(|| RegistryError::protocol(&url, "token answer without a token"))?;
-    let lifetime = answer.expires_in.map_or(DEFAULT_LIFETIME, Duration::from_secs).min(MAX_LIFETIME);
-    Ok(Token { value, lifetime: lifetime.mul_f32(0.9) })
+    Ok(Token { value, lifetime: lifetime(&answer.expires_in).mul_f32(0.9) })
+}
+
+/// How long a token lives: a number of seconds, also as text or with a fraction. What is not a time from now on says nothing.
+fn lifetime(expires_in: &serde_json::Value) -> Duration {
+    let seconds = match expires_in {
+        serde_json::Value::String(text) => text.trim().parse().ok(),
+        other => other.as_f64(),
+    };
+    let seconds = seconds.filter(|seconds: &f64| *seconds > 0.0);
+    seconds
+        .map_or(DEFAULT_LIFETIME, |seconds| Duration::from_secs_f64(seconds.min(MAX_LIFETIME.as_secs_f64())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_of_expires_in() {
+        let of = |json: &str| lifetime(&serde_json::from_str(json).expect("valid JSON"));
+        assert_eq!(of("300"), Duration::from_mins(5));
+        assert_eq!(of("300.0"), Duration::from_mins(5));
+        assert_eq!(of("0.5"), Duration::from_millis(500));
+        assert_eq!(of("\"300\""), Duration::from_mins(5));
+        for nothing in ["null", "0", "-1", "\"soon\"", "\"NaN\"", "{}", "true", "\"\""] {
+            assert_eq!(of(nothing), DEFAULT_LIFETIME, "{nothing}");
+        }
+        for long in ["1e300", "18446744073709551616", "\"inf\""] {
+            assert_eq!(of(long), MAX_LIFETIME, "{long}");
+        }
+    }
 }
