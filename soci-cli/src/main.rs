@@ -3,16 +3,22 @@
 //! Parses, dispatches, and turns the outcome into an exit code. Owns no state. Results go to standard output, everything
 //! else (warnings, errors, progress, logs filtered by `RUST_LOG`) to standard error.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when the reader is gone: out! and say! do not
+
+#[macro_use]
+mod output;
+
 mod cli;
 mod commands;
 mod error;
-mod output;
+mod hint;
 mod root;
 mod sources;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use output::stream;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -23,10 +29,12 @@ fn main() -> ExitCode {
     let level = if cli.global.debug { "warn,soci=debug,soci_core=debug,recorder=debug" } else { "warn" };
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into()))
-        .with_writer(std::io::stderr)
+        .with_ansi(stream::colours(&std::io::stderr()))
+        .with_writer(|| stream::Log)
         .init();
-    match cli.command.run(&cli.global) {
+    stream::exit(match cli.command.run(&cli.global) {
         Ok(code) => code,
+        Err(error) if stream::is_ours(&error) => ExitCode::SUCCESS,
         Err(error) => error::failed(&error),
-    }
+    })
 }

@@ -22,7 +22,10 @@ use soci_core::{
     store::{Artifact, ArtifactKind, Artifacts, ContentStore, LayoutStore, StoreError},
 };
 
-use crate::{cli::Global, error::Hinted};
+use crate::{
+    cli::Global,
+    error::{self, Hinted},
+};
 
 /// Which content store is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +70,13 @@ impl Root {
         let root = global.store_root();
         match fs::DirBuilder::new().mode(0o700).create(root) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                return Err(error).with_context(|| format!("mkdir {}", root.display()));
+                let message = format!("cannot make {}", root.display());
+                return Err(if error.kind() == ErrorKind::PermissionDenied {
+                    let message = format!("{message}: {}", error::words(&error.into()));
+                    Hinted::new(message, "run as root, or choose another store with --root DIR").into()
+                } else {
+                    anyhow::Error::from(error).context(message)
+                });
             }
             _ => {}
         }
@@ -86,20 +95,32 @@ impl Root {
         })
     }
 
-    /// containerd, if it answers. It must when its store was chosen.
+    /// containerd, if it answers; if it is here and does not, a note says why. It must when its store was chosen.
     pub(crate) fn containerd(&self) -> Result<Option<&Containerd>> {
+        if self.choice == Some(StoreChoice::Containerd) {
+            return self.must_have_containerd().map(Some);
+        }
         if let Some(known) = self.containerd.get() {
             return Ok(known.as_ref());
         }
-        let found = if self.choice == Some(StoreChoice::Containerd) {
-            Some(connect(&self.socket, &self.namespace)?)
-        } else if self.socket.exists() {
+        let found = if self.socket.exists() {
             let answer = connect(&self.socket, &self.namespace);
-            answer.inspect_err(|error| tracing::debug!(%error, "going on without containerd")).ok()
+            answer
+                .inspect_err(|error| say!("note: going on without containerd: {}", error::words(error)))
+                .ok()
         } else {
             None
         };
         Ok(self.containerd.get_or_init(|| found).as_ref())
+    }
+
+    /// containerd, which must answer.
+    pub(crate) fn must_have_containerd(&self) -> Result<&Containerd> {
+        if self.containerd.get().is_none_or(Option::is_none) {
+            let found = connect(&self.socket, &self.namespace)?;
+            return self.containerd.get_or_init(|| Some(found)).as_ref().context("containerd did not answer");
+        }
+        self.containerd.get().and_then(Option::as_ref).context("containerd did not answer")
     }
 
     /// Where artifacts of an image are kept: in the store that was chosen, else where the image is if that is

@@ -17,7 +17,7 @@ use soci_core::{
     store::Artifact,
 };
 
-use crate::{error::Hinted, root::Root};
+use crate::{error::words_of, root::Root};
 
 /// In front of the name of an image that must be in containerd.
 const IN_CONTAINERD: &str = "containerd://";
@@ -102,7 +102,7 @@ impl RegistryFlags {
             },
         };
         if self.http_dump {
-            options.watch = Some(|line| println!("{line}"));
+            options.watch = Some(|line| out!("{line}"));
         }
         Ok(Registry::new(options))
     }
@@ -124,9 +124,7 @@ impl RegistryFlags {
 /// other name is containerd's if containerd answers and has it, else a registry's.
 pub(crate) async fn find(text: &str, root: &Root, flags: &RegistryFlags) -> Result<ImageSource> {
     if let Some(name) = text.strip_prefix(IN_CONTAINERD) {
-        let Some(containerd) = root.containerd()? else {
-            return Err(Hinted::new("containerd does not answer", "name its socket with --address").into());
-        };
+        let containerd = root.must_have_containerd()?;
         let found = in_containerd(name, containerd).await?;
         return Ok(found.ok_or_else(|| ImageError::NotFound(name.to_owned()))?);
     }
@@ -145,10 +143,7 @@ pub(crate) async fn find(text: &str, root: &Root, flags: &RegistryFlags) -> Resu
     match ImageSource::parse(text, &impatient)?.document().await {
         Err(ImageError::NotFound(_)) => Err(ImageError::NotFound(text.to_owned()).into()),
         Err(error) => {
-            eprintln!(
-                "note: containerd has no such image, and its registry failed: {:#}",
-                anyhow::Error::from(error)
-            );
+            say!("note: containerd has no such image, and its registry failed: {}", words_of(&error));
             Err(ImageError::NotFound(text.to_owned()).into())
         }
         Ok(_) => Ok(ImageSource::parse(text, &flags.registry(text)?)?),

@@ -146,8 +146,8 @@ impl BuildArgs {
 pub(crate) fn warn_about_other_image(traces: &[String], image: &Image) -> Result<()> {
     for path in traces {
         match TraceReader::open(Path::new(path))?.header().manifest {
-            None => eprintln!("note: trace {path} is of a directory: its paths are looked up in the image"),
-            Some(recorded) if recorded != image.manifest.digest => eprintln!(
+            None => say!("note: trace {path} is of a directory: its paths are looked up in the image"),
+            Some(recorded) if recorded != image.manifest.digest => say!(
                 "warning: trace {path} was recorded on image manifest {recorded}, this one is {}: paths that differ are \
                  left out",
                 image.manifest.digest
@@ -192,7 +192,7 @@ fn accesses(path: &Path, allow_incomplete: bool) -> Result<Vec<Access>> {
                 Hinted::new(message, "record again, or take it as it is with --allow-incomplete").into()
             );
         }
-        eprintln!("warning: {message}");
+        say!("warning: {message}");
     }
     if accesses.is_empty() {
         return Err(Hinted::new(
@@ -226,59 +226,50 @@ pub(crate) fn tell(event: Event<'_>, progress: &Progress) {
             progress.line(&format!("Created prefetch artifact for layer {layer}: {artifact}"));
         }
         Event::FineIndex(fine) => progress.line(&format!("fine index -> {}", fine.digest)),
-        Event::Chosen(chosen) => tell_chosen(chosen, progress),
+        Event::Chosen(chosen) => tell_chosen(chosen),
         Event::FileNotFound(path) => {
-            progress.warn(&format!("warning: prefetch file {path} not found in any layer"));
+            say!("warning: prefetch file {path} not found in any layer");
         }
         Event::PathsNotFound { count, first } => {
             let first = String::from_utf8_lossy(first);
-            progress.warn(&format!(
-                "warning: {count} paths of the trace are no files of this image (the first: {first})"
-            ));
+            say!("warning: {count} paths of the trace are no files of this image (the first: {first})");
         }
         Event::LayerUnread(layer) => {
-            progress.warn(&format!(
-                "warning: files of layer {} ({}) cannot be listed",
-                layer.digest, layer.media_type
-            ));
+            say!("warning: files of layer {} ({}) cannot be listed", layer.digest, layer.media_type);
         }
         Event::OutsideSpans(bytes) => {
-            progress.warn(&format!(
-                "note: {bytes} bytes of the trace lie in layers without a zTOC, which are fetched whole"
-            ));
+            say!("note: {bytes} bytes of the trace lie in layers without a zTOC, which are fetched whole");
         }
         Event::Pack(pack) => pack_args::tell(pack, progress),
     }
 }
 
 /// Says what a line of the prefetch list stands for, unless that is plain.
-fn tell_chosen(chosen: &Chosen, progress: &Progress) {
+fn tell_chosen(chosen: &Chosen) {
     let line = &chosen.line;
     match &chosen.meaning {
         Meaning::File => {}
         Meaning::Link(own) => {
-            progress.warn(&format!("note: prefetch file {line} is {}", String::from_utf8_lossy(own)));
+            say!("note: prefetch file {line} is {}", String::from_utf8_lossy(own));
         }
         Meaning::Directory(files) => {
-            progress.warn(&format!("note: prefetch path {line} is a directory, {files} files with content"));
+            say!("note: prefetch path {line} is a directory, {files} files with content");
         }
         Meaning::Pattern(files) => {
-            progress.warn(&format!("note: prefetch pattern {line} matches {files} files with content"));
+            say!("note: prefetch pattern {line} matches {files} files with content");
         }
         Meaning::Hidden => {
-            progress.warn(&format!("warning: prefetch file {line} is removed by an upper layer"));
+            say!("warning: prefetch file {line} is removed by an upper layer");
         }
         Meaning::Nothing(NotLocated::Missing) => {
-            progress.warn(&format!("warning: prefetch file {line} not found in any layer"));
+            say!("warning: prefetch file {line} not found in any layer");
         }
-        Meaning::Nothing(reason) => progress.warn(&format!("warning: prefetch file {line}: {reason}")),
+        Meaning::Nothing(reason) => say!("warning: prefetch file {line}: {reason}"),
     }
     match chosen.unspanned {
         0 => {}
         files => {
-            progress.warn(&format!(
-                "note: {files} files of {line} lie in layers without a zTOC, which are fetched whole"
-            ));
+            say!("note: {files} files of {line} lie in layers without a zTOC, which are fetched whole");
         }
     }
 }

@@ -1,12 +1,12 @@
 //! `soci completion`: what a shell needs to complete our command lines, on standard output.
 
-use std::io::{Write, stdout};
+use std::io::Write;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use crate::cli::Cli;
+use crate::{cli::Cli, output::stream::Results};
 
 /// Arguments of `soci completion`.
 #[derive(Debug, Clone, clap::Args)]
@@ -19,5 +19,5 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "soci", &mut script);
-    stdout().write_all(&script).context("write the completions")
+    Ok(Results.write_all(&script)?)
 }

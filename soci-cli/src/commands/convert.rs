@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 use super::build_args::{BuildArgs, tell};
 use crate::{
     cli::Global,
-    error::Hinted,
+    error::{self, Hinted},
     root::{self, Root},
     sources::{self, PlatformFlags, RegistryFlags},
 };
@@ -83,7 +83,7 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
         in_containerd(&args, &source, &destination, global, &runtime, &tell)?
     };
     if progress.is_quiet() {
-        println!("{made}");
+        out!("{made}");
     }
     Ok(())
 }
@@ -101,7 +101,7 @@ fn in_containerd(
     let root = Root::open(global)?;
     let connected = root::connect(&global.socket(), &global.namespace);
     let containerd = connected.map_err(|error| {
-        Hinted::new(format!("{error:#}"), "without containerd, convert images on disk with --standalone")
+        Hinted::new(error::words(&error), "without containerd, convert images on disk with --standalone")
     })?;
     let leased = runtime.block_on(containerd.leased())?;
     let name = source.strip_prefix("containerd://").unwrap_or(source);

@@ -58,7 +58,7 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
     }
     if progress.is_quiet() {
         for index in &built {
-            println!("{index}");
+            out!("{index}");
         }
     }
     Ok(())

@@ -59,13 +59,13 @@ impl EngineArgs {
             (EngineArg::Auto, Some(error)) => {
                 let reason =
                     anyhow::Chain::new(error).map(ToString::to_string).collect::<Vec<_>>().join(": ");
-                eprintln!("engine:      fuse, because eBPF cannot be used: {reason}");
+                say!("engine:      fuse, because eBPF cannot be used: {reason}");
             }
-            (EngineArg::Auto, None) => eprintln!("engine:      {}", stage.capture().engine()),
+            (EngineArg::Auto, None) => say!("engine:      {}", stage.capture().engine()),
             _ => {}
         }
         if let Some(error) = stage.no_cgroup() {
-            eprintln!("scope:       the process tree, because there is no cgroup for it: {error}");
+            say!("scope:       the process tree, because there is no cgroup for it: {error}");
         }
     }
 }

@@ -1,14 +1,14 @@
 //! `soci man`: the manual pages, made from the same words as `--help`.
 
 use std::fs;
-use std::io::{Write, stdout};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 
-use crate::cli::Cli;
+use crate::{cli::Cli, output::stream::Results};
 
 /// Arguments of `soci man`.
 #[derive(Debug, Clone, clap::Args)]
@@ -23,7 +23,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut root = Cli::command();
     root.build();
     match &args.dir {
-        None => stdout().write_all(&page(&root)?).context("write the page"),
+        None => Ok(Results.write_all(&page(&root)?)?),
         Some(dir) => {
             fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
             write(&root, dir)

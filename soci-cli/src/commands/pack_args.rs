@@ -74,15 +74,13 @@ pub(crate) fn tell(pack: &PackReport, progress: &Progress) {
     progress.line(&format!("pack -> {}", pack.descriptor.digest));
     for (layer, bytes) in &pack.left_out {
         let bytes = HumanBytes(*bytes);
-        progress.warn(&format!(
-            "note: {bytes} of the trace lie in layer {layer}, which has no zTOC: they are not in the pack"
-        ));
+        say!("note: {bytes} of the trace lie in layer {layer}, which has no zTOC: they are not in the pack");
     }
     if pack.cut > 0 {
         let (cut, before) = (HumanBytes(pack.cut), HumanBytes(pack.cut_must_have));
-        progress.warn(&format!(
+        say!(
             "note: the budget keeps {cut} out of the pack, {before} of them needed before the workload is ready"
-        ));
+        );
     }
 }
 

@@ -97,7 +97,7 @@ async fn push(mut args: Args, name: &str, reference: &Reference, root: &Root, de
         };
         v2_seen |= of_image(IndexVersion::V2).is_some();
         if v2_seen {
-            println!(
+            out!(
                 "[WARN] Skippping SOCI index manifest v2. You should push the whole image with higher level tools like finch or nerdctl."
             );
         }
@@ -128,7 +128,7 @@ async fn go_on(args: &Args, repository: &Repository, manifest: Digest, say: &Pro
         say.line(&format!("{message}: skipping pushing artifacts for image manifest: {manifest}"));
         return Ok(false);
     }
-    println!("[WARN] {message}: pushing index anyway");
+    out!("[WARN] {message}: pushing index anyway");
     Ok(true)
 }
 
@@ -144,9 +144,9 @@ async fn push_index(
     let parsed = SociIndex::parse(raw.clone())?;
     let subject = parsed.subject.as_ref().context("a version 1 index has a subject")?.digest;
     if say.is_quiet() {
-        println!("{digest}");
+        out!("{digest}");
     } else {
-        println!("pushing soci index with digest: {digest}");
+        out!("pushing soci index with digest: {digest}");
     }
     match repository.manifest(&digest.to_string()).await {
         Ok(_) => {
@@ -168,9 +168,7 @@ async fn push_index(
     match repository.manifest(&subject.to_string()).await {
         Ok(_) => say.line(&format!("skipped artifact with digest: {subject}")),
         Err(RegistryError::NotFound { .. }) => {
-            say.warn(&format!(
-                "note: the registry does not have the image manifest {subject}; push the image as well"
-            ));
+            say!("note: the registry does not have the image manifest {subject}; push the image as well");
         }
         Err(error) => return Err(error).context("error pushing graph to remote"),
     }

@@ -27,7 +27,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     let names = images.into_iter().map(|image| (image.target.digest, image.name)).collect();
     for index in rebuild(&root.stores()?, &elsewhere, &names, &root.artifacts)? {
         if !args.quiet {
-            eprintln!("warning: no image here names the SOCI index {index}; it is left out");
+            say!("warning: no image here names the SOCI index {index}; it is left out");
         }
     }
     Ok(())

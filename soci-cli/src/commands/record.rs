@@ -7,14 +7,13 @@
 //! case in which the workload ran. With `--runs`, see `record_runs.rs`.
 
 use std::fs;
-use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar};
 use recorder::capture::Capture;
 use recorder::plan;
 use recorder::report::{Report, Stability, Summary};
@@ -36,7 +35,9 @@ use super::record_runs;
 use super::summary;
 use super::unpack::unpack;
 use super::workload_args::{self, PlainHttp, WorkloadArgs, limit};
-use crate::{cli::Global, output::progress::Progress as Bars};
+use crate::cli::Global;
+use crate::output::progress::Progress as Bars;
+use crate::output::stream::{self, Passing};
 
 /// Record what a workload reads from its image, or a command from a directory.
 #[derive(Debug, clap::Args)]
@@ -204,7 +205,7 @@ fn record(
         Err(code) => return Ok(Err(code)),
     };
     if args.keep {
-        eprintln!("what the workload wrote: {}", run.keep("upper")?.display());
+        say!("what the workload wrote: {}", run.keep("upper")?.display());
     }
     Ok(Ok(Done { recorded, layers }))
 }
@@ -238,7 +239,7 @@ pub(super) fn session(
         manifest: what.manifest,
         layers: what.layers,
         rules: Rules { until: args.workload.until()?, tail: args.tail, timeout: limit(global) },
-        output: (Box::new(Around(bar.clone(), io::stdout())), Box::new(Around(bar.clone(), io::stderr()))),
+        output: (Box::new(Passing::Out), Box::new(Passing::Err)),
         signals,
     };
     let init = workload_args::init_command()?;
@@ -248,7 +249,7 @@ pub(super) fn session(
     match recorded {
         Ok(recorded) => Ok(Ok(recorded)),
         Err(SessionError::Workload(error)) if let Some(code) = workload_args::exec_code(&error) => {
-            eprintln!("error: {error}");
+            say!("error: {error}");
             Ok(Err(code))
         }
         Err(error) => Err(error.into()),
@@ -280,13 +281,13 @@ pub(super) fn finish(
         super::report::write_page(&Report::read(trace, &content)?, &trace.with_extension("html"))?;
     }
     if args.json {
-        eprintln!("{}", serde_json::to_string(&summary::Json { summary, stability })?);
+        say!("{}", serde_json::to_string(&summary::Json { summary, stability })?);
     } else {
-        eprint!("{}", summary::text(&summary));
+        stream::remarks(&summary::text(&summary));
         if let Some(stability) = stability {
-            eprint!("{}", summary::stability(&stability));
+            stream::remarks(&summary::stability(&stability));
         }
-        eprintln!("written:     {} and {}", trace.display(), list.display());
+        say!("written:     {} and {}", trace.display(), list.display());
     }
     Ok(())
 }
@@ -296,26 +297,26 @@ pub(super) fn code(args: &Args, recorded: &Recorded) -> u8 {
     let end = &recorded.end;
     match (end.outcome, end.ready_ns, end.exit_code) {
         (Outcome::Interrupted, ..) => {
-            eprintln!("stopped by a signal; the trace is kept");
+            say!("stopped by a signal; the trace is kept");
             recorded.signal.map_or(130, |signal| 128 + signal.as_raw() as u8)
         }
         (Outcome::TimedOut, ..) => {
-            eprintln!("error: the workload was not ready in time; the trace is kept and says so");
+            say!("error: the workload was not ready in time; the trace is kept and says so");
             4
         }
         (Outcome::Exited, None, code) => {
             let code = code.unwrap_or(255);
-            eprintln!(
+            say!(
                 "error: the workload ended with code {code} before it was ready; the trace is kept and says so"
             );
             4
         }
         (Outcome::Exited, Some(_), Some(code)) if code != 0 => {
-            eprintln!("error: the workload failed with code {code}; the trace is kept");
+            say!("error: the workload failed with code {code}; the trace is kept");
             5
         }
         _ if end.dropped > 0 && !args.allow_incomplete => {
-            eprintln!("error: {} accesses were lost (--allow-incomplete accepts that)", end.dropped);
+            say!("error: {} accesses were lost (--allow-incomplete accepts that)", end.dropped);
             3
         }
         _ => 0,
@@ -336,15 +337,7 @@ pub(super) fn name(args: &Args, path: &str) -> String {
 
 /// A line of progress on standard error; hidden with `quiet` and when that is not a terminal.
 pub(super) fn progress_bar(label: &str, quiet: bool) -> ProgressBar {
-    if quiet || !io::stderr().is_terminal() {
-        return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-    }
-    let bar = ProgressBar::new_spinner();
-    let style = ProgressStyle::with_template("{spinner} {prefix}{msg}")
-        .unwrap_or_else(|_| ProgressStyle::default_spinner());
-    bar.set_style(style);
-    bar.set_prefix(label.to_owned());
-    bar
+    Bars::new(quiet).line_of(label)
 }
 
 pub(super) fn show(bar: &ProgressBar, progress: &Progress) {
@@ -354,17 +347,4 @@ pub(super) fn show(bar: &ProgressBar, progress: &Progress) {
     let elapsed = elapsed.as_secs_f64();
     bar.set_message(format!("{state} {elapsed:.1} s: {files} files, {bytes}, {accesses} accesses"));
     bar.tick();
-}
-
-/// Writes around the progress line.
-pub(super) struct Around<W>(pub(super) ProgressBar, pub(super) W);
-
-impl<W: Write> Write for Around<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.suspend(|| self.1.write(bytes))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.1.flush()
-    }
 }

@@ -40,14 +40,12 @@ pub(super) fn repeat(
             Err(code) => return Ok(ExitCode::from(code)),
         };
         if !args.json {
-            eprintln!("{label}: {}", line(&done.recorded));
+            say!("{label}: {}", line(&done.recorded));
         }
         let code = code(args, &done.recorded);
         worst = worst.max(code);
         if done.recorded.end.outcome == Outcome::Interrupted {
-            eprintln!(
-                "{label} was stopped: the traces of the runs are kept, and none is made of them together"
-            );
+            say!("{label} was stopped: the traces of the runs are kept, and none is made of them together");
             return Ok(ExitCode::from(code));
         }
         layers = done.layers;

@@ -15,7 +15,7 @@ use recorder::report::{Report, page};
 use tempfile::NamedTempFile;
 
 use super::summary;
-use crate::output::json;
+use crate::output::{json, stream::Results};
 
 /// Show what a recording has seen.
 #[derive(Debug, clap::Args)]
@@ -39,12 +39,12 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let report = Report::read(&args.trace, &[])
         .with_context(|| format!("read trace {}", printable(args.trace.as_os_str().as_encoded_bytes())))?;
     if let Some(good) = report.torn_after {
-        eprintln!("warning: the trace has no end, it is cut after byte {good}: the recorder did not finish");
+        say!("warning: the trace has no end, it is cut after byte {good}: the recorder did not finish");
     }
     if let Some(end) = report.summary.end.as_ref().filter(|end| end.dropped > 0) {
-        eprintln!("warning: {} accesses were lost: all figures are too low", end.dropped);
+        say!("warning: {} accesses were lost: all figures are too low", end.dropped);
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = Results::buffered();
     if args.json {
         writeln!(out, "{}", json::pretty(&report)?)?;
     } else {
@@ -60,6 +60,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
             writeln!(out, "page:        {}", path.display())?;
         }
     }
+    out.flush()?;
     Ok(())
 }
 

@@ -1,5 +1,8 @@
 //! How results look: tables, JSON, durations, progress. Nothing here decides what is shown.
 
+#[macro_use]
+pub(crate) mod stream;
+
 pub(crate) mod duration;
 pub(crate) mod json;
 pub(crate) mod progress;

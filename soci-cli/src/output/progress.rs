@@ -5,13 +5,14 @@
 
 use std::{
     collections::HashMap,
-    io::{IsTerminal, stderr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressFinish, ProgressStyle};
 use soci_core::{digest::Digest, image::Descriptor};
+
+use super::stream;
 
 const BYTES: &str = "{msg} [{bar:24}] {bytes} of {total_bytes}, {bytes_per_sec}";
 const STEPS: &str = "{msg} [{bar:24}] {pos} of {len}";
@@ -33,8 +34,8 @@ struct Bars {
 impl Progress {
     /// With `quiet` there are neither bars nor lines of results.
     pub(crate) fn new(quiet: bool) -> Self {
-        let seen = !quiet && stderr().is_terminal();
-        Self(Arc::new(Bars { quiet, all: seen.then(MultiProgress::new), of_blobs: Mutex::default() }))
+        let all = if quiet { None } else { stream::bars() };
+        Self(Arc::new(Bars { quiet, all, of_blobs: Mutex::default() }))
     }
 
     /// Whether lines of results are left out.
@@ -45,19 +46,7 @@ impl Progress {
     /// Prints a line of results.
     pub(crate) fn line(&self, text: &str) {
         if !self.0.quiet {
-            self.around(|| println!("{text}"));
-        }
-    }
-
-    /// Prints a warning or a note.
-    pub(crate) fn warn(&self, text: &str) {
-        self.around(|| eprintln!("{text}"));
-    }
-
-    fn around(&self, print: impl FnOnce()) {
-        match &self.0.all {
-            Some(all) => all.suspend(print),
-            None => print(),
+            out!("{text}");
         }
     }
 
@@ -87,6 +76,13 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(200));
         }
         bar
+    }
+
+    /// A line that says how far something is, of which nobody knows the end.
+    pub(crate) fn line_of(&self, label: &str) -> ProgressBar {
+        let Some(all) = &self.0.all else { return ProgressBar::hidden() };
+        let style = ProgressStyle::with_template("{spinner} {prefix}{msg}").expect("the template is right");
+        all.add(ProgressBar::new_spinner()).with_style(style).with_prefix(label.to_owned())
     }
 
     fn bar(&self, what: &str, length: u64, template: &str) -> ProgressBar {

@@ -15,6 +15,7 @@ use tonic::Streaming;
 
 use super::{
     Containerd, ContainerdError,
+    client::next,
     content_api::{
         DeleteContentRequest, Info, InfoRequest, ListContentRequest, ReadContentRequest, ReadContentResponse,
         UpdateRequest, WriteAction, WriteContentRequest, content_client::ContentClient,
@@ -40,7 +41,7 @@ impl BlobStream {
     /// # Errors
     /// When containerd breaks off, or sends more or fewer bytes than were asked for.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, ContainerdError> {
-        match self.answers.message().await.map_err(ContainerdError::status("read content"))? {
+        match next(&mut self.answers).await.map_err(ContainerdError::status("read content"))? {
             Some(answer) if answer.data.len() as u64 > self.remaining => {
                 Err(ContainerdError::Protocol("more bytes than were asked for".to_owned()))
             }
@@ -67,7 +68,7 @@ impl Containerd {
     /// When containerd does not answer.
     pub async fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, ContainerdError> {
         let request = self.request(InfoRequest { digest: digest.to_string() });
-        let answer = self.contents().info(request).await.map_err(ContainerdError::status("look for content"));
+        let answer = self.contents().info(request).await.map_err(ContainerdError::status("look up content"));
         match answer {
             Ok(answer) => Ok(answer.into_inner().info.and_then(|info| u64::try_from(info.size).ok())),
             Err(error) if error.is_not_found() => Ok(None),
@@ -180,7 +181,7 @@ impl Containerd {
         let failed = || ContainerdError::status("write content");
         let answers = self.contents().write(self.request(stream::iter(messages))).await;
         let mut answers = answers.map_err(failed())?.into_inner();
-        while answers.message().await.map_err(failed())?.is_some() {}
+        while next(&mut answers).await.map_err(failed())?.is_some() {}
         Ok(())
     }
 
@@ -193,7 +194,7 @@ impl Containerd {
         let request = self.request(ListContentRequest { filters: Vec::new() });
         let mut answers = self.contents().list(request).await.map_err(failed())?.into_inner();
         let mut blobs = Vec::new();
-        while let Some(answer) = answers.message().await.map_err(failed())? {
+        while let Some(answer) = next(&mut answers).await.map_err(failed())? {
             blobs.extend(
                 answer
                     .info

@@ -34,7 +34,7 @@ impl Containerd {
     /// When containerd does not answer.
     pub async fn image(&self, name: &str) -> Result<Option<ImageRecord>, ContainerdError> {
         let request = self.request(GetImageRequest { name: name.to_owned() });
-        match self.images_client().get(request).await.map_err(ContainerdError::status("look for an image")) {
+        match self.images_client().get(request).await.map_err(ContainerdError::status("look up an image")) {
             Ok(answer) => answer.into_inner().image.map(record).transpose(),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),

@@ -8,7 +8,12 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use prost::Message;
 use tonic::{Request, Status, Streaming, transport::Channel};
 
-use super::{ConnectError, NAMESPACE_HEADER, client::connect, generated::containerd as api, types::Mount};
+use super::{
+    ConnectError, NAMESPACE_HEADER,
+    client::{connect, reason},
+    generated::containerd as api,
+    types::Mount,
+};
 
 /// How often a subscription that has not been answered is knocked at.
 const HELLO_EVERY: Duration = Duration::from_millis(20);
@@ -17,8 +22,14 @@ const MAX_PARENTS: usize = 512;
 
 /// containerd refused, or is gone.
 #[derive(Debug, thiserror::Error)]
-#[error("containerd: {0}")]
-pub struct RuntimeError(#[from] Status);
+#[error("containerd: {}", reason(.0))]
+pub struct RuntimeError(Status);
+
+impl From<Status> for RuntimeError {
+    fn from(status: Status) -> Self {
+        Self(status)
+    }
+}
 
 /// A container as containerd knows it.
 #[derive(Debug, Clone, PartialEq)]

@@ -43,10 +43,10 @@ pub enum ContainerdError {
     #[error("{0:?} is not a namespace")]
     Namespace(String),
     /// The thread for the connection cannot be started.
-    #[error("start the connection to containerd")]
+    #[error("cannot start the connection to containerd")]
     Start(#[source] std::io::Error),
     /// containerd refused or failed.
-    #[error("containerd: {what}: {}", .status.message())]
+    #[error("containerd cannot {what}: {}", client::reason(.status))]
     Status {
         /// What was asked.
         what: &'static str,
@@ -99,8 +99,7 @@ pub struct Containerd {
 
 #[derive(Debug)]
 struct Connection {
-    /// Always there until the drop.
-    runtime: Option<Runtime>,
+    runtime: Background,
     channel: Channel,
     namespace: MetadataValue<Ascii>,
     socket: PathBuf,
@@ -116,15 +115,14 @@ impl Containerd {
     /// Connects to the Unix socket `socket`.
     ///
     /// # Errors
-    /// When nobody listens there within 10 seconds, or the namespace has characters that none may have.
+    /// When containerd does not answer there within seconds, or the namespace has characters that none may have.
     pub fn connect(socket: &Path, namespace: &str) -> Result<Self, ContainerdError> {
         let header = namespace.parse().map_err(|_| ContainerdError::Namespace(namespace.to_owned()))?;
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let runtime = runtime.map_err(ContainerdError::Start)?;
+        let runtime = Background(Some(runtime.map_err(ContainerdError::Start)?));
         let path = socket.to_owned();
-        let channel = wait(&runtime, async move { client::connect(&path).await })?;
-        let connection =
-            Connection { runtime: Some(runtime), channel, namespace: header, socket: socket.to_owned() };
+        let channel = runtime.wait(async move { client::connect(&path).await })?;
+        let connection = Connection { runtime, channel, namespace: header, socket: socket.to_owned() };
         Ok(Self { lease: None, connection: Arc::new(connection) })
     }
 
@@ -152,15 +150,14 @@ impl Containerd {
         let request =
             leases_api::CreateRequest { id, labels: [(LEASE_EXPIRE.to_owned(), expire.to_string())].into() };
         let mut client = leases_api::leases_client::LeasesClient::new(self.channel());
-        client.create(self.request(request)).await.map_err(ContainerdError::status("create a lease"))?;
+        client.create(self.request(request)).await.map_err(ContainerdError::status("give a lease"))?;
         let lease = Lease { id: header, of: Self { lease: None, connection: Arc::clone(&self.connection) } };
         Ok(Self { lease: Some(Arc::new(lease)), connection: Arc::clone(&self.connection) })
     }
 
     /// Blocks until `work` on this connection is done. May be called on any thread.
     pub fn wait<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
-        let runtime = self.connection.runtime.as_ref().expect("there until the drop");
-        wait(runtime, work)
+        self.connection.runtime.wait(work)
     }
 
     pub(super) fn channel(&self) -> Channel {
@@ -178,10 +175,26 @@ impl Containerd {
     }
 }
 
-fn wait<T: Send + 'static>(runtime: &Runtime, work: impl Future<Output = T> + Send + 'static) -> T {
-    let (done, outcome) = mpsc::channel();
-    runtime.spawn(async move { done.send(work.await) });
-    outcome.recv().expect("the work ends with a result")
+/// A runtime that may be used and dropped on any thread, those of other runtimes included.
+#[derive(Debug)]
+struct Background(Option<Runtime>);
+
+impl Background {
+    fn wait<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
+        let (done, outcome) = mpsc::channel();
+        let runtime = self.0.as_ref().expect("there until the drop");
+        runtime.spawn(async move { done.send(work.await) });
+        outcome.recv().expect("the work ends with a result")
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            // Dropping it where it is would block, which tokio's threads answer with a panic.
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Drop for Lease {
@@ -190,18 +203,10 @@ impl Drop for Lease {
         let id = self.id.to_str().unwrap_or_default().to_owned();
         self.of.wait(async move {
             let request = containerd.request(leases_api::DeleteRequest { id, sync: false });
-            let mut client = leases_api::leases_client::LeasesClient::new(containerd.channel());
-            if let Err(status) = client.delete(request).await {
-                tracing::debug!(error = status.message(), "the lease stays until it expires");
+            let mut leases = leases_api::leases_client::LeasesClient::new(containerd.channel());
+            if let Err(status) = client::limited(client::COURTESY, leases.delete(request)).await {
+                tracing::debug!(error = client::reason(&status), "the lease stays until it expires");
             }
         });
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }

@@ -8,14 +8,19 @@ mod registry;
 mod services;
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, stdout};
+use std::io::stdout;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::{cli::Global, output::json, sources::RegistryFlags};
+use crate::{
+    cli::Global,
+    error::words_of,
+    output::{json, stream},
+    sources::RegistryFlags,
+};
 
 /// Arguments of `soci doctor`.
 #[derive(Debug, Clone, clap::Args)]
@@ -77,8 +82,8 @@ impl Finding {
 }
 
 /// An error with its causes, on one line.
-fn causes(error: impl std::error::Error + Send + Sync + 'static) -> String {
-    format!("{:#}", anyhow::Error::new(error))
+fn causes(error: impl std::error::Error + 'static) -> String {
+    words_of(&error)
 }
 
 /// Runs the command.
@@ -90,13 +95,13 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
         findings.extend(runtime.block_on(registry::check(image, &args.registry)));
     }
     let text = if args.json { json::pretty(&findings)? + "\n" } else { text(&findings) };
-    print!("{text}");
+    stream::results(&text);
     let failed = findings.iter().any(|finding| finding.state == State::Failed);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn text(findings: &[Finding]) -> String {
-    let colours = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colours = stream::colours(&stdout());
     let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
     findings.iter().fold(String::new(), |mut text, finding| {
         let (mark, colour) = match finding.state {

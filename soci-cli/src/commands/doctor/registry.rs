@@ -9,7 +9,7 @@ use soci_core::registry::{Reference, Repository};
 use soci_core::units::ByteRange;
 
 use super::{Finding, causes};
-use crate::sources::RegistryFlags;
+use crate::{error, sources::RegistryFlags};
 
 const CREDENTIAL: &str = "check the name, log in (docker login, nerdctl login) or give --user; a registry without TLS needs --plain-http";
 
@@ -18,7 +18,7 @@ pub(super) async fn check(image: &str, flags: &RegistryFlags) -> Vec<Finding> {
     let repository = match repository(image, flags) {
         Ok(found) => found,
         Err(error) => {
-            return vec![Finding::failed("registry", format!("{error:#}"), "give an image's reference")];
+            return vec![Finding::failed("registry", error::words(&error), "give an image's reference")];
         }
     };
     let (repository, reference) = repository;

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use soci_core::containerd::snapshots::ListSnapshotsRequest;
-use soci_core::containerd::{ConnectError, NAMESPACE_HEADER, snapshots_client};
+use soci_core::containerd::{ConnectError, Containers, NAMESPACE_HEADER, reason, snapshots_client};
 use tokio::runtime::Runtime;
-use tonic::Code;
+use tokio::time::timeout;
+use tonic::{Code, Status};
 
 use super::{Args, Finding};
 use crate::cli::Global;
@@ -14,15 +16,16 @@ use crate::commands::run::snapshotter_program;
 
 /// Free space below which a warning is due, in bytes.
 const LITTLE: u64 = 2 << 30;
+/// A service that does not answer for so long does not work.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// All checks of the services.
 pub(super) fn check(runtime: &Runtime, args: &Args, global: &Global) -> Vec<Finding> {
-    vec![
-        configuration(&args.config),
-        runtime.block_on(snapshotter(&args.snapshotter)),
-        runtime.block_on(containerd(&global.socket(), &global.namespace)),
-        disk(global.store_root()),
-    ]
+    let socket = global.socket();
+    let (snapshotter, containerd) = runtime.block_on(async {
+        tokio::join!(snapshotter(&args.snapshotter), containerd(&socket, &global.namespace))
+    });
+    vec![configuration(&args.config), snapshotter, containerd, disk(global.store_root())]
 }
 
 /// The daemon itself reads its configuration and says what is wrong with it.
@@ -60,37 +63,50 @@ async fn snapshotter(socket: &Path) -> Finding {
     let failed = |text: String| Finding::warning(CHECK, text, advice);
     let mut client = match snapshots_client(socket).await {
         Ok(client) => client,
-        Err(error) => return failed(unreachable(&error)),
+        Err(error) => return failed(error.to_string()),
     };
     let request = ListSnapshotsRequest { snapshotter: "soci".to_owned(), filters: Vec::new() };
-    let mut count = 0;
-    match client.list(namespaced(request, "default")).await {
-        Ok(reply) => {
-            let mut stream = reply.into_inner();
-            while let Ok(Some(page)) = stream.message().await {
-                count += page.info.len();
-            }
-            Finding::ok(CHECK, format!("answers on {}, {count} snapshots", socket.display()))
+    let count = async {
+        let mut stream = client.list(namespaced(request, "default")).await?.into_inner();
+        let mut count = 0;
+        while let Some(page) = stream.message().await? {
+            count += page.info.len();
         }
-        Err(status) => failed(format!("{}: {}", socket.display(), status.message())),
+        Ok::<_, Status>(count)
+    };
+    match timeout(PATIENCE, count).await {
+        Ok(Ok(count)) => Finding::ok(CHECK, format!("answers on {}, {count} snapshots", socket.display())),
+        Ok(Err(status)) => failed(format!("{}: {}", socket.display(), reason(&status))),
+        Err(_) => failed(silent(socket)),
     }
+}
+
+fn silent(socket: &Path) -> String {
+    format!("{}: no answer within {} s", socket.display(), PATIENCE.as_secs())
 }
 
 /// containerd answers, and knows the snapshotter as its proxy plugin.
 async fn containerd(socket: &Path, namespace: &str) -> Finding {
     const CHECK: &str = "containerd";
+    let unusable = |error: ConnectError| {
+        Finding::warning(
+            CHECK,
+            error.to_string(),
+            "soci run and registry commands work without it; else start it or give --address",
+        )
+    };
+    if let Err(error) = Containers::connect(socket).await {
+        return unusable(error);
+    }
     let mut client = match snapshots_client(socket).await {
         Ok(client) => client,
-        Err(error) => {
-            return Finding::warning(
-                CHECK,
-                unreachable(&error),
-                "soci run and registry commands work without it; else start it or give --address",
-            );
-        }
+        Err(error) => return unusable(error),
     };
     let request = ListSnapshotsRequest { snapshotter: "soci".to_owned(), filters: Vec::new() };
-    match client.list(namespaced(request, namespace)).await {
+    let Ok(answer) = timeout(PATIENCE, client.list(namespaced(request, namespace))).await else {
+        return Finding::failed(CHECK, silent(socket), "restart it, or give --address");
+    };
+    match answer {
         Ok(_) => {
             Finding::ok(CHECK, format!("answers on {} and knows the snapshotter soci", socket.display()))
         }
@@ -101,19 +117,10 @@ async fn containerd(socket: &Path, namespace: &str) -> Finding {
         ),
         Err(status) => Finding::failed(
             CHECK,
-            format!("{}: {}", socket.display(), status.message()),
+            format!("{}: {}", socket.display(), reason(&status)),
             "the snapshotter's socket in [proxy_plugins.soci] must be that of a running daemon",
         ),
     }
-}
-
-/// The transport wraps the reason several times; the innermost says it.
-fn unreachable(error: &ConnectError) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    format!("{error}: {cause}")
 }
 
 fn namespaced<T>(message: T, namespace: &str) -> tonic::Request<T> {

@@ -28,6 +28,6 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         );
     }
     let raw = root.read(&digest)?;
-    println!("{}", json::indent(&raw).context("stored manifest")?);
+    out!("{}", json::indent(&raw).context("stored manifest")?);
     Ok(())
 }

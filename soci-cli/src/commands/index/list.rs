@@ -8,7 +8,7 @@ use soci_core::{digest::Digest, index::IndexVersion, store::Artifact};
 use super::remote;
 use crate::{
     cli::Global,
-    output::{duration, json, table},
+    output::{duration, json, stream, table},
     root::Root,
     sources::{self, PlatformFlags, RegistryFlags},
 };
@@ -80,17 +80,15 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         for Row { digest, .. } in &rows {
             // One index has a row for each name of its image.
             if last.replace(digest) != Some(digest) {
-                println!("{digest}");
+                out!("{digest}");
             }
         }
     } else if args.json {
-        println!("{}", json::pretty(&rows)?);
+        out!("{}", json::pretty(&rows)?);
     } else {
         let rows = rows.iter().map(Row::cells);
-        print!(
-            "{}",
-            table::render(&std::iter::once(HEADING.map(str::to_owned)).chain(rows).collect::<Vec<_>>())
-        );
+        let rows: Vec<_> = std::iter::once(HEADING.map(str::to_owned)).chain(rows).collect();
+        stream::results(&table::render(&rows));
     }
     Ok(())
 }

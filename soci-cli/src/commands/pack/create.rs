@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     pack_args::tie(&store, source.name(), &settings.purpose, &packs)?;
     if args.quiet {
         for pack in &packs {
-            println!("{pack}");
+            out!("{pack}");
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use soci_core::{digest::Digest, pack::PackHead};
 use super::Pack;
 use crate::{
     cli::Global,
-    output::json,
+    output::{json, stream},
     root::{self, Root},
 };
 
@@ -64,9 +64,9 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     let head = pack.head(&root)?;
     let info = info(pack, &head);
     if args.json {
-        println!("{}", json::pretty(&info)?);
+        out!("{}", json::pretty(&info)?);
     } else {
-        print!("{}", text(&info));
+        stream::results(&text(&info));
     }
     Ok(())
 }

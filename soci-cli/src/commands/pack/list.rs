@@ -10,7 +10,7 @@ use super::Pack;
 use crate::{
     cli::Global,
     commands::index::age,
-    output::{json, table},
+    output::{json, stream, table},
     root::Root,
 };
 
@@ -65,7 +65,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         })
         .collect();
     if args.json {
-        println!("{}", json::pretty(&rows)?);
+        out!("{}", json::pretty(&rows)?);
         return Ok(());
     }
     let mut lines = vec![
@@ -76,6 +76,6 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         let (workload, nodes) = (row.workload.unwrap_or_default(), super::nodes(&row.selectors));
         [row.digest.to_string(), workload, nodes, size, row.image, row.platform, row.age]
     }));
-    print!("{}", table::render(&lines));
+    stream::results(&table::render(&lines));
     Ok(())
 }

@@ -50,15 +50,13 @@ async fn push(args: &Args, pack: &Pack, reference: &Reference, root: &Root) -> R
     match repository.manifest(&subject.to_string()).await {
         Ok(_) => {}
         Err(RegistryError::NotFound { .. }) => {
-            say.warn(&format!(
-                "note: the registry does not have the image manifest {subject}; push the image as well"
-            ));
+            say!("note: the registry does not have the image manifest {subject}; push the image as well");
         }
         Err(error) => return Err(error).context("ask for the image manifest"),
     }
     push_companion(&repository, root, &subject, &pack.record, 2, &say).await.context("push the pack")?;
     if args.quiet {
-        println!("{}", pack.record.digest);
+        out!("{}", pack.record.digest);
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use soci_core::{
 
 use crate::{
     cli::Global,
-    output::json,
+    output::{json, stream},
     root::{self, Root},
 };
 
@@ -39,9 +39,9 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         bail!("the provided digest is not a prefetch artifact (type: {kind})");
     }
     let blob = root.read(&digest)?;
-    print!("{}", text(&record, &PrefetchArtifact::parse(&blob, SpanId(u32::MAX))?));
+    stream::results(&text(&record, &PrefetchArtifact::parse(&blob, SpanId(u32::MAX))?));
     if args.json {
-        println!("\nRaw JSON:\n{}", json::indent(&blob)?);
+        out!("\nRaw JSON:\n{}", json::indent(&blob)?);
     }
     Ok(())
 }

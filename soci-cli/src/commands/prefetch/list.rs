@@ -7,7 +7,7 @@ use soci_core::{digest::Digest, prefetch::PrefetchArtifact, store::ArtifactKind,
 use crate::{
     cli::Global,
     commands::index::age,
-    output::{json, table},
+    output::{json, stream, table},
     root::Root,
 };
 
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
             })
             .collect();
         // An empty list is null in Go.
-        println!("{}", json::pretty(&(!rows.is_empty()).then_some(rows))?);
+        out!("{}", json::pretty(&(!rows.is_empty()).then_some(rows))?);
         return Ok(());
     }
     let mut rows = vec![["DIGEST", "LAYER DIGEST", "SPANS", "CREATED"].map(str::to_owned)];
@@ -60,6 +60,6 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
             age(record.created_at),
         ]
     }));
-    print!("{}", table::render(&rows));
+    stream::results(&table::render(&rows));
     Ok(())
 }

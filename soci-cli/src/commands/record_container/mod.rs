@@ -6,7 +6,6 @@
 mod containerd;
 
 use std::ffi::OsString;
-use std::io;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -22,10 +21,11 @@ use soci_core::containerd::{Containers, Task};
 use tokio::runtime::Runtime;
 
 use self::containerd::Namespaces;
-use super::record::{self, Args, Around};
+use super::record::{self, Args};
 use super::workload_args::{self, limit};
 use crate::cli::Global;
 use crate::error::Hinted;
+use crate::output::stream::Passing;
 
 /// Processes are told by their tree.
 const TREE: Scope = Scope::Tree { room: TRACKED_MAX };
@@ -57,10 +57,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let (client, news, signals) = runtime.block_on(async {
         let client = Containers::connect(&global.socket()).await.map_err(|error| {
             Hinted::new(
-                format!(
-                    "containers that somebody else starts are found through containerd: {:#}",
-                    anyhow::Error::from(error)
-                ),
+                format!("containers that somebody else starts are found through containerd: {error}"),
                 "--address names its socket; with --image IMAGE or --rootfs DIR, the command is the workload itself",
             )
         })?;
@@ -85,7 +82,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
         let task = Task { namespace: found.namespace.clone(), container: found.id.clone(), pid: found.pid };
         let container = runtime.block_on(containerd::describe(&client, &global.socket(), &task));
         let container = container.with_context(|| format!("container {}", found.id))?;
-        eprintln!("container:   {} of {}, {}", container.id, container.image, told(&attached));
+        say!("container:   {} of {}, {}", container.id, container.image, told(&attached));
         let scope = match attached {
             Attached::Cgroup { id, level } => Scope::Cgroup { id, level },
             Attached::Container(_) | Attached::Processes(_) => TREE,
@@ -98,10 +95,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
         let starter = Starter {
             launcher: &launcher()?,
             words: &words,
-            output: (
-                Box::new(Around(bar.clone(), io::stdout())),
-                Box::new(Around(bar.clone(), io::stderr())),
-            ),
+            output: (Box::new(Passing::Out), Box::new(Passing::Err)),
             wanted: &wanted,
         };
         record_started(&mut Ebpf::watch(TREE, &settings)?, starter, &options, &mut show)
@@ -109,14 +103,14 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     bar.finish_and_clear();
     let RecordedContainer { recorded, container, trace, others, runs } = recorded?;
     if args.container.attach.is_none() {
-        eprintln!("container:   {} of {}", container.id, container.image);
+        say!("container:   {} of {}", container.id, container.image);
     }
     if !others.is_empty() {
-        eprintln!("not in it:   {}", others.join(", "));
+        say!("not in it:   {}", others.join(", "));
     }
     record::finish(args, &trace, &[], None)?;
     if runs && args.container.attach.is_none() {
-        eprintln!("container {} still runs (--stop ends it with the recording)", container.id);
+        say!("container {} still runs (--stop ends it with the recording)", container.id);
     }
     Ok(ExitCode::from(record::code(args, &recorded)))
 }

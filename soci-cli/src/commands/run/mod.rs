@@ -11,7 +11,6 @@ mod pull;
 mod report;
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc::Receiver;
@@ -38,7 +37,13 @@ use self::daemon::{Daemon, Mode, Setup};
 use self::pull::{Snapshots, remove_leftovers};
 use self::report::Report;
 use super::workload_args::{self, PlainHttp, WorkloadArgs, limit};
-use crate::{cli::Global, output::progress::Progress};
+use crate::{
+    cli::Global,
+    output::{
+        progress::Progress,
+        stream::{self, Passing},
+    },
+};
 
 /// How often the workload is looked at.
 const TICK: Duration = Duration::from_millis(2);
@@ -102,7 +107,7 @@ fn root(args: &Args, global: &Global) -> Result<(PathBuf, Option<tempfile::TempD
     let dir = tempfile::Builder::new().prefix("soci-run-").tempdir().context("make a temporary directory")?;
     if args.keep_root {
         let root = dir.keep();
-        eprintln!("root: {}", root.display());
+        say!("root: {}", root.display());
         return Ok((root, None));
     }
     Ok((dir.path().to_path_buf(), Some(dir)))
@@ -188,9 +193,9 @@ impl Start<'_> {
             fs::write(path, json).with_context(|| format!("write {}", path.display()))?;
         }
         if args.json {
-            eprintln!("{}", serde_json::to_string(&report)?);
+            say!("{}", serde_json::to_string(&report)?);
         } else if !args.workload.until.is_empty() {
-            eprint!("{}", report.text());
+            stream::remarks(&report.text());
         }
         Ok(ExitCode::from(exit_code(&verdict, ready.is_some())))
     }
@@ -205,7 +210,7 @@ impl Start<'_> {
         let spec = workload_args::spec(process, net, rootfs.path(), rootfs.path(), run.path())?;
         let until = args.workload.until()?;
         let output = (!until.logs().is_empty())
-            .then(|| (Box::new(io::stdout()) as Box<_>, Box::new(io::stderr()) as Box<_>));
+            .then(|| (Box::new(Passing::Out) as Box<_>, Box::new(Passing::Err) as Box<_>));
         let rules = Rules {
             until,
             tail: if args.wait { Duration::MAX } else { Duration::ZERO },
@@ -214,7 +219,7 @@ impl Start<'_> {
         let supervisor = Supervisor::start(&spec, &workload_args::init_command()?, output, rules, |_| ());
         let mut supervisor = match supervisor {
             Err(SessionError::Workload(error)) if let Some(code) = workload_args::exec_code(&error) => {
-                eprintln!("error: {error}");
+                say!("error: {error}");
                 return Ok(Err(code));
             }
             started => started?,
@@ -268,11 +273,11 @@ fn exit_code(verdict: &Verdict, ready: bool) -> u8 {
     match (verdict.outcome, verdict.exit, verdict.signal) {
         (Outcome::Interrupted, _, signal) => 128 + signal.map_or(2, |signal| signal.as_raw() as u8),
         (Outcome::TimedOut, ..) => {
-            eprintln!("error: the workload was not ready in time");
+            say!("error: the workload was not ready in time");
             4
         }
         (Outcome::Exited, Some(exit), _) if exit.code == 0 && !ready => {
-            eprintln!("error: the workload ended before it was ready");
+            say!("error: the workload ended before it was ready");
             4
         }
         (_, Some(exit), _) => exit.code,

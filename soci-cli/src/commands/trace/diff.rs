@@ -10,7 +10,7 @@ use recorder::export::kind_name;
 use recorder::report::words::printable;
 use recorder::report::{Difference, Side};
 
-use crate::output::json;
+use crate::output::{json, stream::Results};
 
 /// Files that are named.
 const FILES: usize = 20;
@@ -37,7 +37,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Err((error, path)) => return Err(error).with_context(|| format!("read trace {}", path.display())),
     };
     let text = if args.json { json::pretty(&difference)? + "\n" } else { text(&difference) };
-    let mut out = super::stdout();
+    let mut out = Results::buffered();
     out.write_all(text.as_bytes())?;
     out.flush()?;
     Ok(())

@@ -7,6 +7,8 @@ use anyhow::{Context, Result};
 use recorder::escape::escape;
 use recorder::export::{kind_name, phase_name};
 
+use crate::output::stream::Results;
+
 /// Print the accesses, one a line: time (s), phase, kind, range, wait, layer, process, path.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -17,7 +19,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut trace = super::open(&args.trace)?;
-    let mut out = super::stdout();
+    let mut out = Results::buffered();
     for access in trace.by_ref() {
         let access = access.with_context(|| format!("read trace {}", args.trace.display()))?;
         let layer = access.layer.map_or_else(|| "-".to_owned(), |layer| layer.to_string());

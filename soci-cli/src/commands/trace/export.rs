@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use recorder::export::{self, ExportError, Exported, Format};
 
+use crate::output::stream::Results;
+
 /// Write a trace in another format.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -57,7 +59,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let mut trace = super::open(&args.trace)?;
     let exported = match args.output.as_deref() {
-        None => export::export(&mut trace, format, &mut super::stdout()),
+        None => export::export(&mut trace, format, &mut Results::buffered()),
         Some(path) if super::is_special(path) => {
             let mut file = File::create(path).with_context(|| format!("open {}", path.display()))?;
             export::export(&mut trace, format, &mut file)
@@ -74,7 +76,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let Exported { left_out, .. } = exported.map_err(|error| told(error, &args.trace))?;
     super::warn_of_flaws(&args.trace, &trace);
     if left_out > 0 {
-        eprintln!("warning: {left_out} files are left out: the format has no way to name them");
+        say!("warning: {left_out} files are left out: the format has no way to name them");
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `soci trace import`: what another tool wrote becomes a trace of an image.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -93,7 +93,7 @@ pub(crate) fn run(args: &Args, _: &Global) -> Result<()> {
         .with_context(|| format!("import {}", args.input.display()))?;
     pending.finish(&output, args.output.is_none())?;
     tell(&imported);
-    writeln!(io::stdout(), "{}: {} accesses", output.display(), imported.accesses)?;
+    out!("{}: {} accesses", output.display(), imported.accesses);
     Ok(())
 }
 
@@ -124,16 +124,16 @@ fn output(args: &Args) -> Result<PathBuf> {
 
 fn tell(imported: &Imported) {
     if let Some(first) = &imported.first_outside {
-        eprintln!(
+        say!(
             "note: {} uses of paths that are no files of the image are left out (the first: {})",
             imported.outside,
             escape(first)
         );
     }
     if let Some(first) = imported.first_unknown {
-        eprintln!("warning: {} lines are not understood (the first: line {first})", imported.unknown_lines);
+        say!("warning: {} lines are not understood (the first: line {first})", imported.unknown_lines);
     }
     if imported.other_image > 0 {
-        eprintln!("warning: {} entries are of another image manifest", imported.other_image);
+        say!("warning: {} entries are of another image manifest", imported.other_image);
     }
 }

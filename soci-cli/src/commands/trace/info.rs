@@ -8,7 +8,7 @@ use indicatif::HumanBytes;
 use recorder::report::Contents;
 
 use super::super::summary;
-use crate::output::json;
+use crate::output::{json, stream::Results};
 
 /// Show what a trace is of, how whole it is, and what it has.
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let read = || format!("read trace {}", args.trace.display());
     let contents = Contents::read(&args.trace).with_context(read)?;
     let text = if args.json { json::pretty(&contents)? + "\n" } else { text(&contents) };
-    let mut out = super::stdout();
+    let mut out = Results::buffered();
     out.write_all(text.as_bytes())?;
     out.flush()?;
     Ok(())

@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use soci_core::trace::TraceReader;
 use tempfile::{Builder, NamedTempFile};
 
-use crate::cli::Global;
+use crate::{cli::Global, output::stream};
 
 /// Look into recordings, and exchange them with other tools.
 #[derive(Debug, clap::Subcommand)]
@@ -43,7 +43,10 @@ impl Command {
         };
         match outcome {
             // Whoever reads our output has seen enough.
-            Err(error) if is_broken_pipe(&error) => Ok(()),
+            Err(error) if is_broken_pipe(&error) => {
+                stream::reader_is_gone();
+                Ok(())
+            }
             outcome => outcome,
         }
     }
@@ -61,13 +64,8 @@ fn open(path: &Path) -> Result<TraceReader> {
 /// Warns of what a trace that was read to its end may lack.
 fn warn_of_flaws(path: &Path, trace: &TraceReader) {
     for flaw in recorder::report::Flaw::of(trace.header(), trace.tail()) {
-        eprintln!("warning: trace {}: {flaw}", path.display());
+        say!("warning: trace {}: {flaw}", path.display());
     }
-}
-
-/// Standard output, in large pieces.
-fn stdout() -> BufWriter<io::StdoutLock<'static>> {
-    BufWriter::with_capacity(64 << 10, io::stdout().lock())
 }
 
 /// A file that takes its name when it is whole.

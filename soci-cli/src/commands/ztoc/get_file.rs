@@ -24,7 +24,10 @@ use tokio::runtime::Runtime;
 use crate::{
     cli::Global,
     error::Hinted,
-    output::progress::{Progress, short},
+    output::{
+        progress::{Progress, short},
+        stream::Results,
+    },
     root::{self, Root},
     sources::{self, RegistryFlags},
 };
@@ -66,7 +69,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         if spans.is_empty() { None } else { Some(runtime.block_on(find_layer(args, &root, &record))?) };
     let mut out: Box<dyn Write> = match &args.output {
         Some(path) => Box::new(File::create(path).with_context(|| format!("create {}", path.display()))?),
-        None => Box::new(io::stdout().lock()),
+        None => Box::new(Results::buffered()),
     };
     if let Some(layer) = layer {
         // Bars and the file do not go together on one terminal.

@@ -62,7 +62,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         num_multi_span_files: files.iter().filter(|file| file.start_span != file.end_span).count(),
         files: (!files.is_empty()).then_some(files),
     };
-    println!("{}", json::pretty(&info)?);
+    out!("{}", json::pretty(&info)?);
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use soci_core::{
 
 use crate::{
     cli::Global,
-    output::{json, table},
+    output::{json, stream, table},
     root::{self, Root},
     sources,
 };
@@ -59,14 +59,14 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     }
     if args.quiet {
         for ztoc in &ztocs {
-            println!("{}", ztoc.digest);
+            out!("{}", ztoc.digest);
         }
         return Ok(());
     }
     if args.json {
         let row =
             |ztoc: &Artifact| Row { digest: ztoc.digest, size: ztoc.size, layer_digest: ztoc.oci_digest };
-        println!("{}", json::pretty(&ztocs.iter().map(row).collect::<Vec<_>>())?);
+        out!("{}", json::pretty(&ztocs.iter().map(row).collect::<Vec<_>>())?);
         return Ok(());
     }
     let mut rows = vec![["DIGEST", "SIZE", "LAYER DIGEST"].map(str::to_owned)];
@@ -75,7 +75,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
             .iter()
             .map(|ztoc| [ztoc.digest.to_string(), ztoc.size.to_string(), ztoc.oci_digest.to_string()]),
     );
-    print!("{}", table::render(&rows));
+    stream::results(&table::render(&rows));
     Ok(())
 }
 
