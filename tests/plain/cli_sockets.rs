@@ -168,7 +168,7 @@ fn a_socket_of_somebody_else_is_named_as_that() {
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let socket = dir.path().join("socket");
     let _listener = UnixListener::bind(&socket).unwrap();
-    fs::set_permissions(&socket, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o000)).unwrap();
     // The program's own directory may be closed to others.
     let soci: PathBuf = dir.path().join("soci");
     fs::copy(program("soci"), &soci).unwrap();
