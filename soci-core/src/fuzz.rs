@@ -16,10 +16,11 @@ use crate::media_type;
 use crate::pack::{MAX_BLOCK, PackHead, open_block};
 use crate::prefetch::PrefetchArtifact;
 use crate::registry::parse_content_range;
-use crate::tar::{Entry, Parser, Sink, TarError};
+use crate::tar::{Entry, Parser, Sink, Special, TarError};
 use crate::units::{ByteRange, SpanId};
 use crate::ztoc::{
-    BuildOptions, Bundle, Checkpointing, FineOptions, Window, Ztoc, build_gzip, build_tar, extract_span,
+    BuildError, BuildOptions, Bundle, Checkpointing, FineOptions, Window, Ztoc, build_gzip, build_tar,
+    extract_span,
 };
 
 /// Most plain bytes that a target makes of its input, so that no input takes long.
@@ -138,15 +139,21 @@ pub fn tar_entries(bytes: &[u8]) {
         (whole, pieces) => panic!("chunking matters: {whole:?} {pieces:?}"),
     };
     assert!(end.uncompressed_archive_size <= archive.len() as u64);
-    for (entry, content) in seen.0.iter().zip(&seen.1) {
+    for (entry, content) in seen.entries.iter().zip(&seen.contents) {
         let from = entry.content_offset as usize;
         assert_eq!(archive[from..from + content.len()], content[..]);
     }
-    let built = build_tar(archive, &BuildOptions::default()).expect("the archive was read just now");
+    let built = build_tar(archive, &BuildOptions::default());
+    if !seen.special.is_empty() {
+        let refused =
+            built.is_err_and(|error| matches!(error, BuildError::Tar(error) if error.is_unsupported()));
+        return assert!(refused, "a zTOC has no words for {:?}", seen.special);
+    }
+    let built = built.expect("the archive was read just now");
     match Ztoc::open(Bytes::from(built.ztoc)) {
         Ok(ztoc) => {
             let names = ztoc.files().iter().map(|file| file.name.as_ref());
-            assert!(names.eq(seen.0.iter().map(|entry| entry.name.as_slice())));
+            assert!(names.eq(seen.entries.iter().map(|entry| entry.name.as_slice())));
         }
         // Time and size fields hold more than a zTOC can say, as in upstream's tool.
         Err(error) => assert!(!error.to_string().is_empty()),
@@ -292,17 +299,40 @@ pub fn content_range(bytes: &[u8]) {
 
 /// Entries with their content, cut where no target looks any more.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Seen(Vec<Entry>, Vec<Vec<u8>>);
+struct Seen {
+    entries: Vec<Entry>,
+    contents: Vec<Vec<u8>>,
+    special: Vec<Special>,
+    /// Bytes of holes in the last entry.
+    holes: u64,
+}
 
 impl Sink for Seen {
+    type Error = TarError;
+
     fn entry(&mut self, entry: Entry) -> Result<(), TarError> {
-        self.0.push(entry);
-        self.1.push(Vec::new());
+        self.entries.push(entry);
+        self.contents.push(Vec::new());
+        self.holes = 0;
         Ok(())
     }
 
+    fn special(&mut self, entry: Entry, special: Special) -> Result<(), TarError> {
+        self.special.push(special);
+        self.entry(entry)
+    }
+
     fn data(&mut self, bytes: &[u8]) -> Result<(), TarError> {
-        self.1.last_mut().expect("content follows an entry").extend_from_slice(bytes);
+        self.contents.last_mut().expect("content follows an entry").extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn hole(&mut self, length: u64) -> Result<(), TarError> {
+        assert!(length > 0 && self.special.last() == Some(&Special::Sparse));
+        self.holes += length;
+        let entry = self.entries.last().expect("a hole follows an entry");
+        let content = self.contents.last().expect("a hole follows an entry");
+        assert!(self.holes + content.len() as u64 <= entry.size);
         Ok(())
     }
 }

@@ -3,10 +3,11 @@
 //!
 //! Whatever we accept, both oracles read as the same names with the same content. What we refuse though they take it:
 //!
-//! | refused | why |
+//! | refused, or set apart | why |
 //! |---|---|
-//! | global PAX headers, volume labels and other types that zTOCs have no words for | upstream's reader refuses them |
+//! | global PAX headers, volume labels and other types that zTOCs have no words for | a zTOC refuses them, Go's reader names their type |
 //! | sparse files | their stored bytes are not their content |
+//! | a sparse file in a header that is not GNU's, or with a map that does not fit | Go's reader refuses it |
 //! | a lone zero block that is followed by more | Go's reader, hence upstream, refuses it; the oracles end there |
 //!
 //! What we read in another way, as Go's reader does, and hence leave out of the generator: an empty PAX value overrides
@@ -132,7 +133,7 @@ fn unusual() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// What we do not take.
+/// What no zTOC takes.
 fn refused() -> impl Strategy<Value = Vec<u8>> {
     (0_u8..5).prop_map(|what| {
         let mut builder = TarBuilder::new(TarFormat::Pax);
@@ -203,12 +204,12 @@ proptest! {
     }
 
     #[test]
-    fn what_we_refuse_is_refused_wherever_it_stands(
+    fn what_a_ztoc_has_no_words_for_is_seen_wherever_it_stands(
         before in proptest::collection::vec(prop_oneof![usual(), unusual()], 0..3),
         refused in refused(),
         after in proptest::collection::vec(usual(), 0..2),
     ) {
         let archive = [before.concat(), refused, after.concat(), vec![0; 1024]].concat();
-        prop_assert!(parse(&archive).is_err());
+        prop_assert!(parse(&archive).map_or(true, |(seen, _)| !seen.special.is_empty()));
     }
 }

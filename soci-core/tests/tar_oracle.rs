@@ -3,12 +3,14 @@
 //!
 //! Needs the programs `tar` and `python3`.
 
+#[path = "tar_walk/sparse.rs"]
+mod sparse;
 mod tar_walk;
 
 use std::process::Command;
 
 use proptest::prelude::*;
-use soci_core::tar::{EntryKind, TarError};
+use soci_core::tar::{EntryKind, Special, TarError};
 use soci_core::testing::{TarBuilder, TarEntry, TarFormat};
 use tar_walk::{check_against_python, parse, parse_in};
 
@@ -220,26 +222,52 @@ fn old_formats() {
     assert_eq!((seen.entries[0].kind, seen.entries[0].uname.as_slice()), (EntryKind::Dir, &b""[..]));
 }
 
+/// What the sinks that take no such entry say.
+fn refused(archive: &[u8]) -> String {
+    let (seen, _) = parse(archive).unwrap();
+    seen.special[0].refused(&seen.entries[0]).to_string()
+}
+
 #[test]
-fn what_cannot_be_served_is_named() {
-    for typeflag in [b'g', b'7', b'V', b'M', b'D'] {
-        let error = parse(&header(|block| block[156] = typeflag)).err().unwrap();
-        assert_eq!(
-            error.to_string(),
-            format!("unsupported input tar entry '{}' (name)", char::from(typeflag))
-        );
+fn what_a_ztoc_cannot_say_comes_apart_and_is_named() {
+    for typeflag in [b'7', b'V', b'M', b'D'] {
+        let named = format!("unsupported input tar entry '{}' (name)", char::from(typeflag));
+        assert_eq!(refused(&header(|block| block[156] = typeflag)), named);
     }
-    let sparse = [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.name", "real")];
-    for archive in [
-        header(|block| block[156] = b'S'),
-        [pax(&sparse), header(|_| ())].concat(),
-        [pax(&[("GNU.sparse.map", "0,5")]), header(|_| ())].concat(),
-    ] {
-        assert!(matches!(parse(&archive), Err(TarError::Sparse { .. })));
+    // Go gives a size to types that it does not know; a file of type 7 is a file.
+    for typeflag in [b'7', b'Q'] {
+        let archive = [
+            header(|block| {
+                block[156] = typeflag;
+                block[124..136].copy_from_slice(b"00000000005\0");
+            }),
+            [b"hello".to_vec(), vec![0; 507]].concat(),
+            header(|_| ()),
+        ];
+        let (seen, _) = parse(&archive.concat()).unwrap();
+        assert_eq!((seen.entries.len(), seen.contents[0].as_slice()), (2, &b"hello"[..]));
     }
     let mut builder = TarBuilder::new(TarFormat::Pax);
     builder.extension(b'x', b"big", &vec![b'0'; (1 << 20) + 1]);
     assert!(matches!(parse(&builder.finish()), Err(TarError::ExtensionTooLarge { size: 1_048_577, .. })));
+}
+
+#[test]
+fn a_global_header_changes_nothing_and_uses_up_what_is_before_it() {
+    let mut builder = TarBuilder::new(TarFormat::Pax);
+    builder
+        .extension(b'x', b"x", b"13 path=lost\n")
+        .extension(b'g', b"pax_global_header", b"17 path=everyone\n")
+        .add(&TarEntry::file("f", *b"x"));
+    let (seen, _) = parse(&builder.finish()).unwrap();
+    let names: Vec<&[u8]> = seen.entries.iter().map(|entry| entry.name.as_slice()).collect();
+    assert_eq!(
+        (names, seen.special.as_slice()),
+        (vec![&b"pax_global_header"[..], b"f"], &[Special::Global][..])
+    );
+    let mut builder = TarBuilder::new(TarFormat::Pax);
+    builder.extension(b'g', b"g", b"no records");
+    assert!(matches!(parse(&builder.finish()), Err(TarError::Pax { .. })));
 }
 
 #[test]

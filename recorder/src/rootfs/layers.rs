@@ -66,7 +66,6 @@ impl LayerCache {
         &self,
         chain_id: &Digest,
         diff_id: Digest,
-        format: LayerFormat,
         below: &[PathBuf],
         open: impl FnOnce() -> Result<R, Box<dyn std::error::Error + Send + Sync>>,
     ) -> Result<UnpackedLayer, RootfsError> {
@@ -78,6 +77,8 @@ impl LayerCache {
         let dir = new.path().join("fs");
         fs::create_dir(&dir).map_err(RootfsError::state("make", &dir))?;
         let blob = open().map_err(|source| RootfsError::Open { layer: *chain_id, source })?;
+        let (format, blob) = LayerFormat::sniff(blob)
+            .map_err(|error| RootfsError::Open { layer: *chain_id, source: error.into() })?;
         let options =
             ApplyOptions { whiteouts: Whiteouts::Overlay { userxattr: false }, parents: below.to_vec() };
         let unpacked = unpack_layer(blob, format, &dir, options, Some(diff_id))

@@ -11,15 +11,12 @@ use soci_core::index::{CompanionKind, companion_of};
 use soci_core::media_type;
 use soci_core::pack::{HeadPin, Purpose, head_pin};
 use soci_core::registry::Reference;
-use soci_core::ztoc::{Bundle, Ztoc};
+use soci_core::ztoc::{Bundle, MAX_BUNDLE, Ztoc};
 
 use super::LayerError;
 use super::pack_options::{Listed, PackOptions};
 use super::resolver::{Indexed, Source};
 use crate::span::chain;
-
-/// Bytes of a bundle at most: tables are about a hundredth of an image.
-const MAX_BUNDLE: u64 = 256 << 20;
 
 /// Which companions an image is to be served with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -15,12 +15,9 @@ use soci_core::prefetch::artifact::MAX_BYTES as MAX_ARTIFACT;
 use soci_core::registry::{RegistryError, Repository};
 use soci_core::store::{LayoutStore, StoreError};
 use soci_core::units::SpanId;
-use soci_core::ztoc::Ztoc;
+use soci_core::ztoc::{MAX_ZTOC, Ztoc};
 
 use super::LayerError;
-
-/// Bytes of a zTOC at most: 16 000 spans' windows and half a million files.
-const MAX_ZTOC: u64 = 1 << 30;
 
 /// Ways of finding an image's index that are allowed when the request does not name it.
 #[derive(Clone, Copy, Debug)]

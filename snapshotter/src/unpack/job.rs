@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use soci_core::unpack::{ApplyOptions, LayerFormat, Whiteouts, inherit, unpack_layer};
+use soci_core::unpack::{ApplyOptions, LayerFormat, SNIFF, Whiteouts, inherit, unpack_layer};
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -84,11 +84,7 @@ fn write(
     userxattr: bool,
 ) -> Result<Vec<Vec<u8>>> {
     // As containerd does, by the bytes: media types lie, and Docker's do not tell.
-    let format = match blob.peek(4).map_err(io_error("read the start of a layer"))? {
-        [0x1f, 0x8b, ..] => LayerFormat::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => LayerFormat::Zstd,
-        _ => LayerFormat::Tar,
-    };
+    let format = LayerFormat::of(blob.peek(SNIFF).map_err(io_error("read the start of a layer"))?);
     let options = ApplyOptions { whiteouts: Whiteouts::Overlay { userxattr }, parents: Vec::new() };
     let unpacked = unpack_layer(&mut blob, format, directory, options, Some(layer.diff_id))
         .map_err(|source| WholeLayerError::Unpack { digest: layer.digest, source })?;

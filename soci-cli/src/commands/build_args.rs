@@ -212,6 +212,9 @@ pub(crate) fn tell(event: Event<'_>, progress: &Progress) {
             let known = if existed { " (already exists)" } else { "" };
             progress.line(&format!("layer {} -> ztoc {ztoc}{known}", layer.digest));
         }
+        Event::NoFineTable { layer, reason } => {
+            progress.warn(&format!("warning: no fine table - layer {} {reason}", layer.digest));
+        }
         Event::Skipped { layer, reason } => {
             let size = match reason {
                 SkipReason::TooSmall(_) => format!("size {} ", layer.size),

@@ -15,14 +15,15 @@ use bytes::Bytes;
 
 use super::{Descriptor, ImageError, ImageIndex, MAX_MANIFEST};
 use crate::{
+    compression::format::LayerFormat,
     digest::Digest,
     media_type,
-    tar::{Entry, EntryKind, Parser, Sink, TarError},
+    tar::{Entry, EntryKind, Parser, Sink, Special, TarError},
     units::ByteRange,
 };
 
 /// Most members an image archive may have.
-const MAX_MEMBERS: usize = 1 << 20;
+pub(super) const MAX_MEMBERS: usize = 1 << 20;
 
 /// A layout in a tar. Cloning it is cheap.
 #[derive(Clone, Debug)]
@@ -35,8 +36,10 @@ pub struct Archive {
 struct Members(HashMap<Vec<u8>, ByteRange>);
 
 impl Sink for Members {
+    type Error = TarError;
+
     fn entry(&mut self, entry: Entry) -> Result<(), TarError> {
-        if entry.kind == EntryKind::Reg && self.0.len() < MAX_MEMBERS {
+        if entry.kind == EntryKind::Reg {
             let name = entry.name.strip_prefix(b"./").unwrap_or(&entry.name).to_vec();
             let end = entry.content_offset.saturating_add(entry.size);
             self.0.insert(name, ByteRange::new(entry.content_offset, end));
@@ -44,7 +47,16 @@ impl Sink for Members {
         Ok(())
     }
 
+    /// A sparse member cannot be read in place; to its readers it is not there.
+    fn special(&mut self, entry: Entry, special: Special) -> Result<(), TarError> {
+        if special == Special::Contiguous { self.entry(entry) } else { Ok(()) }
+    }
+
     fn data(&mut self, _: &[u8]) -> Result<(), TarError> {
+        Ok(())
+    }
+
+    fn hole(&mut self, _: u64) -> Result<(), TarError> {
         Ok(())
     }
 }
@@ -61,10 +73,21 @@ impl Archive {
         let mut members = Members::default();
         let not_a_tar = |source| ImageError::Archive { path: path.to_owned(), source };
         let mut buffer = vec![0u8; 256 << 10];
+        let mut first = true;
         loop {
-            match file.read(&mut buffer).map_err(failed)? {
+            let read = match file.read(&mut buffer).map_err(failed)? {
                 0 => break,
-                n => parser.push(&buffer[..n], &mut members).map_err(not_a_tar)?,
+                n => &buffer[..n],
+            };
+            if std::mem::take(&mut first)
+                && let compression @ (LayerFormat::Gzip | LayerFormat::Zstd) = LayerFormat::of(read)
+            {
+                let compression = compression.name();
+                return Err(ImageError::CompressedArchive { path: path.to_owned(), compression });
+            }
+            parser.push(read, &mut members).map_err(not_a_tar)?;
+            if members.0.len() > MAX_MEMBERS {
+                return Err(ImageError::TooManyMembers(path.to_owned()));
             }
         }
         parser.finish().map_err(not_a_tar)?;

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::{ConfigError, ManifestError, Platform};
+use super::{ConfigError, ManifestError, Platform, archive::MAX_MEMBERS};
 use crate::{
     digest::Digest,
     registry::{ParseError, RegistryError},
@@ -79,6 +79,17 @@ pub enum ImageError {
         #[source]
         source: TarError,
     },
+    /// The file is a tar in a compressed form, in which members have no places.
+    #[error("{} is compressed with {compression}: decompress it first", path.display())]
+    CompressedArchive {
+        /// The file.
+        path: PathBuf,
+        /// The program's name.
+        compression: &'static str,
+    },
+    /// The tar has more members than an image can have.
+    #[error("{} has more than {MAX_MEMBERS} members", .0.display())]
+    TooManyMembers(PathBuf),
     /// The tar has no `index.json`.
     #[error("{} is not an OCI archive: it has no index.json", .0.display())]
     NoIndex(PathBuf),

@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     fs::File,
+    io::Read,
     num::NonZero,
     sync::{
         Mutex, PoisonError,
@@ -149,6 +150,9 @@ impl Build<'_> {
         for (layer, artifact) in layers.iter().zip(prefetch) {
             entries.extend(artifact.map(|artifact| self.prefetch_entry(layer, &artifact)).transpose()?);
         }
+        for i in fine::fit(&mut fine) {
+            (self.tell)(Event::NoFineTable { layer: &layers[i], reason: &SkipReason::FineTable });
+        }
         let fine = self.settings.fine.map(|_| fine::companion(self.image, &distinct, &fine, self.store));
         self.seal(entries, fine.transpose()?)
     }
@@ -194,16 +198,14 @@ impl Build<'_> {
         placement: Option<&Placement>,
     ) -> Result<(Option<IndexedLayer>, Option<FineLayer>), LayerBuildError> {
         let descriptor = &self.image.layers()[i];
-        let kind = match layer::eligible(descriptor, self.settings.min_layer_size)? {
-            Ok(kind) => kind,
-            Err(SkipReason::Unsupported(_)) if descriptor.media_type == media_type::PREFETCH => {
-                return Ok((None, None));
-            }
+        match layer::eligible(descriptor, self.settings.min_layer_size) {
+            Ok(()) => {}
+            Err(SkipReason::Prefetch) => return Ok((None, None)),
             Err(reason) => {
                 (self.tell)(Event::Skipped { layer: descriptor, reason: &reason });
                 return Ok((None, self.fine_alone(descriptor)?));
             }
-        };
+        }
         let name = placement.and_then(|p| p.name.as_deref());
         let span_size = self.settings.span_size;
         let known = (!self.settings.force)
@@ -218,15 +220,18 @@ impl Build<'_> {
             let checkpointing = placement.map(|p| p.checkpointing.clone()).unwrap_or_default();
             let options = BuildOptions { span_size, checkpointing, fine, ..BuildOptions::default() };
             let bytes = self.open(descriptor, copy)?;
-            match layer::build(descriptor, kind, bytes, &options, name, self.store, self.artifacts) {
+            match layer::build(descriptor, bytes, &options, name, self.store, self.artifacts) {
                 Ok(built) => built,
                 Err(error) => {
-                    let reason = error.skips()?;
+                    let reason = self.odd(descriptor, copy, error)?;
                     (self.tell)(Event::Skipped { layer: descriptor, reason: &reason });
                     return Ok((None, None));
                 }
             }
         };
+        if self.settings.fine.is_some() && fine.is_none() {
+            (self.tell)(Event::NoFineTable { layer: descriptor, reason: &SkipReason::FineTable });
+        }
         let ztoc = indexed.ztoc_digest;
         let existed = indexed.existed || before == Some(ztoc);
         (self.tell)(Event::Ztoc { layer: descriptor, ztoc, existed });
@@ -236,9 +241,35 @@ impl Build<'_> {
     /// The fine index of a layer without a zTOC: with a pack, it too is served in parts, and nothing of it is waited for.
     fn fine_alone(&self, descriptor: &Descriptor) -> Result<Option<FineLayer>, LayerBuildError> {
         let Some(span_size) = self.settings.fine else { return Ok(None) };
-        let Ok(kind) = layer::eligible(descriptor, 0)? else { return Ok(None) };
+        if layer::eligible(descriptor, 0).is_err() {
+            return Ok(None);
+        }
         let options = BuildOptions { fine: Some(FineOptions { span_size }), ..BuildOptions::default() };
-        layer::build_fine_alone(descriptor, kind, self.open(descriptor, None)?, &options, self.store)
+        let bytes = self.open(descriptor, None);
+        let built = bytes.and_then(|bytes| layer::build_fine_alone(descriptor, bytes, &options, self.store));
+        let reason = match built {
+            Ok(Ok(made)) => return Ok(made),
+            Err(error @ LayerBuildError::Store(_)) => return Err(error),
+            Ok(Err(reason)) => reason,
+            // Nobody asked for this layer: whatever is wrong with it, the image's index does without.
+            Err(error) => error.skips().unwrap_or_else(|error| SkipReason::Unreadable(Box::new(error))),
+        };
+        (self.tell)(Event::NoFineTable { layer: descriptor, reason: &reason });
+        Ok(None)
+    }
+
+    /// The reason to leave out a layer that could not be read, unless its bytes are not those of the manifest.
+    fn odd(
+        &self,
+        layer: &Descriptor,
+        copy: Option<&File>,
+        error: LayerBuildError,
+    ) -> Result<SkipReason, LayerBuildError> {
+        let reason = error.skips()?;
+        if matches!(reason, SkipReason::Unreadable(_)) {
+            planned::check_digest(layer, planned::open(self.image, layer, copy, self.runtime)?)?;
+        }
+        Ok(reason)
     }
 
     /// A layer's bytes, told as they are read.
@@ -254,14 +285,14 @@ impl Build<'_> {
     /// The first look at a layer for a span layout of its own.
     fn look(&self, i: usize) -> Result<Look, LayerBuildError> {
         let descriptor = &self.image.layers()[i];
-        let again = layer::eligible(descriptor, self.settings.min_layer_size)?.is_ok();
+        let again = layer::eligible(descriptor, self.settings.min_layer_size).is_ok();
         let copy = if again {
             planned::copy(self.image, descriptor, self.store, self.runtime, self.tell)?
         } else {
             None
         };
         let bytes = self.open(descriptor, copy.as_ref())?;
-        Ok(Look { walked: planned::walk(descriptor, bytes)?, copy })
+        Ok(Look { walked: walked(descriptor, bytes)?, copy })
     }
 
     /// The tables of files of all layers, from zTOCs where there are.
@@ -277,7 +308,7 @@ impl Build<'_> {
             }
             let descriptor = &self.image.layers()[i];
             let bytes = self.open(descriptor, None)?;
-            Ok(planned::walk(descriptor, bytes)?.map(|walked| walked.files))
+            Ok(walked(descriptor, bytes)?.map(|walked| walked.files))
         })?;
         Ok(tables.into_iter().collect())
     }
@@ -400,6 +431,11 @@ impl Build<'_> {
         }
         Ok(report)
     }
+}
+
+/// What a layer shows; `None` when nobody can unpack it.
+fn walked(layer: &Descriptor, bytes: impl Read) -> Result<Option<Walked>, LayerBuildError> {
+    planned::walk(layer, bytes).map_or_else(|error| error.skips().map(|_| None), |walked| Ok(Some(walked)))
 }
 
 /// For each layer the number of the first layer with the same digest.

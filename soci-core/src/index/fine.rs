@@ -12,8 +12,11 @@ use crate::{
     image::{Descriptor, Image},
     media_type,
     store::{Artifacts, ContentStore, StoreError},
-    ztoc::{BuiltFine, Bundle},
+    ztoc::{BuiltFine, Bundle, MAX_BUNDLE},
 };
+
+/// More than a bundle has of its own for each table, and in all.
+const RECORD: u64 = 64;
 
 /// The fine index of one layer, its windows stored.
 #[derive(Clone, Debug)]
@@ -36,6 +39,20 @@ impl FineLayer {
         };
         Ok(Self { table: built.table.into(), windows })
     }
+}
+
+/// Takes the largest tables away until a bundle of the rest is none that readers refuse; gives the layers' numbers.
+pub(super) fn fit(fine: &mut HashMap<usize, FineLayer>) -> Vec<usize> {
+    let mut left_out = Vec::new();
+    let mut sum: u64 = fine.values().map(|fine| fine.table.len() as u64 + RECORD).sum();
+    while sum > MAX_BUNDLE - RECORD
+        && let Some((&largest, it)) = fine.iter().max_by_key(|(number, fine)| (fine.table.len(), **number))
+    {
+        sum -= it.table.len() as u64 + RECORD;
+        fine.remove(&largest);
+        left_out.push(largest);
+    }
+    left_out
 }
 
 /// Stores the bundle of an image's fine tables and gives the companion. It is not stored: its subject may be another one

@@ -8,6 +8,7 @@ use std::io::{self, Read};
 
 use super::fine::FineLayer;
 use crate::{
+    compression::format::{LayerFormat, is_readable_layer, layer_format},
     compression::gzip::GzipError,
     digest::Digest,
     image::{Descriptor, ImageError},
@@ -24,8 +25,16 @@ use crate::{
 pub enum SkipReason {
     /// Smaller than the minimum (bytes) asked for.
     TooSmall(u64),
-    /// Compressed in a way that cannot be indexed; its name, if it has one.
-    Unsupported(&'static str),
+    /// A SOCI prefetch artifact among the layers: nothing to speak of.
+    Prefetch,
+    /// By its media type a layer that cannot be read here: encrypted or foreign.
+    Unsupported,
+    /// By its media type no tar at all.
+    NotATar(String),
+    /// The bytes are those of the manifest, but no tar comes out of them.
+    Unreadable(Box<LayerBuildError>),
+    /// Its fine table, or the bundle with it, would be larger than readers take.
+    FineTable,
     /// It is zstd, but not of frames that can be read alone.
     Zstd(ZstdError),
     /// Its tar has an entry that a zTOC has no words for.
@@ -36,10 +45,21 @@ impl std::fmt::Display for SkipReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::TooSmall(min) => write!(f, "is less than min-layer-size {min}"),
-            Self::Unsupported(name) => write!(
-                f,
-                "is compressed in an unsupported format. expect: [tar, gzip, unknown] but got {name:?}"
+            Self::FineTable => f.write_str("has too many files or spans for a fine table"),
+            Self::Prefetch => f.write_str("is a prefetch artifact"),
+            Self::Unsupported => f.write_str(
+                "is compressed in an unsupported format. expect: [tar, gzip, unknown] but got \"\"",
             ),
+            Self::NotATar(media_type) => write!(f, "has media type {media_type:?}, which is none of a tar"),
+            Self::Unreadable(error) => {
+                write!(f, "cannot be read: {error}")?;
+                let mut cause = std::error::Error::source(error);
+                while let Some(error) = cause {
+                    write!(f, ": {error}")?;
+                    cause = error.source();
+                }
+                Ok(())
+            }
             Self::Zstd(error) => write!(
                 f,
                 "is compressed in an unsupported format. expect: [tar, gzip, unknown] but got \"zstd\": {error}"
@@ -53,12 +73,9 @@ impl std::fmt::Display for SkipReason {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LayerBuildError {
-    /// The manifest lists something that is no layer.
-    #[error("not a layer mediaType: {0:?}")]
-    NotALayer(String),
-    /// A layer type of unknown form.
-    #[error("could not determine layer compression: {0:?}")]
-    Undetermined(String),
+    /// Encrypted, foreign, or no tar at all.
+    #[error("layers with media type {0:?} cannot be read here")]
+    NotReadable(String),
     /// The layer cannot be read.
     #[error("read layer")]
     Image(#[from] ImageError),
@@ -112,31 +129,31 @@ pub(super) struct IndexedLayer {
     pub(super) existed: bool,
 }
 
-/// Whether the layer is to be indexed: its compression, or the reason why not.
-pub(super) fn eligible(
-    layer: &Descriptor,
-    min_size: u64,
-) -> Result<Result<LayerKind, SkipReason>, LayerBuildError> {
-    let kind = layer_compression(&layer.media_type);
-    if kind == LayerKind::NotALayer {
-        return Err(LayerBuildError::NotALayer(layer.media_type.clone()));
-    }
-    if layer.size < min_size {
-        return Ok(Err(SkipReason::TooSmall(min_size)));
-    }
-    match kind {
-        LayerKind::Gzip | LayerKind::Tar | LayerKind::Unknown | LayerKind::Zstd => Ok(Ok(kind)),
-        LayerKind::Undetermined => Err(LayerBuildError::Undetermined(layer.media_type.clone())),
-        _ => Ok(Err(SkipReason::Unsupported(kind.algorithm()))),
+/// Whether the layer is to be indexed, as far as its descriptor tells; the reason if not.
+pub(super) fn eligible(layer: &Descriptor, min_size: u64) -> Result<(), SkipReason> {
+    match layer_compression(&layer.media_type) {
+        LayerKind::Prefetch => Err(SkipReason::Prefetch),
+        LayerKind::NotALayer | LayerKind::Undetermined => Err(SkipReason::NotATar(layer.media_type.clone())),
+        _ if layer.size < min_size => Err(SkipReason::TooSmall(min_size)),
+        _ if !is_readable_layer(&layer.media_type) => Err(SkipReason::Unsupported),
+        _ => Ok(()),
     }
 }
 
 impl LayerBuildError {
-    /// The reason to leave the layer out, if that is all this is: the layer is whole, but not for a zTOC.
-    pub(super) fn skips(self) -> Result<SkipReason, Self> {
+    /// The reason to leave the layer out, if that is all this is: its bytes are those of the manifest, but not for a zTOC.
+    /// [`SkipReason::Unreadable`] is to be believed only when the layer's digest was checked.
+    pub(crate) fn skips(self) -> Result<SkipReason, Self> {
         match self {
-            Self::Build(BuildError::Tar(error)) if error.is_unsupported() => Ok(SkipReason::Entry(error)),
+            Self::Build(BuildError::Tar(error)) | Self::Walk(error) if error.is_unsupported() => {
+                Ok(SkipReason::Entry(error))
+            }
             Self::Build(BuildError::Zstd(error)) => Ok(SkipReason::Zstd(error)),
+            Self::Build(BuildError::Tar(_) | BuildError::Gzip(_) | BuildError::TooLarge)
+            | Self::Walk(_)
+            | Self::Gzip(_)
+            | Self::Zstd(_) => Ok(SkipReason::Unreadable(Box::new(self))),
+            Self::NotReadable(media_type) => Ok(SkipReason::NotATar(media_type)),
             other => Err(other),
         }
     }
@@ -175,14 +192,13 @@ pub(super) fn known(
 /// Builds, checks, stores and records the zTOC of a layer. With it its fine index, if one is asked for.
 pub(super) fn build(
     layer: &Descriptor,
-    kind: LayerKind,
     bytes: impl Read,
     options: &BuildOptions,
     span_layout: Option<&str>,
     store: &ContentStore,
     artifacts: &Artifacts,
 ) -> Result<(IndexedLayer, Option<FineLayer>), LayerBuildError> {
-    let built = read(layer, kind, bytes, options)?;
+    let (format, built) = read(layer, bytes, options)?;
     let fine = built.fine.map(|fine| FineLayer::keep(fine, layer.digest, store)).transpose()?;
     let digest = store.put(&built.ztoc)?;
     let size = built.ztoc.len() as u64;
@@ -193,7 +209,7 @@ pub(super) fn build(
         image_digest: None,
         image_ref: None,
         platform: None,
-        media_type: ztoc_type(kind).into(),
+        media_type: ztoc_type(format).into(),
         artifact_type: None,
         created_at: jiff::Timestamp::now(),
         span_size: options.span_size,
@@ -203,7 +219,7 @@ pub(super) fn build(
     let indexed = IndexedLayer {
         ztoc_digest: digest,
         ztoc_size: size,
-        media_type: ztoc_type(kind),
+        media_type: ztoc_type(format),
         ztoc: Ztoc::open(built.ztoc.into()).ok(),
         xattrs_present: built.xattrs_present,
         existed: false,
@@ -211,36 +227,37 @@ pub(super) fn build(
     Ok((indexed, fine))
 }
 
-/// Builds the fine index of a layer that gets no zTOC, because it is too small. `None`: it is of no use in parts, or has
-/// directories that it does not describe. Unpacked, those get the attributes that they have in the layers below; served in
+/// Builds the fine index of a layer that gets no zTOC, because it is too small. `None`: it has directories that it does not describe. Unpacked, those get the attributes that they have in the layers below; served in
 /// parts, a layer knows no others.
 pub(super) fn build_fine_alone(
     layer: &Descriptor,
-    kind: LayerKind,
     bytes: impl Read,
     options: &BuildOptions,
     store: &ContentStore,
-) -> Result<Option<FineLayer>, LayerBuildError> {
-    let built = match read(layer, kind, bytes, options) {
-        Ok(built) => built,
-        Err(error) => return error.skips().map(|_| None),
-    };
+) -> Result<Result<Option<FineLayer>, SkipReason>, LayerBuildError> {
+    let (_, built) = read(layer, bytes, options)?;
     let describes_all = Ztoc::open(built.ztoc.into()).is_ok_and(|ztoc| describes_its_directories(&ztoc));
+    if built.fine.is_none() {
+        return Ok(Err(SkipReason::FineTable));
+    }
     let fine = built.fine.filter(|_| describes_all);
-    Ok(fine.map(|fine| FineLayer::keep(fine, layer.digest, store)).transpose()?)
+    Ok(Ok(fine.map(|fine| FineLayer::keep(fine, layer.digest, store)).transpose()?))
 }
 
 /// Reads a layer that has the digest and size the manifest gives.
 fn read(
     layer: &Descriptor,
-    kind: LayerKind,
     bytes: impl Read,
     options: &BuildOptions,
-) -> Result<Built, LayerBuildError> {
-    let built = match kind {
-        LayerKind::Gzip => build_gzip(bytes, options)?,
-        LayerKind::Zstd => build_zstd(bytes, options)?,
-        _ => build_tar(bytes, options)?,
+) -> Result<(LayerFormat, Built), LayerBuildError> {
+    let format = layer_format(&layer.media_type, bytes).map_err(LayerBuildError::Copy)?;
+    let Some((format, bytes)) = format else {
+        return Err(LayerBuildError::NotReadable(layer.media_type.clone()));
+    };
+    let built = match format {
+        LayerFormat::Gzip => build_gzip(bytes, options)?,
+        LayerFormat::Zstd => build_zstd(bytes, options)?,
+        LayerFormat::Tar => build_tar(bytes, options)?,
     };
     if built.layer_size != layer.size {
         return Err(LayerBuildError::Size { expected: layer.size, actual: built.layer_size });
@@ -248,7 +265,7 @@ fn read(
     if built.layer_digest != layer.digest {
         return Err(LayerBuildError::Digest { expected: layer.digest, actual: built.layer_digest });
     }
-    Ok(built)
+    Ok((format, built))
 }
 
 /// Whether each directory of the layer, but for its root, has an entry of its own before those of what is in it.
@@ -264,8 +281,8 @@ fn describes_its_directories(ztoc: &Ztoc) -> bool {
     })
 }
 
-fn ztoc_type(kind: LayerKind) -> &'static str {
-    if kind == LayerKind::Zstd { media_type::ZTOC_ZSTD } else { media_type::ZTOC }
+fn ztoc_type(format: LayerFormat) -> &'static str {
+    if format == LayerFormat::Zstd { media_type::ZTOC_ZSTD } else { media_type::ZTOC }
 }
 
 fn needs_xattrs(ztoc: &Ztoc) -> bool {

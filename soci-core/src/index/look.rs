@@ -20,9 +20,7 @@ pub fn view(image: &Image, runtime: &Handle) -> Result<ImageView, LayerBuildErro
     let mut tables: Vec<Vec<LayerFile>> = Vec::new();
     for layer in image.layers() {
         let bytes = planned::open(image, layer, None, runtime)?;
-        let walked = planned::walk(layer, bytes)?;
-        let undetermined = || LayerBuildError::Undetermined(layer.media_type.clone());
-        tables.push(walked.ok_or_else(undetermined)?.files);
+        tables.push(planned::walk(layer, bytes)?.files);
     }
     Ok(ImageView::build(tables.iter().enumerate()))
 }

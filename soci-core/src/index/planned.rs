@@ -13,15 +13,15 @@ use tokio::runtime::Handle;
 use super::{Event, Told, layer::LayerBuildError};
 use crate::{
     compression::{
+        format::{LayerFormat, layer_format},
         gzip::{Event as ScanEvent, Scanner},
         zstd,
     },
     digest::Hasher,
     image::{Descriptor, Image, LayerReader},
-    media_type::{LayerKind, layer_compression},
     prefetch::LayerFile,
     store::ContentStore,
-    tar::{Entry, Parser, Sink, TarError},
+    tar::{Entry, Parser, Sink, Special, TarError},
     units::ByteRange,
 };
 
@@ -76,59 +76,87 @@ pub(super) fn copy(
 /// What a walk over a layer found.
 #[derive(Debug)]
 pub(crate) struct Walked {
-    /// The entries of its tar.
+    /// The files of its tar; of a sparse file, only the length of its content is right.
     pub(crate) files: Vec<LayerFile>,
+    /// A zTOC could describe it.
+    pub(crate) in_parts: bool,
     /// Uncompressed offsets at which a deflate block or a zstd frame ends, ascending; empty for a plain tar.
     pub(crate) blocks: Vec<u64>,
 }
 
-/// Walks over a layer. `None` when its compression cannot be read here, or one of its entries has no place in a table.
-pub(crate) fn walk(layer: &Descriptor, bytes: impl Read) -> Result<Option<Walked>, LayerBuildError> {
-    let (mut parser, mut table) = (Parser::new(), Table(Vec::new()));
+/// Walks over a layer. An error that [`LayerBuildError::skips`] is of a layer that nobody can unpack.
+pub(crate) fn walk(layer: &Descriptor, bytes: impl Read) -> Result<Walked, LayerBuildError> {
+    let (mut parser, mut table) = (Parser::new(), Table { files: Vec::new(), in_parts: true });
     let (mut blocks, mut at) = (Vec::new(), 0);
-    let walked = plain(layer, bytes, &mut |plain, ended| {
+    plain(layer, bytes, &mut |plain, ended| {
         at += plain.len() as u64;
         if ended {
             blocks.push(at);
         }
         Ok(parser.push(plain, &mut table)?)
-    });
-    match walked.and_then(|read| if read { Ok(parser.finish().map(|_| true)?) } else { Ok(false) }) {
-        Ok(true) => Ok(Some(Walked { files: table.0, blocks })),
-        Ok(false) | Err(LayerBuildError::Zstd(_)) => Ok(None),
-        Err(LayerBuildError::Walk(error)) if error.is_unsupported() => Ok(None),
-        Err(error) => Err(error),
-    }
+    })?;
+    parser.finish()?;
+    Ok(Walked { files: table.files, in_parts: table.in_parts, blocks })
 }
 
 /// What takes the plain bytes of a layer; `true`: a deflate block or a zstd frame ends with them.
 type Plain<'a> = dyn FnMut(&[u8], bool) -> Result<(), LayerBuildError> + 'a;
 
-/// Gives the plain bytes of a layer to `sink`; `false` when its compression cannot be read here. The layer's digest is
-/// checked last: what `sink` got is worth nothing unless this is `Ok`.
+/// Gives the plain bytes of a layer to `sink`. The layer's digest is checked last: what `sink` got is worth nothing unless
+/// this is `Ok`. Bytes of another digest are the error, whatever else is wrong with them.
 pub(crate) fn plain(
     layer: &Descriptor,
-    mut bytes: impl Read,
+    bytes: impl Read,
     sink: &mut Plain<'_>,
-) -> Result<bool, LayerBuildError> {
-    let Some(mut stream) = Stream::of(layer)? else { return Ok(false) };
+) -> Result<(), LayerBuildError> {
+    let format = layer_format(&layer.media_type, bytes).map_err(LayerBuildError::Copy)?;
+    let Some((format, mut bytes)) = format else {
+        return Err(LayerBuildError::NotReadable(layer.media_type.clone()));
+    };
+    let mut stream = Stream::of(format)?;
     let mut hasher = Hasher::new();
     let mut buffer = vec![0u8; CHUNK];
+    let mut outcome = Ok(());
     loop {
         match bytes.read(&mut buffer) {
             Ok(0) => break,
             Ok(n) => {
                 hasher.update(&buffer[..n]);
-                stream.push(&buffer[..n], sink)?;
+                if outcome.is_ok() {
+                    outcome = stream.push(&buffer[..n], sink);
+                }
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(LayerBuildError::Copy(e)),
         }
     }
-    stream.finish()?;
-    match hasher.finish() {
-        actual if actual == layer.digest => Ok(true),
+    let actual = hasher.finish();
+    if actual != layer.digest {
+        return Err(LayerBuildError::Digest { expected: layer.digest, actual });
+    }
+    outcome.and_then(|()| stream.finish())
+}
+
+/// Reads a layer to its end, for its digest alone.
+pub(super) fn check_digest(layer: &Descriptor, mut bytes: impl Read) -> Result<(), LayerBuildError> {
+    let mut hasher = HashWriter(Hasher::new());
+    io::copy(&mut bytes, &mut hasher).map_err(LayerBuildError::Copy)?;
+    match hasher.0.finish() {
+        actual if actual == layer.digest => Ok(()),
         actual => Err(LayerBuildError::Digest { expected: layer.digest, actual }),
+    }
+}
+
+struct HashWriter(Hasher);
+
+impl io::Write for HashWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -140,12 +168,11 @@ enum Stream {
 }
 
 impl Stream {
-    fn of(layer: &Descriptor) -> Result<Option<Self>, LayerBuildError> {
-        Ok(match layer_compression(&layer.media_type) {
-            LayerKind::Gzip => Some(Self::Gzip(Box::new(Scanner::new()))),
-            LayerKind::Tar | LayerKind::Unknown => Some(Self::Tar),
-            LayerKind::Zstd => Some(Self::Zstd(Box::new(zstd::Scanner::new()?))),
-            _ => None,
+    fn of(format: LayerFormat) -> Result<Self, LayerBuildError> {
+        Ok(match format {
+            LayerFormat::Gzip => Self::Gzip(Box::new(Scanner::new())),
+            LayerFormat::Tar => Self::Tar,
+            LayerFormat::Zstd => Self::Zstd(Box::new(zstd::Scanner::new()?)),
         })
     }
 
@@ -185,15 +212,33 @@ pub(super) fn hug(needed: &[ByteRange], blocks: &[u64]) -> Vec<u64> {
     needed.iter().flat_map(|range| [before(range.start), range.end]).collect()
 }
 
-struct Table(Vec<LayerFile>);
+struct Table {
+    files: Vec<LayerFile>,
+    in_parts: bool,
+}
 
 impl Sink for Table {
+    type Error = TarError;
+
     fn entry(&mut self, entry: Entry) -> Result<(), TarError> {
-        self.0.push(entry.into());
+        self.files.push(entry.into());
         Ok(())
     }
 
+    fn special(&mut self, entry: Entry, special: Special) -> Result<(), TarError> {
+        self.in_parts = false;
+        match special {
+            Special::Sparse | Special::Contiguous => self.entry(entry),
+            Special::Global => Ok(()),
+            Special::Other(_) => Err(special.refused(&entry)),
+        }
+    }
+
     fn data(&mut self, _: &[u8]) -> Result<(), TarError> {
+        Ok(())
+    }
+
+    fn hole(&mut self, _: u64) -> Result<(), TarError> {
         Ok(())
     }
 }

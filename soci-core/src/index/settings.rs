@@ -80,6 +80,13 @@ pub enum Event<'a> {
         /// The artifact.
         artifact: Digest,
     },
+    /// A layer has no fine table, though fine indexes were asked for.
+    NoFineTable {
+        /// The layer.
+        layer: &'a Descriptor,
+        /// Why.
+        reason: &'a SkipReason,
+    },
     /// The image has fine indexes.
     FineIndex(&'a Descriptor),
     /// What a line of the prefetch list stands for.

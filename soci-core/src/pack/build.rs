@@ -3,7 +3,11 @@
 //! Owns nothing. What must always hold: bytes are only taken from layers with the digests that the manifest gives; the pack
 //! is recorded last, when all it names is there.
 
-use std::{collections::HashMap, io, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    sync::Arc,
+};
 
 use tokio::runtime::Handle;
 
@@ -196,8 +200,8 @@ fn replace(
         let manifest = raw.and_then(|raw| Manifest::parse(raw, media_type::OCI_MANIFEST).ok());
         let same = |manifest: &Manifest| Purpose::of(&manifest.annotations) == *purpose;
         if manifest.as_ref().is_some_and(same) {
+            // Not its blobs: another image may list them.
             place.artifacts.remove(&record.digest)?;
-            place.store.release(&record.digest)?;
         }
     }
     Ok(())
@@ -240,7 +244,7 @@ impl Source<'_> {
     ) -> Result<(PackBytes, LeftOut), PackBuildError> {
         let layers = self.image.layers();
         let digests: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
-        let view = self.view()?;
+        let (view, whole) = self.view()?;
         let led_by = OF_THE_RUNTIME.into_iter().filter(|path| view.locate(path).is_ok()).map(Arc::from);
         let plan = settings.plan.led_by(led_by, MAX_OF_THE_RUNTIME).with_neighbours(SLACK);
         let mut needs = Needs::of(&plan, &view);
@@ -255,7 +259,7 @@ impl Source<'_> {
         let mut left_out = Vec::new();
         for (place, layer) in layers.iter().enumerate() {
             let needed = needs.merged(place, 0);
-            let collected = if needed.is_empty() { None } else { self.collect(layer, &needed)? };
+            let collected = if needed.is_empty() { None } else { self.collect(layer, &needed, &whole)? };
             if collected.is_none() && !needed.is_empty() {
                 left_out.push((layer.digest, needed.iter().map(ByteRange::len).sum()));
             }
@@ -282,29 +286,47 @@ impl Source<'_> {
         Ok((write(manifest, &digests, &drafts, must_have, &bytes, budget)?, left_out))
     }
 
-    /// All layers on top of each other.
-    fn view(&self) -> Result<ImageView, PackBuildError> {
+    /// All layers on top of each other, and those that can only be pulled whole.
+    fn view(&self) -> Result<(ImageView, HashSet<Digest>), PackBuildError> {
         let mut tables: Vec<Vec<LayerFile>> = Vec::new();
+        let mut whole = HashSet::new();
         for layer in self.image.layers() {
             let known = self.ztocs.and_then(|ztocs| ztocs.get(&layer.digest));
             let files = if let Some(ztoc) = known {
                 Some(ztoc.files().iter().map(LayerFile::from).collect())
             } else {
                 let failed = |error| PackBuildError::Layer(layer.digest, Box::new(error));
-                let walked = self.open(layer).and_then(|bytes| planned::walk(layer, bytes));
-                walked.map_err(failed)?.map(|walked| walked.files)
+                match self.open(layer).and_then(|bytes| planned::walk(layer, bytes)) {
+                    Ok(walked) => {
+                        if !walked.in_parts {
+                            whole.insert(layer.digest);
+                        }
+                        Some(walked.files)
+                    }
+                    Err(error) => {
+                        error.skips().map_err(failed)?;
+                        whole.insert(layer.digest);
+                        None
+                    }
+                }
             };
             if files.is_none() {
                 (self.tell)(Event::LayerUnread(layer));
             }
             tables.push(files.unwrap_or_default());
         }
-        Ok(ImageView::build(tables.iter().enumerate()))
+        Ok((ImageView::build(tables.iter().enumerate()), whole))
     }
 
     /// The needed bytes of a layer, records of the tar rounded up; `None` for layers that are left out.
-    fn collect(&self, layer: &Descriptor, needed: &[ByteRange]) -> Result<Option<Collected>, PackBuildError> {
-        if self.ztocs.is_some_and(|ztocs| !ztocs.contains_key(&layer.digest)) {
+    fn collect(
+        &self,
+        layer: &Descriptor,
+        needed: &[ByteRange],
+        whole: &HashSet<Digest>,
+    ) -> Result<Option<Collected>, PackBuildError> {
+        let has_table = self.ztocs.is_none_or(|ztocs| ztocs.contains_key(&layer.digest));
+        if !has_table || whole.contains(&layer.digest) {
             return Ok(None);
         }
         let mut wanted = Coverage::default();
@@ -317,7 +339,7 @@ impl Source<'_> {
         }
         let wanted: Vec<ByteRange> = wanted.ranges().collect();
         let collected = self.open(layer).and_then(|bytes| Collected::read(layer, bytes, &wanted));
-        collected.map_err(|error| PackBuildError::Layer(layer.digest, Box::new(error)))
+        collected.map(Some).map_err(|error| PackBuildError::Layer(layer.digest, Box::new(error)))
     }
 
     fn open<'b>(&'b self, layer: &'b Descriptor) -> Result<impl io::Read + use<'b>, LayerBuildError> {

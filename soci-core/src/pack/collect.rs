@@ -21,16 +21,15 @@ pub(super) struct Collected {
 }
 
 impl Collected {
-    /// Reads a layer once, to its end. `wanted` is ascending and disjoint; what lies behind the end is left out. `None`
-    /// when the layer's compression cannot be read here.
+    /// Reads a layer once, to its end. `wanted` is ascending and disjoint; what lies behind the end is left out.
     pub(super) fn read(
         layer: &Descriptor,
         bytes: impl Read,
         wanted: &[ByteRange],
-    ) -> Result<Option<Self>, LayerBuildError> {
+    ) -> Result<Self, LayerBuildError> {
         let mut it = Self::default();
         let mut next = 0;
-        let read = planned::plain(layer, bytes, &mut |plain, _| {
+        planned::plain(layer, bytes, &mut |plain, _| {
             let chunk = ByteRange::new(it.plain_size, it.plain_size + plain.len() as u64);
             it.plain_size = chunk.end;
             while let Some(range) = wanted.get(next).filter(|range| range.start < chunk.end) {
@@ -48,7 +47,7 @@ impl Collected {
             }
             Ok(())
         })?;
-        Ok(read.then_some(it))
+        Ok(it)
     }
 
     /// The bytes of a range that lies in one that was wanted, and in the layer.
@@ -74,7 +73,7 @@ mod tests {
         let layer = Descriptor::new(media_type::OCI_LAYER, Digest::of(&tar), tar.len() as u64);
         let wanted = [(0, 10), (100, 600_000), (600_000, 600_001), (699_990, 800_000), (900_000, 900_001)]
             .map(|(start, end)| ByteRange::new(start, end));
-        let got = Collected::read(&layer, &tar[..], &wanted).unwrap().unwrap();
+        let got = Collected::read(&layer, &tar[..], &wanted).unwrap();
         assert_eq!(got.plain_size, 700_000);
         let get = |start: u64, end: u64| got.get(ByteRange::new(start, end));
         for (start, end) in
@@ -91,6 +90,7 @@ mod tests {
         assert!(matches!(Collected::read(&other, &tar[..], &wanted), Err(LayerBuildError::Digest { .. })));
         let unknown =
             Descriptor::new("application/vnd.oci.image.layer.v1.tar+encrypted", layer.digest, layer.size);
-        assert!(Collected::read(&unknown, &tar[..], &wanted).unwrap().is_none());
+        let refused = Collected::read(&unknown, &tar[..], &wanted);
+        assert!(matches!(refused, Err(LayerBuildError::NotReadable(_))));
     }
 }

@@ -33,7 +33,7 @@ pub fn packed(
         }
         let wanted: Vec<ByteRange> = wanted.ranges().collect();
         let layer = Descriptor::new(media_type::OCI_LAYER, Digest::of(tar), tar.len() as u64);
-        Collected::read(&layer, *tar, &wanted).expect("a tar in memory can be read")
+        Some(Collected::read(&layer, *tar, &wanted).expect("a tar in memory can be read"))
     };
     let bytes: Vec<_> = layers.iter().enumerate().map(collect).collect();
     let digests: Vec<_> = layers.iter().map(|(digest, _)| *digest).collect();

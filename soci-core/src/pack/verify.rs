@@ -29,9 +29,6 @@ pub enum VerifyError {
     /// A layer cannot be read.
     #[error("layer {0}")]
     Layer(Digest, #[source] Box<LayerBuildError>),
-    /// A layer whose compression cannot be read here.
-    #[error("layer {0} cannot be read")]
-    Unread(Digest),
     /// Head and layers do not fit each other.
     #[error(transparent)]
     Head(#[from] PackError),
@@ -124,8 +121,7 @@ fn collect(
         let wanted: Vec<ByteRange> = wanted.ranges().collect();
         let collected = planned::open(image, layer, None, runtime)
             .and_then(|inner| Collected::read(layer, Told { inner, blob: layer, tell }, &wanted));
-        let collected = collected.map_err(|error| VerifyError::Layer(*digest, Box::new(error)))?;
-        collected.ok_or(VerifyError::Unread(*digest))
+        collected.map_err(|error| VerifyError::Layer(*digest, Box::new(error)))
     });
     layers.collect()
 }

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::TarError;
+
 /// Prefix of the PAX records that hold extended attributes.
 pub const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
 
@@ -53,6 +55,33 @@ impl EntryKind {
 impl fmt::Display for EntryKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
+    }
+}
+
+/// What makes an entry one that a zTOC cannot describe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Special {
+    /// A GNU sparse file: [`Entry::size`] is the length of the file, of which the archive stores less.
+    Sparse,
+    /// A file with the type `7`, in one piece on disk where that is possible; else a regular file.
+    Contiguous,
+    /// PAX records for all entries that follow. Go ignores them, and so does every unpacker that uses it.
+    Global,
+    /// A type that neither POSIX nor Go knows a meaning for.
+    Other(u8),
+}
+
+impl Special {
+    /// The error of a receiver that cannot take such an entry.
+    pub fn refused(self, entry: &Entry) -> TarError {
+        let name = String::from_utf8_lossy(&entry.name).into_owned();
+        let typeflag = match self {
+            Self::Sparse => return TarError::Sparse { name },
+            Self::Contiguous => b'7',
+            Self::Global => b'g',
+            Self::Other(letter) => letter,
+        };
+        TarError::Unsupported { typeflag: char::from(typeflag), name }
     }
 }
 

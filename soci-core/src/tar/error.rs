@@ -1,4 +1,4 @@
-//! Why a byte stream is not a tar archive that a zTOC can describe.
+//! Why a byte stream is not a tar archive, or not one that its receiver can take.
 //!
 //! Owns no state. Invariant: every error names the offset or the entry it speaks of.
 
@@ -31,7 +31,7 @@ pub enum TarError {
         /// The limit in bytes.
         limit: u64,
     },
-    /// An entry type that zTOCs cannot describe.
+    /// An entry type that the receiver cannot take.
     #[error("unsupported input tar entry '{typeflag}' ({name})")]
     Unsupported {
         /// Type letter of the header.
@@ -53,9 +53,6 @@ pub enum TarError {
         /// What was cut.
         inside: &'static str,
     },
-    /// The receiver of entries and content refused.
-    #[error("tar entry could not be taken")]
-    Sink(#[source] std::io::Error),
 }
 
 impl TarError {

@@ -9,6 +9,8 @@ pub(super) const BLOCK: usize = 512;
 /// The fields of a header block before PAX and GNU extensions are applied.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Header {
+    /// The magic is GNU's.
+    pub gnu: bool,
     pub typeflag: u8,
     pub name: Vec<u8>,
     pub link_name: Vec<u8>,
@@ -27,6 +29,7 @@ impl Header {
     pub(super) fn parse(block: &[u8; BLOCK]) -> Result<Self, &'static str> {
         check_sum(block)?;
         let mut header = Self {
+            gnu: &block[257..265] == b"ustar  \0",
             typeflag: block[156],
             name: text(&block[..100]).to_vec(),
             link_name: text(&block[157..257]).to_vec(),
@@ -96,7 +99,7 @@ pub(super) fn text(field: &[u8]) -> &[u8] {
 }
 
 /// A number field: base-256 two's complement when the first bit is set, octal otherwise.
-fn number(field: &[u8]) -> Result<i64, &'static str> {
+pub(super) fn number(field: &[u8]) -> Result<i64, &'static str> {
     if field[0] & 0x80 == 0 {
         return octal(field);
     }

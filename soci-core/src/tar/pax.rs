@@ -9,7 +9,7 @@ use super::entry::{Entry, Mtime};
 /// Records of one `x` header; the last of equal keys wins.
 pub(super) type Records = BTreeMap<Vec<u8>, Vec<u8>>;
 
-const SPARSE_MAP: &[u8] = b"GNU.sparse.map";
+pub(super) const SPARSE_MAP: &[u8] = b"GNU.sparse.map";
 
 /// Parses the body of an `x` header: records `LENGTH KEY=VALUE\n`, LENGTH counting the whole record.
 pub(super) fn parse(mut body: &[u8]) -> Result<Records, &'static str> {
@@ -77,18 +77,47 @@ pub(super) fn apply(entry: &mut Entry, size: &mut i64, records: Records) -> Resu
     Ok(())
 }
 
-/// True when the records describe a GNU sparse file (formats 0.0, 0.1 and 1.0).
-pub(super) fn is_sparse(records: &Records) -> bool {
-    let value = |key: &[u8]| records.get(key).map_or(&[][..], Vec::as_slice);
-    match (value(b"GNU.sparse.major"), value(b"GNU.sparse.minor")) {
-        (b"0", b"0" | b"1") | (b"1", b"0") => true,
-        (b"", b"") => !value(SPARSE_MAP).is_empty(),
-        _ => false,
+/// Where a PAX sparse file has its map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SparseMap {
+    /// In the records (formats 0.0 and 0.1).
+    Records,
+    /// In front of the content (format 1.0).
+    Content,
+}
+
+/// Whether the records describe a GNU sparse file.
+pub(super) fn sparse_map(records: &Records) -> Option<SparseMap> {
+    match (value(records, b"GNU.sparse.major"), value(records, b"GNU.sparse.minor")) {
+        (b"0", b"0" | b"1") => Some(SparseMap::Records),
+        (b"1", b"0") => Some(SparseMap::Content),
+        (b"", b"") => (!value(records, SPARSE_MAP).is_empty()).then_some(SparseMap::Records),
+        _ => None,
     }
 }
 
+/// Gives a sparse entry its own name, and the length of its file, if the records have them.
+pub(super) fn apply_sparse(entry: &mut Entry, size: &mut i64) -> Result<(), &'static str> {
+    let of = |key| value(&entry.pax, key);
+    let length =
+        [of(b"GNU.sparse.size"), of(b"GNU.sparse.realsize")].into_iter().find(|text| !text.is_empty());
+    if let Some(length) = length {
+        *size = decimal(length).ok_or("length of a sparse file is not a number")?;
+    }
+    let name = of(b"GNU.sparse.name");
+    if !name.is_empty() {
+        entry.name = name.to_vec();
+    }
+    Ok(())
+}
+
+/// The value of a record; empty when there is none.
+pub(super) fn value<'a>(records: &'a Records, key: &[u8]) -> &'a [u8] {
+    records.get(key).map_or(&[][..], Vec::as_slice)
+}
+
 /// Decimal number with optional sign that fits 64 bits.
-fn decimal(text: &[u8]) -> Option<i64> {
+pub(super) fn decimal(text: &[u8]) -> Option<i64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
@@ -146,7 +175,7 @@ mod tests {
         let body = b"23 GNU.sparse.offset=0\n25 GNU.sparse.numbytes=5\n";
         let records = parse(body).unwrap();
         assert_eq!(records[SPARSE_MAP], b"0,5");
-        assert!(is_sparse(&records));
+        assert_eq!(sparse_map(&records), Some(SparseMap::Records));
         assert!(parse(b"25 GNU.sparse.numbytes=5\n").is_err());
     }
 

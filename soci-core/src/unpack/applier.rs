@@ -4,7 +4,7 @@
 //! twice: the later entry replaces the earlier one, except that a directory keeps its content when it is named again.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, linkat, makedev, mkdirat, mknodat, openat, symlinkat};
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::place::{Place, Root, normalise, remove, split};
 use super::{Applied, ApplyOptions, UnpackError, Whiteout, metadata};
-use crate::tar::{Entry, EntryKind, Mtime, Sink, TarError};
+use crate::tar::{Entry, EntryKind, Mtime, Sink, Special};
 
 /// Writes the entries of one layer below a directory.
 #[derive(Debug)]
@@ -20,9 +20,10 @@ pub struct Applier {
     root: Root,
     options: ApplyOptions,
     current: Option<(Vec<u8>, File, Entry)>,
+    /// The last bytes of the file being written were those of a hole.
+    in_hole: bool,
     directories: Vec<(Vec<u8>, Mtime)>,
     applied: Applied,
-    failure: Option<UnpackError>,
 }
 
 impl Applier {
@@ -34,15 +35,10 @@ impl Applier {
             root,
             options,
             current: None,
+            in_hole: false,
             directories: Vec::new(),
             applied: Applied::default(),
-            failure: None,
         })
-    }
-
-    /// The reason for which the sink refused an entry; the parser's own error only says that it did.
-    pub fn take_failure(&mut self) -> Option<UnpackError> {
-        self.failure.take()
     }
 
     /// Ends the layer: closes the last file and sets the times of the directories.
@@ -67,6 +63,9 @@ impl Applier {
     /// The file being written is complete: its metadata can be set.
     fn close_file(&mut self) -> Result<(), UnpackError> {
         let Some((path, file, entry)) = self.current.take() else { return Ok(()) };
+        if std::mem::take(&mut self.in_hole) {
+            file.set_len(entry.size).map_err(|error| UnpackError::io("write", &path, error))?;
+        }
         drop(file);
         let (parent, base) = split(&path);
         let place = Place { dir: self.root.directory(parent)?, base };
@@ -210,32 +209,38 @@ impl Applier {
             .map_err(fail)?;
         Ok(Some((dir, base.to_vec())))
     }
-
-    /// Keeps the reason, which the parser's error type has no room for.
-    fn refuse(&mut self, error: UnpackError) -> TarError {
-        let message = error.to_string();
-        self.failure = Some(error);
-        TarError::Sink(io::Error::other(message))
-    }
 }
 
 impl Sink for Applier {
-    fn entry(&mut self, entry: Entry) -> Result<(), TarError> {
-        self.apply(entry).map_err(|error| self.refuse(error))
+    type Error = UnpackError;
+
+    fn entry(&mut self, entry: Entry) -> Result<(), UnpackError> {
+        self.apply(entry)
     }
 
-    fn data(&mut self, bytes: &[u8]) -> Result<(), TarError> {
-        let Some((path, file, _)) = &mut self.current else { return Ok(()) };
-        match file.write_all(bytes) {
-            Ok(()) => {
-                self.applied.bytes += bytes.len() as u64;
-                Ok(())
-            }
-            Err(error) => {
-                let error = UnpackError::io("write", path, error);
-                Err(self.refuse(error))
-            }
+    /// containerd refuses `7` and the old sparse files; GNU tar and POSIX read both.
+    fn special(&mut self, entry: Entry, special: Special) -> Result<(), UnpackError> {
+        match special {
+            Special::Sparse | Special::Contiguous => self.apply(entry),
+            Special::Global => Ok(()),
+            Special::Other(_) => Err(special.refused(&entry).into()),
         }
+    }
+
+    fn data(&mut self, bytes: &[u8]) -> Result<(), UnpackError> {
+        let Some((path, file, _)) = &mut self.current else { return Ok(()) };
+        file.write_all(bytes).map_err(|error| UnpackError::io("write", path, error))?;
+        self.in_hole = false;
+        self.applied.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn hole(&mut self, length: u64) -> Result<(), UnpackError> {
+        let Some((path, file, _)) = &mut self.current else { return Ok(()) };
+        // Holes of one file are together shorter than the file, which is shorter than 2^63.
+        self.in_hole = true;
+        let moved = file.seek(SeekFrom::Current(length.cast_signed()));
+        moved.map(|_| ()).map_err(|error| UnpackError::io("write", path, error))
     }
 }
 

@@ -7,6 +7,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::{Applied, Applier, ApplyOptions, UnpackError};
+use crate::compression::format::LayerFormat;
 use crate::compression::gzip::Members;
 use crate::compression::zstd::WINDOW_LOG;
 use crate::digest::{Digest, Hasher};
@@ -14,17 +15,6 @@ use crate::tar::Parser;
 
 /// How much plain data is handled at a time.
 const CHUNK: usize = 256 * 1024;
-
-/// Compression of a layer blob.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LayerFormat {
-    /// A plain tar.
-    Tar,
-    /// One or more gzip members, and perhaps zeros behind them.
-    Gzip,
-    /// zstd frames.
-    Zstd,
-}
 
 /// A layer that was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,11 +69,9 @@ fn unpack_plain(
         };
         plain_size += length as u64;
         hasher.update(&chunk[..length]);
-        if let Err(error) = parser.push(&chunk[..length], &mut applier) {
-            return Err(applier.take_failure().unwrap_or(UnpackError::Tar(error)));
-        }
+        parser.push(&chunk[..length], &mut applier)?;
     }
-    parser.finish().map_err(UnpackError::Tar)?;
+    parser.finish()?;
     let diff_id = hasher.finish();
     if let Some(expected) = expected
         && expected != diff_id

@@ -17,10 +17,12 @@ use std::io;
 use std::path::PathBuf;
 
 pub use applier::Applier;
-pub use layer::{LayerFormat, Unpacked, unpack_layer};
+pub use layer::{Unpacked, unpack_layer};
 pub use place::inherit;
 pub(crate) use place::{normalise, split};
 pub use whiteout::{Whiteout, Whiteouts};
+
+pub use crate::compression::format::{LayerFormat, SNIFF, is_readable_layer};
 
 use crate::digest::Digest;
 use crate::tar::TarError;
@@ -79,9 +81,9 @@ pub enum UnpackError {
         /// Its value.
         value: i64,
     },
-    /// The archive is broken.
+    /// The archive is broken, or has an entry of a kind that containers are not run from.
     #[error("broken archive")]
-    Tar(#[source] TarError),
+    Tar(#[from] TarError),
     /// The compressed stream is broken or could not be read.
     #[error("read layer")]
     Read(#[source] io::Error),

@@ -6,6 +6,7 @@
 use std::io::{self, Read};
 
 use super::Algorithm;
+use super::MAX_ZTOC;
 use super::encode::{self, Contents};
 use super::fine::{BuiltFine, FineOptions, FineWriter, Layer};
 use super::place::{Checkpointing, Placement};
@@ -13,7 +14,7 @@ use crate::compression::gzip::{Checkpoint, Event, GzipError, Scanner, ZinfoWrite
 use crate::compression::uncompressed::TarZinfo;
 use crate::compression::zstd::{self, FramesWriter, MAX_FRAME, ZstdError};
 use crate::digest::{Digest, Hasher};
-use crate::tar::{Entry, Parser, Sink, TarError};
+use crate::tar::{Entry, Parser, Sink, Special, TarError};
 
 /// Span size that upstream uses when none is asked for: 4 MiB of uncompressed bytes.
 pub const DEFAULT_SPAN_SIZE: u64 = 1 << 22;
@@ -63,7 +64,7 @@ pub struct Built {
     pub diff_id: Option<Digest>,
     /// An entry has an extended attribute, or is named `.wh..wh..opq`: the layer needs xattr support.
     pub xattrs_present: bool,
-    /// The fine index, if [`BuildOptions::fine`] asked for it.
+    /// The fine index, if [`BuildOptions::fine`] asked for it and its table is not larger than readers take.
     pub fine: Option<BuiltFine>,
 }
 
@@ -88,9 +89,8 @@ pub enum BuildError {
     /// 0 for a plain tar or a fine index, or more than 2^63 - 1.
     #[error("span size {0} is not possible")]
     SpanSize(u64),
-    /// The zTOC would pass the 2 GiB that its format can hold, or a fine table what its readers take: too many spans or
-    /// entries.
-    #[error("zTOC would be larger than 2 GiB, or a fine table too large; a larger span size may help")]
+    /// The zTOC would pass what its readers take: too many spans or entries.
+    #[error("zTOC would be larger than {} MiB; a larger span size may help", MAX_ZTOC >> 20)]
     TooLarge,
 }
 
@@ -120,6 +120,8 @@ struct Toc {
 }
 
 impl Sink for Toc {
+    type Error = TarError;
+
     fn entry(&mut self, entry: Entry) -> Result<(), TarError> {
         self.encoded += encode::entry_size(&entry);
         self.xattrs_present |= entry.xattrs().next().is_some() || entry.name.ends_with(b".wh..wh..opq");
@@ -127,7 +129,16 @@ impl Sink for Toc {
         Ok(())
     }
 
+    /// The layer has no zTOC: that of upstream, which takes some of these for something else, gives wrong bytes.
+    fn special(&mut self, entry: Entry, special: Special) -> Result<(), TarError> {
+        Err(special.refused(&entry))
+    }
+
     fn data(&mut self, _: &[u8]) -> Result<(), TarError> {
+        Ok(())
+    }
+
+    fn hole(&mut self, _: u64) -> Result<(), TarError> {
         Ok(())
     }
 }
@@ -170,11 +181,7 @@ impl Pass {
             diff_id.update(plain);
         }
         let digests = self.digests.len() as u64 * encode::DIGEST_SIZE;
-        if self.toc.encoded + digests + blob > encode::SIZE_LIMIT {
-            Err(BuildError::TooLarge)
-        } else {
-            Ok(())
-        }
+        if self.toc.encoded + digests + blob > MAX_ZTOC { Err(BuildError::TooLarge) } else { Ok(()) }
     }
 
     /// Adds bytes of the layer to the present span, if there is one.
@@ -231,7 +238,7 @@ impl Pass {
             layer_size: self.layer_size,
             diff_id: self.diff_id.map(Hasher::finish),
             xattrs_present: self.toc.xattrs_present,
-            fine: fine.transpose()?,
+            fine: fine.transpose()?.flatten(),
         })
     }
 }

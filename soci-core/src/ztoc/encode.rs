@@ -13,9 +13,6 @@ use crate::tar::Entry;
 /// Version text of every zTOC.
 const VERSION: &[u8] = b"0.9";
 
-/// Offsets in a flatbuffer are 31 bits wide; beyond this many bytes (estimated) a zTOC is not written.
-pub(super) const SIZE_LIMIT: u64 = (1 << 31) - (1 << 20);
-
 /// Everything that a zTOC says.
 pub(super) struct Contents<'a> {
     pub build_tool: &'a str,
@@ -38,7 +35,7 @@ pub(super) fn entry_size(entry: &Entry) -> u64 {
 /// Upper bound of the bytes that one span takes, its window (if any) not counted.
 pub(super) const DIGEST_SIZE: u64 = 96;
 
-/// Writes the zTOC. The caller has checked the sum of sizes against [`SIZE_LIMIT`].
+/// Writes the zTOC. The caller has checked the sum of sizes against [`super::MAX_ZTOC`], which the 31-bit offsets of a flatbuffer can reach.
 pub(super) fn encode(contents: &Contents<'_>) -> Vec<u8> {
     let mut builder = FlatBufferBuilder::with_capacity(contents.checkpoints.len() + 64 * 1024);
     let version = builder.create_byte_string(VERSION);

@@ -34,11 +34,15 @@ pub use entry::FileEntry;
 pub use error::ZtocError;
 pub use extract::{ExtractError, SpanDecoder, extract_span};
 pub use fine::{
-    BuiltFine, Bundle, BundleError, DEFAULT_FINE_SPAN_SIZE, FineOptions, Window, WindowError, WindowPlace,
-    Windows,
+    BuiltFine, Bundle, BundleError, DEFAULT_FINE_SPAN_SIZE, FineOptions, MAX_BUNDLE, Window, WindowError,
+    WindowPlace, Windows,
 };
 pub use place::Checkpointing;
 pub use spans::SpanTable;
+
+/// Bytes of a zTOC at most, for its writer (which estimates) and its readers: 16 000 spans' windows and half a million
+/// files. The format could hold 2 GiB.
+pub const MAX_ZTOC: u64 = 1 << 30;
 
 /// How the layer's bytes are compressed, as far as a zTOC can say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use crate::indexed::{Indexed, index};
-use soci_core::media_type::{DOCKER_LAYER, DOCKER_LAYER_GZIP, OCI_LAYER, OCI_LAYER_GZIP};
+use soci_core::media_type::{DOCKER_LAYER, DOCKER_LAYER_GZIP, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD};
 use soci_core::tar::EntryKind;
 use soci_core::testing::{GzipShape, TarBuilder, TarEntry, TarFormat, gzip};
 use soci_core::units::SpanId;
@@ -76,16 +76,32 @@ fn every_shape_of_gzip_gives_what_gnu_gzip_gives() {
 }
 
 #[test]
-fn what_is_behind_the_last_member_is_zeros_or_an_error() {
+fn what_is_behind_the_last_member_is_zeros_or_no_layer() {
+    let good = gzip(&GzipShape::Level(6), &tar(1));
     for behind in [&b"x"[..], b"\0\0x", b"\x1f\x8b"] {
-        let layer = [gzip(&GzipShape::Level(6), &tar(1)).as_slice(), behind].concat();
-        let error = index(&[(OCI_LAYER_GZIP, layer)]).unwrap_err();
-        assert!(error.contains("followed by bytes that are no gzip member"), "{error}");
+        let layer = [good.as_slice(), behind].concat();
+        let built = index(&[(OCI_LAYER_GZIP, layer), (OCI_LAYER_GZIP, good.clone())]).unwrap();
+        assert_eq!((built.skipped.len(), built.report.index.ztocs().count()), (1, 1));
+        let reason = &built.skipped[0];
+        assert!(reason.contains("followed by bytes that are no gzip member"), "{reason}");
     }
 }
 
 #[test]
-fn media_types_decide_how_a_layer_is_read() {
+fn bytes_decide_where_a_media_type_lies() {
+    let plain = tar(2);
+    let (zipped, frames) = (gzip(&GzipShape::Level(6), &plain), crate::zstd_layers::frames(&plain, 10_000));
+    let types = [OCI_LAYER, DOCKER_LAYER, OCI_LAYER_GZIP, DOCKER_LAYER_GZIP, OCI_LAYER_ZSTD];
+    for blob in [plain, zipped, frames] {
+        for media_type in types {
+            let built = index(&[(media_type, blob.clone())]).unwrap();
+            assert_eq!((built.skipped.len(), built.ztoc(0).files().len()), (0, 2), "{media_type}");
+        }
+    }
+}
+
+#[test]
+fn media_types_decide_what_is_a_layer() {
     let plain = tar(2);
     let zipped = gzip(&GzipShape::Level(6), &plain);
     let built = index(&[
@@ -108,8 +124,10 @@ fn media_types_decide_how_a_layer_is_read() {
             "is compressed in an unsupported format. expect: [tar, gzip, unknown] but got \"\""
         );
     }
-    for wrong in ["application/vnd.oci.image.layer.v2.tar", "text/plain"] {
-        assert!(index(&[(wrong, plain.clone())]).is_err(), "{wrong}");
+    for wrong in ["application/vnd.oci.image.layer.v2.tar", "application/vnd.erofs.layer.v1", "text/plain"] {
+        let built = index(&[(wrong, plain.clone()), (OCI_LAYER, plain.clone())]).unwrap();
+        assert_eq!(built.skipped, [format!("has media type {wrong:?}, which is none of a tar")]);
+        assert_eq!(built.report.index.ztocs().count(), 1);
     }
 }
 
@@ -127,8 +145,8 @@ fn empty_layers_have_a_ztoc_without_files() {
         assert_eq!(built.ztoc(number).files().len(), 0, "{number}");
     }
     assert!(built.ztoc(0).spans().is_empty());
-    // No bytes at all are no gzip file.
-    assert!(index(&[(OCI_LAYER_GZIP, Vec::new())]).unwrap_err().contains("ends early"));
+    // No bytes at all are an empty layer, whatever its type says, as in containerd.
+    assert_eq!(index(&[(OCI_LAYER_GZIP, Vec::new())]).unwrap().ztoc(0).files().len(), 0);
 }
 
 #[test]

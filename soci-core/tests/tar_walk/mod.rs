@@ -6,18 +6,32 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
-use soci_core::tar::{Entry, EntryKind, Parser, Sink, TarError};
+use soci_core::tar::{Entry, EntryKind, Parser, Sink, Special, TarError};
 
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) entries: Vec<Entry>,
     pub(crate) contents: Vec<Vec<u8>>,
+    pub(crate) special: Vec<Special>,
 }
 
 impl Sink for Seen {
+    type Error = TarError;
+
     fn entry(&mut self, entry: Entry) -> Result<(), TarError> {
         self.entries.push(entry);
         self.contents.push(Vec::new());
+        Ok(())
+    }
+
+    fn special(&mut self, entry: Entry, special: Special) -> Result<(), TarError> {
+        self.special.push(special);
+        self.entry(entry)
+    }
+
+    fn hole(&mut self, length: u64) -> Result<(), TarError> {
+        let content = self.contents.last_mut().expect("a hole follows an entry");
+        content.resize(content.len() + length as usize, 0);
         Ok(())
     }
 

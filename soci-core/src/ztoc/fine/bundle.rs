@@ -15,6 +15,9 @@ use bytes::Bytes;
 use crate::digest::Digest;
 use crate::ztoc::{Ztoc, ZtocError};
 
+/// Bytes of a bundle at most, for its writer and its readers: tables are about a hundredth of an image.
+pub const MAX_BUNDLE: u64 = 256 << 20;
+
 const MAGIC: &[u8; 8] = b"SOCIFBDL";
 const VERSION: u32 = 1;
 const HEADER: usize = 20;

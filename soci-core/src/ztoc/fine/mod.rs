@@ -9,7 +9,7 @@ mod table;
 mod window;
 mod writer;
 
-pub use bundle::{Bundle, BundleError};
+pub use bundle::{Bundle, BundleError, MAX_BUNDLE};
 pub use window::{Window, WindowError};
 pub use writer::{BuiltFine, DEFAULT_FINE_SPAN_SIZE, FineOptions};
 

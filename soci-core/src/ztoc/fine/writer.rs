@@ -149,7 +149,8 @@ impl FineWriter {
         self.starts.push(start);
     }
 
-    pub(in crate::ztoc) fn finish(mut self, layer: &Layer<'_>) -> Result<BuiltFine, BuildError> {
+    /// `None` when the table would be larger than readers take.
+    pub(in crate::ztoc) fn finish(mut self, layer: &Layer<'_>) -> Result<Option<BuiltFine>, BuildError> {
         self.digests.extend(self.span.take().map(Hasher::finish));
         let none = self.windows.is_empty();
         let table = encode(&Contents {
@@ -166,7 +167,7 @@ impl FineWriter {
             windows_size: self.windows.len() as u64,
             files: layer.files,
         });
-        let table = table.map_err(BuildError::Press)?.ok_or(BuildError::TooLarge)?;
-        Ok(BuiltFine { table, windows: self.windows })
+        let table = table.map_err(BuildError::Press)?;
+        Ok(table.map(|table| BuiltFine { table, windows: self.windows }))
     }
 }
