@@ -125,7 +125,7 @@ fn media_types_decide_what_is_a_layer() {
         );
     }
     for wrong in ["application/vnd.oci.image.layer.v2.tar", "application/vnd.erofs.layer.v1", "text/plain"] {
-        let built = index(&[(wrong, plain.clone()), (OCI_LAYER, plain.clone())]).unwrap();
+        let built = index(&[(wrong, plain.clone()), (OCI_LAYER, tar(3))]).unwrap();
         assert_eq!(built.skipped, [format!("has media type {wrong:?}, which is none of a tar")]);
         assert_eq!(built.report.index.ztocs().count(), 1);
     }
