@@ -213,7 +213,7 @@ pub(crate) fn tell(event: Event<'_>, progress: &Progress) {
             progress.line(&format!("layer {} -> ztoc {ztoc}{known}", layer.digest));
         }
         Event::NoFineTable { layer, reason } => {
-            progress.warn(&format!("warning: no fine table - layer {} {reason}", layer.digest));
+            say!("warning: no fine table - layer {} {reason}", layer.digest);
         }
         Event::Skipped { layer, reason } => {
             let size = match reason {
