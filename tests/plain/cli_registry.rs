@@ -139,3 +139,17 @@ fn proxies_are_used_for_other_machines_and_never_for_this_one() {
     assert_eq!(place.list(&exempt, "registry.test", &["-k"]).code, 1);
     assert_eq!((plain.asked(), tunnel.asked()), before);
 }
+
+#[test]
+fn a_machine_without_certificates_is_told_so_only_when_it_speaks_tls() {
+    let place = place(Habits::default());
+    let none = [("SSL_CERT_FILE", "/nonexistent"), ("SSL_CERT_DIR", "/nonexistent")];
+    let plain = place.list(&none, &place.registry.host(), &[]);
+    assert!(!plain.stderr.contains("no system certificates"), "{plain:?}");
+    assert_eq!(plain.ok(), place.index);
+    let front = TlsFront::new(place.registry.host().parse().unwrap(), false);
+    front.write(place.soci.dir());
+    // An authority that is given is enough, but the lack of others may be why the next registry is not trusted.
+    let tls = place.list(&none, &front.host(), &["--tlscacert", "ca.pem"]);
+    assert!(tls.stderr.contains("no system certificates"), "{tls:?}");
+}

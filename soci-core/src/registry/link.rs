@@ -23,10 +23,17 @@ pub(crate) struct Link(Arc<Parts>);
 struct Parts {
     maker: Maker,
     /// Made when it is needed first: trust roots take long to read.
-    client: Mutex<Option<reqwest::Client>>,
+    client: Mutex<Option<Made>>,
     /// For this machine's own addresses, which no proxy can reach.
-    direct: Mutex<Option<reqwest::Client>>,
+    direct: Mutex<Option<Made>>,
     headers: HeaderMap,
+}
+
+/// A client that has been made.
+struct Made {
+    client: reqwest::Client,
+    /// Why it has none of the system's trust roots; taken when it has been told.
+    rootless: Option<reqwest::Error>,
 }
 
 impl Link {
@@ -34,15 +41,24 @@ impl Link {
     pub(crate) fn client(&self, url: &Url) -> Result<reqwest::Client, RegistryError> {
         let direct = is_loopback(url.host_str().unwrap_or_default());
         let mut place = if direct { self.0.direct.lock() } else { self.0.client.lock() };
-        if let Some(client) = &*place {
-            return Ok(client.clone());
+        let made = match &mut *place {
+            Some(made) => made,
+            empty => {
+                let made = self
+                    .0
+                    .maker
+                    .client(direct)
+                    .map_err(|source| RegistryError::Setup { source: Arc::new(source) })?;
+                empty.insert(made)
+            }
+        };
+        // Over plain HTTP nobody needs them.
+        if url.scheme() == "https"
+            && let Some(error) = made.rootless.take()
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "no system certificates");
         }
-        let client = self
-            .0
-            .maker
-            .client(direct)
-            .map_err(|source| RegistryError::Setup { source: Arc::new(source) })?;
-        Ok(place.insert(client).clone())
+        Ok(made.client.clone())
     }
 
     /// Makes the client that most registries need. Whoever needs one that could not be made meets the reason.
@@ -174,12 +190,15 @@ struct Maker {
 
 impl Maker {
     /// A client, with the system's trust roots if there are any; `direct`: never through a proxy.
-    fn client(&self, direct: bool) -> reqwest::Result<reqwest::Client> {
-        self.builder(direct).tls_certs_merge(self.roots.clone()).build().or_else(|error| {
+    fn client(&self, direct: bool) -> reqwest::Result<Made> {
+        match self.builder(direct).tls_certs_merge(self.roots.clone()).build() {
+            Ok(client) => Ok(Made { client, rootless: None }),
             // A machine without any trust root can still use plain HTTP registries, and its own roots.
-            tracing::warn!(error = &error as &dyn std::error::Error, "no system certificates");
-            self.builder(direct).tls_certs_only(self.roots.clone()).build()
-        })
+            Err(error) => {
+                let client = self.builder(direct).tls_certs_only(self.roots.clone()).build()?;
+                Ok(Made { client, rootless: Some(error) })
+            }
+        }
     }
 
     fn builder(&self, direct: bool) -> reqwest::ClientBuilder {
