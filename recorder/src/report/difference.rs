@@ -2,17 +2,17 @@
 //!
 //! Built from the two traces alone; paths are what is compared, layers and times are not. What must always hold: each
 //! byte of a file counts once, by the strongest kind of its trace (read, fault, exec, map), so the bytes that only one
-//! has and those that both have add up to its own.
+//! has and those that both have add up to its own. A file with several names is one file, if one of the traces knows the names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
-use soci_core::trace::{AccessKind, TraceError, TraceReader};
+use soci_core::trace::{AccessKind, Tail, TraceError, TraceReader};
 use soci_core::units::ByteRange;
 
-use crate::escape::escape;
+use crate::escape::{escape, unescape};
 use crate::export::kind_name;
 use crate::plan::Coverage;
 
@@ -129,8 +129,13 @@ impl Difference {
     /// # Errors
     /// When one of them is no trace, or damaged before its torn tail; with its place in the call, 0 or 1.
     pub fn read(a: &Path, b: &Path) -> Result<Self, (usize, TraceError)> {
-        let (a, b) =
+        let (mut a, mut b) =
             (Bytes::read(a).map_err(|error| (0, error))?, Bytes::read(b).map_err(|error| (1, error))?);
+        let names = Names::of([&a, &b]);
+        for side in [&mut a, &mut b] {
+            side.rename(&names);
+            side.settle();
+        }
         let nothing = File::default();
         let mut files = Vec::new();
         let mut both = 0u64;
@@ -178,9 +183,60 @@ struct Bytes {
     image: String,
     engine: String,
     files: BTreeMap<Arc<[u8]>, File>,
+    /// Other names of a file, by its name, as [`escape`] writes them.
+    links: BTreeMap<String, Vec<String>>,
+}
+
+/// One name for each file that has several: engines do not take the same one.
+struct Names(BTreeMap<Vec<u8>, Arc<[u8]>>);
+
+impl Names {
+    fn of(sides: [&Bytes; 2]) -> Self {
+        let mut names: BTreeMap<Vec<u8>, Arc<[u8]>> = BTreeMap::new();
+        for (name, others) in sides.into_iter().flat_map(|side| &side.links) {
+            let all: Vec<Vec<u8>> =
+                std::iter::once(name).chain(others).filter_map(|name| unescape(name)).collect();
+            let known = all.iter().find_map(|name| names.get(name).cloned());
+            let Some(one) = known.or_else(|| all.first().map(|first| Arc::from(&first[..]))) else {
+                continue;
+            };
+            for name in all {
+                names.entry(name).or_insert_with(|| one.clone());
+            }
+        }
+        Self(names)
+    }
 }
 
 impl Bytes {
+    fn rename(&mut self, names: &Names) {
+        for (name, one) in &names.0 {
+            if name[..] != one[..]
+                && let Some(file) = self.files.remove(&name[..])
+            {
+                let all = self.files.entry(one.clone()).or_default();
+                for (kind, more) in all.kinds.iter_mut().zip(&file.kinds) {
+                    for range in more.ranges() {
+                        kind.add(range);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Each byte under its strongest kind alone.
+    fn settle(&mut self) {
+        for file in self.files.values_mut() {
+            let mut stronger = Coverage::default();
+            for kind in &mut file.kinds {
+                *kind = kind.without(&stronger);
+                for range in kind.ranges() {
+                    stronger.add(range);
+                }
+            }
+        }
+    }
+
     fn read(path: &Path) -> Result<Self, TraceError> {
         let mut reader = TraceReader::open(path)?;
         let mut files: BTreeMap<Arc<[u8]>, File> = BTreeMap::new();
@@ -193,17 +249,12 @@ impl Bytes {
             let range = ByteRange::new(access.offset, access.offset.saturating_add(access.len));
             files.entry(access.path).or_default().kinds[kind].add(range);
         }
-        for file in files.values_mut() {
-            let mut stronger = Coverage::default();
-            for kind in &mut file.kinds {
-                *kind = kind.without(&stronger);
-                for range in kind.ranges() {
-                    stronger.add(range);
-                }
-            }
-        }
+        let links = match reader.tail() {
+            Some(Tail::Sealed(end)) => end.links.clone(),
+            _ => BTreeMap::new(),
+        };
         let header = reader.header();
-        Ok(Self { image: header.image.clone(), engine: header.engine.clone(), files })
+        Ok(Self { image: header.image.clone(), engine: header.engine.clone(), files, links })
     }
 
     fn against(&self, other: &Self) -> Side {
@@ -273,13 +324,17 @@ fn name_of_kind<S: Serializer>(kind: &AccessKind, serializer: S) -> Result<S::Ok
 #[cfg(test)]
 mod tests {
     use soci_core::digest::Digest;
-    use soci_core::trace::{Access, Header, Phase, Process, TraceWriter};
+    use soci_core::trace::{Access, End, Header, Outcome, Phase, Process, TraceWriter};
 
     use super::*;
 
     type Row = (AccessKind, &'static str, u64, u64);
 
     fn write(path: &Path, engine: &str, rows: &[Row]) {
+        write_with(path, engine, rows, &[]);
+    }
+
+    fn write_with(path: &Path, engine: &str, rows: &[Row], links: &[(&str, &[&str])]) {
         let header = Header {
             image: "i".into(),
             manifest: Some(Digest::of(b"m")),
@@ -296,7 +351,39 @@ mod tests {
             let (t_ns, phase, wait_ns) = (0, Phase::Start, 0);
             writer.access(&Access { t_ns, phase, kind, path, layer, offset, len, process, wait_ns }).unwrap();
         }
-        writer.flush().unwrap();
+        let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let end = End {
+            dropped: 0,
+            outcome: Outcome::Exited,
+            ready_ns: None,
+            ended_ns: 0,
+            exit_code: None,
+            outside: None,
+            links: links.iter().map(|&(name, others)| (name.to_owned(), owned(others))).collect(),
+        };
+        writer.finish(&end).unwrap();
+    }
+
+    #[test]
+    fn names_of_one_file_are_one_file() {
+        use AccessKind::{Map, Read};
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        // One engine takes the first of all names, and says the others; the other the name by which the file was met.
+        let ebpf = [(Map, "bin/perl", 0, 65536), (Read, "bin/perl", 0, 4096)];
+        write_with(&a, "ebpf", &ebpf, &[("bin/perl", &["bin/perl5.36", "usr/\\\\p"])]);
+        let fuse = [(Read, "bin/perl5.36", 0, 4096), (Read, "usr/\\p", 4096, 4096)];
+        write(&b, "fuse", &fuse);
+        for (one, two) in [(&a, &b), (&b, &a)] {
+            let difference = Difference::read(one, two).unwrap();
+            let Difference { a, b, both, files } = difference;
+            assert_eq!((a.files, b.files, both), (1, 1, 8192));
+            let ebpf = if a.engine == "ebpf" { &a } else { &b };
+            let only: Vec<_> =
+                ebpf.only.iter().map(|share| (share.kind, share.reason, share.bytes)).collect();
+            assert_eq!(only, [(Map, Reason::Window, 65536 - 8192)]);
+            assert_eq!((files.len(), &*files[0].path), (1, "/bin/perl"));
+        }
     }
 
     #[test]
