@@ -1,6 +1,8 @@
 //! `soci doctor` on this machine: with the services of a node, without them, and with a registry that lacks something.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 
 use harness::containerd::Containerd;
 use harness::daemon::Daemon;
@@ -36,6 +38,13 @@ fn daemon_mounts_images() -> bool {
     node.stats.erofs_mounts.get() == 1
 }
 
+/// Whether this kernel has the page cache's tracepoints (Linux 6.12): then eBPF must be usable.
+fn kernel_has_the_tracepoints() -> bool {
+    let types = fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
+    let name = b"btf_trace_mm_filemap_get_pages\0";
+    types.windows(name.len()).any(|window| window == name)
+}
+
 #[test]
 fn a_whole_node_is_well_and_says_what_is_missing_when_it_is_not() {
     let work = tempfile::tempdir().unwrap();
@@ -52,8 +61,14 @@ fn a_whole_node_is_well_and_says_what_is_missing_when_it_is_not() {
     };
     let well = doctor(&config);
     assert_eq!(well.code, 0, "{well:?}");
-    for check in ["user", "fuse", "overlayfs", "ebpf", "config", "snapshotter", "containerd"] {
+    for check in ["user", "fuse", "overlayfs", "config", "snapshotter", "containerd"] {
         assert_eq!(finding(&well, check).0, "ok", "{check}: {well:?}");
+    }
+    let (state, text) = finding(&well, "ebpf");
+    if kernel_has_the_tracepoints() {
+        assert_eq!(state, "ok", "{text}");
+    } else {
+        assert!(state == "warning" && text.contains("Linux 6.12"), "{text}");
     }
     // Said as it is: the daemon has the last word about it.
     let images = daemon_mounts_images();
@@ -95,4 +110,16 @@ fn a_registry_is_examined_as_the_snapshotter_will_need_it() {
     assert_eq!(refused.code, 1);
     let advice = refused.stdout.lines().find(|line| line.contains("->") && line.contains("log in"));
     assert!(refused.stdout.contains("FAIL  registry") && advice.is_some(), "{}", refused.stdout);
+}
+
+#[test]
+fn nothing_is_left_in_the_kernels_log() {
+    let log = || {
+        let output = Command::new("dmesg").output().expect("util-linux is installed");
+        String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let before = log();
+    let outcome = Soci::new().run(["doctor"]);
+    let new: Vec<String> = log().difference(&before).filter(|line| line.contains("erofs")).cloned().collect();
+    assert_eq!((outcome.code, new), (0, Vec::new()));
 }

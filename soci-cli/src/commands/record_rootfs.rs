@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 
 use anyhow::{Context, Result, bail};
+use recorder::capture::EbpfError;
 use recorder::directory::{DirectoryError, Watched};
 use recorder::resolve::Resolver;
 use recorder::rootfs::{RunDir, forget_pages};
@@ -45,6 +46,10 @@ pub(super) fn record(
     let mut watched = match Watched::new(choice, &settings, dir, &mountpoint) {
         Err(error @ DirectoryError::Fuse) => {
             let hint = "leave --engine out, or record an image of these files with --image";
+            return Err(Hinted::new(error.to_string(), hint).into());
+        }
+        Err(DirectoryError::Ebpf(error @ (EbpfError::NoTracepoint(_) | EbpfError::NoTypes { .. }))) => {
+            let hint = "record an image of these files with --image: on this kernel, FUSE serves them and sees the reads";
             return Err(Hinted::new(error.to_string(), hint).into());
         }
         watched => watched?,

@@ -51,7 +51,9 @@ pub enum EbpfError {
     #[error("exact recording knows the system calls of x86-64 only; without it, pages can be recorded")]
     Architecture,
     /// The kernel is too old, or built without tracepoints.
-    #[error("this kernel has no tracepoint {0}: it is too old, or built without tracepoints")]
+    #[error(
+        "this kernel has no tracepoint {0}: eBPF recording needs Linux 6.12 or later, built with tracepoints"
+    )]
     NoTracepoint(&'static str),
     /// The object or one of its maps was refused.
     #[error("load the eBPF object{}", hint(.0))]

@@ -1,6 +1,8 @@
 //! What the kernel lets us do: FUSE, EROFS images, overlays, eBPF, cgroups.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
 
 use recorder::capture::probe_ebpf;
 use recorder::rootfs::Overlay;
@@ -8,7 +10,7 @@ use recorder::workload::unified_root;
 
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{FsOpenFlags, fsconfig_create, fsconfig_set_string, fsopen};
 
 use super::{Finding, causes};
 
@@ -51,7 +53,8 @@ fn fuse() -> Finding {
     }
 }
 
-/// Mounts what is no image: a kernel that mounts images from files says that it is none, any other that it is no block device.
+/// Asks for a mount of a socket. A kernel that mounts images from files tries to open it, which cannot be done; any other
+/// says that it is no block device. Nothing is read, and no line is left in the kernel's log.
 fn erofs(root: bool) -> Finding {
     const CHECK: &str = "erofs";
     const WITHOUT: &str = "lazy layers ask over FUSE for names, too, which is slower";
@@ -59,20 +62,24 @@ fn erofs(root: bool) -> Finding {
         return Finding::warning(CHECK, "not tried: needs root", "");
     }
     let attempt = || -> std::io::Result<Errno> {
-        let (file, dir) = (tempfile::NamedTempFile::new()?, tempfile::tempdir()?);
-        file.as_file().set_len(8192)?;
-        let flags = MountFlags::RDONLY;
-        let mounted = mount(file.path(), dir.path(), "erofs", flags, None::<&std::ffi::CStr>);
-        mounted.err().ok_or_else(|| std::io::Error::other("the kernel takes zeros for an image"))
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("socket");
+        let _socket = UnixListener::bind(&path)?;
+        let ask = || {
+            let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+            fsconfig_set_string(context.as_fd(), "source", &path)?;
+            fsconfig_create(context.as_fd())
+        };
+        ask().err().ok_or_else(|| std::io::Error::other("the kernel takes a socket for an image"))
     };
     let read_only = |statvfs: rustix::fs::StatVfs| statvfs.f_flag.contains(StatVfsMountFlags::RDONLY);
     match attempt() {
-        Ok(Errno::INVAL) if statvfs("/sys").is_ok_and(read_only) => Finding::warning(
+        Ok(Errno::NXIO) if statvfs("/sys").is_ok_and(read_only) => Finding::warning(
             CHECK,
             format!("/sys is read-only: {WITHOUT}"),
             "in a container, mount /sys writable for the snapshotter",
         ),
-        Ok(Errno::INVAL) => Finding::ok(CHECK, "layers are mounted as images"),
+        Ok(Errno::NXIO) => Finding::ok(CHECK, "layers are mounted as images"),
         Ok(errno) => Finding::warning(
             CHECK,
             format!("no images from files ({errno}): {WITHOUT}"),
@@ -117,7 +124,8 @@ fn cgroup() -> Finding {
 /// Loads and attaches the recorder's programs for a moment.
 fn ebpf(root: bool) -> Finding {
     const CHECK: &str = "ebpf";
-    const ADVICE: &str = "soci record uses FUSE instead (--engine fuse)";
+    const ADVICE: &str =
+        "soci record --image uses FUSE instead; directories and running containers need eBPF";
     if let Err(error) = File::open("/sys/kernel/btf/vmlinux") {
         return Finding::warning(CHECK, format!("no kernel types: /sys/kernel/btf/vmlinux: {error}"), ADVICE);
     }
