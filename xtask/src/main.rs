@@ -18,6 +18,7 @@ mod reference;
 mod requests;
 mod setup;
 mod test;
+mod vm;
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "What a developer or CI runs")]
@@ -36,6 +37,7 @@ enum Task {
     Images(images::Args),
     Link(link::Args),
     Test(test::Args),
+    Vm(vm::Args),
 }
 
 fn main() -> Result<()> {
@@ -48,5 +50,6 @@ fn main() -> Result<()> {
         Task::Images(args) => images::run(&args),
         Task::Link(args) => link::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::Vm(args) => vm::run(&args),
     }
 }

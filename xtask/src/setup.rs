@@ -46,6 +46,8 @@ pub(crate) enum Need {
     Fuzz,
     /// A browser that draws the page of a report.
     Chromium,
+    /// Booting Debian's kernels: qemu, file systems in files, what unpacks a kernel, Debian's keys.
+    Vm,
 }
 
 impl Need {
@@ -86,6 +88,19 @@ impl Need {
             ],
             Self::Fuzz => &[("g++", Program("g++"))],
             Self::Chromium => &[("chromium", Program("chromium"))],
+            Self::Vm => &[
+                ("qemu-system-x86", Program("qemu-system-x86_64")),
+                ("debian-archive-keyring", File("/usr/share/keyrings/debian-archive-keyring.gpg")),
+                // Other packages bring a busybox that needs libraries.
+                ("busybox-static", File("/var/lib/dpkg/info/busybox-static.list")),
+                ("e2fsprogs", Program("mke2fs")),
+                ("xfsprogs", Program("mkfs.xfs")),
+                ("xz-utils", Program("xz")),
+                ("zstd", Program("zstd")),
+                ("gcc", Program("gcc")),
+                ("libc6-dev", File("/usr/include/stdio.h")),
+                ("binutils", Program("strip")),
+            ],
         }
     }
 }

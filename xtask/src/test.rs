@@ -1,11 +1,12 @@
 //! `cargo xtask test`: what must hold before a change lands. Formatting, lints, unit and integration tests,
-//! then the tests that mount and enter namespaces, one at a time.
+//! then the tests that mount and enter namespaces, one at a time, then scenarios on other kernels.
 //!
 //! Owns no state. A need that this machine does not meet is an error that says what to do, never a test
 //! that is silently left out.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 
@@ -13,12 +14,13 @@ use crate::ebpf;
 use crate::exec;
 use crate::lab::{LabArgs, cargo};
 use crate::setup::{self, Need};
+use crate::vm;
 
 /// The test programs of tests/: what any user can run, and what needs root.
 const PLAIN: &str = "plain";
 const PRIVILEGED: &str = "privileged";
 
-/// Run the tests: lints, unit and integration tests, privileged tests
+/// Run the tests: lints, unit and integration tests, privileged tests, scenarios on other kernels
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only these tiers [default: all]
@@ -44,10 +46,21 @@ enum Tier {
     Plain,
     /// Tests that need root and FUSE, and those against a real containerd.
     Privileged,
+    /// Scenarios on other kernels, in virtual machines: `cargo xtask vm`.
+    Vm,
 }
 
-/// Runs the subcommand.
+/// Runs the subcommand, and says at its end how long each part took.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let mut durations = Durations::default();
+    let result = tiers(args, &mut durations);
+    for (part, seconds) in &durations.0 {
+        eprintln!("{part:>10}: {seconds:6.0} s");
+    }
+    result
+}
+
+fn tiers(args: &Args, durations: &mut Durations) -> Result<()> {
     let wants = |tier| args.tiers.is_empty() || args.tiers.contains(&tier);
     if wants(Tier::Privileged) {
         setup::require_root("the privileged tests")?;
@@ -57,25 +70,52 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if wants(Tier::Plain) {
         setup::ensure(&[Need::Oracles, Need::Chromium, Need::Registry, Need::Skopeo])?;
     }
+    if wants(Tier::Vm) {
+        setup::ensure(&[Need::Vm, Need::Registry])?;
+    }
     let suite = Suite::new(args.shared.as_deref())?;
     if args.ebpf_check || wants(Tier::Lint) && ebpf::is_installed(&args.lab)? {
-        ebpf::check(&args.lab)?;
+        durations.of("ebpf-check", || ebpf::check(&args.lab))?;
     }
     if wants(Tier::Lint) {
-        exec::run(&mut cargo(["fmt", "--all", "--check"]))?;
-        exec::run(suite.cargo(&["clippy", "--all-targets"]).args(["--", "-D", "warnings"]))?;
+        durations.of("lint", || {
+            exec::run(&mut cargo(["fmt", "--all", "--check"]))?;
+            exec::run(suite.cargo(&["clippy", "--all-targets"]).args(["--", "-D", "warnings"]))
+        })?;
+    }
+    if args.tiers.iter().any(|tier| *tier != Tier::Lint) || args.tiers.is_empty() {
+        durations.of("build", || exec::run(&mut suite.cargo(&["build", "--bins"])))?;
+    }
+    if wants(Tier::Vm) {
+        durations.of("vm", || vm::short(&args.lab, &suite.binaries))?;
     }
     let (plain, privileged) = (wants(Tier::Plain), wants(Tier::Privileged));
-    if plain || privileged {
-        exec::run(&mut suite.cargo(&["build", "--bins"]))?;
-    }
     if plain {
-        exec::run(&mut suite.cargo(&["test", "--doc", "--quiet"]))?;
+        durations.of("doc", || exec::run(&mut suite.cargo(&["test", "--doc", "--quiet"])))?;
+    }
+    if !plain && !privileged {
+        return Ok(());
     }
     if exec::succeeds(&mut cargo(["nextest", "--version"])) {
-        suite.nextest(plain, privileged)
+        let result = durations.of("tests", || suite.nextest(plain, privileged));
+        // They overlap: the privileged ones run one at a time, beside the others.
+        durations.0.extend(suite.times().unwrap_or_default());
+        result
     } else {
-        suite.libtest(plain, privileged)
+        durations.of("tests", || suite.libtest(plain, privileged))
+    }
+}
+
+/// How long each part took, in seconds.
+#[derive(Default)]
+struct Durations(Vec<(&'static str, f64)>);
+
+impl Durations {
+    fn of(&mut self, part: &'static str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        let begin = Instant::now();
+        let result = work();
+        self.0.push((part, begin.elapsed().as_secs_f64()));
+        result
     }
 }
 
@@ -111,11 +151,16 @@ impl Suite {
         let filter = match (plain, privileged) {
             (true, true) => "all()".to_owned(),
             (true, false) => format!("not binary(={PRIVILEGED})"),
-            (false, true) => format!("binary(={PRIVILEGED})"),
-            (false, false) => return Ok(()),
+            (false, _) => format!("binary(={PRIVILEGED})"),
         };
-        let profile = if std::env::var_os("CI").is_some() { "ci" } else { "default" };
-        exec::run(self.cargo(&["nextest", "run", "--profile", profile]).args(["-E", &filter]))
+        exec::run(self.cargo(&["nextest", "run", "--profile", profile()]).args(["-E", &filter]))
+    }
+
+    /// The seconds of all tests of a tier, from the report of nextest.
+    fn times(&self) -> Result<Vec<(&'static str, f64)>> {
+        let target = self.binaries.parent().context("programs lie in target/PROFILE")?;
+        let report = target.join("nextest").join(profile()).join("junit.xml");
+        Ok(times_of(&std::fs::read_to_string(report)?))
     }
 
     /// Without nextest: the same tests by cargo's own runner.
@@ -130,5 +175,37 @@ impl Suite {
             exec::run(command.args(["--", "--test-threads=1"]))?;
         }
         Ok(())
+    }
+}
+
+fn profile() -> &'static str {
+    if std::env::var_os("CI").is_some() { "ci" } else { "default" }
+}
+
+/// Sums of the seconds of test cases: of the privileged program, and of all others.
+fn times_of(report: &str) -> Vec<(&'static str, f64)> {
+    let (mut plain, mut privileged) = (0.0, 0.0);
+    for case in report.split("<testcase ").skip(1) {
+        let value =
+            |key: &str| case.split_once(&format!("{key}=\""))?.1.split_once('"').map(|(value, _)| value);
+        let seconds: f64 = value(" time").and_then(|text| text.parse().ok()).unwrap_or(0.0);
+        let of_privileged = value("classname").is_some_and(|name| name.ends_with(&format!("::{PRIVILEGED}")));
+        *if of_privileged { &mut privileged } else { &mut plain } += seconds;
+    }
+    let all = [("plain", plain), (PRIVILEGED, privileged)];
+    all.into_iter().filter(|(_, seconds)| *seconds > 0.0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_added_up_by_tier() {
+        let report = r#"<testsuites><testsuite name="soci-tests::privileged" time="9">
+            <testcase name="a" classname="soci-tests::privileged" timestamp="t" time="1.5"></testcase>
+            <testcase name="b" classname="soci-tests::privileged" timestamp="t" time="2.5"></testcase></testsuite>
+            <testcase name="c" classname="soci-core" timestamp="t" time="0.25"></testcase></testsuites>"#;
+        assert_eq!(times_of(report), [("plain", 0.25), ("privileged", 4.0)]);
     }
 }
