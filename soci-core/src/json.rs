@@ -1,12 +1,87 @@
 //! JSON in the exact form of Go's `encoding/json`, which the digests of SOCI artifacts depend on.
 //!
-//! Holds no state. Compact output has no white space, keeps struct order, sorts map keys (give it a `BTreeMap`)
+//! Holds no state. What must always hold: JSON that others wrote passes [`check`] before anything is made of it, so neither its
+//! nesting nor the number of its values takes memory out of proportion. Compact output has no white space, keeps struct order, sorts map keys (give it a `BTreeMap`)
 //! and escapes `<`, `>`, `&`, U+2028 and U+2029. [`indent`] re-spaces existing JSON and changes nothing else.
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter, Serializer};
+
+use crate::budget::{Budget, OverLimit};
+
+/// Limit: deepest nesting of a document; serde_json's own for typed values.
+const DEPTH: Budget = Budget::new("json-depth", 128);
+/// Limit: values of a document: separators and brackets. A list of 80 000 manifests has 700 000.
+const VALUES: Budget = Budget::new("json-values", 1 << 20);
+/// Limit: memory for a re-spaced document, by its length.
+const OUTPUT: &str = "json-output";
+
+/// Why JSON is not re-spaced.
+#[derive(Debug, thiserror::Error)]
+pub enum JsonError {
+    /// Not one JSON value.
+    #[error(transparent)]
+    Invalid(#[from] serde_json::Error),
+    /// Too deep, or too much.
+    #[error("JSON is refused: {0}")]
+    OverLimit(#[from] OverLimit),
+}
+
+/// What a document is made of, whether it is valid or not.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Deepest nesting.
+    pub(crate) depth: u64,
+    /// Opening braces.
+    pub(crate) objects: u64,
+    /// Opening brackets.
+    pub(crate) arrays: u64,
+    /// Commas and colons.
+    pub(crate) separators: u64,
+}
+
+impl Shape {
+    /// Of `raw`, in one pass.
+    pub(crate) fn of(raw: &[u8]) -> Self {
+        let (mut shape, mut depth) = (Self::default(), 0_u64);
+        let mut bytes = raw.iter();
+        while let Some(byte) = bytes.next() {
+            match byte {
+                b'"' => {
+                    while let Some(byte) = bytes.next() {
+                        match byte {
+                            b'"' => break,
+                            b'\\' => drop(bytes.next()),
+                            _ => {}
+                        }
+                    }
+                }
+                b'{' | b'[' => {
+                    *(if *byte == b'{' { &mut shape.objects } else { &mut shape.arrays }) += 1;
+                    depth += 1;
+                    shape.depth = shape.depth.max(depth);
+                }
+                b'}' | b']' => depth = depth.saturating_sub(1),
+                b',' | b':' => shape.separators += 1,
+                _ => {}
+            }
+        }
+        shape
+    }
+}
+
+/// Looks at JSON from elsewhere before it is parsed.
+///
+/// # Errors
+/// When it is nested deeper than any parser needs, or has more values than any document of its length that is meant to be
+/// read.
+pub fn check(raw: &[u8]) -> Result<(), OverLimit> {
+    let shape = Shape::of(raw);
+    { DEPTH }.spend(shape.depth)?;
+    { VALUES }.spend(shape.objects + shape.arrays + shape.separators)
+}
 
 struct GoFormatter;
 
@@ -37,23 +112,29 @@ pub fn to_vec<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, serde_json::E
 /// Re-spaces valid JSON with two blanks for each level, as Go's `json.Indent` does. No trailing newline.
 ///
 /// # Errors
-/// When `raw` is not one JSON value.
-pub fn indent(raw: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
+/// When `raw` is not one JSON value, is nested too deeply, or would become too long.
+pub fn indent(raw: &[u8]) -> Result<Vec<u8>, JsonError> {
+    { DEPTH }.spend(Shape::of(raw).depth)?;
     serde_json::from_slice::<serde::de::IgnoredAny>(raw)?;
+    let mut blanks = Budget::memory(OUTPUT, raw.len() as u64);
+    // Three times all that is written: a vector that grows is copied into one of twice its length.
+    blanks.spend_each(raw.len(), 6)?;
     let mut out = Vec::with_capacity(raw.len() * 2);
     let mut depth = 0usize;
     let mut opened = false; // the last token was an opening bracket
     let mut bytes = raw.iter().copied().peekable();
-    let line = |out: &mut Vec<u8>, depth: usize| {
+    let mut line = |out: &mut Vec<u8>, depth: usize| {
+        blanks.spend_each(depth + 1, 6)?;
         out.push(b'\n');
         out.resize(out.len() + 2 * depth, b' ');
+        Ok::<_, OverLimit>(())
     };
     while let Some(byte) = bytes.next() {
         if matches!(byte, b' ' | b'\t' | b'\r' | b'\n') {
             continue;
         }
         if opened && !matches!(byte, b']' | b'}') {
-            line(&mut out, depth);
+            line(&mut out, depth)?;
         }
         match byte {
             b'{' | b'[' => {
@@ -65,13 +146,13 @@ pub fn indent(raw: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
             b'}' | b']' => {
                 depth = depth.saturating_sub(1);
                 if !opened {
-                    line(&mut out, depth);
+                    line(&mut out, depth)?;
                 }
                 out.push(byte);
             }
             b',' => {
                 out.push(byte);
-                line(&mut out, depth);
+                line(&mut out, depth)?;
             }
             b':' => out.extend(b": "),
             b'"' => {
@@ -111,5 +192,16 @@ mod tests {
         assert_eq!(text, want);
         assert_eq!(String::from_utf8(indent(text.as_bytes()).unwrap()).unwrap(), want);
         assert!(indent(b"{\"a\":").is_err());
+    }
+
+    #[test]
+    fn depth_and_values_are_counted_outside_of_texts() {
+        let shape = Shape::of(br#"{"a\"[{":[1,[2,3],{"b":"]"}],"c":[]}"#);
+        assert_eq!(shape, Shape { depth: 3, objects: 2, arrays: 3, separators: 7 });
+        let nested = |depth: usize| ["[".repeat(depth), "]".repeat(depth)].concat();
+        check(nested(128).as_bytes()).unwrap();
+        assert_eq!(check(nested(129).as_bytes()).unwrap_err().limit, "json-depth");
+        assert!(matches!(indent(nested(129).as_bytes()), Err(JsonError::OverLimit(_))));
+        assert_eq!(check(&vec![b','; (1 << 20) + 1]).unwrap_err().limit, "json-values");
     }
 }

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, convert::Infallible, fmt, future::Future};
 
 use bytes::Bytes;
 
-use crate::{digest::Digest, image::Descriptor, units::ByteRange};
+use crate::{digest::Digest, image::Descriptor, store::Parts, units::ByteRange};
 
 /// No failure either.
 #[derive(Debug)]
@@ -72,12 +72,17 @@ impl Containerd {
     }
 
     /// Never called.
-    pub async fn blob(&self, _: &Digest) -> Result<Option<Bytes>, ContainerdError> {
+    pub async fn blob(&self, _: &Digest, _: u64) -> Result<Option<Bytes>, ContainerdError> {
         match self.0 {}
     }
 
     /// Never called.
     pub async fn put_blob(&self, _: Bytes, _: BTreeMap<String, String>) -> Result<Digest, ContainerdError> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub(crate) async fn put_parts(&self, _: Digest, _: u64, _: Parts) -> Result<(), ContainerdError> {
         match self.0 {}
     }
 

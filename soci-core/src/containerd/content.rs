@@ -5,11 +5,16 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::atomic::{AtomicU64, Ordering},
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
+use parking_lot::Mutex;
 use prost_types::FieldMask;
 use tonic::Streaming;
 
@@ -21,7 +26,7 @@ use super::{
         UpdateRequest, WriteAction, WriteContentRequest, content_client::ContentClient,
     },
 };
-use crate::{digest::Digest, units::ByteRange};
+use crate::{digest::Digest, store::Parts, units::ByteRange};
 
 /// Bytes in one message of a write.
 const PIECE: usize = 1 << 20;
@@ -112,12 +117,15 @@ impl Containerd {
         Ok(bytes.freeze())
     }
 
-    /// A whole blob, its digest checked; `None` when it is not there.
+    /// A whole blob, of which no more than `limit` bytes are read, its digest checked; `None` when it is not there.
     ///
     /// # Errors
-    /// When containerd does not answer, or the bytes are damaged.
-    pub async fn blob(&self, digest: &Digest) -> Result<Option<Bytes>, ContainerdError> {
+    /// When containerd does not answer, the blob is larger, or the bytes are damaged.
+    pub async fn blob(&self, digest: &Digest, limit: u64) -> Result<Option<Bytes>, ContainerdError> {
         let Some(size) = self.blob_size(digest).await? else { return Ok(None) };
+        if size > limit {
+            return Err(ContainerdError::TooLarge { digest: *digest, limit });
+        }
         let bytes = self.blob_range(digest, ByteRange::new(0, size)).await?;
         match Digest::of(&bytes) {
             actual if actual == *digest => Ok(Some(bytes)),
@@ -136,7 +144,9 @@ impl Containerd {
         labels: BTreeMap<String, String>,
     ) -> Result<Digest, ContainerdError> {
         let digest = Digest::of(&bytes);
-        match self.write(digest, bytes, labels.clone()).await {
+        let (total, whole) = (bytes.len(), bytes);
+        let pieces = (0..total).step_by(PIECE).map(move |at| Ok(whole.slice(at..(at + PIECE).min(total))));
+        match self.write(digest, total as u64, pieces, labels.clone()).await {
             Err(error) if error.is_already_there() => {}
             outcome => return outcome.map(|()| digest),
         }
@@ -151,16 +161,32 @@ impl Containerd {
         Ok(digest)
     }
 
+    /// Stores a blob of `total` bytes that comes in parts. What is not the blob of that digest is not kept.
+    ///
+    /// # Errors
+    /// When containerd does not take it, or a part cannot be read.
+    pub(crate) async fn put_parts(
+        &self,
+        digest: Digest,
+        total: u64,
+        parts: Parts,
+    ) -> Result<(), ContainerdError> {
+        match self.write(digest, total, parts, BTreeMap::new()).await {
+            Err(error) if error.is_already_there() => Ok(()),
+            outcome => outcome,
+        }
+    }
+
     async fn write(
         &self,
         digest: Digest,
-        bytes: Bytes,
+        total: u64,
+        parts: impl Iterator<Item = io::Result<Bytes>> + Send + 'static,
         labels: BTreeMap<String, String>,
     ) -> Result<(), ContainerdError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let total = bytes.len();
         let name = format!("soci-{}-{}-{digest}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let message = move |action: WriteAction, offset: usize, data: Bytes| WriteContentRequest {
+        let message = move |action: WriteAction, offset: u64, data: Bytes| WriteContentRequest {
             action: action.into(),
             r#ref: name.clone(),
             total: total as i64,
@@ -174,10 +200,34 @@ impl Containerd {
             labels: labels.into_iter().collect(),
             ..message(WriteAction::Commit, total, Bytes::new())
         };
-        let pieces = (0..total)
-            .step_by(PIECE)
-            .map(move |at| message(WriteAction::Write, at, bytes.slice(at..(at + PIECE).min(total))));
+        let (unread, mut at) = (Arc::new(Mutex::new(None)), 0);
+        let noted = Arc::clone(&unread);
+        let pieces = parts.map_while(move |part| match part {
+            Ok(data) => {
+                let offset = at;
+                at += data.len() as u64;
+                Some(message(WriteAction::Write, offset, data))
+            }
+            // The commit fails then: it names the length and the digest of the whole.
+            Err(error) => {
+                *noted.lock() = Some(error);
+                None
+            }
+        });
         let messages = std::iter::once(first).chain(pieces).chain(std::iter::once(commit));
+        let sent = self.send(messages).await;
+        match unread.lock().take() {
+            Some(error) => {
+                Err(ContainerdError::Protocol(format!("what is to be stored cannot be read: {error}")))
+            }
+            None => sent,
+        }
+    }
+
+    async fn send(
+        &self,
+        messages: impl Iterator<Item = WriteContentRequest> + Send + 'static,
+    ) -> Result<(), ContainerdError> {
         let failed = || ContainerdError::status("write content");
         let answers = self.contents().write(self.request(stream::iter(messages))).await;
         let mut answers = answers.map_err(failed())?.into_inner();

@@ -53,6 +53,14 @@ pub enum ContainerdError {
         /// Its answer.
         status: Box<Status>,
     },
+    /// The blob is larger than what names it says, or than its kind may be.
+    #[error("content {digest} is larger than {limit} bytes, which is what it may have")]
+    TooLarge {
+        /// The blob.
+        digest: Digest,
+        /// The most that was to be read.
+        limit: u64,
+    },
     /// The bytes are not those that were asked for.
     #[error("content has digest {actual}, expected {expected}")]
     Mismatch {

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use super::{ConvertError, archive::ArchiveWriter};
 use crate::{
     digest::Hasher,
-    image::{Descriptor, ImageIndex, ImageSource, MAX_MANIFEST, Manifest},
+    image::{Descriptor, Documents, ImageError, ImageIndex, ImageSource, MAX_MANIFEST, Manifest},
     index::{Event, Told},
     media_type,
     store::{LayoutStore, StoreError},
@@ -122,8 +122,8 @@ impl Output<'_> {
 
     /// Every blob of the image that is here, by its name in a layout.
     fn blobs(&self) -> Result<BTreeMap<String, Descriptor>, ConvertError> {
-        let mut blobs = BTreeMap::new();
-        self.collect(self.target, 0, &mut blobs)?;
+        let (mut blobs, mut documents) = (BTreeMap::new(), Documents::new());
+        self.collect(self.target, 0, &mut blobs, &mut documents)?;
         Ok(blobs)
     }
 
@@ -132,14 +132,19 @@ impl Output<'_> {
         blob: &Descriptor,
         depth: usize,
         blobs: &mut BTreeMap<String, Descriptor>,
+        documents: &mut Documents,
     ) -> Result<(), ConvertError> {
         let here = self.made.has(&blob.digest) || self.runtime.block_on(self.source.has(blob))?;
         if !here || depth > MAX_DEPTH || blobs.insert(blob.digest.hex(), blob.clone()).is_some() {
             return Ok(());
         }
+        let is_document = media_type::is_index(&blob.media_type) || media_type::is_manifest(&blob.media_type);
+        if is_document {
+            documents.read(blob).map_err(ImageError::from)?;
+        }
         let raw = || -> Result<Bytes, ConvertError> {
             if self.made.has(&blob.digest) {
-                return Ok(self.made.read(&blob.digest)?);
+                return Ok(self.made.read_at_most(&blob.digest, MAX_MANIFEST as u64)?);
             }
             Ok(self.runtime.block_on(self.source.blob_of(blob, MAX_MANIFEST as u64))?)
         };
@@ -151,7 +156,10 @@ impl Output<'_> {
         } else {
             Vec::new()
         };
-        children.iter().try_for_each(|child| self.collect(child, depth + 1, blobs))
+        if is_document {
+            documents.entries(children.len()).map_err(ImageError::from)?;
+        }
+        children.iter().try_for_each(|child| self.collect(child, depth + 1, blobs, documents))
     }
 }
 

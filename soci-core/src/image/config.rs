@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::{Platform, descriptor::null_is_default};
-use crate::digest::Digest;
+use crate::{budget::OverLimit, digest::Digest, json};
 
 /// Largest configuration blob that is read, bytes.
 pub const MAX_CONFIG: usize = 8 << 20;
@@ -15,6 +15,9 @@ pub enum ConfigError {
     /// Over [`MAX_CONFIG`].
     #[error("image config of {0} bytes is too large")]
     TooLarge(usize),
+    /// Nested too deeply, or with too many values.
+    #[error("image config is refused: {0}")]
+    OverLimit(#[from] OverLimit),
     /// Not the expected JSON.
     #[error("image config is not valid")]
     Json(#[from] serde_json::Error),
@@ -79,6 +82,7 @@ impl ImageConfig {
         if raw.len() > MAX_CONFIG {
             return Err(ConfigError::TooLarge(raw.len()));
         }
+        json::check(raw)?;
         let fields: Fields = serde_json::from_slice(raw)?;
         Ok(Self {
             env: fields.config.env,

@@ -4,6 +4,7 @@ use std::{io, path::PathBuf};
 
 use super::{ConfigError, ManifestError, Platform, archive::MAX_MEMBERS};
 use crate::{
+    budget::OverLimit,
     digest::Digest,
     registry::{ParseError, RegistryError},
     store::StoreError,
@@ -61,6 +62,9 @@ pub enum ImageError {
         /// Its real digest.
         actual: Digest,
     },
+    /// Its indexes name more than one image has, or name each other too deeply.
+    #[error("image is refused: {0}")]
+    OverLimit(#[from] OverLimit),
     /// A file cannot be read.
     #[error("read {}", path.display())]
     Read {

@@ -9,10 +9,17 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{Descriptor, descriptor::null_is_default};
-use crate::{digest::Digest, json, media_type};
+use crate::{
+    budget::{Budget, OverLimit},
+    digest::Digest,
+    json, media_type,
+};
 
 /// Largest manifest or index that is read, bytes (registries commonly refuse more than 4 MiB).
 pub const MAX_MANIFEST: usize = 8 << 20;
+
+/// Limit: layers of a manifest. overlayfs takes 500; an index has two entries for each, other artifacts may have more.
+const LAYERS: Budget = Budget::new("manifest-layers", 4096);
 
 /// Why bytes are not an image manifest or index.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +31,9 @@ pub enum ManifestError {
     /// Not the expected JSON.
     #[error("manifest is not valid JSON of its type")]
     Json(#[from] serde_json::Error),
+    /// Nested too deeply, or with too many values or layers.
+    #[error("manifest is refused: {0}")]
+    OverLimit(#[from] OverLimit),
     /// Docker's schema 1, or another version.
     #[error("manifest schema version {0} is not supported")]
     Schema(u64),
@@ -102,6 +112,7 @@ impl Manifest {
         limit(&raw)?;
         let fields: ManifestFields = serde_json::from_slice(&raw)?;
         schema(fields.schema_version)?;
+        { LAYERS }.spend(fields.layers.len() as u64)?;
         let media_type = own_or(fields.media_type, served_as);
         if media_type::is_index(&media_type) {
             return Err(ManifestError::MediaType(media_type));
@@ -157,7 +168,7 @@ struct IndexFile<'a> {
 }
 
 fn limit(raw: &[u8]) -> Result<(), ManifestError> {
-    if raw.len() > MAX_MANIFEST { Err(ManifestError::TooLarge(raw.len())) } else { Ok(()) }
+    if raw.len() > MAX_MANIFEST { Err(ManifestError::TooLarge(raw.len())) } else { Ok(json::check(raw)?) }
 }
 
 fn schema(version: u64) -> Result<(), ManifestError> {

@@ -2,7 +2,12 @@
 //!
 //! Holds no state. What must always hold: a range that was read has exactly the length asked for.
 
-use std::{os::unix::fs::FileExt, path::PathBuf};
+use std::{
+    fs::File,
+    io::{self, ErrorKind},
+    os::unix::fs::FileExt,
+    path::PathBuf,
+};
 
 use bytes::{Bytes, BytesMut};
 
@@ -11,6 +16,19 @@ use super::{
     source::{Place, Root},
 };
 use crate::{digest::Digest, media_type, registry::Content, units::ByteRange};
+
+/// Memory taken for bytes because of their announced number alone.
+const MAX_RESERVED: u64 = 16 << 20;
+
+/// Bytes `range` of a file, for which no memory is taken unless the file has them.
+pub(crate) fn read_part(file: &File, range: ByteRange) -> io::Result<Bytes> {
+    if file.metadata()?.len() < range.end {
+        return Err(ErrorKind::UnexpectedEof.into());
+    }
+    let mut bytes = vec![0u8; range.len() as usize];
+    file.read_exact_at(&mut bytes, range.start)?;
+    Ok(bytes.into())
+}
 
 /// Everything an image's name stands for.
 #[derive(Clone, Debug)]
@@ -39,17 +57,15 @@ impl ImageSource {
             Place::Containerd(containerd) => return Ok(containerd.blob_range(&blob.digest, range).await?),
             Place::Registry(repository) => {
                 let mut body = repository.range_fetcher(blob.digest, blob.size).fetch(range).await?;
-                let mut bytes = BytesMut::with_capacity(range.len() as usize);
+                let mut bytes = BytesMut::with_capacity(range.len().min(MAX_RESERVED) as usize);
                 while let Some(chunk) = body.chunk().await? {
                     bytes.extend_from_slice(&chunk);
                 }
                 return Ok(bytes.freeze());
             }
         };
-        let mut bytes = vec![0u8; range.len() as usize];
-        file.read_exact_at(&mut bytes, start + range.start)
-            .map_err(|source| ImageError::Read { path: self.name.clone().into(), source })?;
-        Ok(bytes.into())
+        read_part(&file, ByteRange::new(start + range.start, start + range.end))
+            .map_err(|source| ImageError::Read { path: self.name.clone().into(), source })
     }
 
     /// A blob as the body of a push; `None` for an image that is in no file here.

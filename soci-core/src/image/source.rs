@@ -11,10 +11,11 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Archive, Descriptor, ImageConfig, ImageError, ImageIndex, LayerReader, MAX_CONFIG, MAX_MANIFEST,
-    Manifest, Platform,
+    Archive, Descriptor, Documents, ImageConfig, ImageError, ImageIndex, LayerReader, MAX_CONFIG,
+    MAX_MANIFEST, Manifest, Platform,
 };
 use crate::{
+    budget::Budget,
     containerd::{Containerd, ContainerdError},
     digest::Digest,
     media_type,
@@ -23,10 +24,8 @@ use crate::{
     units::ByteRange,
 };
 
-/// Lists within lists that are looked into.
-const MAX_DEPTH: usize = 4;
-/// Manifests of one image, of all its lists together.
-const MAX_MANIFESTS: usize = 10_000;
+/// Limit: lists within lists. Nobody nests them more than once.
+const DEPTH: Budget = Budget::new("image-depth", 4);
 
 /// A place and a name in it. Cloning it is cheap.
 #[derive(Clone, Debug)]
@@ -146,13 +145,14 @@ impl ImageSource {
     /// # Errors
     /// When the image is not found or its index or config cannot be read.
     pub async fn platforms(&self) -> Result<Vec<Platform>, ImageError> {
+        let mut documents = Documents::new();
         let manifests = match self.root().await? {
             Root::Manifest(found) => return Ok(vec![self.config(&found.1).await?.platform]),
-            Root::List(_, manifests) => self.flat(manifests).await?,
+            Root::List(_, manifests) => self.flat(manifests, &mut documents).await?,
         };
         let mut platforms: Vec<Platform> = Vec::new();
         for manifest in images(&manifests) {
-            let platform = self.platform_of(manifest).await?;
+            let platform = self.counted_platform_of(manifest, &mut documents).await?;
             if !platform.is_unknown() && !platforms.iter().any(|p| p.matches(&platform)) {
                 platforms.push(platform);
             }
@@ -168,7 +168,9 @@ impl ImageSource {
         let (target, manifest) = match self.root().await? {
             Root::Manifest(found) => *found,
             Root::List(target, manifests) => {
-                let found = self.choose(&self.flat(manifests).await?, platform).await?;
+                let mut documents = Documents::new();
+                let manifests = self.flat(manifests, &mut documents).await?;
+                let found = self.choose(&manifests, platform, &mut documents).await?;
                 let raw = self.blob_of(&found, MAX_MANIFEST as u64).await?;
                 (
                     target.map_or_else(|| found.clone(), |target| *target),
@@ -191,10 +193,11 @@ impl ImageSource {
             return Err(ImageError::BlobTooLarge { digest: *digest, limit });
         }
         let bytes = match &self.place {
-            Place::Layout(store) => store.read(digest)?,
-            Place::Archive(archive) => archive.read(digest, limit)?,
+            // Whatever is there under the digest: no more than the descriptor says is read.
+            Place::Layout(store) => store.read_at_most(digest, descriptor.size)?,
+            Place::Archive(archive) => archive.read(digest, descriptor.size)?,
             Place::Containerd(containerd) => {
-                containerd.blob(digest).await?.ok_or(ImageError::NoBlob(*digest))?
+                containerd.blob(digest, descriptor.size).await?.ok_or(ImageError::NoBlob(*digest))?
             }
             Place::Registry(repository) if is_manifest_like(&descriptor.media_type) => {
                 repository.manifest(&digest.to_string()).await?.0
@@ -271,12 +274,22 @@ impl ImageSource {
 
     /// The manifests of a list, with those of lists in it in their places. A list that is not here is left out: it may be
     /// of platforms that nobody has fetched.
-    async fn flat(&self, manifests: Vec<Descriptor>) -> Result<Vec<Descriptor>, ImageError> {
+    async fn flat(
+        &self,
+        manifests: Vec<Descriptor>,
+        documents: &mut Documents,
+    ) -> Result<Vec<Descriptor>, ImageError> {
         let mut flat = Vec::new();
-        let mut left: Vec<(Descriptor, usize)> = manifests.into_iter().rev().map(|one| (one, 0)).collect();
+        documents.entries(manifests.len())?;
+        let mut left: Vec<(Descriptor, u64)> = manifests.into_iter().rev().map(|one| (one, 0)).collect();
         while let Some((one, depth)) = left.pop() {
-            if !media_type::is_index(&one.media_type) || depth == MAX_DEPTH || flat.len() > MAX_MANIFESTS {
+            if !media_type::is_index(&one.media_type) {
                 flat.push(one);
+                continue;
+            }
+            { DEPTH }.spend(depth)?;
+            // What a list names twice is there once already.
+            if !documents.read_once(&one)? {
                 continue;
             }
             let raw = match self.blob_of(&one, MAX_MANIFEST as u64).await {
@@ -284,18 +297,36 @@ impl ImageSource {
                 raw => raw?,
             };
             let list = ImageIndex::parse(raw, &one.media_type)?;
+            documents.entries(list.manifests.len())?;
             left.extend(list.manifests.into_iter().rev().map(|one| (one, depth + 1)));
         }
         Ok(flat)
     }
 
-    async fn choose(&self, manifests: &[Descriptor], platform: &Platform) -> Result<Descriptor, ImageError> {
+    async fn choose(
+        &self,
+        manifests: &[Descriptor],
+        platform: &Platform,
+        documents: &mut Documents,
+    ) -> Result<Descriptor, ImageError> {
         for manifest in images(manifests) {
-            if platform.matches(&self.platform_of(manifest).await?) {
+            if platform.matches(&self.counted_platform_of(manifest, documents).await?) {
                 return Ok(manifest.clone());
             }
         }
         Err(ImageError::NoPlatform(platform.clone()))
+    }
+
+    /// The platform of a manifest in a list, which may have to be read for it.
+    async fn counted_platform_of(
+        &self,
+        manifest: &Descriptor,
+        documents: &mut Documents,
+    ) -> Result<Platform, ImageError> {
+        if manifest.platform.is_none() {
+            documents.read(manifest)?;
+        }
+        self.platform_of(manifest).await
     }
 
     pub(crate) async fn platform_of(&self, manifest: &Descriptor) -> Result<Platform, ImageError> {

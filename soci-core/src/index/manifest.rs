@@ -18,9 +18,6 @@ use crate::{
 /// The config blob of every SOCI index.
 pub const EMPTY_CONFIG: &[u8] = b"{}";
 
-/// Most layer entries of an index that is read.
-const MAX_ENTRIES: usize = 100_000;
-
 /// How an index is bound to its image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IndexVersion {
@@ -64,9 +61,6 @@ pub enum IndexError {
     /// The config media type is of no SOCI index.
     #[error("unknown index version {0:?}")]
     Version(String),
-    /// More entries than an image can have layers.
-    #[error("index has {0} entries")]
-    TooManyEntries(usize),
 }
 
 /// A SOCI index.
@@ -145,9 +139,6 @@ impl SociIndex {
         let Some(version) = IndexVersion::of(&manifest.config.media_type) else {
             return Err(IndexError::Version(manifest.config.media_type));
         };
-        if manifest.layers.len() > MAX_ENTRIES {
-            return Err(IndexError::TooManyEntries(manifest.layers.len()));
-        }
         let Manifest { layers, subject, annotations, .. } = manifest;
         Ok(Self { version, layers, subject, annotations })
     }

@@ -12,11 +12,12 @@ use std::{
 use tokio::runtime::Handle;
 
 use super::{
-    MAX_BLOCKS, MAX_EXTENTS, MAX_LAYERS, MAX_PLAIN, PackBytes, PackError,
+    MAX_BLOCKS, MAX_EXTENTS, MAX_LAYERS, MAX_PLAIN, PackError,
     collect::Collected,
     pin::HeadPin,
     purpose::Purpose,
-    write::{lay_out, round, write},
+    scratch::Scratch,
+    write::{Bytes, Packed, lay_out, round, write},
 };
 use crate::{
     coverage::Coverage,
@@ -70,6 +71,9 @@ pub enum PackBuildError {
     /// Bytes that a layer does not have, though its table says so.
     #[error("bytes {0} of a layer are not there")]
     Missing(ByteRange),
+    /// The file for bytes of the pack in the making failed.
+    #[error("temporary file beside the records of artifacts")]
+    Scratch(#[source] io::Error),
     /// A block cannot be compressed.
     #[error("compress a block")]
     Compress(#[source] io::Error),
@@ -158,11 +162,14 @@ pub fn make(
 ) -> Result<PackReport, PackBuildError> {
     let ztocs = in_parts.map(|in_parts| ztocs(in_parts, place.store)).transpose()?;
     let source = Source { image, ztocs: ztocs.as_ref(), runtime: place.runtime, tell };
-    let (packed, left_out) = source.pack(&subject.digest, settings)?;
-    let blob = place.store.put(&packed.blob)?;
-    let head = packed.blob.get(..packed.head.head_size() as usize).unwrap_or_default();
-    let mut layer = Descriptor::new(media_type::PACK_BLOCKS, blob, packed.blob.len() as u64);
-    HeadPin { size: head.len() as u64, digest: Digest::of(head) }.annotate(&mut layer);
+    let scratch = || place.artifacts.scratch().map(Scratch::new);
+    let (packed, left_out) = source.pack(&subject.digest, settings, scratch()?, scratch()?)?;
+    let Packed { head, head_bytes, blocks, cut, cut_must_have } = packed;
+    let (size, length) = (head.size(), head_bytes.len() as u64);
+    let pin = HeadPin { size: length, digest: Digest::of(&head_bytes) };
+    let blob = place.store.put_parts(head_bytes, blocks.into_file(), size - length)?;
+    let mut layer = Descriptor::new(media_type::PACK_BLOCKS, blob, size);
+    pin.annotate(&mut layer);
     let companion = Companion {
         kind: CompanionKind::Pack,
         subject: subject.descriptor(),
@@ -172,11 +179,11 @@ pub fn make(
     let platform = image.platform.to_string();
     let report = PackReport {
         descriptor: companion.put(place.store, place.artifacts, place.name, &platform)?,
-        size: packed.blob.len() as u64,
-        plain: packed.head.plain_size(),
-        blocks: (packed.head.blocks().len(), packed.head.must_have()),
-        cut: packed.cut,
-        cut_must_have: packed.cut_must_have,
+        size,
+        plain: head.plain_size(),
+        blocks: (head.blocks().len(), head.must_have()),
+        cut,
+        cut_must_have,
         left_out,
     };
     replace(&report.descriptor, subject, &settings.purpose, place)?;
@@ -211,13 +218,15 @@ fn replace(
 fn ztocs(in_parts: InParts<'_>, store: &ContentStore) -> Result<HashMap<Digest, Ztoc>, StoreError> {
     let mut ztocs = HashMap::new();
     if let Some(tables) = in_parts.fine_tables
-        && let Ok(bundle) = Bundle::open(store.read(&tables.digest)?)
+        && let Ok(bundle) = Bundle::open(store.read_at_most(&tables.digest, tables.size)?)
     {
         let table = |layer: Digest| Some((layer, bundle.table(&layer)?.ok()?));
         ztocs.extend(bundle.layers().filter_map(table));
     }
     for entry in in_parts.index.ztocs() {
-        if let (Some(layer), Ok(ztoc)) = (layer_of(entry), Ztoc::open(store.read(&entry.digest)?)) {
+        if let (Some(layer), Ok(ztoc)) =
+            (layer_of(entry), Ztoc::open(store.read_at_most(&entry.digest, entry.size)?))
+        {
             ztocs.insert(layer, ztoc);
         }
     }
@@ -241,7 +250,9 @@ impl Source<'_> {
         &self,
         manifest: &Digest,
         settings: &PackSettings,
-    ) -> Result<(PackBytes, LeftOut), PackBuildError> {
+        mut plain: Scratch,
+        blocks: Scratch,
+    ) -> Result<(Packed, LeftOut), PackBuildError> {
         let layers = self.image.layers();
         let digests: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
         let (view, whole) = self.view()?;
@@ -255,19 +266,20 @@ impl Source<'_> {
         for (layer, _) in &mut needs.ranges {
             *layer = digests.iter().position(|digest| *digest == digests[*layer]).unwrap_or(*layer);
         }
-        let mut bytes = Vec::new();
+        let mut collected = Vec::new();
         let mut left_out = Vec::new();
         for (place, layer) in layers.iter().enumerate() {
             let needed = needs.merged(place, 0);
-            let collected = if needed.is_empty() { None } else { self.collect(layer, &needed, &whole)? };
-            if collected.is_none() && !needed.is_empty() {
+            let bytes =
+                if needed.is_empty() { None } else { self.collect(layer, &needed, &whole, &mut plain)? };
+            if bytes.is_none() && !needed.is_empty() {
                 left_out.push((layer.digest, needed.iter().map(ByteRange::len).sum()));
             }
-            bytes.push(collected);
+            collected.push(bytes);
         }
         let sizes: Vec<Option<u64>> = digests
             .iter()
-            .zip(&bytes)
+            .zip(&collected)
             .map(|(digest, bytes)| {
                 let known = self.ztocs.and_then(|ztocs| ztocs.get(digest)).map(Ztoc::uncompressed_size);
                 let read = bytes.as_ref()?.plain_size;
@@ -283,7 +295,8 @@ impl Source<'_> {
                 whole / 100 * u64::from(percent)
             }
         });
-        Ok((write(manifest, &digests, &drafts, must_have, &bytes, budget)?, left_out))
+        let bytes = Bytes { layers: &collected, scratch: &plain };
+        Ok((write(manifest, &digests, &drafts, must_have, &bytes, budget, blocks)?, left_out))
     }
 
     /// All layers on top of each other, and those that can only be pulled whole.
@@ -318,12 +331,13 @@ impl Source<'_> {
         Ok((ImageView::build(tables.iter().enumerate()), whole))
     }
 
-    /// The needed bytes of a layer, records of the tar rounded up; `None` for layers that are left out.
+    /// Puts the needed bytes of a layer into `plain`, records of the tar rounded up; `None` for layers that are left out.
     fn collect(
         &self,
         layer: &Descriptor,
         needed: &[ByteRange],
         whole: &HashSet<Digest>,
+        plain: &mut Scratch,
     ) -> Result<Option<Collected>, PackBuildError> {
         let has_table = self.ztocs.is_none_or(|ztocs| ztocs.contains_key(&layer.digest));
         if !has_table || whole.contains(&layer.digest) {
@@ -338,7 +352,7 @@ impl Source<'_> {
             return Err(PackBuildError::TooLarge { plain: wanted.len(), extents });
         }
         let wanted: Vec<ByteRange> = wanted.ranges().collect();
-        let collected = self.open(layer).and_then(|bytes| Collected::read(layer, bytes, &wanted));
+        let collected = self.open(layer).and_then(|bytes| Collected::read(layer, bytes, &wanted, plain));
         collected.map(Some).map_err(|error| PackBuildError::Layer(layer.digest, Box::new(error)))
     }
 

@@ -29,7 +29,7 @@ use crate::{
 
 const MAGIC: &[u8; 8] = b"SOCIPACK";
 const VERSION: u16 = 1;
-const DIGEST: usize = 32;
+pub(super) const DIGEST: usize = 32;
 /// Bytes before the digests of the layers.
 pub(super) const HEADER: usize = 80;
 /// Offsets in a layer stay below this, so that differences fit.
@@ -115,6 +115,7 @@ impl PackHead {
             size: header.size,
         };
         head.read_table(&plain, digests, header.extents, actual)?;
+        drop(plain);
         head.check_layers_once()?;
         head.check_overlaps()?;
         Ok(head)

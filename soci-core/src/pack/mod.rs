@@ -14,6 +14,7 @@ mod error;
 mod head;
 mod pin;
 mod purpose;
+mod scratch;
 mod table;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -27,7 +28,6 @@ pub use head::{Block, Extent, PackHead};
 pub use pin::{HeadPin, head_pin};
 pub use purpose::{Purpose, Selector};
 pub use verify::{VerifyError, verify};
-pub use write::PackBytes;
 
 /// Most plain bytes of one block: what a reader decompresses, and waits for, to get one byte.
 pub const MAX_BLOCK: u64 = 1 << 20;

@@ -4,12 +4,26 @@
 //! right digests of its blocks; nothing else of it has to be true.
 
 use super::{
-    Extent, PackBuildError, PackBytes,
+    Extent, PackBuildError, PackHead,
     collect::Collected,
     head::{Written, encode},
-    write::{lay_out, round, write},
+    scratch::Scratch,
+    write::{Bytes, lay_out, round, write},
 };
 use crate::{coverage::Coverage, digest::Digest, image::Descriptor, media_type, units::ByteRange};
+
+/// A pack's bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackBytes {
+    /// The whole blob.
+    pub blob: Vec<u8>,
+    /// Its head.
+    pub head: PackHead,
+    /// Plain bytes of needed ranges that the budget cut.
+    pub cut: u64,
+    /// How many of them were needed before the workload was ready.
+    pub cut_must_have: u64,
+}
 
 /// The pack that the writer makes of these needs, of layers with these digests and plain tars. The first `must_have` needs
 /// are to be had first.
@@ -26,6 +40,8 @@ pub fn packed(
     must_have: usize,
     budget: Option<u64>,
 ) -> Result<PackBytes, PackBuildError> {
+    let scratch = || Scratch::new(tempfile::tempfile().expect("a temporary file can be made"));
+    let mut plain = scratch();
     let collect = |(number, (_, tar)): (usize, &(Digest, &[u8]))| {
         let mut wanted = Coverage::default();
         for need in needs.iter().filter(|need| need.0 == number) {
@@ -33,13 +49,18 @@ pub fn packed(
         }
         let wanted: Vec<ByteRange> = wanted.ranges().collect();
         let layer = Descriptor::new(media_type::OCI_LAYER, Digest::of(tar), tar.len() as u64);
-        Some(Collected::read(&layer, *tar, &wanted).expect("a tar in memory can be read"))
+        Some(Collected::read(&layer, *tar, &wanted, &mut plain).expect("a tar in memory can be read"))
     };
-    let bytes: Vec<_> = layers.iter().enumerate().map(collect).collect();
+    let collected: Vec<_> = layers.iter().enumerate().map(collect).collect();
     let digests: Vec<_> = layers.iter().map(|(digest, _)| *digest).collect();
     let size = |layer: usize| layers.get(layer).map(|(_, tar)| tar.len() as u64);
     let (drafts, first) = lay_out(needs, must_have, size)?;
-    write(image, &digests, &drafts, first, &bytes, budget)
+    let bytes = Bytes { layers: &collected, scratch: &plain };
+    let packed = write(image, &digests, &drafts, first, &bytes, budget, scratch())?;
+    let mut blob = packed.head_bytes;
+    let blocks = ByteRange::new(0, packed.head.size() - blob.len() as u64);
+    packed.blocks.read(blocks, &mut blob).map_err(PackBuildError::Scratch)?;
+    Ok(PackBytes { blob, head: packed.head, cut: packed.cut, cut_must_have: packed.cut_must_have })
 }
 
 /// A block of a forged pack.

@@ -1,13 +1,13 @@
 //! A pack against the layers that it is of: every byte of every block.
 //!
-//! Owns nothing. What must always hold: a pack that passes gives each reader the bytes that the image's layers have.
+//! Owns nothing. What must always hold: a pack that passes gives each reader the bytes that the image's layers have. Layers are
+//! streamed, and of each extent only the digest is kept: memory does not grow with the bytes of the pack.
 
 use tokio::runtime::Handle;
 
-use super::{Extent, PackError, PackHead, collect::Collected, open_block};
+use super::{Extent, PackError, PackHead, block::BlockOpener, collect::each_part};
 use crate::{
-    coverage::Coverage,
-    digest::Digest,
+    digest::{Digest, Hasher},
     image::Image,
     index::{Event, LayerBuildError, Told, planned},
     store::StoreError,
@@ -76,19 +76,21 @@ pub fn verify(
     if pack != is {
         return Err(VerifyError::Image { pack, image: is });
     }
-    let layers = collect(head, image, runtime, tell)?;
+    let layers = truth(head, image, runtime, tell)?;
     let place = |digest: &Digest| head.layers().iter().position(|layer| layer == digest);
     head.check_layers(|digest| Some(layers.get(place(digest)?)?.plain_size))?;
+    let mut opener = BlockOpener::default();
     for (block, it) in head.blocks().iter().enumerate() {
         let stored = read(it.stored).map_err(|source| VerifyError::Read { block, source })?;
         let plain =
-            open_block(head, block, &stored).map_err(|source| VerifyError::Block { block, source })?;
+            opener.open(head, block, &stored).map_err(|source| VerifyError::Block { block, source })?;
         let mut rest = &plain[..];
         for extent in head.extents(block) {
             let Some((part, after)) = rest.split_at_checked(extent.range.len() as usize) else { break };
             rest = after;
-            if let Some(at) = differs(part, extent, &layers) {
+            if layers[usize::from(extent.layer)].digest_of(extent.range) != Some(Digest::of(part)) {
                 let layer = head.layers()[usize::from(extent.layer)];
+                let at = differs(part, extent.range, layer, image, runtime)?;
                 return Err(VerifyError::Differs { block, layer, at });
             }
         }
@@ -96,32 +98,72 @@ pub fn verify(
     Ok(())
 }
 
-/// Where the first byte of the layer is that an extent has another one for.
-fn differs(part: &[u8], extent: &Extent, layers: &[Collected]) -> Option<u64> {
-    let layer = layers.get(usize::from(extent.layer)).and_then(|layer| layer.get(extent.range));
-    let Some(truth) = layer else { return Some(extent.range.start) };
-    let at = part.iter().zip(truth).position(|(one, other)| one != other)?;
-    Some(extent.range.start + at as u64)
+/// Where the first byte of the layer is that an extent has another one for. The layer is read again.
+fn differs(
+    part: &[u8],
+    extent: ByteRange,
+    layer: Digest,
+    image: &Image,
+    runtime: &Handle,
+) -> Result<u64, VerifyError> {
+    let descriptor = image.layers().iter().find(|known| known.digest == layer);
+    let descriptor = descriptor.ok_or(PackError::ForeignLayer(layer))?;
+    let mut first = None;
+    let read = planned::open(image, descriptor, None, runtime).and_then(|bytes| {
+        each_part(descriptor, bytes, &[extent], &mut |_, range, truth| {
+            let pairs = truth.iter().zip(part.iter().skip((range.start - extent.start) as usize));
+            let here = pairs.into_iter().position(|(one, other)| one != other);
+            first = first.or(here.map(|at| range.start + at as u64));
+            Ok(())
+        })
+    });
+    read.map_err(|error| VerifyError::Layer(layer, Box::new(error)))?;
+    Ok(first.unwrap_or(extent.start))
 }
 
-/// The bytes of all extents, by layer of the head.
-fn collect(
+/// What a layer has where the pack has its extents.
+struct Truth {
+    /// Ascending and disjoint.
+    extents: Vec<(ByteRange, Digest)>,
+    /// Plain bytes of the whole layer.
+    plain_size: u64,
+}
+
+impl Truth {
+    fn digest_of(&self, extent: ByteRange) -> Option<Digest> {
+        let at = self.extents.binary_search_by_key(&extent.start, |(range, _)| range.start).ok()?;
+        let (range, digest) = self.extents[at];
+        (range == extent).then_some(digest)
+    }
+}
+
+/// The digests of all extents, by layer of the head.
+fn truth(
     head: &PackHead,
     image: &Image,
     runtime: &Handle,
     tell: &(dyn Fn(Event<'_>) + Sync),
-) -> Result<Vec<Collected>, VerifyError> {
-    let mut wanted = vec![Coverage::default(); head.layers().len()];
-    for extent in head.all_extents() {
-        wanted[usize::from(extent.layer)].add(extent.range);
+) -> Result<Vec<Truth>, VerifyError> {
+    let mut wanted = vec![Vec::new(); head.layers().len()];
+    for Extent { layer, range } in head.all_extents() {
+        wanted[usize::from(*layer)].push(*range);
     }
-    let layers = head.layers().iter().zip(wanted).map(|(digest, wanted)| {
+    let layers = head.layers().iter().zip(wanted).map(|(digest, mut wanted)| {
         let layer = image.layers().iter().find(|layer| layer.digest == *digest);
         let layer = layer.ok_or(PackError::ForeignLayer(*digest))?;
-        let wanted: Vec<ByteRange> = wanted.ranges().collect();
-        let collected = planned::open(image, layer, None, runtime)
-            .and_then(|inner| Collected::read(layer, Told { inner, blob: layer, tell }, &wanted));
-        collected.map_err(|error| VerifyError::Layer(*digest, Box::new(error)))
+        wanted.sort_unstable();
+        let (mut extents, mut hasher) = (Vec::with_capacity(wanted.len()), Hasher::new());
+        let read = planned::open(image, layer, None, runtime).and_then(|inner| {
+            each_part(layer, Told { inner, blob: layer, tell }, &wanted, &mut |range, part, plain| {
+                hasher.update(plain);
+                if part.end == range.end {
+                    extents.push((range, std::mem::take(&mut hasher).finish()));
+                }
+                Ok(())
+            })
+        });
+        let plain_size = read.map_err(|error| VerifyError::Layer(*digest, Box::new(error)))?;
+        Ok(Truth { extents, plain_size })
     });
     layers.collect()
 }

@@ -1,6 +1,6 @@
 //! Needed ranges and the plain bytes of layers -> the bytes of a pack.
 //!
-//! Owns the blocks until they are one blob. What must always hold: the same ranges and layers give the same bytes; every
+//! Owns the blocks that are compressed now; the others are in a file. What must always hold: the same ranges and layers give the same bytes; every
 //! needed byte is in one extent only, in the block of its first need; in a block, extents are in the order of layers and of their
 //! bytes there, neighbours joined; what is to be had first shares no block with the rest.
 
@@ -9,7 +9,8 @@ use std::{io, num::NonZero, thread};
 use super::{
     BLOCK, Extent, MAX_BLOCKS, MAX_EXTENTS, MAX_LAYERS, MAX_PLAIN, PackBuildError, PackHead,
     collect::Collected,
-    head::{Written, encode},
+    head::{DIGEST, HEADER, Written, encode},
+    scratch::Scratch,
 };
 use crate::{coverage::Coverage, digest::Digest, units::ByteRange};
 
@@ -110,64 +111,99 @@ pub(super) fn round(range: ByteRange, size: u64) -> ByteRange {
     ByteRange::new((range.start - range.start % RECORD).min(size), end.min(size))
 }
 
-/// A pack's bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PackBytes {
-    /// The whole blob.
-    pub blob: Vec<u8>,
-    /// Its head.
-    pub head: PackHead,
+/// A pack: its head, and its blocks in a file.
+#[derive(Debug)]
+pub(super) struct Packed {
+    pub(super) head: PackHead,
+    /// The bytes of the head.
+    pub(super) head_bytes: Vec<u8>,
+    /// Blocks that are in the pack, and perhaps more behind them.
+    pub(super) blocks: Scratch,
     /// Plain bytes of needed ranges that the budget cut.
-    pub cut: u64,
+    pub(super) cut: u64,
     /// How many of them were needed before the workload was ready.
-    pub cut_must_have: u64,
+    pub(super) cut_must_have: u64,
 }
 
-/// Compresses blocks and writes them behind their head. With a budget, blocks at the end are left out until the blob has at
-/// most so many bytes.
+/// A block as it is stored.
+pub(super) struct Stored {
+    pub(super) length: u64,
+    pub(super) digest: Digest,
+}
+
+/// Bytes of layers, and where they are.
+pub(super) struct Bytes<'a> {
+    pub(super) layers: &'a [Option<Collected>],
+    pub(super) scratch: &'a Scratch,
+}
+
+/// Compresses blocks into `blocks`, an empty file, and makes the head for them. With a budget, blocks at the end are left out
+/// until the blob has at most so many bytes. Memory: some blocks for each processor.
 pub(super) fn write(
     image: &Digest,
     layers: &[Digest],
     drafts: &[Draft],
     must_have: usize,
-    bytes: &[Option<Collected>],
+    bytes: &Bytes<'_>,
     budget: Option<u64>,
-) -> Result<PackBytes, PackBuildError> {
+    mut blocks: Scratch,
+) -> Result<Packed, PackBuildError> {
     let budget = budget.unwrap_or(u64::MAX);
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
-    let mut stored: Vec<Vec<u8>> = Vec::new();
+    let mut stored: Vec<Stored> = Vec::new();
     let mut length = 0;
     for batch in drafts.chunks(BATCH * threads) {
-        for block in compress(batch, bytes, threads)? {
-            length += block.len() as u64;
-            stored.push(block);
+        for (block, digest) in compress(batch, bytes, threads)? {
+            let place = blocks.append(&block).map_err(PackBuildError::Scratch)?;
+            length = place.end;
+            stored.push(Stored { length: place.len(), digest });
         }
         if length > budget {
             break;
         }
     }
-    loop {
-        let kept = stored.len();
-        if kept == 0 {
-            return Err(if drafts.is_empty() {
-                PackBuildError::Nothing
-            } else {
-                PackBuildError::Budget(budget)
-            });
-        }
-        let head = head(image, layers, &drafts[..kept], &stored, must_have.min(kept))?;
-        let length = head.len() as u64 + stored.iter().map(|block| block.len() as u64).sum::<u64>();
-        if length > budget {
-            stored.pop();
-            continue;
-        }
-        let mut blob = head;
-        let head = PackHead::open(&blob)?;
-        blob.extend(stored.iter().flatten());
-        let plain = |drafts: &[Draft]| drafts.iter().map(|draft| draft.plain).sum();
-        let cut_must_have = plain(drafts.get(kept..must_have).unwrap_or_default());
-        return Ok(PackBytes { blob, head, cut: plain(&drafts[kept..]), cut_must_have });
+    let head = |kept: usize| head(image, layers, &drafts[..kept], &stored[..kept], must_have.min(kept));
+    let Some((kept, head_bytes)) = fitting_head(&stored, budget, head)? else {
+        return Err(if drafts.is_empty() { PackBuildError::Nothing } else { PackBuildError::Budget(budget) });
+    };
+    let plain = |drafts: &[Draft]| drafts.iter().map(|draft| draft.plain).sum();
+    Ok(Packed {
+        head: PackHead::open(&head_bytes)?,
+        head_bytes,
+        blocks,
+        cut: plain(&drafts[kept..]),
+        cut_must_have: plain(drafts.get(kept..must_have).unwrap_or_default()),
+    })
+}
+
+/// The most blocks that fit, and the head for them. A head costs a compression of its table, so lengths are added up first,
+/// and it is made for a few numbers of blocks only: each block takes more than it can change in the length of the table.
+pub(super) fn fitting_head(
+    stored: &[Stored],
+    budget: u64,
+    head: impl Fn(usize) -> Result<Vec<u8>, PackBuildError>,
+) -> Result<Option<(usize, Vec<u8>)>, PackBuildError> {
+    // Without the table: no more blocks than these can fit.
+    let mut ends = vec![0];
+    for block in stored {
+        ends.push(ends.last().unwrap_or(&0) + block.length);
     }
+    let least = |kept: usize| ends[kept] + (HEADER + DIGEST * (kept + 1)) as u64;
+    let (mut below, mut over, mut step, mut best) = (0, stored.len() + 1, 1, None);
+    while over - below > 1 && least(over - 1) > budget {
+        over -= 1;
+    }
+    // Down in growing steps until one fits, then between the two.
+    while over - below > 1 {
+        let kept = if best.is_some() { below + (over - below) / 2 } else { over.saturating_sub(step).max(1) };
+        let bytes = head(kept)?;
+        if bytes.len() as u64 + ends[kept] <= budget {
+            (below, best) = (kept, Some((kept, bytes)));
+        } else {
+            (over, step) = (kept, step * 2);
+        }
+    }
+    Ok(best)
 }
 
 /// The head for these blocks, which lists only layers that they are of.
@@ -175,7 +211,7 @@ fn head(
     image: &Digest,
     layers: &[Digest],
     drafts: &[Draft],
-    stored: &[Vec<u8>],
+    stored: &[Stored],
     must_have: usize,
 ) -> Result<Vec<u8>, PackBuildError> {
     let mut used = vec![None; layers.len()];
@@ -197,28 +233,31 @@ fn head(
         .iter()
         .zip(stored)
         .map(|(draft, stored)| Written {
-            stored: stored.len() as u64,
-            digest: Digest::of(stored),
+            stored: stored.length,
+            digest: stored.digest,
             extents: draft.extents.iter().map(renumbered).collect(),
         })
         .collect();
     encode(image, &listed, &written, must_have, LEVEL).map_err(PackBuildError::Compress)
 }
 
-/// The stored bytes of some blocks, on as many threads as there are processors.
+/// The stored bytes of some blocks with their digests, made on as many threads as there are processors.
 fn compress(
     drafts: &[Draft],
-    bytes: &[Option<Collected>],
+    bytes: &Bytes<'_>,
     threads: usize,
-) -> Result<Vec<Vec<u8>>, PackBuildError> {
+) -> Result<Vec<(Vec<u8>, Digest)>, PackBuildError> {
     let one = |draft: &Draft| {
         let mut plain = Vec::with_capacity(draft.plain as usize);
         for extent in &draft.extents {
-            let layer = bytes.get(usize::from(extent.layer)).and_then(Option::as_ref);
-            let part = layer.and_then(|layer| layer.get(extent.range));
-            plain.extend_from_slice(part.ok_or(PackBuildError::Missing(extent.range))?);
+            let layer = bytes.layers.get(usize::from(extent.layer)).and_then(Option::as_ref);
+            let place = layer.and_then(|layer| layer.place(extent.range));
+            let place = place.ok_or(PackBuildError::Missing(extent.range))?;
+            bytes.scratch.read(place, &mut plain).map_err(PackBuildError::Scratch)?;
         }
-        zstd::bulk::compress(&plain, LEVEL).map_err(PackBuildError::Compress)
+        let stored = zstd::bulk::compress(&plain, LEVEL).map_err(PackBuildError::Compress)?;
+        let digest = Digest::of(&stored);
+        Ok::<_, PackBuildError>((stored, digest))
     };
     let share = drafts.len().div_ceil(threads).max(1);
     thread::scope(|scope| {

@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 
 use super::{
-    write::{lay_out, write},
+    scratch::Scratch,
+    testing::PackBytes,
+    write::{Bytes, Stored, fitting_head, lay_out, write},
     *,
 };
 use crate::{coverage::Coverage, digest::Digest, units::ByteRange};
@@ -157,10 +159,35 @@ fn layers_that_are_left_out_are_not_listed_and_nothing_is_no_pack() {
     assert_eq!((drafts.len(), first), (1, 1));
     assert_eq!(drafts[0].extents, [Extent { layer: 1, range: ByteRange::new(0, 512) }]);
     let (none, _) = lay_out(&needs, 2, |_| None).unwrap();
-    let error = write(&Digest::of(b"image"), &[], &none, 0, &[], None).unwrap_err();
+    let scratch = || Scratch::new(tempfile::tempfile().unwrap());
+    let bytes = Bytes { layers: &[], scratch: &scratch() };
+    let error = write(&Digest::of(b"image"), &[], &none, 0, &bytes, None, scratch()).unwrap_err();
     assert!(matches!(error, PackBuildError::Nothing));
     assert!(matches!(packed(&needs, 2, Some(100)), Err(PackBuildError::Budget(100))));
     assert_eq!(packed(&needs[1..2], 1, None).unwrap().head.layers(), [layers().0[1]]);
+}
+
+/// A head costs a compression of its table and digests of all blocks: it is not made for each block that a budget cuts.
+#[test]
+fn few_heads_are_made_for_a_budget() {
+    let digest = Digest::of(b"block");
+    let blocks = |number: u64| (0..number).map(|at| Stored { length: 1 + at * 7919 % 400_000, digest });
+    let stored: Vec<Stored> = blocks(20_000).collect();
+    // Longer than the digests alone: the table, too.
+    let length = |kept: usize| 112 + kept * 55;
+    let ends: Vec<u64> =
+        (0..=stored.len()).map(|kept| stored[..kept].iter().map(|one| one.length).sum()).collect();
+    for budget in [0, 100, 200, 1 << 20, 500 << 20, 3 << 30, u64::MAX] {
+        let made = std::cell::Cell::new(0);
+        let head = |kept| {
+            made.set(made.get() + 1);
+            Ok(vec![0; length(kept)])
+        };
+        let best = fitting_head(&stored, budget, head).unwrap().map(|(kept, head)| (kept, head.len()));
+        let most = (1..=stored.len()).rfind(|&kept| length(kept) as u64 + ends[kept] <= budget);
+        assert_eq!(best, most.map(|kept| (kept, length(kept))));
+        assert!(made.get() <= 16, "{} heads for {budget}", made.get());
+    }
 }
 
 /// What the format costs: ten thousand scattered pages, 40 MB.

@@ -5,14 +5,20 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{json, units::SpanId};
+use crate::{
+    budget::{Budget, OverLimit},
+    json,
+    units::SpanId,
+};
 
 /// The version that is written and the only one that is read.
 pub const VERSION: &str = "1.0";
 /// Most ranges accepted in one artifact, of spans and of bytes.
 pub const MAX_RANGES: usize = 1 << 20;
 /// Largest artifact that is read, bytes.
-pub const MAX_BYTES: usize = 64 << 20;
+pub const MAX_BYTES: usize = 16 << 20;
+/// Limit: [`MAX_RANGES`], counted before one of them is read.
+const RANGES: Budget = Budget::new("prefetch-ranges", MAX_RANGES as u64);
 
 /// Why a prefetch artifact cannot be used. Never a reason to fail a mount.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +27,9 @@ pub enum ArtifactError {
     /// Over [`MAX_BYTES`].
     #[error("prefetch artifact of {0} bytes is too large")]
     TooLarge(usize),
+    /// More ranges than [`MAX_RANGES`].
+    #[error("prefetch artifact is refused: {0}")]
+    OverLimit(#[from] OverLimit),
     /// Not the expected JSON.
     #[error("prefetch artifact is not valid JSON of its type")]
     Json(#[from] serde_json::Error),
@@ -30,9 +39,6 @@ pub enum ArtifactError {
     /// No ranges: nothing to do.
     #[error("prefetch artifact is empty")]
     Empty,
-    /// Over [`MAX_RANGES`].
-    #[error("prefetch artifact has {0} ranges")]
-    TooManyRanges(usize),
     /// A range of needed bytes that is empty or reversed.
     #[error("needed range {0}..{1} of a prefetch artifact is empty or reversed")]
     Needed(u64, u64),
@@ -108,20 +114,19 @@ impl PrefetchArtifact {
         if bytes.len() > MAX_BYTES {
             return Err(ArtifactError::TooLarge(bytes.len()));
         }
+        // Each range of spans is an object; it may have a list, and in it a list for each range of bytes.
+        let shape = json::Shape::of(bytes);
+        { RANGES }.spend(shape.objects.saturating_sub(1))?;
+        { RANGES }.spend(shape.arrays.saturating_sub(1 + shape.objects))?;
         let wire: Wire = serde_json::from_slice(bytes)?;
         if wire.version != VERSION {
             return Err(ArtifactError::Version(wire.version));
         }
         let spans = wire.prefetch_spans.unwrap_or_default();
-        match spans.len() {
-            0 => return Err(ArtifactError::Empty),
-            n if n > MAX_RANGES => return Err(ArtifactError::TooManyRanges(n)),
-            _ => {}
+        if spans.is_empty() {
+            return Err(ArtifactError::Empty);
         }
-        match spans.iter().map(|span| span.ranges.len()).sum() {
-            n if n > MAX_RANGES => return Err(ArtifactError::TooManyRanges(n)),
-            _ => {}
-        }
+        { RANGES }.spend(spans.iter().map(|span| span.ranges.len() as u64).sum())?;
         let prefetch_spans = spans
             .into_iter()
             .map(|span| {
@@ -211,7 +216,9 @@ mod tests {
             assert!(matches!(parse(wrong), Err(ArtifactError::Json(_))), "{wrong}");
         }
         let many = format!("[{}[0,1]]", "[0,1],".repeat(MAX_RANGES));
-        assert!(matches!(parse(&many), Err(ArtifactError::TooManyRanges(n)) if n == MAX_RANGES + 1));
+        assert!(
+            matches!(parse(&many), Err(ArtifactError::OverLimit(over)) if over.limit == "prefetch-ranges")
+        );
     }
 
     #[test]

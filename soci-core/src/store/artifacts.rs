@@ -104,6 +104,15 @@ impl Artifacts {
         ingest.publish(&path)
     }
 
+    /// An empty file without a name, for what is too large for memory; it goes away when it is closed.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn scratch(&self) -> Result<fs::File, StoreError> {
+        let dir = self.ingest_dir();
+        Ingest::create(&dir)?.file.try_clone().map_err(StoreError::io("open", dir))
+    }
+
     /// The record of a digest.
     ///
     /// # Errors

@@ -3,15 +3,19 @@
 //! Holds no state of its own. What must always hold: a reader checks the digest of what it reads; what is put into
 //! containerd carries the labels by which containerd knows what it keeps alive.
 
-use std::{collections::BTreeMap, fs, os::unix::fs::FileExt};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Write},
+};
 
 use bytes::Bytes;
 
 use super::{LayoutStore, StoreError};
 use crate::{
     containerd::Containerd,
-    digest::Digest,
-    image::{Descriptor, Manifest},
+    digest::{Digest, Hasher},
+    image::{Descriptor, Manifest, read_part},
     units::ByteRange,
 };
 
@@ -50,16 +54,52 @@ impl ContentStore {
         }
     }
 
+    /// Stores `head` and the first `length` bytes of `rest`, one behind the other, as one blob.
+    ///
+    /// # Errors
+    /// When they cannot be read or written.
+    pub fn put_parts(&self, head: Vec<u8>, rest: File, length: u64) -> Result<Digest, StoreError> {
+        let total = head.len() as u64 + length;
+        let parts = Parts::new(head, rest, length);
+        match self {
+            Self::Layout(layout) => {
+                let mut writer = layout.writer()?;
+                for part in parts {
+                    let part = part.map_err(StoreError::io("read", layout.root()))?;
+                    writer.write_all(&part).map_err(StoreError::io("write", layout.root()))?;
+                }
+                writer.commit(None)
+            }
+            Self::Containerd(containerd) => {
+                let mut hasher = Hasher::new();
+                for part in parts.again().map_err(StoreError::io("read", "a temporary file"))? {
+                    hasher.update(&part.map_err(StoreError::io("read", "a temporary file"))?);
+                }
+                let (it, digest) = (containerd.clone(), hasher.finish());
+                containerd.wait(async move { it.put_parts(digest, total, parts).await })?;
+                Ok(digest)
+            }
+        }
+    }
+
     /// The whole blob, its digest checked.
     ///
     /// # Errors
     /// When it is absent, unreadable, or its bytes are damaged.
     pub fn read(&self, digest: &Digest) -> Result<Bytes, StoreError> {
+        self.read_at_most(digest, u64::MAX)
+    }
+
+    /// The whole blob, of which no more than `limit` bytes are read, its digest checked.
+    ///
+    /// # Errors
+    /// When it is absent, larger, unreadable, or its bytes are damaged.
+    pub fn read_at_most(&self, digest: &Digest, limit: u64) -> Result<Bytes, StoreError> {
         match self {
-            Self::Layout(layout) => layout.read(digest),
+            Self::Layout(layout) => layout.read_at_most(digest, limit),
             Self::Containerd(containerd) => {
                 let (it, wanted) = (containerd.clone(), *digest);
-                let blob = containerd.wait(async move { it.blob(&wanted).await })?;
+                let blob = containerd.wait(async move { it.blob(&wanted, limit).await })?;
                 blob.ok_or(StoreError::NotFound(*digest))
             }
         }
@@ -72,11 +112,8 @@ impl ContentStore {
     pub fn read_range(&self, digest: &Digest, range: ByteRange) -> Result<Bytes, StoreError> {
         match self {
             Self::Layout(layout) => {
-                let mut bytes = vec![0u8; range.len() as usize];
-                let path = layout.blob_path(digest);
-                let read = layout.open_blob(digest)?.read_exact_at(&mut bytes, range.start);
-                read.map_err(StoreError::io("read", path))?;
-                Ok(bytes.into())
+                let read = read_part(&layout.open_blob(digest)?, range);
+                read.map_err(StoreError::io("read", layout.blob_path(digest)))
             }
             Self::Containerd(containerd) => {
                 let (it, wanted) = (containerd.clone(), *digest);
@@ -138,6 +175,43 @@ impl ContentStore {
                 Ok(containerd.wait(async move { it.delete_blob(&digest).await })?)
             }
         }
+    }
+}
+
+/// Bytes in one part of [`Parts`].
+const PART: u64 = 1 << 20;
+
+/// A blob part by part: bytes, then a file.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    head: Bytes,
+    rest: File,
+    length: u64,
+    at: Option<u64>,
+}
+
+impl Parts {
+    fn new(head: Vec<u8>, rest: File, length: u64) -> Self {
+        Self { head: head.into(), rest, length, at: None }
+    }
+
+    /// The same from the beginning.
+    fn again(&self) -> io::Result<Self> {
+        Ok(Self { head: self.head.clone(), rest: self.rest.try_clone()?, length: self.length, at: None })
+    }
+}
+
+impl Iterator for Parts {
+    type Item = io::Result<Bytes>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Some(at) = self.at else {
+            self.at = Some(0);
+            return Some(Ok(self.head.clone()));
+        };
+        let end = (at + PART).min(self.length);
+        self.at = Some(end);
+        (at < end).then(|| read_part(&self.rest, ByteRange::new(at, end)))
     }
 }
 

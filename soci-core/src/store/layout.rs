@@ -7,7 +7,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, ErrorKind, Seek, Write},
+    io::{self, ErrorKind, Read, Seek, Write},
     path::{Path, PathBuf},
 };
 
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     digest::{Digest, Hasher},
-    image::{Descriptor, ImageIndex},
+    image::{Descriptor, ImageIndex, MAX_MANIFEST},
     media_type,
 };
 
@@ -84,8 +84,28 @@ impl LayoutStore {
     /// # Errors
     /// When it is absent, unreadable, or its bytes are damaged.
     pub fn read(&self, digest: &Digest) -> Result<Bytes, StoreError> {
+        self.read_at_most(digest, u64::MAX)
+    }
+
+    /// The whole blob, of which no more than `limit` bytes are read, its digest checked.
+    ///
+    /// # Errors
+    /// When it is absent, larger, unreadable, or its bytes are damaged.
+    pub fn read_at_most(&self, digest: &Digest, limit: u64) -> Result<Bytes, StoreError> {
         let path = self.blob_path(digest);
-        let bytes = fs::read(&path).map_err(|e| absent_or(e, "read", path, digest))?;
+        let read = || {
+            let mut file = File::open(&path)?;
+            let size = file.metadata()?.len();
+            if size > limit {
+                return Ok(None);
+            }
+            let mut bytes = Vec::with_capacity(size as usize);
+            // One more than it had: it may have grown.
+            Read::by_ref(&mut file).take(size + 1).read_to_end(&mut bytes)?;
+            Ok(Some(bytes))
+        };
+        let read = read().map_err(|e| absent_or(e, "read", path.clone(), digest))?;
+        let bytes = read.ok_or(StoreError::TooLarge { digest: *digest, limit })?;
         let actual = Digest::of(&bytes);
         if actual != *digest {
             return Err(StoreError::Mismatch { expected: *digest, actual });
@@ -146,7 +166,11 @@ impl LayoutStore {
     /// When the file cannot be read.
     pub fn index(&self) -> Result<Vec<Descriptor>, StoreError> {
         let path = self.root.join(INDEX);
-        let raw = fs::read(&path).map_err(StoreError::io("read", &path))?;
+        let mut raw = Vec::new();
+        // One more than is parsed, which then says what the limit is.
+        let read =
+            File::open(&path).and_then(|file| file.take(MAX_MANIFEST as u64 + 1).read_to_end(&mut raw));
+        read.map_err(StoreError::io("read", &path))?;
         let index = ImageIndex::parse(raw.into(), media_type::OCI_INDEX);
         Ok(index.map_err(|source| StoreError::Index { path, source })?.manifests)
     }

@@ -15,6 +15,7 @@ mod tests;
 use std::{io, path::PathBuf};
 
 pub use artifacts::{Artifact, ArtifactKind, Artifacts};
+pub(crate) use content::Parts;
 pub use content::{
     ContentStore, FINE_INDEX_LABEL, SOCI_INDEX_LABEL, image_index_labels, manifest_labels, soci_index_labels,
 };
@@ -40,6 +41,14 @@ pub enum StoreError {
     /// The blob or record is not there.
     #[error("{0} not found")]
     NotFound(Digest),
+    /// The blob is larger than what names it says, or than its kind may be.
+    #[error("content {digest} is larger than {limit} bytes, which is what it may have")]
+    TooLarge {
+        /// The blob.
+        digest: Digest,
+        /// The most that was to be read.
+        limit: u64,
+    },
     /// The bytes are not those that were asked for.
     #[error("content has digest {actual}, expected {expected}")]
     Mismatch {

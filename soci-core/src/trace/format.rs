@@ -27,7 +27,10 @@ use std::{
 use flate2::{Compression, read::DeflateDecoder, write::DeflateEncoder};
 use serde::{Deserialize, Serialize};
 
-use crate::digest::Digest;
+use crate::{
+    budget::{Budget, MEMORY_FREE, MEMORY_RATIO, OverLimit},
+    digest::Digest,
+};
 
 pub(super) const MAGIC: &[u8; 8] = b"SOCITRC\n";
 pub(super) const VERSION: u16 = 2;
@@ -45,8 +48,6 @@ pub(super) const MAX_BLOCK: usize = 8 << 20;
 pub(super) const BLOCK_TARGET: usize = 32 << 10;
 /// Longest path: the kernel's PATH_MAX.
 pub(super) const MAX_PATH: usize = 4096;
-/// Most bytes of all paths together: a few bytes of a file may say a long path.
-pub(super) const MAX_PATHS: usize = 256 << 20;
 /// Longest process name: the kernel's comm is 16, importers may know more.
 pub(super) const MAX_COMM: usize = 256;
 
@@ -216,6 +217,48 @@ pub struct Access {
     pub wait_ns: u64,
 }
 
+/// What a trace may cost, by the bytes of it so far: a few bytes may say a long path, or many records that are alike.
+#[derive(Debug)]
+pub(super) struct Costs {
+    tables: Budget,
+    records: Budget,
+}
+
+impl Costs {
+    /// Limit: memory for the paths and processes of a trace, of which each costs at least [`Self::ENTRY`].
+    const TABLES: &str = "trace-tables";
+    /// Limit: bytes of all records when they are inflated.
+    const RECORDS: &str = "trace-records";
+    /// Inflated bytes that are granted for each byte of the file. Recorders write blocks that deflate by 3 to 10.
+    const INFLATE: u64 = 64;
+    /// Inflated bytes that are granted however small the file is.
+    const FREE: u64 = 16 << 20;
+    /// Memory for the tables of however small a file; the rest is for a block and its records.
+    const FREE_TABLES: u64 = MEMORY_FREE / 2;
+    /// A path or a process in memory, without its text.
+    const ENTRY: u64 = 128;
+
+    /// Of a trace of which nothing was read or written yet.
+    pub(super) fn new() -> Self {
+        Self {
+            tables: Budget::new(Self::TABLES, Self::FREE_TABLES),
+            records: Budget::new(Self::RECORDS, Self::FREE),
+        }
+    }
+
+    /// Of a block in the file, and of its records when they are inflated.
+    pub(super) fn block(&mut self, stored: usize, inflated: usize) -> Result<(), OverLimit> {
+        self.tables.add((stored as u64).saturating_mul(MEMORY_RATIO));
+        self.records.add((stored as u64).saturating_mul(Self::INFLATE));
+        self.records.spend(inflated as u64)
+    }
+
+    /// Of a path or a process with a name of `length` bytes.
+    pub(super) fn entry(&mut self, length: usize) -> Result<(), OverLimit> {
+        self.tables.spend(Self::ENTRY + length as u64)
+    }
+}
+
 /// Why a trace cannot be written or read. A cut tail is not an error: see [`super::Tail`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -242,6 +285,17 @@ pub enum TraceError {
         offset: u64,
         /// What is wrong.
         what: &'static str,
+    },
+    /// It would take more memory or steps than its length allows.
+    #[error("trace is refused: {0}")]
+    OverLimit(#[from] OverLimit),
+    /// A layer that the header does not list.
+    #[error("layer number {layer} is not one of the {layers} of the trace")]
+    Layer {
+        /// Number of the layer, from 0.
+        layer: u32,
+        /// How many there are.
+        layers: usize,
     },
     /// A path or process name is longer than the format allows.
     #[error("{what} of {len} bytes is too long for a trace")]

@@ -5,6 +5,7 @@
 //! whether the trace was sealed or where it is cut. Nothing in a file can make it panic or allocate without bound.
 
 use std::{
+    fmt,
     fs::File,
     io::{BufReader, ErrorKind, Read},
     path::Path,
@@ -12,11 +13,15 @@ use std::{
 };
 
 use super::format::{
-    Access, AccessKind, BLOCK_END, BLOCK_HEADER, BLOCK_RECORDS, End, FLAG_OPENS, FRAME_LEN, Header,
-    KNOWN_FLAGS, MAGIC, MAX_BLOCK, MAX_COMM, MAX_PATH, MAX_PATHS, PREAMBLE_LEN, Phase, Process,
-    RECORD_ACCESS, RECORD_PATH, RECORD_PROCESS, TraceError, VERSION, crc, inflate,
+    Access, AccessKind, BLOCK_END, BLOCK_HEADER, BLOCK_RECORDS, Costs, End, FLAG_OPENS, FRAME_LEN, Header,
+    KNOWN_FLAGS, MAGIC, MAX_BLOCK, MAX_COMM, MAX_PATH, PREAMBLE_LEN, Phase, Process, RECORD_ACCESS,
+    RECORD_PATH, RECORD_PROCESS, TraceError, VERSION, crc, inflate,
 };
-use crate::varint::{take_varint, unzigzag};
+use crate::{
+    budget::OverLimit,
+    json,
+    varint::{take_varint, unzigzag},
+};
 
 /// How the file ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,10 +35,15 @@ pub enum Tail {
     },
 }
 
+/// Where the bytes of a trace come from.
+trait Source: Read + fmt::Debug + Send + Sync {}
+
+impl<T: Read + fmt::Debug + Send + Sync> Source for T {}
+
 /// An iterator over the accesses of one trace, in the order of writing.
 #[derive(Debug)]
 pub struct TraceReader {
-    file: BufReader<File>,
+    file: BufReader<Box<dyn Source>>,
     version: u16,
     flags: u16,
     header: Header,
@@ -46,12 +56,14 @@ pub struct TraceReader {
 }
 
 /// What the records so far say about the next ones.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Known {
     version: u16,
+    /// Layers of the header.
+    layers: usize,
+    costs: Costs,
     last_t: u64,
     paths: Vec<Arc<[u8]>>,
-    path_bytes: usize,
     /// Where the last access of each path ended.
     ends: Vec<u64>,
     processes: Vec<Arc<Process>>,
@@ -63,7 +75,15 @@ impl TraceReader {
     /// # Errors
     /// When the file is not a trace, is of a newer version, or its header is damaged.
     pub fn open(path: &Path) -> Result<Self, TraceError> {
-        let mut file = BufReader::with_capacity(64 << 10, File::open(path)?);
+        Self::new(File::open(path)?)
+    }
+
+    /// Reads the header of a trace.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn new(bytes: impl Read + fmt::Debug + Send + Sync + 'static) -> Result<Self, TraceError> {
+        let mut file = BufReader::with_capacity(64 << 10, Box::new(bytes) as Box<dyn Source>);
         let mut preamble = [0u8; PREAMBLE_LEN];
         file.read_exact(&mut preamble).map_err(|e| match e.kind() {
             ErrorKind::UnexpectedEof => TraceError::Magic,
@@ -81,11 +101,21 @@ impl TraceReader {
             return Err(TraceError::Features(flags));
         }
         let mut position = PREAMBLE_LEN as u64;
-        let header = match read_block(&mut file, &mut position)? {
+        let header: Header = match read_block(&mut file, &mut position)? {
             Some((BLOCK_HEADER, json)) => {
+                json::check(&json)?;
                 serde_json::from_slice(&json).map_err(|e| TraceError::Header(e.to_string()))?
             }
             _ => return Err(TraceError::Header("absent or cut".into())),
+        };
+        let known = Known {
+            version,
+            layers: header.layers.len(),
+            costs: Costs::new(),
+            last_t: 0,
+            paths: Vec::new(),
+            ends: Vec::new(),
+            processes: Vec::new(),
         };
         Ok(Self {
             file,
@@ -96,7 +126,7 @@ impl TraceReader {
             block: Vec::new(),
             cursor: 0,
             block_start: position,
-            known: Known { version, ..Known::default() },
+            known,
             tail: None,
         })
     }
@@ -134,14 +164,17 @@ impl TraceReader {
             self.block_start = self.position;
             match read_block(&mut self.file, &mut self.position)? {
                 Some((BLOCK_RECORDS, payload)) => {
+                    let stored = payload.len();
                     self.block = match self.version {
                         1 => payload,
                         _ => inflate(&payload).ok_or_else(|| self.malformed("records do not inflate"))?,
                     };
                     self.cursor = 0;
                     self.known.last_t = 0;
+                    self.known.costs.block(stored, self.block.len())?;
                 }
                 Some((BLOCK_END, json)) => {
+                    json::check(&json)?;
                     let end = serde_json::from_slice(&json).map_err(|_| self.malformed("end record"))?;
                     self.tail = Some(Tail::Sealed(end));
                 }
@@ -162,7 +195,8 @@ impl TraceReader {
                 Err(self.malformed("an opening, which the flags do not announce"))
             }
             Ok(access) => Ok(access),
-            Err(what) => Err(self.malformed(what)),
+            Err(Wrong::Malformed(what)) => Err(self.malformed(what)),
+            Err(Wrong::OverLimit(limit)) => Err(limit.into()),
         }
     }
 
@@ -216,7 +250,7 @@ fn fill(file: &mut impl Read, buffer: &mut [u8]) -> Result<bool, TraceError> {
 
 impl Known {
     /// Takes one record off the front; definitions give `None`.
-    fn decode(&mut self, rest: &mut &[u8]) -> Result<Option<Access>, &'static str> {
+    fn decode(&mut self, rest: &mut &[u8]) -> Result<Option<Access>, Wrong> {
         let mut int = || take_varint(rest).ok_or("cut integer");
         match int()? {
             RECORD_PATH => {
@@ -226,10 +260,7 @@ impl Known {
                 let before = self.paths.last().map_or(&[][..], |path| path);
                 let mut path = before.get(..shared).ok_or("undefined path")?.to_vec();
                 path.extend_from_slice(take_bytes(rest, len, MAX_PATH - shared)?);
-                self.path_bytes += path.len();
-                if self.path_bytes > MAX_PATHS {
-                    return Err("too many paths");
-                }
+                self.costs.entry(path.len())?;
                 self.paths.push(path.into());
                 self.ends.push(0);
                 Ok(None)
@@ -237,7 +268,8 @@ impl Known {
             RECORD_PROCESS => {
                 let pid = u32::try_from(int()?).map_err(|_| "pid out of range")?;
                 let len = int()?;
-                let comm = take_bytes(rest, len, MAX_COMM)?.into();
+                let comm: Arc<[u8]> = take_bytes(rest, len, MAX_COMM)?.into();
+                self.costs.entry(comm.len())?;
                 self.processes.push(Arc::new(Process { pid, comm }));
                 Ok(None)
             }
@@ -253,7 +285,9 @@ impl Known {
                 *end = offset.checked_add(len).ok_or("range overflow")?;
                 let layer = match layer.checked_sub(1) {
                     None => None,
-                    Some(index) => Some(u32::try_from(index).map_err(|_| "layer out of range")?),
+                    Some(index) if index >= self.layers as u64 => return Err("layer out of range".into()),
+                    // Fewer than the header has bytes.
+                    Some(index) => Some(index as u32),
                 };
                 self.last_t = t_ns;
                 Ok(Some(Access {
@@ -268,8 +302,26 @@ impl Known {
                     wait_ns,
                 }))
             }
-            _ => Err("unknown record"),
+            _ => Err("unknown record".into()),
         }
+    }
+}
+
+/// Why a record is refused.
+enum Wrong {
+    Malformed(&'static str),
+    OverLimit(OverLimit),
+}
+
+impl From<&'static str> for Wrong {
+    fn from(what: &'static str) -> Self {
+        Self::Malformed(what)
+    }
+}
+
+impl From<OverLimit> for Wrong {
+    fn from(limit: OverLimit) -> Self {
+        Self::OverLimit(limit)
     }
 }
 

@@ -6,8 +6,8 @@
 use std::{collections::HashMap, fs::File, io::Write, os::unix::fs::FileExt, path::Path, sync::Arc};
 
 use super::format::{
-    Access, AccessKind, BLOCK_END, BLOCK_HEADER, BLOCK_RECORDS, BLOCK_TARGET, End, FLAG_OPENS, FLAGS_AT,
-    Header, MAGIC, MAX_COMM, MAX_PATH, MAX_PATHS, Process, RECORD_ACCESS, RECORD_PATH, RECORD_PROCESS,
+    Access, AccessKind, BLOCK_END, BLOCK_HEADER, BLOCK_RECORDS, BLOCK_TARGET, Costs, End, FLAG_OPENS,
+    FLAGS_AT, Header, MAGIC, MAX_COMM, MAX_PATH, Process, RECORD_ACCESS, RECORD_PATH, RECORD_PROCESS,
     TraceError, VERSION, crc, deflate,
 };
 use crate::varint::{put_varint, zigzag};
@@ -21,7 +21,10 @@ pub struct TraceWriter {
     last_t: u64,
     paths: HashMap<Arc<[u8]>, u64>,
     last_path: Arc<[u8]>,
-    path_bytes: usize,
+    /// Numbers of layers are below this.
+    layers: usize,
+    /// What a reader will grant.
+    costs: Costs,
     /// Where the last access of each path ended.
     ends: Vec<u64>,
     processes: HashMap<Arc<Process>, u64>,
@@ -47,7 +50,8 @@ impl TraceWriter {
             last_t: 0,
             paths: HashMap::new(),
             last_path: Arc::default(),
-            path_bytes: 0,
+            layers: header.layers.len(),
+            costs: Costs::new(),
             ends: Vec::new(),
             processes: HashMap::new(),
             accesses: 0,
@@ -59,10 +63,14 @@ impl TraceWriter {
     /// Appends one access. It reaches the file when its block is full, at [`Self::flush`] or at the end.
     ///
     /// # Errors
-    /// When the path or process name is too long, or the file cannot be written.
+    /// When the path or process name is too long, the layer is not in the header, there are more of them than a reader takes,
+    /// or the file cannot be written.
     pub fn access(&mut self, access: &Access) -> Result<(), TraceError> {
         too_long("path", access.path.len(), MAX_PATH)?;
         too_long("process name", access.process.comm.len(), MAX_COMM)?;
+        if let Some(layer) = access.layer.filter(|&layer| layer as usize >= self.layers) {
+            return Err(TraceError::Layer { layer, layers: self.layers });
+        }
         if access.kind == AccessKind::Open && self.flags & FLAG_OPENS == 0 {
             // Only now, so that a trace without openings can be read by those who do not know them.
             self.flags |= FLAG_OPENS;
@@ -72,7 +80,7 @@ impl TraceWriter {
         let end = &mut self.ends[path as usize];
         let step = access.offset.wrapping_sub(*end) as i64;
         *end = access.offset.wrapping_add(access.len);
-        let process = self.process_id(&access.process);
+        let process = self.process_id(&access.process)?;
         let out = &mut self.block;
         put_varint(out, RECORD_ACCESS);
         put_varint(out, zigzag(access.t_ns.wrapping_sub(self.last_t) as i64));
@@ -102,6 +110,7 @@ impl TraceWriter {
             return Ok(());
         }
         let payload = deflate(&self.block)?;
+        self.costs.block(payload.len(), self.block.len())?;
         self.block.clear();
         self.last_t = 0;
         self.write_block(BLOCK_RECORDS, &payload)
@@ -123,8 +132,7 @@ impl TraceWriter {
         if let Some(&id) = self.paths.get(path) {
             return Ok(id);
         }
-        too_long("list of paths", self.path_bytes + path.len(), MAX_PATHS)?;
-        self.path_bytes += path.len();
+        self.costs.entry(path.len())?;
         let id = self.paths.len() as u64;
         self.paths.insert(path.clone(), id);
         put_varint(&mut self.block, RECORD_PATH);
@@ -137,17 +145,18 @@ impl TraceWriter {
         Ok(id)
     }
 
-    fn process_id(&mut self, process: &Arc<Process>) -> u64 {
+    fn process_id(&mut self, process: &Arc<Process>) -> Result<u64, TraceError> {
         if let Some(&id) = self.processes.get(process) {
-            return id;
+            return Ok(id);
         }
+        self.costs.entry(process.comm.len())?;
         let id = self.processes.len() as u64;
         self.processes.insert(process.clone(), id);
         put_varint(&mut self.block, RECORD_PROCESS);
         put_varint(&mut self.block, u64::from(process.pid));
         put_varint(&mut self.block, process.comm.len() as u64);
         self.block.extend_from_slice(&process.comm);
-        id
+        Ok(id)
     }
 
     fn write_block(&mut self, kind: u8, payload: &[u8]) -> Result<(), TraceError> {

@@ -2,6 +2,8 @@
 //!
 //! Owns no state. Invariant: an error means that the layer must be fetched and unpacked whole instead.
 
+use crate::budget::OverLimit;
+
 /// Why a zTOC was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ZtocError {
@@ -11,9 +13,9 @@ pub enum ZtocError {
     /// A field that every zTOC has is absent.
     #[error("zTOC has no {0}")]
     Missing(&'static str),
-    /// More objects than its bytes can hold: parts of the buffer are claimed many times over.
-    #[error("zTOC claims more {0} than its bytes can hold")]
-    Overlapping(&'static str),
+    /// It would take more memory or steps than its length allows: parts of it are claimed many times over.
+    #[error("zTOC is refused: {0}")]
+    OverLimit(#[from] OverLimit),
     /// A number outside of what its field allows.
     #[error("zTOC has an invalid {what}: {value}")]
     Number {

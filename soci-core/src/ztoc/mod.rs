@@ -23,7 +23,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::budget::Budget;
 use crate::digest::Digest;
+
+/// Limit: memory for what a zTOC or a fine table says, by the length of its bytes.
+const MEMORY: &str = "ztoc-memory";
 
 pub use crate::compression::gzip::{GzipError, InflateError};
 pub use crate::compression::zstd::{MAX_FRAME, ZstdError};
@@ -87,6 +91,7 @@ pub struct Ztoc(Arc<Inner>);
 
 struct Inner {
     bytes: Bytes,
+    memory: u64,
     digest: Digest,
     version: Bytes,
     build_tool: Bytes,
@@ -106,11 +111,13 @@ impl Ztoc {
     ///
     /// The bytes may be a mapped file: the windows, nearly all of a zTOC, are not touched here but for the digest.
     pub fn open(bytes: Bytes) -> Result<Self, ZtocError> {
-        let raw = read::read(&bytes)?;
+        let mut memory = Budget::memory(MEMORY, bytes.len() as u64);
+        let raw = read::read(&bytes, &mut memory)?;
         let spans = verify::spans(&raw)?;
         let files = verify::files(raw.files, raw.uncompressed_size)?;
         Ok(Self(Arc::new(Inner {
             digest: Digest::of(&bytes),
+            memory: memory.spent() + bytes.len() as u64,
             bytes,
             version: raw.version,
             build_tool: raw.build_tool,
@@ -131,6 +138,7 @@ impl Ztoc {
         let opened = fine::open(&bytes)?;
         Ok(Self(Arc::new(Inner {
             digest: Digest::of(&bytes),
+            memory: opened.memory + bytes.len() as u64,
             bytes,
             version: opened.version,
             build_tool: opened.build_tool,
@@ -153,6 +161,11 @@ impl Ztoc {
     /// Length of the zTOC in bytes.
     pub fn size(&self) -> u64 {
         self.0.bytes.len() as u64
+    }
+
+    /// Bytes of memory that it takes, about: its own bytes, and what was made of them.
+    pub fn memory(&self) -> u64 {
+        self.0.memory
     }
 
     /// The zTOC as stored.

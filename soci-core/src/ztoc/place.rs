@@ -2,6 +2,10 @@
 //!
 //! [`Placement`] owns the position of the last checkpoint. Invariant: the default policy is upstream's rule.
 
+/// Limit: checkpoints before the first plain byte. Upstream places one at each block boundary there, with 32 KiB of window for
+/// an empty block of 5 bytes; gzip writers leave one such block at most.
+const MAX_AT_START: u32 = 16;
+
 /// Where checkpoints of a gzip layer are placed. A checkpoint can only lie between two deflate blocks.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Checkpointing {
@@ -21,6 +25,8 @@ pub(super) struct Placement {
     /// Index of the first wanted boundary behind the last checkpoint.
     next_wanted: usize,
     last: Option<u64>,
+    /// Checkpoints before the first plain byte.
+    at_start: u32,
 }
 
 impl Placement {
@@ -29,7 +35,7 @@ impl Placement {
         if let Checkpointing::Boundaries(wanted) = &mut policy {
             wanted.sort_unstable();
         }
-        Self { span_size, policy, next_wanted: 0, last: None }
+        Self { span_size, policy, next_wanted: 0, last: None, at_start: 0 }
     }
 
     /// After `output` plain bytes: how many more are certain to hold no block boundary at which a checkpoint is due.
@@ -52,7 +58,7 @@ impl Placement {
         let far = output - self.last.unwrap_or(0) > self.span_size;
         let due = match &self.policy {
             // As upstream, every boundary before the first byte counts: an empty first block gives two checkpoints.
-            Checkpointing::EverySpanSize => output == 0 || far,
+            Checkpointing::EverySpanSize => far || (output == 0 && self.at_start < MAX_AT_START),
             Checkpointing::Boundaries(wanted) => {
                 let passed = wanted[self.next_wanted..].partition_point(|&offset| offset <= output);
                 self.next_wanted += passed;
@@ -61,6 +67,7 @@ impl Placement {
         };
         if due {
             self.last = Some(output);
+            self.at_start += u32::from(output == 0);
         }
         due
     }
@@ -76,6 +83,13 @@ mod tests {
         let placed: Vec<u64> =
             [0, 0, 50, 100, 101, 201, 202].into_iter().filter(|&output| placement.place(output)).collect();
         assert_eq!(placed, [0, 0, 101, 202]);
+    }
+
+    #[test]
+    fn empty_blocks_at_the_start_get_few_checkpoints() {
+        let mut placement = Placement::new(100, &Checkpointing::EverySpanSize);
+        assert_eq!((0..1000).filter(|_| placement.place(0)).count(), 16);
+        assert!(!placement.place(100) && placement.place(101));
     }
 
     #[test]

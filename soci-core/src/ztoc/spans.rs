@@ -43,6 +43,11 @@ impl SpanTable {
         self.spans.is_empty()
     }
 
+    /// Compressed bytes of the longest span: what has to be fetched, and kept until it is checked, for one byte.
+    pub fn longest(&self) -> u64 {
+        self.spans.iter().map(|span| span.compressed.len()).max().unwrap_or_default()
+    }
+
     /// Requested uncompressed bytes per span, as recorded; real spans of a gzip layer differ from it.
     pub fn span_size(&self) -> u64 {
         self.span_size

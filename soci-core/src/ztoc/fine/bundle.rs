@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::budget::{Budget, OverLimit};
 use crate::digest::Digest;
 use crate::ztoc::{Ztoc, ZtocError};
 
@@ -23,12 +24,18 @@ const VERSION: u32 = 1;
 const HEADER: usize = 20;
 const RECORD: usize = 40;
 
+/// Limit: tables of a bundle. overlayfs takes 500 layers.
+const TABLES: Budget = Budget::new("bundle-tables", 4096);
+
 /// Why bytes are not a bundle.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
     /// No bundle, or a damaged one.
     #[error("bundle of fine tables is damaged: {0}")]
     Damaged(&'static str),
+    /// More tables than an image can have layers.
+    #[error("bundle of fine tables is refused: {0}")]
+    OverLimit(#[from] OverLimit),
     /// A version that is not known.
     #[error("bundle of fine tables has unknown version {version}, flags {flags}")]
     Version {
@@ -79,6 +86,7 @@ impl Bundle {
         if (version, flags) != (VERSION, 0) {
             return Err(BundleError::Version { version, flags });
         }
+        { TABLES }.spend(u64::from(count))?;
         let records = (count as usize).checked_mul(RECORD).and_then(|length| length.checked_add(HEADER));
         let records = records.and_then(|end| bytes.get(HEADER..end)).ok_or(short.clone())?;
         let mut at = HEADER + records.len();
@@ -106,6 +114,12 @@ impl Bundle {
     /// The layers that have a table, in the order of the image.
     pub fn layers(&self) -> impl Iterator<Item = Digest> {
         self.tables.iter().map(|(layer, _)| *layer)
+    }
+
+    /// Length of the table of a layer; `None` when it has none.
+    pub fn length(&self, layer: &Digest) -> Option<u64> {
+        let (_, range) = self.tables.iter().find(|(known, _)| known == layer)?;
+        Some(range.len() as u64)
     }
 
     /// Opens the table of a layer; `None` when it has none.

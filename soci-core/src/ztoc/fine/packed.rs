@@ -25,14 +25,15 @@ const SKIPPABLE: u32 = 0x184d_2a50;
 
 const BOMB: ZtocError = ZtocError::Table("it claims to unpack to more than its bytes can hold");
 
-/// Compresses; `None` when that is more than [`unpack`] takes.
-pub(super) fn pack(plain: &[u8]) -> io::Result<Option<Vec<u8>>> {
+/// Compresses; `None` when that is more than [`unpack`] takes. `least` says how long the result has to be at least, when it
+/// would be so short.
+pub(super) fn pack(plain: &[u8], least: impl FnOnce(usize) -> usize) -> io::Result<Option<Vec<u8>>> {
     let size = plain.len() as u64;
     if size > MAX_PLAIN {
         return Ok(None);
     }
     let mut packed = zstd::bulk::compress(plain, LEVEL)?;
-    let wanted = size.saturating_sub(FREE).div_ceil(MAX_RATIO) as usize;
+    let wanted = (size.saturating_sub(FREE).div_ceil(MAX_RATIO) as usize).max(least(packed.len()));
     if let Some(missing) = wanted.checked_sub(packed.len()).filter(|&missing| missing > 0) {
         let padding = missing.saturating_sub(SKIPPED);
         packed.extend(SKIPPABLE.to_le_bytes());
@@ -64,7 +65,7 @@ mod tests {
     fn what_compresses_too_well_is_padded_and_still_read() {
         for size in [0, 1, 5000, 64 << 10, (64 << 10) + 1, (64 << 10) + 40_000, 3 << 20] {
             let plain = vec![7; size];
-            let packed = pack(&plain).unwrap().unwrap();
+            let packed = pack(&plain, |_| 0).unwrap().unwrap();
             assert_eq!(unpack(&packed, size as u64).unwrap(), plain);
             assert!(unpack(&packed, size as u64 + 1).is_err());
             assert!(size == 0 || unpack(&packed, size as u64 - 1).is_err());

@@ -17,13 +17,14 @@
 use bytes::Bytes;
 
 use super::{WindowPlace, Windows, packed};
+use crate::budget::{Budget, MEMORY_FREE, MEMORY_RATIO};
 use crate::compression::uncompressed::TarZinfo;
 use crate::digest::Digest;
 use crate::units::ByteRange;
 use crate::varint::{put_varint, take_varint};
 use crate::ztoc::read::{self, Raw};
 use crate::ztoc::verify::{self, Start};
-use crate::ztoc::{Algorithm, FileEntry, SpanTable, ZtocError};
+use crate::ztoc::{Algorithm, FileEntry, MEMORY, SpanTable, ZtocError};
 
 const MAGIC: &[u8; 8] = b"SOCIFINE";
 const VERSION: u32 = 1;
@@ -73,11 +74,14 @@ pub(super) fn encode(contents: &Contents<'_>) -> std::io::Result<Option<Vec<u8>>
         }
     }
     let windows: Vec<Digest> = contents.windows.iter().filter_map(|window| Some((*window)?.1)).collect();
-    let Some(packed) = packed::pack(&[&places, contents.files].concat())? else { return Ok(None) };
     if contents.coarse.len() > MAX_COARSE as usize {
         return Ok(None);
     }
-    let mut bytes = Vec::with_capacity(HEADER + DIGEST * 2 * contents.digests.len() + packed.len());
+    let unpacked = [&places, contents.files].concat();
+    let front = HEADER + DIGEST * (contents.digests.len() + windows.len());
+    let least = |packed: usize| least_length(&unpacked, places.len(), front + packed).saturating_sub(front);
+    let Some(packed) = packed::pack(&unpacked, least)? else { return Ok(None) };
+    let mut bytes = Vec::with_capacity(front + packed.len());
     bytes.extend_from_slice(MAGIC);
     bytes.extend(VERSION.to_le_bytes());
     bytes.extend(0_u32.to_le_bytes());
@@ -105,8 +109,27 @@ pub(super) fn encode(contents: &Contents<'_>) -> std::io::Result<Option<Vec<u8>>
     Ok(Some(bytes))
 }
 
+/// How long a table of `length` bytes must be made for [`open`] to grant the memory that it needs. Only tables of some hundred
+/// thousand files that are much alike have to be longer.
+fn least_length(unpacked: &[u8], places: usize, length: usize) -> usize {
+    let granted = |length: usize| Budget::memory(MEMORY, length as u64);
+    let mut budget = granted(length);
+    // No part of a file's entry takes more than this for a byte.
+    if budget.spend_each(unpacked.len(), 8).is_ok() {
+        return length;
+    }
+    let mut need = Budget::new(MEMORY, u64::MAX);
+    let bytes = Bytes::copy_from_slice(&unpacked[places..]);
+    if need.spend(unpacked.len() as u64).is_err() || read::read(&bytes, &mut need).is_err() {
+        return length;
+    }
+    need.spent().saturating_sub(MEMORY_FREE).div_ceil(MEMORY_RATIO) as usize
+}
+
 /// What a table says.
 pub(in crate::ztoc) struct Opened {
+    /// What it took, its own bytes not counted.
+    pub memory: u64,
     pub layer: Digest,
     pub version: Bytes,
     pub build_tool: Bytes,
@@ -210,8 +233,10 @@ pub(in crate::ztoc) fn open(bytes: &[u8]) -> Result<Opened, ZtocError> {
     let digests = reader.digests(header.spans)?;
     let window_digests = reader.digests(header.windows)?;
     let size = header.places as u64 + header.files as u64;
+    let mut memory = Budget::memory(MEMORY, bytes.len() as u64);
+    memory.spend(size)?;
     let unpacked = Bytes::from(packed::unpack(reader.0, size)?);
-    let files = read::read(&unpacked.slice(header.places..))?;
+    let files = read::read(&unpacked.slice(header.places..), &mut memory)?;
     agree(&header, &files)?;
     let mut places = &unpacked[..header.places];
     let coarse = distances(&mut places, header.coarse)?;
@@ -221,6 +246,7 @@ pub(in crate::ztoc) fn open(bytes: &[u8]) -> Result<Opened, ZtocError> {
         return Err(ZtocError::Table("more follows on its places"));
     }
     Ok(Opened {
+        memory: memory.spent(),
         layer: header.layer,
         version: files.version,
         build_tool: files.build_tool,
