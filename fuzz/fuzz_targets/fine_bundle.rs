@@ -1,4 +1,4 @@
 //! Looks for bytes that break the promise of [`soci_core::fuzz::fine_bundle`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| soci_core::fuzz::fine_bundle(bytes));
+libfuzzer_sys::fuzz_target!(init: soci_fuzz::count_memory(), |bytes: &[u8]| soci_core::fuzz::fine_bundle(bytes));

@@ -1,4 +1,4 @@
 //! Looks for bytes that break the promise of [`soci_core::fuzz::index_json`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| soci_core::fuzz::index_json(bytes));
+libfuzzer_sys::fuzz_target!(init: soci_fuzz::count_memory(), |bytes: &[u8]| soci_core::fuzz::index_json(bytes));

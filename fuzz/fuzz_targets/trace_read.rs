@@ -1,0 +1,4 @@
+//! Looks for bytes that break the promise of [`soci_core::fuzz::trace_read`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(init: soci_fuzz::count_memory(), |bytes: &[u8]| soci_core::fuzz::trace_read(bytes));
