@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::{CompanionKind, IndexVersion, SociIndex, companion_of, layer_of};
 use crate::{
     digest::Digest,
-    image::{Descriptor, ImageConfig, ImageIndex, MAX_MANIFEST, Manifest, Platform},
+    image::{Descriptor, ImageConfig, ImageIndex, MAX_CONFIG, MAX_MANIFEST, Manifest, Platform},
     media_type,
     store::{Artifact, ArtifactKind, Artifacts, ContentStore, StoreError},
     units::ByteRange,
@@ -99,7 +99,8 @@ impl Found {
                 }
                 // A blob that is damaged or goes away meanwhile is none.
                 let Ok(first) = store.read_range(&digest, ByteRange::new(0, 1)) else { continue };
-                let Some(raw) = (&first[..] == b"{").then(|| store.read(&digest).ok()).flatten() else {
+                let document = || store.read_at_most(&digest, MAX_MANIFEST as u64).ok();
+                let Some(raw) = (&first[..] == b"{").then(document).flatten() else {
                     continue;
                 };
                 if let Ok(index) = SociIndex::parse(raw.clone()) {
@@ -169,7 +170,7 @@ impl Found {
 
     fn platform_of(&self, manifest: &Digest, stores: &[ContentStore]) -> Option<Platform> {
         let config = self.manifests.get(manifest)?.config.digest;
-        let raw = find(stores, &config).ok()??.read(&config).ok()?;
+        let raw = find(stores, &config).ok()??.read_at_most(&config, MAX_CONFIG as u64).ok()?;
         Some(ImageConfig::parse(&raw).ok()?.platform)
     }
 }
@@ -223,7 +224,8 @@ fn record_entries(
         if kind == ArtifactKind::SociLayer {
             let size = entry.annotation(media_type::SPAN_SIZE).and_then(|text| text.parse().ok());
             record.span_size = size.unwrap_or(0);
-            let ztoc = store.read(&entry.digest).ok().and_then(|raw| Ztoc::open(raw).ok());
+            let ztoc =
+                store.read_at_most(&entry.digest, entry.size).ok().and_then(|raw| Ztoc::open(raw).ok());
             let regular = ztoc.is_some_and(|ztoc| is_upstreams(&ztoc, record.span_size));
             record.span_layout = (!regular || size.is_none()).then(|| UNKNOWN_LAYOUT.to_owned());
         }

@@ -73,6 +73,17 @@ pub(super) fn read(bytes: &Bytes, memory: &mut Budget) -> Result<Raw, ZtocError>
     })
 }
 
+/// The memory that [`read`] takes for the files of a zTOC.
+pub(super) fn memory(bytes: &[u8]) -> Result<u64, ZtocError> {
+    let toc = Table::root(bytes)?.table(4)?.ok_or(ZtocError::Missing("table of contents"))?;
+    let files = toc.vector(0)?;
+    let mut records = 0;
+    for file in files.tables() {
+        records += file?.vector(13)?.len();
+    }
+    Ok((files.len() * size_of::<FileEntry>() + records * size_of::<(Bytes, Bytes)>()) as u64)
+}
+
 struct Reader<'a> {
     bytes: &'a Bytes,
     objects: Budget,

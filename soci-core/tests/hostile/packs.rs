@@ -33,7 +33,7 @@ fn a_short_head_of_a_million_extents_is_read_in_bounds() {
 
 #[test]
 fn a_pack_is_made_and_verified_in_less_memory_than_it_has_bytes() {
-    const LENGTH: u64 = 128 << 20;
+    const LENGTH: u64 = 96 << 20;
     let _one = crate::ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let dir = tempfile::tempdir().unwrap();
     let layout = LayoutStore::open(&dir.path().join("image")).unwrap();

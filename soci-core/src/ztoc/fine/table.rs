@@ -77,7 +77,7 @@ pub(super) fn encode(contents: &Contents<'_>) -> std::io::Result<Option<Vec<u8>>
     if contents.coarse.len() > MAX_COARSE as usize {
         return Ok(None);
     }
-    let unpacked = [&places, contents.files].concat();
+    let unpacked = Bytes::from([&places, contents.files].concat());
     let front = HEADER + DIGEST * (contents.digests.len() + windows.len());
     let least = |packed: usize| least_length(&unpacked, places.len(), front + packed).saturating_sub(front);
     let Some(packed) = packed::pack(&unpacked, least)? else { return Ok(None) };
@@ -111,19 +111,14 @@ pub(super) fn encode(contents: &Contents<'_>) -> std::io::Result<Option<Vec<u8>>
 
 /// How long a table of `length` bytes must be made for [`open`] to grant the memory that it needs. Only tables of some hundred
 /// thousand files that are much alike have to be longer.
-fn least_length(unpacked: &[u8], places: usize, length: usize) -> usize {
-    let granted = |length: usize| Budget::memory(MEMORY, length as u64);
-    let mut budget = granted(length);
+fn least_length(unpacked: &Bytes, places: usize, length: usize) -> usize {
     // No part of a file's entry takes more than this for a byte.
-    if budget.spend_each(unpacked.len(), 8).is_ok() {
+    if Budget::memory(MEMORY, length as u64).spend_each(unpacked.len(), 8).is_ok() {
         return length;
     }
-    let mut need = Budget::new(MEMORY, u64::MAX);
-    let bytes = Bytes::copy_from_slice(&unpacked[places..]);
-    if need.spend(unpacked.len() as u64).is_err() || read::read(&bytes, &mut need).is_err() {
-        return length;
-    }
-    need.spent().saturating_sub(MEMORY_FREE).div_ceil(MEMORY_RATIO) as usize
+    let files = read::memory(&unpacked.slice(places..)).unwrap_or_default();
+    let need = files.saturating_add(unpacked.len() as u64);
+    need.saturating_sub(MEMORY_FREE).div_ceil(MEMORY_RATIO) as usize
 }
 
 /// What a table says.
@@ -341,4 +336,64 @@ fn windows(header: &Header, digests: Vec<Digest>, places: &mut &[u8]) -> Result<
     }
     let (digest, size) = (header.windows_digest, header.windows_size);
     Ok((!windows.is_empty()).then_some(Windows { digest, size, places: windows }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tar::{Entry, EntryKind, Mtime};
+    use crate::ztoc::encode;
+
+    /// Files that are so alike that their table is packed to less than pays for them in memory.
+    #[test]
+    fn a_table_of_many_files_that_are_alike_is_padded_until_it_can_be_read() {
+        const FILES: u64 = 400_000;
+        let file = |at: u64| Entry {
+            name: b"f".to_vec(),
+            kind: EntryKind::Reg,
+            content_offset: (at + 1) * 512,
+            size: 0,
+            link_name: Vec::new(),
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            uname: Vec::new(),
+            gname: Vec::new(),
+            mtime: Mtime::default(),
+            dev_major: 0,
+            dev_minor: 0,
+            pax: std::collections::BTreeMap::new(),
+        };
+        let entries: Vec<Entry> = (0..FILES).map(file).collect();
+        let size = FILES * 512;
+        let files = encode::encode(&encode::Contents {
+            build_tool: "test",
+            compressed_size: size,
+            uncompressed_size: size,
+            entries: &entries,
+            algorithm: Algorithm::Uncompressed,
+            checkpoints: &[],
+            digests: &[],
+        });
+        drop(entries);
+        let digest = Digest::of(b"span");
+        let table = encode(&Contents {
+            layer: Digest::of(b"layer"),
+            compressed_size: size,
+            uncompressed_size: size,
+            algorithm: Algorithm::Uncompressed,
+            span_size: size,
+            coarse: &[],
+            starts: &[],
+            digests: &[digest],
+            windows: &[],
+            windows_digest: Digest::from_bytes([0; 32]),
+            windows_size: 0,
+            files: &files,
+        });
+        let table = table.unwrap().unwrap();
+        let packed = zstd::bulk::compress(&files, 9).unwrap().len();
+        assert!(table.len() > packed + HEADER + DIGEST, "it would have been read as it is: make it larger");
+        assert_eq!(open(&table).unwrap().files.len() as u64, FILES);
+    }
 }
