@@ -149,7 +149,9 @@ fn a_machine_without_certificates_is_told_so_only_when_it_speaks_tls() {
     assert_eq!(plain.ok(), place.index);
     let front = TlsFront::new(place.registry.host().parse().unwrap(), false);
     front.write(place.soci.dir());
-    // An authority that is given is enough, but the lack of others may be why the next registry is not trusted.
-    let tls = place.list(&none, &front.host(), &["--tlscacert", "ca.pem"]);
-    assert!(tls.stderr.contains("no system certificates"), "{tls:?}");
+    let tls = place.list(&none, &front.host(), &["--tlscert", "client.cert", "--tlskey", "client.key"]);
+    assert!(tls.code == 1 && tls.stderr.contains("no system certificates"), "{tls:?}");
+    let own = place.list(&none, &front.host(), &["--tlscacert", "ca.pem"]);
+    assert!(!own.stderr.contains("no system certificates"), "an authority that is given is enough: {own:?}");
+    assert_eq!(own.ok(), place.index);
 }
