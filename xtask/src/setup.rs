@@ -95,6 +95,7 @@ impl Need {
                 ("busybox-static", File("/var/lib/dpkg/info/busybox-static.list")),
                 ("e2fsprogs", Program("mke2fs")),
                 ("xfsprogs", Program("mkfs.xfs")),
+                ("btrfs-progs", Program("mkfs.btrfs")),
                 ("xz-utils", Program("xz")),
                 ("zstd", Program("zstd")),
                 ("gcc", Program("gcc")),

@@ -127,7 +127,7 @@ impl<'a> Runner<'a> {
     fn new(args: &'a Args, lab: &Lab, binaries: &Path) -> Result<Self> {
         let mut runner = Self::of(args, |run| {
             let guest = Guest::new(run.join("tree"))?;
-            payload::put(&guest, lab, binaries)?;
+            payload::put(&guest, lab, binaries, args.long)?;
             Ok(guest)
         })?;
         runner.disks = scenarios::disks(&runner.work, args.long)?;

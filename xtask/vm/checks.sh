@@ -3,16 +3,18 @@
 # a guest's clock runs fast on a busy machine. Owns /tmp/said, what the last command printed.
 # From the host: EBPF, EROFS (yes or no: what this kernel must be able to do), NEED (what the product says that it lacks).
 said=/tmp/said
+# Runs a command, which may look at what the one before printed.
+say() { "$@" > $said.next 2>&1; set -- $?; mv $said.next $said; return "$1"; }
 # check NAME COMMAND...: succeeds
 check() {
   _name=$1; shift
-  if "$@" > $said 2>&1; then echo "::ok $_name"; return 0; fi
+  if say "$@"; then echo "::ok $_name"; return 0; fi
   echo "::FAILED $_name"; tail -n 12 $said | sed 's/^/:: /'; return 1
 }
 # refused NAME WORDS COMMAND...: fails, and says the words
 refused() {
   _name=$1 _words=$2; shift 2
-  if "$@" > $said 2>&1; then _what="was not refused"; elif ! grep -qF -- "$_words" $said; then _what="did not say: $_words"; else
+  if say "$@"; then _what="was not refused"; elif ! grep -qF -- "$_words" $said; then _what="did not say: $_words"; else
     echo "::refused $_name"; echo ":: $(grep -F -- "$_words" $said | head -n 1)"; return 0
   fi
   echo "::FAILED $_name"; echo ":: $_what"; tail -n 12 $said | sed 's/^/:: /'; return 1

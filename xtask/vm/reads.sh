@@ -2,6 +2,8 @@
 # that is still in flight. reads.sh NAME DISK FSTYPE [SIZE...]: further sizes of reads, each of its file data/dd-SIZE
 . /vm/checks.sh
 name=$1 disk=$2 kind=$3; shift 3
+# There, a file's device is not that of its page cache, and eBPF cannot tell which file it is.
+[ $kind != btrfs ] || [ $EBPF = no ] || { EBPF=no NEED="is on btrfs"; }
 mkdir -p /mnt/$name; mount -t "$kind" "/dev/disk/$disk" /mnt/$name || exit 9
 cd /mnt/$name || exit 9
 # The same reads below any root.
@@ -32,7 +34,7 @@ if [ "$EBPF" = yes ]; then
   if check "$name: record --rootfs" rootfs "$@"; then truth root "$@" > "/out/$name-rootfs.truth"; fi
 else
   refused "$name: record --rootfs" "$NEED" rootfs "$@"
-  check "$name: record --rootfs: names --image" has --image $said
+  [ $kind = btrfs ] || check "$name: record --rootfs: names --image" has --image $said
 fi
 cd /; umount /mnt/$name
 exit 0

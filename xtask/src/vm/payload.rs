@@ -17,10 +17,12 @@ use crate::lab::{Lab, workspace};
 pub(super) const ODD_READS: [u64; 3] = [40_000, 49_152, 200_000];
 /// Sizes that do.
 pub(super) const EVEN_READS: [u64; 5] = [4096, 16_384, 65_536, 131_072, 1 << 20];
-/// Bytes of a file that is read whole: several windows of readahead, and not a whole number of pages.
-const READ_BYTES: usize = (3 << 20) + 123;
-/// Bytes of a mapped file: two of the largest folios.
-const MAPPED_BYTES: usize = 4 << 20;
+/// Bytes of a file that is read whole: many windows of readahead, and not a whole number of pages.
+const READ_BYTES: usize = (2 << 20) + 123;
+/// Bytes of a mapped file: one of the largest folios.
+const MAPPED_BYTES: usize = 2 << 20;
+/// Of the one that is to have such folios: two.
+const HUGE_BYTES: usize = 4 << 20;
 /// The files of which each page, or some, are touched in a mapping; the last is copied up.
 const MAPPED: [&str; 6] =
     ["map-plain", "map-sequential", "map-huge", "map-backward", "map-some", "map-copied"];
@@ -45,8 +47,8 @@ const APPLETS: [&str; 16] = [
     "uniq",
 ];
 
-/// Puts everything into a guest; `binaries` has the product.
-pub(super) fn put(guest: &Guest, lab: &Lab, binaries: &Path) -> Result<()> {
+/// Puts everything into a guest; `binaries` has the product, `long` is for the long scenarios.
+pub(super) fn put(guest: &Guest, lab: &Lab, binaries: &Path, long: bool) -> Result<()> {
     for program in ["soci", "soci-snapshotter-grpc"] {
         guest.carry(&binaries.join(program))?;
     }
@@ -67,7 +69,8 @@ pub(super) fn put(guest: &Guest, lab: &Lab, binaries: &Path) -> Result<()> {
     }
     let busybox = fs::read(kernel::busybox()?)?;
     image(guest, "app", &app(&busybox))?;
-    image(guest, "reads", &[reads(&busybox, &fs::read(reader)?)])
+    let sizes = if long { [&ODD_READS[..], &EVEN_READS].concat() } else { ODD_READS.to_vec() };
+    image(guest, "reads", &[reads(&busybox, &fs::read(reader)?, &sizes)])
 }
 
 fn registry() -> Result<PathBuf> {
@@ -126,16 +129,19 @@ fn app(busybox: &[u8]) -> [Vec<TarEntry>; 2] {
     [low, high]
 }
 
-/// An image whose files are each read in one way.
-fn reads(busybox: &[u8], reader: &[u8]) -> Vec<TarEntry> {
-    let plain: Vec<u8> = (0..MAPPED_BYTES).map(|at| (at / 7 * 31 % 251) as u8).collect();
+/// An image whose files are each read in one way; `sizes` are those of plain reads.
+fn reads(busybox: &[u8], reader: &[u8], sizes: &[u64]) -> Vec<TarEntry> {
+    let plain: Vec<u8> = (0..HUGE_BYTES).map(|at| (at / 7 * 31 % 251) as u8).collect();
     let mut entries = programs(busybox);
     entries.push(TarEntry::file("bin/reader", reader).mode(0o755));
-    let sizes = ODD_READS.iter().chain(&EVEN_READS).map(|size| format!("dd-{size}"));
+    let sizes = sizes.iter().map(|size| format!("dd-{size}"));
     for name in sizes.chain(["cat", "sendfile", "pread"].map(str::to_owned)) {
         entries.push(TarEntry::file(format!("data/{name}"), &plain[..READ_BYTES]));
     }
-    entries.extend(MAPPED.map(|name| TarEntry::file(format!("data/{name}"), plain.as_slice())));
+    for name in MAPPED {
+        let length = if name == "map-huge" { HUGE_BYTES } else { MAPPED_BYTES };
+        entries.push(TarEntry::file(format!("data/{name}"), &plain[..length]));
+    }
     entries.push(TarEntry::dir("data/odd/"));
     for number in 0..24 {
         entries.push(TarEntry::file(format!("data/odd/{number}"), &plain[..=number * 13_337]));

@@ -23,7 +23,11 @@ const SIZE: u64 = 400;
 pub(super) fn disks(dir: &Path, long: bool) -> Result<Vec<Disk>> {
     let mut all = vec![("slow-ext4", "ext4", Some(SLOW)), ("xfs", "xfs", None)];
     if long {
-        all.extend([("slow-xfs", "xfs", Some(SLOW)), ("ext4", "ext4", None)]);
+        all.extend([
+            ("slow-xfs", "xfs", Some(SLOW)),
+            ("slow-btrfs", "btrfs", Some(SLOW)),
+            ("ext4", "ext4", None),
+        ]);
     }
     let make = |(name, kind, bytes_per_second): (&'static str, &str, Option<u64>)| {
         let file = dir.join(format!("{name}.img"));
@@ -51,6 +55,7 @@ pub(super) fn script(kernel: &Kernel, long: bool) -> String {
     if long {
         scenario(&format!("reads.sh slow-ext4 slow-ext4 ext4 {all}"));
         scenario(&format!("reads.sh slow-xfs slow-xfs xfs {all}"));
+        scenario(&format!("reads.sh slow-btrfs slow-btrfs btrfs {odd}"));
         scenario("mapped.sh ext4 ext4 ext4");
         scenario("mapped.sh xfs xfs xfs");
         scenario("starts.sh");
