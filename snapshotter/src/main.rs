@@ -24,7 +24,7 @@ const DEFAULT_ADDRESS: &str = "/run/soci-snapshotter-grpc/soci-snapshotter-grpc.
 
 /// containerd proxy snapshotter that serves image layers before they are downloaded.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = false)]
+#[command(name = "soci-snapshotter-grpc", version = env!("SOCI_VERSION"), args_conflicts_with_subcommands = false)]
 struct Cli {
     /// Unix socket to listen on: a path, unix://PATH, or fd:// for a socket passed by systemd.
     #[arg(long, env = "SOCI_SNAPSHOTTER_ADDRESS", default_value = DEFAULT_ADDRESS)]

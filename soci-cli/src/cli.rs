@@ -13,13 +13,24 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     commands::{self, index, pack, prefetch, trace, ztoc},
+    help::{self, heading::GLOBAL},
     root::StoreChoice,
 };
 
 /// SOCI: record what workloads read, index images, start containers before their layers are here.
 #[derive(Debug, Parser)]
-#[command(name = "soci", version, arg_required_else_help = true, args_override_self = true)]
+#[command(
+    name = "soci",
+    version = env!("SOCI_VERSION"),
+    disable_version_flag = true,
+    after_help = help::SOCI,
+    arg_required_else_help = true,
+    args_override_self = true
+)]
 pub(crate) struct Cli {
+    /// Print the version.
+    #[arg(long, short = 'v', visible_short_alias = 'V', action = clap::ArgAction::Version)]
+    version: Option<bool>,
     #[command(flatten)]
     pub(crate) global: Global,
     #[command(subcommand)]
@@ -31,30 +42,30 @@ pub(crate) struct Cli {
 pub(crate) struct Global {
     /// Directory of the local store and its records; with run, of the snapshotter's state.
     /// [default: /var/lib/soci-snapshotter-grpc/; with run, a temporary one]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
     /// Where index, zTOC and prefetch blobs are kept: soci (below --root), containerd, or oci:DIR (an image layout).
     /// [default: containerd for an image that is there, else soci; both are looked into]
-    #[arg(long, global = true, value_name = "STORE")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "STORE")]
     pub(crate) content_store: Option<StoreChoice>,
-    /// Socket of containerd, for its images and its content store; unix:// in front of it is left out.
+    /// containerd's socket, for its images and its content store. A unix:// prefix is accepted.
     #[arg(
         long,
         short = 'a',
-        global = true,
+        global = true, help_heading = GLOBAL,
         value_name = "SOCKET",
         env = "CONTAINERD_ADDRESS",
         default_value = "/run/containerd/containerd.sock"
     )]
     pub(crate) address: String,
     /// Namespace in containerd.
-    #[arg(long, short = 'n', global = true, env = "CONTAINERD_NAMESPACE", default_value = "default")]
+    #[arg(long, short = 'n', global = true, help_heading = GLOBAL, env = "CONTAINERD_NAMESPACE", default_value = "default")]
     pub(crate) namespace: String,
-    /// Give up after this long (300ms, 1m30s, 5 seconds as 5, ...); 0: never.
-    #[arg(long, global = true, value_name = "TIME", default_value = "0", value_parser = crate::output::duration::parse)]
+    /// Give up after this long: 60, 60s, 1m30s, 300ms. 0: never.
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "TIME", default_value = "0", value_parser = crate::output::duration::parse)]
     pub(crate) timeout: Duration,
     /// Log what is done, in detail.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub(crate) debug: bool,
 }
 
@@ -76,12 +87,16 @@ pub(crate) enum Command {
     /// Record what a workload reads from its image.
     Record(commands::record::Args),
     /// Show what a recording has seen, as text, JSON or a page.
+    #[command(after_help = help::REPORT)]
     Report(commands::report::Args),
-    /// Create the SOCI index of an image.
+    /// Build the SOCI index of an image, so that nodes can load its layers lazily.
+    #[command(after_help = help::CREATE)]
     Create(commands::create::Args),
     /// Make a SOCI-enabled image (index version 2) of an image.
+    #[command(after_help = help::CONVERT)]
     Convert(commands::convert::Args),
-    /// Push the SOCI index of an image to its registry.
+    /// Push the SOCI index of an image, its fine indexes and its packs to the registry.
+    #[command(after_help = help::PUSH)]
     Push(commands::push::Args),
     /// List, show and remove SOCI indexes.
     #[command(subcommand)]
@@ -96,6 +111,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Pack(pack::Command),
     /// Make the records anew from what the content store holds.
+    #[command(after_help = help::REBUILD)]
     RebuildDb(commands::rebuild_db::Args),
     /// Look into recordings, and exchange them with other tools.
     #[command(subcommand)]
@@ -103,10 +119,13 @@ pub(crate) enum Command {
     /// Run a container of an image, its layers served by a private snapshotter.
     Run(commands::run::Args),
     /// Check what this machine has and lacks for recording and for lazy starts.
+    #[command(after_help = help::DOCTOR)]
     Doctor(commands::doctor::Args),
     /// Print the completions of a shell.
+    #[command(after_help = help::COMPLETION)]
     Completion(commands::completion::Args),
     /// Print or write the manual pages.
+    #[command(after_help = help::MAN)]
     Man(commands::man::Args),
     /// Execute a program that dies with its parent.
     #[command(hide = true)]

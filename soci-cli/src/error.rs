@@ -39,9 +39,13 @@ pub(crate) fn words_of(error: &(dyn Error + 'static)) -> String {
 fn line<'a>(chain: impl Iterator<Item = &'a (dyn Error + 'static)>) -> String {
     let mut line = String::new();
     for cause in chain {
-        let mut text = without_numbers(&cause.to_string());
-        if cause.is::<std::io::Error>() {
-            text = lower(&text);
+        let mut text = cause.to_string();
+        let bare = without_numbers(&text);
+        // The operating system's own words, which begin as a sentence does.
+        if bare.len() < text.len() && !bare.contains(": ") {
+            text = lower(&bare);
+        } else {
+            text = bare;
         }
         // Some libraries repeat their cause in their own words.
         if text.is_empty() || line.to_lowercase().ends_with(&text.to_lowercase()) {

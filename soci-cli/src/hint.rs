@@ -37,6 +37,8 @@ fn image(error: &ImageError) -> Option<&'static str> {
             "an image on disk is named oci:DIR[:TAG] or oci-archive:FILE[:TAG]; other names are registry references",
         ),
         ImageError::Ambiguous(_) => Some("name one of them: oci:DIR:TAG"),
+        ImageError::CompressedArchive { compression: "zstd", .. } => Some("zstd -d FILE makes the tar"),
+        ImageError::CompressedArchive { compression: "gzip", .. } => Some("gzip -dk FILE makes the tar"),
         ImageError::Registry(error) => registry(error),
         ImageError::Store(error) => store(error),
         _ => None,
@@ -48,6 +50,9 @@ fn store(error: &StoreError) -> Option<&'static str> {
         StoreError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             Some("run as root, or choose another store with --root DIR")
         }
+        StoreError::NotFound(_) => Some(
+            "its record is older than the store: soci rebuild-db drops records of what is gone; then create it again",
+        ),
         StoreError::NotALayout(_) => Some("an OCI image layout has the files oci-layout and index.json"),
         StoreError::Containerd(error) => containerd(error),
         _ => None,

@@ -11,8 +11,10 @@ mod output;
 mod cli;
 mod commands;
 mod error;
+mod help;
 mod hint;
 mod root;
+mod size;
 mod sources;
 
 use std::process::ExitCode;

@@ -17,7 +17,11 @@ use soci_core::{
     store::Artifact,
 };
 
-use crate::{error::words_of, root::Root};
+use crate::{
+    error::{Hinted, words_of},
+    help::heading,
+    root::Root,
+};
 
 /// In front of the name of an image that must be in containerd.
 const IN_CONTAINERD: &str = "containerd://";
@@ -27,33 +31,33 @@ const IN_REGISTRY: &str = "docker://";
 /// How registries are spoken to.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct RegistryFlags {
-    /// Speak plain HTTP to the registry (as to those on loopback without any flag).
-    #[arg(long)]
+    /// Speak plain HTTP to the registry. Registries on loopback are spoken to like that without any flag.
+    #[arg(long, help_heading = heading::REGISTRY)]
     pub(crate) plain_http: bool,
     /// Credential for the registry, in place of the docker configuration's.
-    #[arg(long, short = 'u', value_name = "USER[:PASSWORD]")]
+    #[arg(long, help_heading = heading::REGISTRY, short = 'u', value_name = "USER[:PASSWORD]")]
     pub(crate) user: Option<String>,
     /// OAuth2 refresh token for the registry, in place of a password.
-    #[arg(long, value_name = "TOKEN", conflicts_with = "user")]
+    #[arg(long, help_heading = heading::REGISTRY, value_name = "TOKEN", conflicts_with = "user")]
     pub(crate) refresh: Option<String>,
-    /// Take any certificate of the registry.
-    #[arg(long, short = 'k')]
+    /// Do not verify the registry's TLS certificate.
+    #[arg(long, help_heading = heading::REGISTRY, short = 'k')]
     pub(crate) skip_verify: bool,
-    /// Certificates (PEM) that are trusted beside the system's.
-    #[arg(long, value_name = "FILE")]
+    /// Trust these certificate authorities (PEM) as well as the system's.
+    #[arg(long, help_heading = heading::REGISTRY, value_name = "FILE")]
     pub(crate) tlscacert: Option<PathBuf>,
-    /// Our certificate (PEM), for registries that ask for one.
-    #[arg(long, value_name = "FILE", requires = "tlskey")]
+    /// Client certificate (PEM), for registries that ask for one.
+    #[arg(long, help_heading = heading::REGISTRY, value_name = "FILE", requires = "tlskey")]
     pub(crate) tlscert: Option<PathBuf>,
-    /// The key (PEM) of our certificate.
-    #[arg(long, value_name = "FILE", requires = "tlscert")]
+    /// Key (PEM) of the client certificate.
+    #[arg(long, help_heading = heading::REGISTRY, value_name = "FILE", requires = "tlscert")]
     pub(crate) tlskey: Option<PathBuf>,
-    /// Print each HTTP request and the status of its answer.
-    #[arg(long, visible_alias = "http-trace")]
+    /// Print each HTTP request and the status of its answer to standard error.
+    #[arg(long, help_heading = heading::REGISTRY, visible_alias = "http-trace")]
     pub(crate) http_dump: bool,
     /// Directory with HOST/hosts.toml files: mirrors, certificates, headers.
     /// [default: /etc/containerd/certs.d, then /etc/docker/certs.d]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, help_heading = heading::REGISTRY, value_name = "DIR")]
     pub(crate) hosts_dir: Option<PathBuf>,
 }
 
@@ -102,13 +106,14 @@ impl RegistryFlags {
             },
         };
         if self.http_dump {
-            options.watch = Some(|line| out!("{line}"));
+            options.watch = Some(|line| say!("{line}"));
         }
         Ok(Registry::new(options))
     }
 
     fn tls(&self) -> Result<Tls> {
-        let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("read {}", path.display()));
+        let read =
+            |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         let pair = self.tlscert.as_ref().zip(self.tlskey.as_ref());
         Ok(Tls {
             roots: self.tlscacert.iter().map(read).collect::<Result<_>>()?,
@@ -162,10 +167,10 @@ pub(crate) async fn in_containerd(name: &str, containerd: &Containerd) -> Result
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct PlatformFlags {
     /// Every platform of the image.
-    #[arg(long)]
+    #[arg(long, help_heading = heading::INPUT)]
     pub(crate) all_platforms: bool,
     /// A platform, os/arch[/variant]; may be repeated. The default is this machine's.
-    #[arg(long = "platform", short = 'p', value_name = "PLATFORM", value_delimiter = ',')]
+    #[arg(help_heading = heading::INPUT, long = "platform", short = 'p', value_name = "PLATFORM", value_delimiter = ',')]
     pub(crate) platforms: Vec<String>,
 }
 
@@ -186,10 +191,7 @@ impl ImageArgs {
     pub(crate) async fn resolve(&self, root: &Root) -> Result<(ImageSource, Vec<Image>)> {
         let name = self.image.as_deref().filter(|name| !name.is_empty());
         let source = find(name.context("source image needs to be specified")?, root, &self.registry).await?;
-        let mut images = Vec::new();
-        for platform in self.platforms.of(&source).await? {
-            images.push(source.resolve(&platform).await?);
-        }
+        let images = self.platforms.images(&source).await?;
         Ok((source, images))
     }
 }
@@ -217,10 +219,44 @@ impl PlatformFlags {
         Ok(if named.is_empty() { None } else { Some(named) })
     }
 
+    /// The image of each platform that is meant.
+    pub(crate) async fn images(&self, source: &ImageSource) -> Result<Vec<Image>> {
+        let mut images = Vec::new();
+        for platform in self.of(source).await? {
+            images.push(self.image(source, &platform).await?);
+        }
+        Ok(images)
+    }
+
+    /// The image of a platform.
+    pub(crate) async fn image(&self, source: &ImageSource, platform: &Platform) -> Result<Image> {
+        let image = source.resolve(platform).await?;
+        if !self.platforms.is_empty() {
+            must_be_for(platform, &image)?;
+        }
+        Ok(image)
+    }
+
     /// The platforms meant for this image, by default this machine's.
     pub(crate) async fn of(&self, source: &ImageSource) -> Result<Vec<Platform>> {
         Ok(self.asked(source).await?.unwrap_or_else(|| vec![Platform::host().normalized()]))
     }
+}
+
+/// Refuses an image that is a single manifest of another platform than the one that was named. Lists were searched for it.
+pub(crate) fn must_be_for(platform: &Platform, image: &Image) -> Result<()> {
+    let (own, wanted) = (image.config.platform.normalized(), platform.normalized());
+    let alone = image.target_digest() == image.manifest.digest;
+    // Configurations often leave the variant out.
+    let other = (&own.os, &own.architecture) != (&wanted.os, &wanted.architecture);
+    if alone && other && !own.architecture.is_empty() {
+        return Err(Hinted::new(
+            ImageError::NoPlatform(platform.clone()).to_string(),
+            format!("{} is one image, for {own}", image.reference),
+        )
+        .into());
+    }
+    Ok(())
 }
 
 /// The recorded indexes of an image: those that were made of it under this name, and those of what containerd has under
@@ -300,7 +336,7 @@ pub(crate) fn tagged(name: &str) -> Result<String> {
     Ok(reference.whole())
 }
 
-fn is_local(text: &str) -> bool {
+pub(crate) fn is_local(text: &str) -> bool {
     text.starts_with("oci:") || text.starts_with("oci-archive:")
 }
 

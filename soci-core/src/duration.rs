@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Reads numbers with units (`ns us µs ms s m h`) one behind the other, such as `1m30s` or `0.5s`; `None` when it is not
 /// that, or too long.
 pub fn parse(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
     let mut rest = text;
     let mut total = Duration::ZERO;
     while !rest.is_empty() {
@@ -14,7 +17,7 @@ pub fn parse(text: &str) -> Option<Duration> {
         let (unit, next) = tail.split_at(unit_end);
         let seconds = match unit {
             "ns" => 1e-9,
-            "us" | "µs" => 1e-6,
+            "us" | "\u{b5}s" | "\u{3bc}s" => 1e-6,
             "ms" => 1e-3,
             "s" => 1.0,
             "m" => 60.0,
@@ -34,7 +37,14 @@ mod tests {
 
     #[test]
     fn gos_durations_are_read() {
-        for (text, millis) in [("300ms", 300), ("1m30s", 90_000), ("0.5s", 500), ("1h", 3_600_000)] {
+        for (text, millis) in [
+            ("300ms", 300),
+            ("1m30s", 90_000),
+            (".5s", 500),
+            ("1h", 3_600_000),
+            ("0", 0),
+            ("2000\u{3bc}s", 2),
+        ] {
             assert_eq!(parse(text), Some(Duration::from_millis(millis)), "{text}");
         }
         for text in ["", "5", "s", "1x", "-1s", "1.2.3s", "99999999999999999999h"] {

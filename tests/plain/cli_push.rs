@@ -173,7 +173,7 @@ async fn credentials_are_the_flags_and_refusals_are_clear() {
     let registry = TestRegistry::with(Habits { auth: AuthMode::Basic, ..Habits::default() });
     let reference = format!("{}/app:v1", registry.host());
     let refused = soci.run(["push", "--image", "oci:image", &reference]);
-    assert!(refused.stderr.contains("hint: give --user"), "{refused:?}");
+    assert!(refused.stderr.contains("hint: log in to the registry"), "{refused:?}");
     refused.failed();
     let user = format!("{USER}:{PASSWORD}");
     soci.run(["push", "-q", "--user", &user, "--image", "oci:image", &reference]).ok();

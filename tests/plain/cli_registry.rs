@@ -66,7 +66,7 @@ fn certificates_by_flags_mean_tls_on_loopback_too() {
         assert!(half.code == 1 && half.stderr.contains("--tlskey"), "{half:?}");
     }
     let missing = place.list(&[], &place.registry.host(), &["--tlscacert", "absent.pem"]).failed();
-    assert_eq!(missing, "soci: read absent.pem: No such file or directory (os error 2)");
+    assert_eq!(missing, "soci: cannot read absent.pem: no such file or directory");
 }
 
 #[test]
@@ -99,11 +99,13 @@ fn requests_and_answers_are_printed_without_secrets() {
     let place = place(Habits { auth: AuthMode::Bearer, ..Habits::default() });
     let host = place.registry.host();
     for flag in ["--http-dump", "--http-trace"] {
-        let said = place.list(&[], &host, &[flag, "--user", &format!("{USER}:{PASSWORD}")]).ok();
+        let said = place.list(&[], &host, &[flag, "--user", &format!("{USER}:{PASSWORD}")]);
+        assert_eq!((said.code, said.stdout.trim_end()), (0, place.index.trim_end()), "{said:?}");
+        let said = said.stderr;
         let asked = format!("http req GET http://{host}/v2/app/manifests/v1\n");
         assert!(said.contains(&asked), "{said}");
         assert!(said.contains("http res 401 Unauthorized\n") && said.contains("http res 200 OK\n"), "{said}");
-        assert!(said.ends_with(&place.index) && !said.contains(PASSWORD), "{said}");
+        assert!(!said.contains(PASSWORD), "{said}");
     }
 }
 

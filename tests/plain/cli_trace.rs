@@ -265,7 +265,10 @@ fn a_torn_trace_gives_what_is_left_and_an_empty_one_is_refused() {
     trace(&place.soci.dir().join("run.trace"), &[], Some(0));
     assert_eq!(place.create(&[]).failed(), "soci: trace run.trace has no accesses");
     std::fs::write(place.soci.dir().join("run.trace"), "no trace at all").unwrap();
-    assert_eq!(place.create(&[]).failed(), "soci: read trace run.trace: not a trace file (wrong magic)");
+    assert_eq!(
+        place.create(&[]).failed(),
+        "soci: cannot read trace run.trace: not a trace file (wrong magic)"
+    );
     let both = place.create(&["--prefetch-file", "x"]);
     assert_eq!(both.code, 1);
     assert!(both.stderr.contains("cannot be used with"), "{}", both.stderr);

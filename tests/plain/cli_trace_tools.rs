@@ -124,9 +124,9 @@ fn what_fails_leaves_nothing_behind() {
     let before = names();
     assert_eq!(
         import(&soci, "stargz", &["list"]).failed(),
-        "soci: import list: line 2: no entry of a stargz record: expected value at line 1 column 1"
+        "soci: cannot import list: line 2: no entry of a stargz record: expected value at line 1 column 1"
     );
-    assert!(import(&soci, "paths", &["none"]).failed().starts_with("soci: open none"));
+    assert!(import(&soci, "paths", &["none"]).failed().starts_with("soci: cannot open none"));
     assert!(soci.run(["trace", "info", "list"]).failed().ends_with("not a trace file (wrong magic)"));
     assert_eq!(names(), before);
 

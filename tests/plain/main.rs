@@ -5,6 +5,7 @@
 mod arrows;
 mod cli;
 mod cli_docs;
+mod cli_json;
 mod cli_output;
 mod cli_pack;
 mod cli_pipes;
@@ -13,6 +14,7 @@ mod cli_registry;
 mod cli_sockets;
 mod cli_trace;
 mod cli_trace_tools;
+mod cli_words;
 mod convert;
 #[cfg(feature = "shared")]
 mod interop_shared;

@@ -280,7 +280,7 @@ fn json_has_everything_and_a_torn_or_empty_trace_is_shown_as_such() {
     fs::write(&trace, "no trace at all").unwrap();
     assert_eq!(
         soci.run(["report", "run.trace"]).failed(),
-        "soci: read trace run.trace: not a trace file (wrong magic)"
+        "soci: cannot read trace run.trace: not a trace file (wrong magic)"
     );
     assert!(
         !fs::read_dir(soci.dir()).unwrap().any(|file| file

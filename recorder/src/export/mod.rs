@@ -54,10 +54,10 @@ pub struct Exported {
 #[non_exhaustive]
 pub enum ExportError {
     /// The trace cannot be read.
-    #[error("read the trace")]
+    #[error("cannot read the trace")]
     Trace(#[from] TraceError),
     /// The output cannot be written.
-    #[error("write the output")]
+    #[error("cannot write the output")]
     Write(#[from] io::Error),
     /// The format names an image, and the trace is of a directory.
     #[error("this format names the image, and the trace is of a directory")]

@@ -102,7 +102,7 @@ pub struct Imported {
 #[non_exhaustive]
 pub enum ImportError {
     /// The input cannot be read.
-    #[error("read the input")]
+    #[error("cannot read the input")]
     Read(#[source] io::Error),
     /// A line is not what the format says.
     #[error("line {line}: {what}")]
@@ -124,7 +124,7 @@ pub enum ImportError {
         unknown_lines: u64,
     },
     /// The trace cannot be written.
-    #[error("write the trace")]
+    #[error("cannot write the trace")]
     Trace(#[from] TraceError),
 }
 

@@ -33,7 +33,7 @@ pub enum RootfsError {
         source: io::Error,
     },
     /// The blob of a layer could not be opened.
-    #[error("open layer {layer}")]
+    #[error("cannot open layer {layer}")]
     Open {
         /// Chain id of the layer.
         layer: Digest,

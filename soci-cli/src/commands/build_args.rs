@@ -7,24 +7,28 @@ use anyhow::{Context, Result, bail};
 use recorder::report::Flaw;
 use soci_core::{
     image::Image,
-    index::{DEFAULT_MIN_LAYER_SIZE, Event, IndexVersion, Settings, SkipReason, TraceSettings},
+    index::{Event, IndexVersion, Settings, SkipReason, TraceSettings},
     pack::PackSettings,
     prefetch::{Chosen, Meaning, NotLocated, Plan, Selection},
     trace::{Access, TraceReader},
-    ztoc::{DEFAULT_FINE_SPAN_SIZE, DEFAULT_SPAN_SIZE},
 };
 
 use super::pack_args::{self, PackArgs};
-use crate::{error::Hinted, output::progress::Progress};
+use crate::{
+    error::Hinted,
+    help::heading::{OUTPUT, PLANNING},
+    output::progress::Progress,
+    size,
+};
 
 /// How an index is built.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BuildArgs {
-    /// Uncompressed bytes of a span.
-    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_SPAN_SIZE as i64, allow_negative_numbers = true)]
+    /// Size of a span, uncompressed.
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = size::signed, allow_negative_numbers = true)]
     span_size: i64,
-    /// Layers smaller than this (compressed bytes) get no zTOC; they are fetched whole.
-    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MIN_LAYER_SIZE as i64, allow_negative_numbers = true)]
+    /// Build no zTOC for layers smaller than this, compressed; they are fetched whole.
+    #[arg(long, value_name = "SIZE", default_value = "10MiB", value_parser = size::signed, allow_negative_numbers = true)]
     min_layer_size: i64,
     /// xattr: mark layers that need no extended attributes. May be repeated.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
@@ -33,42 +37,50 @@ pub(crate) struct BuildArgs {
     #[arg(long, short = 'f')]
     force: bool,
     /// A file to prefetch, a directory (all files below it), or a pattern with *, **, ? and [a-z]. May be repeated.
-    #[arg(long, value_name = "PATH", value_delimiter = ',')]
+    #[arg(long, help_heading = PLANNING, value_name = "PATH", value_delimiter = ',')]
     prefetch_file: Vec<String>,
     /// A file with a JSON array of paths to prefetch.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = PLANNING, value_name = "FILE")]
     prefetch_files_json: Option<String>,
     /// How paths to prefetch are looked up: in the merged image, following links and whiteouts; or as upstream's tool
     /// does, by the names in the tars of layers with a zTOC.
-    #[arg(long, value_name = "RULE", default_value = "image")]
+    #[arg(long, help_heading = PLANNING, value_name = "RULE", default_value = "image")]
     prefetch_compat: PrefetchCompat,
     /// A recording of the workload: prefetch what it read, in the order in which it needed it. May be repeated, for several
     /// recordings of one workload: what any of them read, at the earliest moment.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["prefetch_file", "prefetch_files_json"])]
+    #[arg(long, help_heading = PLANNING, value_name = "FILE", conflicts_with_all = ["prefetch_file", "prefetch_files_json"])]
     trace: Vec<String>,
     /// Take a trace that may lack something: accesses were lost, its end is missing, or the page cache was warm.
-    #[arg(long, requires = "trace")]
+    #[arg(long, help_heading = PLANNING, requires = "trace")]
     allow_incomplete: bool,
     /// Where spans begin: by upstream's rule, or also at the edges of what the trace needs.
-    #[arg(long, value_name = "LAYOUT", default_value = "upstream", requires_if("trace", "trace"))]
+    #[arg(long, help_heading = PLANNING, value_name = "LAYOUT", default_value = "upstream", requires_if("trace", "trace"))]
     span_layout: SpanLayout,
-    /// With --span-layout trace: needed ranges at most this many bytes apart share a span. (Each range costs two
+    /// With --span-layout trace: needed ranges that are at most this far apart share a span. (Each range costs two
     /// windows of 32 KiB in the zTOC, which is what a gap of 256 KiB costs when it compresses to a quarter.)
-    #[arg(long, value_name = "BYTES", default_value_t = 256 << 10)]
+    #[arg(long, help_heading = PLANNING, value_name = "SIZE", default_value = "256KiB", value_parser = size::parse)]
     span_gap: u64,
     #[command(flatten)]
     pack: PackArgs,
-    /// Also make fine indexes, beside the image: small spans, of which a start fetches less in vain. Layers whose zTOC is
-    /// known are read again. Layers that are too small for a zTOC get one, too: with a pack, no start waits for them.
-    #[arg(long)]
+    /// Also build a fine index, with small spans, so that a start downloads fewer unneeded bytes. Reads layers again that
+    /// have a zTOC already, and covers layers below --min-layer-size as well.
+    #[arg(long, help_heading = PLANNING)]
     fine: bool,
-    /// With --fine: uncompressed bytes of a span.
-    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_FINE_SPAN_SIZE, requires = "fine",
-        value_parser = clap::value_parser!(u64).range(FINE_SPANS))]
+    /// With --fine: size of a span, uncompressed; 16KiB to 64MiB.
+    #[arg(long, help_heading = PLANNING, value_name = "SIZE", default_value = "256KiB", requires = "fine",
+        value_parser = fine_span)]
     fine_span_size: u64,
-    /// Print only the digest of what was made; no progress.
-    #[arg(long, short = 'q')]
+    /// Print only the digest of what was made; no progress, no notes.
+    #[arg(long, short = 'q', help_heading = OUTPUT)]
     quiet: bool,
+    /// Print what was made as JSON; no progress.
+    #[arg(long, help_heading = OUTPUT, conflicts_with = "quiet")]
+    pub(crate) json: bool,
+}
+
+fn fine_span(text: &str) -> Result<u64, String> {
+    let size = size::parse(text)?;
+    FINE_SPANS.contains(&size).then_some(size).ok_or_else(|| format!("{text} is not 16KiB to 64MiB"))
 }
 
 /// Smaller fine spans have more in windows and digests than in bytes; larger ones are no finer than others.
@@ -93,9 +105,23 @@ enum PrefetchCompat {
 }
 
 impl BuildArgs {
+    /// Says what became of a layer.
+    pub(crate) fn tell(&self, event: Event<'_>, progress: &Progress) {
+        // With both, layers without a zTOC are served in parts as well: nothing is fetched whole.
+        let in_parts = self.fine && self.pack.is_wanted();
+        if !(in_parts && matches!(event, Event::OutsideSpans(_))) {
+            tell(event, progress);
+        }
+    }
+
+    /// Whether only digests are wanted.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// Where lines and bars go.
     pub(crate) fn progress(&self) -> Progress {
-        Progress::new(self.quiet)
+        Progress::new(self.quiet || self.json)
     }
 
     /// What to build.
@@ -176,13 +202,30 @@ fn listed(path: &Path) -> Result<Vec<String>> {
         };
         anyhow::anyhow!("failed to read JSON file: open {}: {cause}", path.display())
     })?;
-    let paths: Option<Vec<String>> = serde_json::from_slice(&text).context("failed to parse JSON")?;
-    Ok(paths.unwrap_or_default())
+    let what = |cause| format!("failed to parse JSON: {}: {cause}", path.display());
+    // Editors put a byte order mark in front; JSON has none, and UTF-8 needs none.
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+    if text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff") {
+        return Err(Hinted::new(
+            what("the file is UTF-16, as its byte order mark says".to_owned()),
+            "save it as UTF-8: iconv -f UTF-16 -t UTF-8 FILE",
+        )
+        .into());
+    }
+    let paths: Option<Vec<String>> =
+        serde_json::from_slice(text).map_err(|error| anyhow::anyhow!(what(error.to_string())))?;
+    let paths = paths.unwrap_or_default();
+    match paths.iter().filter(|path| path.trim().is_empty()).count() {
+        0 if paths.is_empty() => say!("warning: {} names no paths: nothing is prefetched", path.display()),
+        0 => {}
+        count => say!("warning: {count} of the paths in {} are empty; they are left out", path.display()),
+    }
+    Ok(paths)
 }
 
 /// The accesses of a trace, for [`plan`].
 fn accesses(path: &Path, allow_incomplete: bool) -> Result<Vec<Access>> {
-    let read = || format!("read trace {}", path.display());
+    let read = || format!("cannot read trace {}", path.display());
     let mut reader = TraceReader::open(path).with_context(read)?;
     let accesses = reader.by_ref().collect::<Result<Vec<_>, _>>().with_context(read)?;
     for flaw in Flaw::of(reader.header(), reader.tail()) {
@@ -241,7 +284,9 @@ pub(crate) fn tell(event: Event<'_>, progress: &Progress) {
             say!("warning: files of layer {} ({}) cannot be listed", layer.digest, layer.media_type);
         }
         Event::OutsideSpans(bytes) => {
-            say!("note: {bytes} bytes of the trace lie in layers without a zTOC, which are fetched whole");
+            progress.note(&format!(
+                "{bytes} bytes of the trace lie in layers without a zTOC, which are fetched whole"
+            ));
         }
         Event::Pack(pack) => pack_args::tell(pack, progress),
     }
@@ -274,5 +319,22 @@ fn tell_chosen(chosen: &Chosen) {
         files => {
             say!("note: {files} files of {line} lie in layers without a zTOC, which are fetched whole");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use soci_core::{
+        index::DEFAULT_MIN_LAYER_SIZE,
+        ztoc::{DEFAULT_FINE_SPAN_SIZE, DEFAULT_SPAN_SIZE},
+    };
+
+    use super::size::parse;
+
+    #[test]
+    fn defaults_that_the_help_names_are_the_librarys() {
+        assert_eq!(parse("4MiB"), Ok(DEFAULT_SPAN_SIZE));
+        assert_eq!(parse("10MiB"), Ok(DEFAULT_MIN_LAYER_SIZE));
+        assert_eq!(parse("256KiB"), Ok(DEFAULT_FINE_SPAN_SIZE));
     }
 }

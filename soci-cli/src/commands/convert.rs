@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use serde::Serialize;
 use soci_core::{
     convert::{Original, Selection, Workshop, convert, output::Output, output::is_free},
     digest::Digest,
@@ -18,10 +19,14 @@ use soci_core::{
 };
 use tokio::runtime::Runtime;
 
-use super::build_args::{BuildArgs, tell};
+use super::{
+    build_args::BuildArgs,
+    made::{Built, Heard},
+};
 use crate::{
     cli::Global,
     error::{self, Hinted},
+    output::json,
     root::{self, Root},
     sources::{self, PlatformFlags, RegistryFlags},
 };
@@ -67,6 +72,17 @@ impl std::str::FromStr for Format {
     }
 }
 
+/// What was made. The keys of its JSON are an interface.
+#[derive(Serialize)]
+struct Made<'a> {
+    /// The name, file or directory of the new image.
+    image: &'a str,
+    /// Its index.
+    digest: Digest,
+    #[serde(flatten)]
+    built: Built,
+}
+
 type Tell<'a> = &'a (dyn Fn(Event<'_>) + Sync);
 
 /// Converts one image.
@@ -74,15 +90,21 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
     let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     let source = given(&args.source).context("source image needs to be specified")?;
     let destination = given(&args.destination).context("destination needs to be specified")?;
-    let runtime = Runtime::new().context("start the runtime")?;
+    let runtime = Runtime::new().context("cannot start the runtime")?;
     let progress = args.build.progress();
-    let tell = |event: Event<'_>| tell(event, &progress);
+    let heard = Heard::default();
+    let tell = |event: Event<'_>| {
+        heard.hear(&event);
+        args.build.tell(event, &progress);
+    };
     let made = if args.standalone {
         standalone(&args, &source, Path::new(&destination), &runtime, &tell)?
     } else {
         in_containerd(&args, &source, &destination, global, &runtime, &tell)?
     };
-    if progress.is_quiet() {
+    if args.build.json {
+        out!("{}", json::pretty(&Made { image: &destination, digest: made, built: heard.take() })?);
+    } else if args.build.is_quiet() {
         out!("{made}");
     }
     Ok(())
@@ -139,7 +161,14 @@ fn standalone(
         _ => Path::new("."),
     };
     let work = tempfile::Builder::new().prefix(".soci-oci-").tempdir_in(parent);
-    let work = work.with_context(|| format!("make a directory in {}", parent.display()))?;
+    let work = work.map_err(|error| {
+        let message =
+            format!("cannot write {}: {}", destination.display(), error::words(&anyhow::Error::from(error)));
+        Hinted::new(
+            message,
+            "with --standalone the new image is a file or a directory; soci push --image brings it to a registry",
+        )
+    })?;
     let made = LayoutStore::open(&work.path().join("layout"))?;
     let target = converted(args, &source, &settings, &made, work.path(), runtime, tell)?;
     let output = Output { target: &target, made: &made, source: &source, runtime: runtime.handle() };
@@ -147,9 +176,11 @@ fn standalone(
         Format::Directory => output.directory(destination, tell)?,
         Format::Archive => {
             let path = work.path().join("archive");
-            let file = fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
+            let file =
+                fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
             output.archive(file, destination, tell)?;
-            fs::rename(&path, destination).with_context(|| format!("write {}", destination.display()))?;
+            fs::rename(&path, destination)
+                .with_context(|| format!("cannot write {}", destination.display()))?;
         }
     }
     Ok(target.digest)
@@ -189,13 +220,16 @@ fn build(
     let meant = match (args.platforms.all_platforms, named.is_empty()) {
         (true, _) => Selection::All,
         (false, true) => Selection::Default,
-        (false, false) => Selection::These(named),
+        (false, false) => Selection::These(named.clone()),
     };
     let (original, images) = runtime.block_on(async {
         let original = Original::read(source, only_present).await?;
         let images = original.images(source, &meant).await?;
         Ok::<_, anyhow::Error>((original, images))
     })?;
+    for (platform, image) in named.iter().zip(&images) {
+        sources::must_be_for(platform, image)?;
+    }
     for image in &images {
         args.build.warn_about_other_image(image)?;
     }

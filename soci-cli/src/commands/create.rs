@@ -4,6 +4,7 @@
 //! of completion, or with `--quiet` the digests of the indexes alone. Warnings go to standard error.
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 use soci_core::{
     digest::Digest,
     image::ImageSource,
@@ -14,12 +15,13 @@ use soci_core::{
 use tokio::runtime::Runtime;
 
 use super::{
-    build_args::{BuildArgs, tell},
+    build_args::BuildArgs,
+    made::{Built, Heard},
     pack_args,
 };
-use crate::{cli::Global, root::Root, sources::ImageArgs};
+use crate::{cli::Global, output::json, root::Root, sources::ImageArgs};
 
-/// Create the SOCI index of an image.
+/// Build the SOCI index of an image, so that nodes can load its layers lazily.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -28,19 +30,40 @@ pub(crate) struct Args {
     build: BuildArgs,
 }
 
+/// What was made. The keys of its JSON are an interface.
+#[derive(Serialize)]
+struct Made<'a> {
+    image: &'a str,
+    indexes: Vec<Index>,
+}
+
+#[derive(Serialize)]
+struct Index {
+    digest: Digest,
+    platform: String,
+    /// The image manifest.
+    manifest: Digest,
+    #[serde(flatten)]
+    built: Built,
+}
+
 /// Creates one index for each platform.
 pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
     let settings = args.build.settings(IndexVersion::V1)?;
     let root = Root::open(global)?;
-    let runtime = Runtime::new().context("start the runtime")?;
+    let runtime = Runtime::new().context("cannot start the runtime")?;
     let (source, images) = runtime.block_on(args.image.resolve(&root))?;
     let store = root.store_for(&source)?;
     let progress = args.build.progress();
     let pack = args.build.pack(&settings);
     let (mut built, mut fine, mut packs) = (Vec::new(), Vec::new(), Vec::new());
+    let (heard, mut indexes) = (Heard::default(), Vec::new());
     for image in &images {
         args.build.warn_about_other_image(image)?;
-        let tell = |event: Event<'_>| tell(event, &progress);
+        let tell = |event: Event<'_>| {
+            heard.hear(&event);
+            args.build.tell(event, &progress);
+        };
         let report = build(image, &settings, &store, &root.artifacts, runtime.handle(), &tell)?;
         built.push(report.descriptor.digest);
         fine.extend(report.fine.as_ref().map(|fine| fine.descriptor().digest));
@@ -50,13 +73,21 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
             let made = pack::make(image, &image.manifest, Some(report.in_parts()), pack, place, &tell)?;
             packs.push(made.descriptor.digest);
         }
+        indexes.push(Index {
+            digest: report.descriptor.digest,
+            platform: image.config.platform.to_string(),
+            manifest: image.manifest.digest,
+            built: heard.take(),
+        });
     }
     tie(&source, &store, SOCI_INDEX_LABEL, &built)?;
     tie(&source, &store, FINE_INDEX_LABEL, &fine)?;
     if let Some(pack) = &pack {
         pack_args::tie(&store, source.name(), &pack.purpose, &packs)?;
     }
-    if progress.is_quiet() {
+    if args.build.json {
+        out!("{}", json::pretty(&Made { image: source.name(), indexes })?);
+    } else if args.build.is_quiet() {
         for index in &built {
             out!("{index}");
         }

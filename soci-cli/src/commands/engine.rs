@@ -11,8 +11,8 @@ pub(crate) struct EngineArgs {
     /// How accesses are seen: by eBPF programs on the page cache, or by serving the files through FUSE.
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     engine: EngineArg,
-    /// Size of the eBPF ring buffer in bytes, a power of two; a larger one loses less.
-    #[arg(long, value_name = "BYTES", default_value_t = RING_BYTES, value_parser = ring_bytes)]
+    /// Size of the eBPF ring buffer, a power of two (8MiB); a larger one loses less.
+    #[arg(long, value_name = "SIZE", default_value_t = RING_BYTES, value_parser = ring_bytes)]
     ring_buffer: u32,
     /// With --engine ebpf: record the exact bytes of reading calls, O_DIRECT, and openings.
     #[arg(long)]
@@ -71,7 +71,7 @@ impl EngineArgs {
 }
 
 fn ring_bytes(text: &str) -> Result<u32, String> {
-    let bytes: u32 = text.parse().map_err(|_| "not a number of bytes".to_owned())?;
+    let bytes = u32::try_from(crate::size::parse(text)?).map_err(|_| "too large".to_owned())?;
     let page = rustix::param::page_size();
     if !bytes.is_power_of_two() || (bytes as usize) < page {
         return Err(format!("must be a power of two and at least {page}"));

@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.dir {
         None => Ok(Results.write_all(&page(&root)?)?),
         Some(dir) => {
-            fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+            fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
             write(&root, dir)
         }
     }
@@ -35,13 +35,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn write(command: &Command, dir: &Path) -> Result<()> {
     let name = command.get_display_name().unwrap_or_else(|| command.get_name());
     let path = dir.join(format!("{name}.1"));
-    fs::write(&path, page(command)?).with_context(|| format!("write {}", path.display()))?;
+    fs::write(&path, page(command)?).with_context(|| format!("cannot write {}", path.display()))?;
     let shown = |command: &&Command| !command.is_hide_set() && command.get_name() != "help";
     command.get_subcommands().filter(shown).try_for_each(|command| write(command, dir))
 }
 
 fn page(command: &Command) -> Result<Vec<u8>> {
     let mut page = Vec::new();
-    Man::new(command.clone()).render(&mut page).context("make the page")?;
+    Man::new(command.clone()).render(&mut page).context("cannot make the page")?;
     Ok(page)
 }

@@ -7,6 +7,7 @@ pub(crate) mod create;
 pub(crate) mod doctor;
 mod engine;
 pub(crate) mod index;
+mod made;
 pub(crate) mod man;
 pub(crate) mod pack;
 mod pack_args;

@@ -36,8 +36,9 @@ const FILES: usize = 5;
 
 /// Shows it.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let report = Report::read(&args.trace, &[])
-        .with_context(|| format!("read trace {}", printable(args.trace.as_os_str().as_encoded_bytes())))?;
+    let report = Report::read(&args.trace, &[]).with_context(|| {
+        format!("cannot read trace {}", printable(args.trace.as_os_str().as_encoded_bytes()))
+    })?;
     if let Some(good) = report.torn_after {
         say!("warning: the trace has no end, it is cut after byte {good}: the recorder did not finish");
     }
@@ -75,7 +76,7 @@ pub(crate) fn write_page(report: &Report, path: &Path) -> Result<()> {
         file.persist(path)?;
         Ok(())
     };
-    write().with_context(|| format!("write {}", path.display()))
+    write().with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// What the summary of a recording does not say: who recorded, what came late, which files were largest.

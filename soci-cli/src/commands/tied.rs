@@ -19,6 +19,7 @@ pub(crate) struct Args {
 /// Becomes the program. Returns only on failure.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let (program, rest) = args.command.split_first().context("nothing to execute")?;
-    set_parent_process_death_signal(Some(Signal::KILL)).context("tie to the parent")?;
-    Err(Command::new(program).args(rest).exec()).with_context(|| format!("execute {}", program.display()))
+    set_parent_process_death_signal(Some(Signal::KILL)).context("cannot tie to the parent")?;
+    Err(Command::new(program).args(rest).exec())
+        .with_context(|| format!("cannot execute {}", program.display()))
 }

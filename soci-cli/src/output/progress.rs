@@ -50,6 +50,13 @@ impl Progress {
         }
     }
 
+    /// Prints a note: what is good to know and needs nothing to be done. Warnings are said whatever was asked for.
+    pub(crate) fn note(&self, text: &str) {
+        if !self.0.quiet {
+            say!("note: {text}");
+        }
+    }
+
     /// Moves the bar of a blob on, which is there from the first to the last byte.
     pub(crate) fn advance(&self, blob: &Descriptor, bytes: u64) {
         if self.0.all.is_none() {

@@ -47,7 +47,7 @@ pub enum ConvertError {
     #[error(transparent)]
     Build(#[from] BuildError),
     /// No pack was made.
-    #[error("make a pack")]
+    #[error("cannot make a pack")]
     Pack(#[from] PackBuildError),
     /// The store failed.
     #[error(transparent)]

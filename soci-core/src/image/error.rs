@@ -66,7 +66,7 @@ pub enum ImageError {
     #[error("image is refused: {0}")]
     OverLimit(#[from] OverLimit),
     /// A file cannot be read.
-    #[error("read {}", path.display())]
+    #[error("cannot read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,

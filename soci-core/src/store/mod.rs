@@ -28,7 +28,7 @@ use crate::{containerd::ContainerdError, digest::Digest, image::ManifestError};
 #[non_exhaustive]
 pub enum StoreError {
     /// A file operation failed.
-    #[error("{op} {}", path.display())]
+    #[error("cannot {op} {}", path.display())]
     Io {
         /// What was tried.
         op: &'static str,
@@ -61,7 +61,7 @@ pub enum StoreError {
     #[error("{} is not an OCI image layout", .0.display())]
     NotALayout(PathBuf),
     /// `index.json` cannot be read.
-    #[error("{}", path.display())]
+    #[error("{} cannot be used", path.display())]
     Index {
         /// The file.
         path: PathBuf,
@@ -73,7 +73,7 @@ pub enum StoreError {
     #[error(transparent)]
     Containerd(#[from] ContainerdError),
     /// A record cannot be read.
-    #[error("{}", path.display())]
+    #[error("record {} cannot be used", path.display())]
     Record {
         /// The file.
         path: PathBuf,

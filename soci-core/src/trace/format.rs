@@ -264,7 +264,7 @@ impl Costs {
 #[non_exhaustive]
 pub enum TraceError {
     /// The file cannot be opened, read or written.
-    #[error("trace file")]
+    #[error(transparent)]
     Io(#[from] io::Error),
     /// Not a trace.
     #[error("not a trace file (wrong magic)")]

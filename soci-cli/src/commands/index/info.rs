@@ -14,7 +14,7 @@ use crate::{
 pub(crate) struct Args {
     /// Digest of the index.
     digest: Option<String>,
-    /// Taken for the sake of scripts: the output is JSON with and without.
+    /// Accepted for compatibility; the output is always JSON.
     #[arg(long)]
     json: bool,
 }

@@ -24,7 +24,7 @@ pub(super) fn list(name: &str, registry: &RegistryFlags, platforms: &PlatformFla
     let name = name.strip_prefix("docker://").unwrap_or(name);
     let reference: Reference = name.parse().with_context(|| format!("{name:?} is not an image reference"))?;
     let source = ImageSource::registry(&reference, &registry.registry(name)?);
-    Runtime::new().context("start the runtime")?.block_on(async {
+    Runtime::new().context("cannot start the runtime")?.block_on(async {
         let platforms = match platforms.asked(&source).await? {
             Some(platforms) => platforms,
             None => source.platforms().await?,

@@ -1,6 +1,7 @@
 //! `soci pack create`: a pack of an image that is indexed already, or is to be indexed elsewhere.
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 use soci_core::{
     image::{Image, Manifest},
     index::{Event, SociIndex, fine_tables},
@@ -12,8 +13,8 @@ use tokio::runtime::Runtime;
 
 use crate::{
     cli::Global,
-    commands::{build_args, pack_args},
-    output::progress::Progress,
+    commands::{build_args, made, pack_args},
+    output::{json, progress::Progress},
     root::Root,
     sources::ImageArgs,
 };
@@ -32,19 +33,30 @@ pub(crate) struct Args {
     allow_incomplete: bool,
     /// Name of the workload; an image can have a pack for each of several. A pack takes the place of the image's one with
     /// the same name.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, alias = "pack-name", value_name = "NAME")]
     name: Option<String>,
     /// Only for nodes that have this attribute in the `[pack.attributes]` of their configuration. May be repeated: all must be
-    /// there. Of packs that fit, that with most is taken.
-    #[arg(long, value_name = "NAME=VALUE")]
+    /// there. If several packs match a node, the one with the most matching
+    /// selectors wins.
+    #[arg(long, alias = "pack-selector", value_name = "NAME=VALUE")]
     selector: Vec<Selector>,
     /// Largest size of the pack, in bytes (20MB, 16MiB) or as a share of the image as it is stored (25%): what is needed
     /// last is left out.
-    #[arg(long, value_name = "SIZE", value_parser = pack_args::budget)]
+    #[arg(long, alias = "pack-budget", value_name = "SIZE", value_parser = pack_args::budget)]
     budget: Option<Budget>,
     /// Print only the digest of the pack; no progress.
     #[arg(long, short = 'q')]
     quiet: bool,
+    /// Print the packs as JSON; no progress.
+    #[arg(long, conflicts_with = "quiet")]
+    json: bool,
+}
+
+/// What was made. The keys of its JSON are an interface.
+#[derive(Serialize)]
+struct Made<'a> {
+    image: &'a str,
+    packs: Vec<made::Pack>,
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
@@ -52,11 +64,15 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     let purpose = pack_args::purpose(args.name.as_ref(), &args.selector);
     let settings = PackSettings { plan, budget: args.budget, purpose };
     let root = Root::open(global)?;
-    let runtime = Runtime::new().context("start the runtime")?;
+    let runtime = Runtime::new().context("cannot start the runtime")?;
     let (source, images) = runtime.block_on(args.image.resolve(&root))?;
     let store = root.store_for(&source)?;
-    let progress = Progress::new(args.quiet);
-    let tell = |event: Event<'_>| build_args::tell(event, &progress);
+    let progress = Progress::new(args.quiet || args.json);
+    let heard = made::Heard::default();
+    let tell = |event: Event<'_>| {
+        heard.hear(&event);
+        build_args::tell(event, &progress);
+    };
     let mut packs = Vec::new();
     for image in &images {
         build_args::warn_about_other_image(&args.trace, image)?;
@@ -75,7 +91,9 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         packs.push(made.descriptor.digest);
     }
     pack_args::tie(&store, source.name(), &settings.purpose, &packs)?;
-    if args.quiet {
+    if args.json {
+        out!("{}", json::pretty(&Made { image: source.name(), packs: heard.take().packs })?);
+    } else if args.quiet {
         for pack in &packs {
             out!("{pack}");
         }

@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 use super::Pack;
 use crate::{
     cli::Global,
-    output::progress::Progress,
+    output::{json, progress::Progress},
     root::{self, Root},
     sources::ImageArgs,
 };
@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// Say nothing when all is well.
     #[arg(long, short = 'q')]
     quiet: bool,
+    /// Print the outcome as JSON; no progress.
+    #[arg(long, conflicts_with = "quiet")]
+    json: bool,
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
@@ -29,12 +32,12 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     let root = Root::open(global)?;
     let pack = Pack::open(&root, &digest)?;
     let head = pack.head(&root)?;
-    let runtime = Runtime::new().context("start the runtime")?;
+    let runtime = Runtime::new().context("cannot start the runtime")?;
     let (_, images) = runtime.block_on(args.image.resolve(&root))?;
     let image = images.iter().find(|image| image.manifest.digest == head.image()).or(images.first());
     let image = image.context("the image has no platform")?;
     let store = pack.store(&root)?;
-    let progress = Progress::new(args.quiet);
+    let progress = Progress::new(args.quiet || args.json);
     let tell = |event: Event<'_>| {
         if let Event::Read { blob, bytes } = event {
             progress.advance(blob, bytes);
@@ -43,6 +46,15 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     let read = |range| store.read_range(&pack.blob.digest, range);
     verify(&head, image, read, runtime.handle(), &tell)
         .with_context(|| format!("pack {digest} is not what the image has"))?;
+    if args.json {
+        let (image, blocks) = (head.image(), head.blocks().len());
+        out!(
+            "{}",
+            json::pretty(
+                &serde_json::json!({ "digest": digest, "manifest": image, "blocks": blocks, "ok": true })
+            )?
+        );
+    }
     progress.line(&format!("pack {digest}: all {} blocks are right", head.blocks().len()));
     Ok(())
 }

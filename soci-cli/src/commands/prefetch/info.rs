@@ -20,7 +20,7 @@ use crate::{
 pub(crate) struct Args {
     /// Digest of the artifact.
     digest: Option<String>,
-    /// Also its JSON.
+    /// The artifact as it is stored, indented.
     #[arg(long)]
     json: bool,
 }
@@ -39,9 +39,11 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         bail!("the provided digest is not a prefetch artifact (type: {kind})");
     }
     let blob = root.read(&digest)?;
-    stream::results(&text(&record, &PrefetchArtifact::parse(&blob, SpanId(u32::MAX))?));
+    let artifact = PrefetchArtifact::parse(&blob, SpanId(u32::MAX))?;
     if args.json {
-        out!("\nRaw JSON:\n{}", json::indent(&blob)?);
+        out!("{}", json::indent(&blob)?);
+    } else {
+        stream::results(&text(&record, &artifact));
     }
     Ok(())
 }

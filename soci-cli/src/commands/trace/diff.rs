@@ -34,7 +34,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Difference::read(&args.a, &args.b).map_err(|(at, error)| (error, [&args.a, &args.b][at]));
     let difference = match difference {
         Ok(difference) => difference,
-        Err((error, path)) => return Err(error).with_context(|| format!("read trace {}", path.display())),
+        Err((error, path)) => {
+            return Err(error).with_context(|| format!("cannot read trace {}", path.display()));
+        }
     };
     let text = if args.json { json::pretty(&difference)? + "\n" } else { text(&difference) };
     let mut out = Results::buffered();

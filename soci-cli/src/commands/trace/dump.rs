@@ -21,7 +21,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut trace = super::open(&args.trace)?;
     let mut out = Results::buffered();
     for access in trace.by_ref() {
-        let access = access.with_context(|| format!("read trace {}", args.trace.display()))?;
+        let access = access.with_context(|| format!("cannot read trace {}", args.trace.display()))?;
         let layer = access.layer.map_or_else(|| "-".to_owned(), |layer| layer.to_string());
         writeln!(
             out,

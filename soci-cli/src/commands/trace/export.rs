@@ -61,7 +61,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let exported = match args.output.as_deref() {
         None => export::export(&mut trace, format, &mut Results::buffered()),
         Some(path) if super::is_special(path) => {
-            let mut file = File::create(path).with_context(|| format!("open {}", path.display()))?;
+            let mut file = File::create(path).with_context(|| format!("cannot open {}", path.display()))?;
             export::export(&mut trace, format, &mut file)
         }
         Some(path) => {
@@ -85,7 +85,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn told(error: ExportError, trace: &Path) -> anyhow::Error {
     match error {
         ExportError::Trace(cause) => {
-            anyhow::Error::from(cause).context(format!("read trace {}", trace.display()))
+            anyhow::Error::from(cause).context(format!("cannot read trace {}", trace.display()))
         }
         error => error.into(),
     }

@@ -12,7 +12,7 @@ use soci_core::index;
 use soci_core::trace::LayerRef;
 use tokio::runtime::Runtime;
 
-use crate::{cli::Global, error::Hinted, sources::RegistryFlags};
+use crate::{cli::Global, error::Hinted, output::json, sources::RegistryFlags};
 
 /// Make a trace of an image from what another tool wrote.
 ///
@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// The trace; it appears when it is whole. [default: the file's name with the extension trace, not replaced]
     #[arg(long, short = 'o', value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Print what was made as JSON.
+    #[arg(long)]
+    json: bool,
     /// What the other tool wrote; - is standard input.
     #[arg(value_name = "FILE")]
     input: PathBuf,
@@ -74,10 +77,11 @@ pub(crate) fn run(args: &Args, _: &Global) -> Result<()> {
     let mut input: Box<dyn BufRead> = if args.input == Path::new("-") {
         Box::new(io::stdin().lock())
     } else {
-        let file = File::open(&args.input).with_context(|| format!("open {}", args.input.display()))?;
+        let file =
+            File::open(&args.input).with_context(|| format!("cannot open {}", args.input.display()))?;
         Box::new(BufReader::with_capacity(64 << 10, file))
     };
-    let runtime = Runtime::new().context("start the runtime")?;
+    let runtime = Runtime::new().context("cannot start the runtime")?;
     let image = runtime.block_on(resolve(args))?;
     let view = index::view(&image, runtime.handle())?;
     let layers = image.layers().iter().map(|layer| LayerRef { digest: layer.digest, size: layer.size });
@@ -90,10 +94,16 @@ pub(crate) fn run(args: &Args, _: &Global) -> Result<()> {
     };
     let pending = super::Pending::new(&output)?;
     let imported = import::import(&mut input, format, &target, pending.path())
-        .with_context(|| format!("import {}", args.input.display()))?;
+        .with_context(|| format!("cannot import {}", args.input.display()))?;
     pending.finish(&output, args.output.is_none())?;
     tell(&imported);
-    out!("{}: {} accesses", output.display(), imported.accesses);
+    if args.json {
+        let trace =
+            serde_json::json!({ "trace": output.display().to_string(), "accesses": imported.accesses });
+        out!("{}", json::pretty(&trace)?);
+    } else {
+        out!("{}: {} accesses", output.display(), imported.accesses);
+    }
     Ok(())
 }
 

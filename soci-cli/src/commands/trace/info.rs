@@ -22,7 +22,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let read = || format!("read trace {}", args.trace.display());
+    let read = || format!("cannot read trace {}", args.trace.display());
     let contents = Contents::read(&args.trace).with_context(read)?;
     let text = if args.json { json::pretty(&contents)? + "\n" } else { text(&contents) };
     let mut out = Results::buffered();

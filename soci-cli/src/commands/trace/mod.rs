@@ -58,7 +58,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 fn open(path: &Path) -> Result<TraceReader> {
-    TraceReader::open(path).with_context(|| format!("read trace {}", path.display()))
+    TraceReader::open(path).with_context(|| format!("cannot read trace {}", path.display()))
 }
 
 /// Warns of what a trace that was read to its end may lack.
@@ -79,7 +79,7 @@ impl Pending {
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut builder = Builder::new();
         builder.prefix(".soci-").permissions(Permissions::from_mode(0o666));
-        let file = builder.tempfile_in(dir).with_context(|| format!("create {}", path.display()))?;
+        let file = builder.tempfile_in(dir).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self { file })
     }
 
@@ -93,7 +93,7 @@ impl Pending {
 
     /// Gives it its name; a file of that name is replaced, or with `keep` left alone, which is an error.
     fn finish(mut self, path: &Path, keep: bool) -> Result<()> {
-        let create = || format!("create {}", path.display());
+        let create = || format!("cannot create {}", path.display());
         self.file.flush().and_then(|()| self.file.as_file().sync_all()).with_context(create)?;
         if keep {
             self.file.persist_noclobber(path).map_err(|error| error.error).with_context(create)?;

@@ -64,11 +64,13 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     let (record, ztoc) = super::open(&root, &digest)?;
     let range = find(&ztoc, name.as_bytes())?.content_range();
     let spans = ztoc.spans().spans_covering(range);
-    let runtime = Runtime::new().context("start the runtime")?;
+    let runtime = Runtime::new().context("cannot start the runtime")?;
     let layer =
         if spans.is_empty() { None } else { Some(runtime.block_on(find_layer(args, &root, &record))?) };
     let mut out: Box<dyn Write> = match &args.output {
-        Some(path) => Box::new(File::create(path).with_context(|| format!("create {}", path.display()))?),
+        Some(path) => {
+            Box::new(File::create(path).with_context(|| format!("cannot create {}", path.display()))?)
+        }
         None => Box::new(Results::buffered()),
     };
     if let Some(layer) = layer {
