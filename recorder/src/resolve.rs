@@ -52,6 +52,11 @@ impl Resolver {
         Self { layers: None, known: HashMap::new() }
     }
 
+    /// Is it for a directory that is no image?
+    pub fn is_of_directory(&self) -> bool {
+        self.layers.is_none()
+    }
+
     /// What a path (no leading slash) comes from; `None` when it is not a file of the image.
     pub fn origin(&mut self, path: &Arc<[u8]>) -> Option<Origin> {
         let Some(layers) = &self.layers else { return Some(Origin::Directory) };

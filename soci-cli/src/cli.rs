@@ -58,10 +58,11 @@ pub(crate) struct Global {
         default_value = "/run/containerd/containerd.sock"
     )]
     pub(crate) address: String,
-    /// Namespace in containerd.
-    #[arg(long, short = 'n', global = true, help_heading = GLOBAL, env = "CONTAINERD_NAMESPACE", default_value = "default")]
-    pub(crate) namespace: String,
-    /// Give up after this long: 60, 60s, 1m30s, 300ms. 0: never.
+    /// Namespace in containerd. [default: default; record of containers that somebody else starts: all]
+    #[arg(long, short = 'n', global = true, help_heading = GLOBAL, env = "CONTAINERD_NAMESPACE")]
+    namespace: Option<String>,
+    /// Give up after this long: 60, 60s, 1m30s, 300ms. 0: never. record and run: the image must be there within this
+    /// time, and the workload be ready as long after its start.
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "TIME", default_value = "0", value_parser = crate::output::duration::parse)]
     pub(crate) timeout: Duration,
     /// Log what is done, in detail.
@@ -73,6 +74,16 @@ impl Global {
     /// containerd's socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.address.strip_prefix("unix://").unwrap_or(&self.address).into()
+    }
+
+    /// containerd's namespace.
+    pub(crate) fn namespace(&self) -> &str {
+        self.named_namespace().unwrap_or("default")
+    }
+
+    /// containerd's namespace, if the user names one.
+    pub(crate) fn named_namespace(&self) -> Option<&str> {
+        self.namespace.as_deref().filter(|name| !name.is_empty())
     }
 
     /// Directory of the local store.
@@ -130,6 +141,9 @@ pub(crate) enum Command {
     /// Execute a program that dies with its parent.
     #[command(hide = true)]
     Tied(commands::tied::Args),
+    /// Ends a workload when the recorder is killed.
+    #[command(hide = true)]
+    WorkloadGuard(commands::workload_guard::Args),
     /// The first process of a workload.
     #[command(hide = true)]
     WorkloadInit(commands::workload_init::Args),
@@ -145,6 +159,7 @@ impl Command {
             Self::Completion(args) => within(global, move |_| commands::completion::run(&args)),
             Self::Man(args) => within(global, move |_| commands::man::run(&args)),
             Self::Tied(args) => commands::tied::run(&args),
+            Self::WorkloadGuard(args) => commands::workload_guard::run(args),
             Self::WorkloadInit(args) => Ok(commands::workload_init::run(&args)),
             Self::Report(args) => within(global, |_| commands::report::run(args)),
             Self::Create(args) => within(global, |global| commands::create::run(args, global)),

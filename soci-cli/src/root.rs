@@ -90,7 +90,7 @@ impl Root {
             layout: LayoutStore::open(layout)?,
             choice: global.content_store.clone(),
             socket: global.socket(),
-            namespace: global.namespace.clone(),
+            namespace: global.namespace().to_owned(),
             containerd: OnceCell::new(),
         })
     }

@@ -18,9 +18,10 @@ use soci_core::{
 };
 
 use crate::{
-    error::{Hinted, words_of},
+    cli::Global,
+    error::{Hinted, words, words_of},
     help::heading,
-    root::Root,
+    root::{Root, connect},
 };
 
 /// In front of the name of an image that must be in containerd.
@@ -128,16 +129,48 @@ impl RegistryFlags {
 /// Finds an image by the user's text: `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `containerd://NAME`, `docker://NAME`; any
 /// other name is containerd's if containerd answers and has it, else a registry's.
 pub(crate) async fn find(text: &str, root: &Root, flags: &RegistryFlags) -> Result<ImageSource> {
+    let containerd = match text {
+        text if text.starts_with(IN_CONTAINERD) => Some(root.must_have_containerd()?),
+        text if is_elsewhere(text) => None,
+        _ => root.containerd()?,
+    };
+    find_with(text, containerd, flags).await
+}
+
+/// The containerd that may have an image, for a command that has no store.
+pub(crate) fn containerd_for(text: &str, global: &Global) -> Result<Option<Containerd>> {
+    let socket = global.socket();
+    if text.starts_with(IN_CONTAINERD) {
+        return connect(&socket, global.namespace()).map(Some);
+    }
+    if is_elsewhere(text) || !socket.exists() {
+        return Ok(None);
+    }
+    let answer = connect(&socket, global.namespace());
+    Ok(answer.inspect_err(|error| say!("note: going on without containerd: {}", words(error))).ok())
+}
+
+/// Does the text name a place that is not containerd?
+fn is_elsewhere(text: &str) -> bool {
+    is_local(text) || text.starts_with(IN_REGISTRY)
+}
+
+/// Finds an image as [`find`] does, with the containerd that answers.
+pub(crate) async fn find_with(
+    text: &str,
+    containerd: Option<&Containerd>,
+    flags: &RegistryFlags,
+) -> Result<ImageSource> {
     if let Some(name) = text.strip_prefix(IN_CONTAINERD) {
-        let containerd = root.must_have_containerd()?;
+        let containerd = containerd.context("containerd did not answer")?;
         let found = in_containerd(name, containerd).await?;
         return Ok(found.ok_or_else(|| ImageError::NotFound(name.to_owned()))?);
     }
-    if is_local(text) || text.starts_with(IN_REGISTRY) {
+    if is_elsewhere(text) {
         let name = text.strip_prefix(IN_REGISTRY).unwrap_or(text);
         return Ok(ImageSource::parse(name, &flags.registry(text)?)?);
     }
-    let Some(containerd) = root.containerd()? else {
+    let Some(containerd) = containerd else {
         return Ok(ImageSource::parse(text, &flags.registry(text)?)?);
     };
     if let Some(found) = in_containerd(text, containerd).await? {

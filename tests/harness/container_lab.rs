@@ -41,7 +41,8 @@ pub struct ContainerLab {
     program: &'static str,
     /// What containers see as `/sync`.
     pub sync: PathBuf,
-    _registry: TestRegistry,
+    /// Where the image came from.
+    pub registry: TestRegistry,
     work: TempDir,
 }
 
@@ -82,7 +83,7 @@ impl ContainerLab {
         }
         let sync = work.path().join("sync");
         fs::create_dir(&sync).expect("make a directory");
-        Self { containerd, _daemon: daemon, image, snapshotter, program, sync, _registry: registry, work }
+        Self { containerd, _daemon: daemon, image, snapshotter, program, sync, registry, work }
     }
 
     /// The words of `ctr run`.

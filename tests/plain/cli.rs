@@ -319,7 +319,6 @@ fn end_rules_that_could_mean_two_things_are_refused_with_a_hint() {
     let place = Soci::new();
     for (rule, hint) in [
         ("log:cat or dog", r#"where " or " belongs to the rule before it, write " or\ ""#),
-        ("log:x or 60", "needs its unit, as in 60s"),
         ("tcp:80+5", "as in tcp:80+5s"),
         ("exit+5s", "nothing goes on after the workload's end"),
     ] {

@@ -57,7 +57,7 @@ fn a_log_becomes_a_trace_that_makes_an_index() {
         "format:      version 2, flags 0x0, sealed, page cache not known",
         "engine:      import:strace",
         "read:        2 files",
-        "kinds:       2 read, 0 fault, 0 map, 1 exec",
+        "kinds:       2 read, 0 fault, 0 map, 1 exec, 0 open",
         "processes:   1",
         "bytes for each access",
     ] {

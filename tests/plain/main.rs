@@ -10,6 +10,7 @@ mod cli_output;
 mod cli_pack;
 mod cli_pipes;
 mod cli_push;
+mod cli_record;
 mod cli_registry;
 mod cli_sockets;
 mod cli_trace;

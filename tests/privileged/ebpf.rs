@@ -109,7 +109,7 @@ fn layers_names_and_written_files_are_told_apart() {
     let (_, end) = recording.trace("t.trace");
     let both = BTreeMap::from([("data/c-name".to_owned(), vec!["data/d-name".to_owned()])]);
     assert_eq!(end.links, both, "the hidden one is not a name of the image");
-    let list = fs::read_to_string(recording.dir.path().join("prefetch.json")).unwrap();
+    let list = fs::read_to_string(recording.dir.path().join("t.prefetch.json")).unwrap();
     assert!(list.contains(r#""/data/c-name","/data/d-name""#), "{list}");
     for name in ["data/new", "data/changed", "data/a-name"] {
         assert_eq!(layers.get(name), None, "{name} was written or not read");

@@ -59,7 +59,7 @@ fn a_file_that_is_only_opened_is_in_the_trace_and_in_no_list() {
     assert_eq!((of_file[0].kind, of_file[0].len, of_file[0].layer), (AccessKind::Open, 0, Some(0)));
     assert_eq!(&*of_file[0].process.comm, b"access");
     assert!(recording.stderr().contains("opened only: 1 files"), "{}", recording.stderr());
-    let list = std::fs::read_to_string(recording.dir.path().join("prefetch.json")).unwrap();
+    let list = std::fs::read_to_string(recording.dir.path().join("t.prefetch.json")).unwrap();
     assert!(list.contains("/data/pread") && !list.contains("/data/opened"), "{list}");
 }
 

@@ -93,7 +93,7 @@ fn events_of_other_files_are_counted_by_their_reason() {
         if flags.contains(&"--exact") {
             assert!(elsewhere >= 1, "a tmpfs: {outside:?}");
         }
-        let json: serde_json::Value = serde_json::from_str(recording.stderr().trim()).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&recording.stdout()).unwrap();
         assert_eq!(json["end"]["outside"]["written"], written);
         // Copied up to be renamed: that was a read of the image. What was read under the new name is none.
         let has = |path: &str| accesses.iter().any(|access| &*access.path == path.as_bytes());

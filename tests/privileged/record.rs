@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -177,7 +178,7 @@ fn every_access_names_the_layer_that_the_file_comes_from() {
     assert!(accesses.iter().any(|access| &*access.path == b"bin/do" && access.kind == AccessKind::Exec));
     let names: Vec<&str> = layers.keys().map(String::as_str).filter(|name| name.contains("data/")).collect();
     assert_eq!(names, ["data/old", "data/one", "data/opaque/above"], "one inode with two names is read once");
-    let list = fs::read(recording.dir.path().join("prefetch.json")).unwrap();
+    let list = fs::read(recording.dir.path().join("t.prefetch.json")).unwrap();
     let list: Vec<String> = serde_json::from_slice(&list).unwrap();
     assert_eq!(list, ["/bin/do", "/data/old", "/data/opaque/above", "/data/one"]);
 }
@@ -242,7 +243,7 @@ fn failures_of_the_workload_are_told_apart_and_its_trace_is_kept() {
     let end = never.trace("t.trace").1;
     assert_eq!((end.outcome, end.ready_ns, end.exit_code), (Outcome::Exited, None, Some(0)));
 
-    let late = record(&["--until", "log:READY", "--timeout", "300ms"], &["sleep", "60000"]);
+    let late = record(&["--until", "log:READY", "--timeout", "2s"], &["sleep", "60000"]);
     assert_eq!(late.code(), Some(4), "{}", late.stderr());
     let end = late.trace("t.trace").1;
     assert_eq!((end.outcome, end.ready_ns, end.exit_code), (Outcome::TimedOut, None, None));
@@ -259,38 +260,31 @@ fn failures_of_the_workload_are_told_apart_and_its_trace_is_kept() {
 
 #[test]
 fn end_rules_divide_the_recording_into_phases() {
-    let words = [
-        "read",
-        "/data/big",
-        "0",
-        "1",
-        "say",
-        "not yet",
-        "sleep",
-        "300",
-        "say",
-        "READY to go",
-        "sleep",
-        "300",
-        "read",
-        "/data/big",
-        "4096",
-        "1",
-        "sleep",
-        "60000",
-    ];
-    let recording =
-        record(&["--until", "tcp:1", "--until", "log:^READY", "--tail", "2", "--net", "none"], &words);
-    assert_eq!(recording.code(), Some(0), "{}", recording.stderr());
-    let (accesses, end) = recording.trace("t.trace");
+    // The workload goes on when the recorder has passed on the line, and so has seen it.
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port().to_string();
+    let first = ["read", "/data/big", "0", "1", "say", "not yet", "say", "READY to go", "ask", &port];
+    let second = ["read", "/data/big", "4096", "1", "say", "DONE", "sleep", "60000"];
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["--until", "tcp:1", "--until", "log:^READY", "--until", "log:^DONE+0s or ready+300s"];
+    let mut command = command(dir.path(), &flags, &[&first[..], &second].concat());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line == "READY to go"));
+    server.accept().unwrap().0.write_all(&[1]).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let (accesses, end) = read_trace(dir.path()).unwrap();
     assert_eq!((end.outcome, end.exit_code), (Outcome::Ready, None));
     let phase = |page: u64| {
         accesses.iter().find(|a| &*a.path == b"data/big" && a.offset == page * PAGE).map(|a| a.phase)
     };
     assert_eq!((phase(0), phase(1)), (Some(Phase::Start), Some(Phase::Tail)));
-    let tail = end.ended_ns - end.ready_ns.unwrap();
-    assert_eq!(tail, 2_000_000_000, "the trace ends with the tail, to the nanosecond");
 
+    let words = ["say", "READY", "sleep", "60000"];
+    let with_tail = record(&["--until", "log:^READY", "--tail", "1"], &words).trace("t.trace").1;
+    let tail = with_tail.ended_ns - with_tail.ready_ns.unwrap();
+    assert_eq!(tail, 1_000_000_000, "the trace ends with the tail, to the nanosecond");
     let without_tail = record(&["--until", "log:^READY"], &words);
     assert!(without_tail.trace("t.trace").0.iter().all(|access| access.phase != Phase::Tail));
 
@@ -313,7 +307,6 @@ fn a_port_that_answers_before_the_start_is_an_error() {
 
 /// Starts a recording and waits until its workload says something.
 fn start(dir: &Path, flags: &[&str], words: &[&str]) -> std::process::Child {
-    use std::io::{BufRead, BufReader};
     let mut child = command(dir, flags, words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
@@ -358,7 +351,7 @@ fn a_signal_can_be_the_moment_of_readiness_and_reaches_a_workload_that_handles_i
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
     assert_eq!(read_trace(dir.path()).unwrap().1.outcome, Outcome::Ready);
 
-    let child = start(dir.path(), &[], &["handle-term", "say", "up", "sleep", "100000"]);
+    let child = start(dir.path(), &["--force"], &["handle-term", "say", "up", "sleep", "100000"]);
     signal(&child, Signal::TERM);
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(143));
     assert_eq!(read_trace(dir.path()).unwrap().1.exit_code, Some(7), "its handler ran");

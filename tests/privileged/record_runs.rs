@@ -35,7 +35,7 @@ fn answers(answers: &'static [u8]) -> String {
 }
 
 fn paths(recording: &Recording) -> Vec<String> {
-    serde_json::from_slice(&fs::read(recording.dir.path().join("prefetch.json")).unwrap()).unwrap()
+    serde_json::from_slice(&fs::read(recording.dir.path().join("t.prefetch.json")).unwrap()).unwrap()
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn what_most_runs_need_is_in_the_merged_trace_and_the_rest_is_not() {
     for (trace, page) in [("t.1.trace", 5), ("t.2.trace", 6), ("t.3.trace", 5), ("t.trace", 5)] {
         assert_eq!(pages(&recording.trace(trace).0, "data/big"), BTreeSet::from([page]), "{trace}");
     }
-    let summary: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    let summary: Value = serde_json::from_str(&recording.stdout()).unwrap();
     let stability = &summary["stability"];
     let number = |name: &str| stability[name].as_f64().unwrap();
     assert_eq!((stability["runs"].as_u64(), stability["common_files"].as_u64()), (Some(3), Some(4)));
@@ -125,7 +125,8 @@ fn the_worst_run_is_the_exit_code_and_all_are_merged() {
 fn a_signal_stops_all_runs_and_nothing_is_merged() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("t.trace"), "of an earlier call").unwrap();
-    let mut command = bench().command(dir.path(), &["--runs", "3"], &["say", "up", "sleep", "2000"]);
+    let mut command =
+        bench().command(dir.path(), &["--runs", "3", "--force"], &["say", "up", "sleep", "2000"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
     for _ in 0..2 {
@@ -137,7 +138,7 @@ fn a_signal_stops_all_runs_and_nothing_is_merged() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     assert!(String::from_utf8_lossy(&output.stderr).contains("run 2 of 3 was stopped"), "{output:?}");
-    let there: Vec<bool> = ["t.1.trace", "t.2.trace", "t.3.trace", "t.trace", "prefetch.json"]
+    let there: Vec<bool> = ["t.1.trace", "t.2.trace", "t.3.trace", "t.trace", "t.prefetch.json"]
         .iter()
         .map(|name| dir.path().join(name).exists())
         .collect();

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use harness::daemon::program;
 use harness::layout;
 use harness::machine::{mounts_mentioning, processes_mentioning};
-use harness::registry::TestRegistry;
+use harness::registry::{AuthMode, Habits, PASSWORD, TestRegistry, USER};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use soci_core::digest::Digest;
@@ -102,6 +102,12 @@ fn recorded_with(flags: &[&str]) -> (TestRegistry, String) {
 /// The image without any index.
 fn bare() -> (TestRegistry, String) {
     let registry = TestRegistry::start();
+    let image = put_bare(&registry);
+    (registry, image)
+}
+
+/// Puts the image without any index into a registry.
+fn put_bare(registry: &TestRegistry) -> String {
     let layout = home().join("image");
     for blob in fs::read_dir(layout.join("blobs/sha256")).unwrap() {
         registry.put_blob(fs::read(blob.unwrap().path()).unwrap());
@@ -110,8 +116,7 @@ fn bare() -> (TestRegistry, String) {
     let digest: Digest = index["manifests"][0]["digest"].as_str().unwrap().parse().unwrap();
     let manifest = fs::read(layout.join("blobs/sha256").join(digest.hex())).unwrap();
     registry.put_manifest("team/app", Some("1"), media_type::OCI_MANIFEST, manifest);
-    let image = format!("{}:1", registry.image("team/app"));
-    (registry, image)
+    format!("{}:1", registry.image("team/app"))
 }
 
 /// Runs the workload of [`READ`] and more in a mode; gives what it said and the report.
@@ -312,4 +317,64 @@ fn a_temporary_root_is_removed_and_a_kept_one_is_named() {
     let said = run(&["--keep-root"]);
     let [kept] = &entries()[..] else { panic!("{:?}", entries()) };
     assert!(said.contains(&format!("root: {}", kept.display())), "{said}");
+}
+
+#[test]
+fn a_private_registry_takes_the_credential_of_the_command_for_all_that_is_asked() {
+    let registry = TestRegistry::with(Habits { auth: AuthMode::Basic, ..Habits::default() });
+    let image = put_bare(&registry);
+    let credential = format!("{USER}:{PASSWORD}");
+    let denied = soci(&["run", &image]);
+    let said = text(&denied.stderr);
+    assert!(denied.status.code() == Some(1) && said.contains("--registry-user"), "{said}");
+    for mode in ["full", "lazy"] {
+        let flags = ["--mode", mode, "--registry-user", &credential, "--until", "exit", "--json"];
+        let output = succeed(&[&["run", &image], &flags[..], &["--", "do", "say", "here"]].concat());
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["exit_code"], 0, "{report}");
+        assert!(text(&output.stderr).contains("here\n"), "the workload's output stands apart");
+    }
+    let out = tempfile::tempdir().unwrap();
+    let record = |flags: &[&str]| {
+        let mut command = Command::new(program("soci"));
+        command.env("DOCKER_CONFIG", home()).args([
+            "--address",
+            "/nowhere.sock",
+            "record",
+            "--engine",
+            "fuse",
+        ]);
+        command.arg("--state").arg(out.path().join("state")).arg("--out").arg(out.path()).args(flags);
+        command.args(["--image", &image, "--user", "7", "--", "do", "say", "here"]).stdin(Stdio::null());
+        command.output().unwrap()
+    };
+    let denied = record(&[]);
+    assert!(text(&denied.stderr).contains("--registry-user"), "{}", text(&denied.stderr));
+    let allowed = record(&["--registry-user", &credential]);
+    assert_eq!(allowed.status.code(), Some(0), "{}", text(&allowed.stderr));
+}
+
+#[test]
+fn an_index_that_does_not_exist_is_an_error_and_what_is_not_measured_is_said() {
+    let (_registry, image) = recorded();
+    let absent = Digest::of(b"no index").to_string();
+    let refused = soci(&["run", "--index-digest", &absent, &image]);
+    let said = text(&refused.stderr);
+    assert!(
+        refused.status.code() == Some(1) && said.contains(&absent) && said.contains("has no index"),
+        "{said}"
+    );
+
+    let config = home().join("no-metrics.toml");
+    fs::write(&config, "[pull_modes.soci_v1]\nenable = true\n").unwrap();
+    let flags = ["--config", config.to_str().unwrap(), "--until", "exit"];
+    let words = ["--", "do", "say", "here"];
+    let people = succeed(&[&["run", &image], &flags[..], &words].concat());
+    assert!(text(&people.stderr).contains("traffic not measured"), "{}", text(&people.stderr));
+    let json = succeed(&[&["run", &image], &flags[..], &["--json"], &words].concat());
+    let report: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(
+        (&report["bytes"], &report["requests"], &report["counters"]),
+        (&Value::Null, &Value::Null, &Value::Null)
+    );
 }

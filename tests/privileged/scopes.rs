@@ -16,6 +16,7 @@ use harness::machine::processes_mentioning;
 use harness::patience::eventually;
 use harness::recording::{PAGE, Recording, pages, sealed};
 use harness::soci::Soci;
+use rustix::process::{Pid, Signal, kill_process};
 use soci_core::trace::{Access, AccessKind, End, Header, Outcome, Phase, TraceReader};
 
 const BIG_PAGES: u64 = 1000;
@@ -358,4 +359,48 @@ fn a_killed_recording_leaves_nothing_but_a_readable_trace() {
     assert!(seen(), "the trace is readable");
     assert!(sealed(&path).is_none(), "and says that it has no end");
     assert!(lab.pid(&id) > 0, "the container is not ours");
+}
+
+#[test]
+fn an_image_of_containerds_is_found_there_and_not_asked_of_its_registry() {
+    let lab = Lab::new("overlayfs");
+    lab.registry.forget_requests();
+    let recording = Recording::of(|out| {
+        let mut command = lab.command(out, &["--engine", "fuse", "--namespace", "k8s.io"]);
+        command.arg("--state").arg(out.join("state")).args(["--image", &lab.image.reference]);
+        command.args(["--", "/bin/do", "read", "/data/big", "0", "1"]);
+        command
+    });
+    let (accesses, _) = trace(&recording, 0);
+    assert_eq!(pages(&accesses, "data/big").into_iter().collect::<Vec<_>>(), [0]);
+    assert_eq!(lab.registry.requests(), [], "everything is in containerd");
+}
+
+/// Reads of the backlog: more than any batch of the recorder's.
+const BACKLOG: usize = 50_000;
+
+#[test]
+fn a_recorder_that_was_late_has_all_of_the_backlog_or_says_what_is_lost() {
+    let lab = Lab::new("overlayfs");
+    let (id, dir) = (unique("late"), tempfile::tempdir().unwrap());
+    let count = BACKLOG.to_string();
+    let words = ["await", "/sync/late", "many", "/data/big", &count, "write", "/sync/read"];
+    let mut command = lab.command(dir.path(), &["--engine", "ebpf", "--exact"]);
+    command.arg("--").args(lab.run_words(&["--rm"], &id, &words));
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let trace = dir.path().join("t.trace");
+    eventually("the recording begins", || trace.exists());
+    let signal = |signal| kill_process(Pid::from_raw(child.id() as i32).unwrap(), signal).unwrap();
+    signal(Signal::STOP);
+    lab.go("late");
+    eventually("the workload has read", || lab.sync.join("read").exists());
+    signal(Signal::CONT);
+    let output = child.wait_with_output().unwrap();
+    let (accesses, end) = sealed(&trace).unwrap();
+    let of_big = accesses.iter().filter(|access| &*access.path == b"data/big" && access.len == 1).count();
+    let said = String::from_utf8_lossy(&output.stderr);
+    match end.dropped {
+        0 => assert_eq!((of_big, output.status.code()), (BACKLOG, Some(0)), "{said}"),
+        lost => assert!(of_big as u64 + lost >= BACKLOG as u64 && output.status.code() == Some(3), "{said}"),
+    }
 }

@@ -19,7 +19,7 @@ use harness::registry::TestRegistry;
 use harness::truth::{Truth, pages};
 use serde_json::{Value, json};
 use snapshotter::layer::MountOptions;
-use soci_core::trace::{AccessKind, TraceReader};
+use soci_core::trace::{AccessKind, Outcome, TraceReader};
 
 /// Every way of reading of the program `access`.
 const KINDS: [&str; 19] = [
@@ -46,6 +46,8 @@ impl Home {
                 layout::compile("access.c", &layer.join(name));
                 fs::set_permissions(layer.join(name), fs::Permissions::from_mode(0o755)).unwrap();
             }
+            layout::compile_workload(&layer.join("bin/do"));
+            fs::set_permissions(layer.join("bin/do"), fs::Permissions::from_mode(0o755)).unwrap();
             layout::compile_with("load.c", &layer.join("bin/load"), &["-ldl"]);
             layout::compile_with("plugin.c", &layer.join("data/plugin"), &["-shared", "-fPIC"]);
             layout::copy_libraries(&layer.join("bin/load"), &layer);
@@ -192,6 +194,25 @@ fn a_command_of_the_machine_runs_as_it_is_and_nothing_of_it_stays() {
 }
 
 #[test]
+fn what_is_lost_after_the_end_makes_nothing_incomplete() {
+    let home = Home::get();
+    let program = home.layer().join("bin/do");
+    // It reads more than the ring buffer holds when it is asked to end.
+    let script = "trap '\"$0\" many \"$1\" 200000; exit 0' TERM; echo READY; while :; do sleep 0.05; done";
+    let flags = ["--until", "log:^READY", "--ring-buffer", "65536", "--engine", "ebpf", "--exact"];
+    let recording = Recording::of(|out| {
+        let mut command = home.soci(out, &flags);
+        command.arg("--rootfs").arg(home.layer()).args(["--", "sh", "-c", script]);
+        command.arg(&program).arg(home.layer().join("data/forks"));
+        command
+    });
+    assert_eq!(recording.code(), Some(0), "{}", recording.stderr());
+    let (accesses, end) = recording.trace("t.trace");
+    assert_eq!((end.dropped, end.outcome), (0, Outcome::Ready));
+    assert!(accesses.iter().all(|access| &*access.path != b"data/forks"), "it was read after the end");
+}
+
+#[test]
 fn what_a_probe_reads_below_the_directory_counts() {
     let home = Home::get();
     let rule = format!("exec:cat {}", home.layer().join("data/readv").display());
@@ -287,7 +308,7 @@ fn end_rules_runs_and_reports_are_those_of_images() {
     assert_eq!(recording.code(), Some(0), "{}", recording.stderr());
     let (accesses, end) = recording.trace("t.trace");
     assert!(end.ready_ns.is_some() && pages(&accesses)["data/whole"].len() == 256);
-    for name in ["t.1.trace", "t.2.trace", "t.html", "prefetch.json"] {
+    for name in ["t.1.trace", "t.2.trace", "t.html", "t.prefetch.json"] {
         assert!(recording.dir.path().join(name).exists(), "{name}");
     }
 

@@ -18,11 +18,30 @@ static void on_term(int signal) {
     _exit(7);
 }
 
+static volatile int ints;
+
+static void on_int(int signal) {
+    char line[] = "INT number 0\n";
+    (void)signal;
+    line[11] += ++ints;
+    if (write(1, line, sizeof line - 1) < 0 || ints > 1) _exit(9);
+}
+
 static void need(int good, const char *what) {
     if (!good) {
         perror(what);
         exit(99);
     }
+}
+
+/* show FILE: its content on standard output */
+static void do_show(const char *file) {
+    char buffer[4096];
+    int fd = open(file, O_RDONLY);
+    need(fd >= 0, file);
+    for (ssize_t length; (length = read(fd, buffer, sizeof buffer)) > 0;) fwrite(buffer, 1, length, stdout);
+    fflush(stdout);
+    close(fd);
 }
 
 /* read FILE OFFSET LENGTH: with pread */
@@ -32,6 +51,15 @@ static void do_read(const char *file, long offset, long length) {
     char *buffer = malloc(length);
     need(pread(fd, buffer, length, offset) >= 0, file);
     free(buffer);
+    close(fd);
+}
+
+/* many FILE COUNT: as many reads of a byte, each of another one, no two side by side */
+static void do_many(const char *file, long count) {
+    char byte;
+    int fd = open(file, O_RDONLY);
+    need(fd >= 0, file);
+    for (long at = 0; at < count; at++) need(pread(fd, &byte, 1, 2 * at) == 1, file);
     close(fd);
 }
 
@@ -85,6 +113,9 @@ int main(int argc, char **argv) {
         if (!strcmp(word, "read")) {
             do_read(argv[i + 1], atol(argv[i + 2]), atol(argv[i + 3]));
             i += 3;
+        } else if (!strcmp(word, "many")) {
+            do_many(argv[i + 1], atol(argv[i + 2]));
+            i += 2;
         } else if (!strcmp(word, "map")) {
             do_map(argv[i + 1], atol(argv[i + 2]));
             i += 2;
@@ -115,6 +146,13 @@ int main(int argc, char **argv) {
             return answer;
         } else if (!strcmp(word, "handle-term")) {
             signal(SIGTERM, on_term);
+        } else if (!strcmp(word, "count-int")) { /* say so at each SIGINT, and end at the second */
+            struct sigaction action = {.sa_handler = on_int};
+            need(sigaction(SIGINT, &action, NULL) == 0, "sigaction");
+        } else if (!strcmp(word, "show")) {
+            do_show(argv[++i]);
+        } else if (!strcmp(word, "session")) {
+            printf("session %s\n", getsid(0) == getpid() ? "own" : "other");
         } else if (!strcmp(word, "fork-sleep")) {
             if (fork() == 0) {
                 sleep(1000);

@@ -100,7 +100,7 @@ impl Product {
         let mut command = exec::command([self.soci()]);
         command.args(["record", "--image", &layout_reference(layout), "--net", "none", "--until", READY]);
         command.args(["--engine", "fuse", "--runs", RECORDED_RUNS, "--tail", RECORDED_TAIL]);
-        command.arg("--state").arg(state).arg("--out").arg(out);
+        command.arg("--state").arg(state).arg("--out").arg(out).arg("--force"); // of an earlier call
         command
     }
 

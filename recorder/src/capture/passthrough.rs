@@ -131,8 +131,12 @@ impl Passthrough {
             let entry = entry.map_err(errno)?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
-                let child = self.child(&node, name)?;
-                listing.push((child.attr.ino, child.attr.kind, name.to_vec()));
+                match self.child(&node, name) {
+                    Ok(child) => listing.push((child.attr.ino, child.attr.kind, name.to_vec())),
+                    // overlayfs lists a whiteout that hides nothing, and then has no such file.
+                    Err(error) if error.code() == Errno::ENOENT.code() => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(listing)

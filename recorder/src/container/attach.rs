@@ -3,7 +3,8 @@
 //! * A number of a running process is that process: its cgroup, where that is a container's own, else the process
 //!   and its descendants.
 //! * A path, absolute or relative to the unified hierarchy, of a cgroup is that cgroup, its descendants included; of another
-//!   hierarchy, the processes in it and their descendants.
+//!   hierarchy, the processes in it and their descendants. One that holds several containers is an error: a trace is of
+//!   one. A pod's sandbox is passed over.
 //! * Anything else is the id of a container, the beginning of one, or a name: its cgroup, where it has one of its own in
 //!   the unified hierarchy, else every process in its mount namespace.
 //!
@@ -25,8 +26,19 @@ pub struct Known {
     pub id: String,
     /// Other names of it.
     pub names: Vec<String>,
+    /// Is it a pod's sandbox?
+    pub sandbox: bool,
     /// Process id on the host of its first process.
     pub pid: u32,
+}
+
+impl Known {
+    /// Its id and its names, for people.
+    fn words(&self) -> String {
+        let names =
+            if self.names.is_empty() { String::new() } else { format!(" ({})", self.names.join(", ")) };
+        format!("{}{names}", self.id)
+    }
 }
 
 /// How the processes of what is attached to are told.
@@ -62,16 +74,19 @@ pub fn find<'a>(text: &str, known: &'a [Known]) -> Result<(&'a Known, Attached),
 }
 
 fn by_name<'a>(name: &str, known: &'a [Known]) -> Result<&'a Known, ContainerError> {
-    let exact: Vec<&Known> =
-        known.iter().filter(|one| one.id == name || one.names.iter().any(|known| known == name)).collect();
+    let exact: Vec<&Known> = known
+        .iter()
+        .filter(|one| one.id == name || (!one.sandbox && one.names.iter().any(|known| known == name)))
+        .collect();
     let found = match exact.len() {
         0 => known.iter().filter(|one| one.id.starts_with(name)).collect(),
         _ => exact,
     };
-    match found[..] {
-        [one] => Ok(one),
-        _ => Err(ContainerError::Name { name: name.into(), count: found.len() }),
+    if let [one] = found[..] {
+        return Ok(one);
     }
+    let found = found.into_iter().map(Known::words).collect();
+    Err(ContainerError::Name { name: name.into(), found })
 }
 
 /// The container of a process: by the cgroups that it is in, or because it is the first process.
@@ -109,13 +124,41 @@ fn by_cgroup<'a>(dir: &Path, known: &'a [Known]) -> Result<(&'a Known, Attached)
     let dir = dir.canonicalize().map_err(failed("find", dir))?;
     let mut pids = Vec::new();
     processes(&dir, &mut pids)?;
-    let container = known.iter().find(|one| pids.contains(&one.pid));
-    let container = container.or_else(|| pids.iter().find_map(|&pid| by_process(pid, known)));
-    let container =
-        container.ok_or_else(|| ContainerError::NoContainer(format!("cgroup {}", dir.display())))?;
+    let what = || format!("cgroup {}", dir.display());
+    let (container, has_others) = only_one(&pids, known, by_process, what)?;
+    // Beside a sandbox, or whatever else is in a pod's cgroup, the container's own says which processes are meant.
+    if has_others {
+        let own = own_cgroup(container.pid, container)?;
+        return Ok((container, own.unwrap_or(Attached::Container(container.pid))));
+    }
     match unified_root().filter(|root| dir.starts_with(root)) {
         Some(root) => Ok((container, unified(&root, &dir)?)),
         None => Ok((container, Attached::Processes(pids))),
+    }
+}
+
+/// The one container that these processes are of, sandboxes aside, and whether there is a sandbox.
+fn only_one<'a>(
+    pids: &[u32],
+    known: &'a [Known],
+    container_of: impl Fn(u32, &'a [Known]) -> Option<&'a Known>,
+    what: impl Fn() -> String,
+) -> Result<(&'a Known, bool), ContainerError> {
+    let mut found: Vec<&Known> = Vec::new();
+    for container in pids.iter().filter_map(|&pid| container_of(pid, known)) {
+        if !found.iter().any(|one| std::ptr::eq(*one, container)) {
+            found.push(container);
+        }
+    }
+    let all = found.len();
+    found.retain(|one| !one.sandbox);
+    match found[..] {
+        [one] => Ok((one, all > 1)),
+        [] => Err(ContainerError::NoContainer(what())),
+        _ => {
+            let found = found.into_iter().map(Known::words).collect();
+            Err(ContainerError::Several { what: what(), found })
+        }
     }
 }
 
@@ -148,7 +191,7 @@ mod tests {
     use super::*;
 
     fn known(id: &str, name: &str, pid: u32) -> Known {
-        Known { namespace: "default".into(), id: id.into(), names: vec![name.into()], pid }
+        Known { namespace: "default".into(), id: id.into(), names: vec![name.into()], sandbox: false, pid }
     }
 
     #[test]
@@ -160,7 +203,10 @@ mod tests {
         assert_eq!(by_name("abc1", &all[..1]).unwrap().pid, 1);
         for (name, found) in [("abc", 2), ("abc1", 2), ("x", 0)] {
             let error = by_name(name, &all).unwrap_err();
-            assert!(matches!(error, ContainerError::Name { count, .. } if count == found), "{error}");
+            assert!(
+                matches!(error, ContainerError::Name { found: ref list, .. } if list.len() == found),
+                "{error}"
+            );
         }
     }
 
@@ -181,5 +227,23 @@ mod tests {
         let own_container = [known("abc", "web", std::process::id())];
         let (container, told) = find(&own, &own_container).unwrap();
         assert_eq!((container.id.as_str(), told), ("abc", Attached::Processes(vec![std::process::id()])));
+    }
+
+    #[test]
+    fn of_a_pod_the_sandbox_is_passed_over_and_several_containers_are_an_error() {
+        let sandbox = Known { sandbox: true, ..known("pause", "pod", 10) };
+        let pod = [sandbox, known("abc", "web", 20), known("def", "log", 30)];
+        let of =
+            |pid: u32, known: &'static [Known]| known.iter().find(|one| one.pid == pid || one.pid + 1 == pid);
+        let pod: &'static [Known] = Box::leak(Box::new(pod));
+        let found = |pids: &[u32]| only_one(pids, pod, of, || "cgroup /pod".into());
+        let (container, has_others) = found(&[10, 21, 20]).unwrap();
+        assert_eq!((container.id.as_str(), has_others), ("abc", true));
+        assert!(!found(&[20, 21]).unwrap().1);
+        assert!(matches!(found(&[10, 11, 99]), Err(ContainerError::NoContainer(_))));
+        let error = found(&[10, 20, 30]).unwrap_err().to_string();
+        assert!(error.contains("abc (web), def (log)"), "{error}");
+        assert_eq!(by_name("pause", pod).unwrap().pid, 10, "by its id, a sandbox can be meant");
+        assert!(by_name("pod", pod).is_err());
     }
 }

@@ -44,12 +44,20 @@ pub enum ContainerError {
     #[error("its runtime specification")]
     Spec(#[source] serde_json::Error),
     /// Several containers or none have this name.
-    #[error("{count} running containers have the name or id {name:?}")]
+    #[error("{} running containers have the name or id {name:?}{}", .found.len(), list(.found))]
     Name {
         /// The name.
         name: String,
-        /// How many.
-        count: usize,
+        /// Those that have it.
+        found: Vec<String>,
+    },
+    /// A cgroup of several containers.
+    #[error("{what} holds several containers: name one of {}", .found.join(", "))]
+    Several {
+        /// The cgroup.
+        what: String,
+        /// The containers.
+        found: Vec<String>,
     },
     /// A process or cgroup is not in a container.
     #[error("{0} is not in a running container of containerd")]
@@ -65,4 +73,8 @@ pub enum ContainerError {
         #[source]
         source: std::io::Error,
     },
+}
+
+fn list(found: &[String]) -> String {
+    if found.is_empty() { String::new() } else { format!(": {}", found.join(", ")) }
 }

@@ -115,7 +115,7 @@ pub fn names(labels: &BTreeMap<String, String>) -> Vec<String> {
 }
 
 /// Do labels say that a container is a pod's sandbox, which only holds namespaces?
-fn is_sandbox(labels: &BTreeMap<String, String>) -> bool {
+pub fn is_sandbox(labels: &BTreeMap<String, String>) -> bool {
     labels.get("io.cri-containerd.kind").is_some_and(|kind| kind == "sandbox")
 }
 

@@ -30,8 +30,8 @@ pub struct Report {
     pub started_at: String,
     /// Number of good bytes of the trace file when its end is missing.
     pub torn_after: Option<u64>,
-    /// Sum of all waits, nanoseconds.
-    pub waited_ns: u64,
+    /// Sum of all waits, nanoseconds; none when the engine does not measure them. So are those of files and processes.
+    pub waited_ns: Option<u64>,
     /// Files, layer by layer, in the order of their first need.
     pub files: Vec<FileUse>,
     /// Processes, most distinct bytes first.
@@ -54,7 +54,7 @@ pub struct FileUse {
     /// First access, nanoseconds since the start.
     pub first_need_ns: u64,
     /// Sum of waits, nanoseconds.
-    pub wait_ns: u64,
+    pub wait_ns: Option<u64>,
     /// Only read after the workload was ready.
     pub tail_only: bool,
 }
@@ -71,7 +71,7 @@ pub struct ProcessUse {
     /// Bytes that it asked for before any other.
     pub bytes: u64,
     /// Sum of waits, nanoseconds.
-    pub wait_ns: u64,
+    pub wait_ns: Option<u64>,
 }
 
 impl Report {
@@ -82,7 +82,8 @@ impl Report {
     pub fn read(trace: &Path, content_bytes: &[u64]) -> Result<Self, TraceError> {
         let summary = Summary::read(trace, content_bytes)?;
         let mut reader = TraceReader::open(trace)?;
-        let mut survey = Survey::default();
+        let mut survey =
+            Survey { measures_waits: super::measures_waits(reader.header()), ..Survey::default() };
         for access in &mut reader {
             survey.add(&access?);
         }
@@ -94,7 +95,8 @@ impl Report {
         let header = reader.header();
         let (engine, manifest) = (header.engine.clone(), header.manifest);
         let started_at = header.started_at.clone();
-        let waited_ns = survey.files.iter().fold(0u64, |sum, file| sum.saturating_add(file.wait_ns));
+        let waits = || survey.files.iter().filter_map(|file| file.wait_ns);
+        let waited_ns = survey.measures_waits.then(|| waits().fold(0u64, u64::saturating_add));
         let (files, processes, timeline) = survey.finish(ended);
         Ok(Self { summary, engine, manifest, started_at, torn_after, waited_ns, files, processes, timeline })
     }
@@ -108,6 +110,7 @@ impl Report {
 /// What is known while the accesses come by.
 #[derive(Debug, Default)]
 struct Survey {
+    measures_waits: bool,
     ids: HashMap<(Arc<[u8]>, Option<u32>), usize>,
     files: Vec<FileUse>,
     covered: Vec<Coverage>,
@@ -127,7 +130,7 @@ impl Survey {
                 accesses: 0,
                 bytes: 0,
                 first_need_ns: access.t_ns,
-                wait_ns: 0,
+                wait_ns: self.measures_waits.then_some(0),
                 tail_only: true,
             });
         }
@@ -137,18 +140,18 @@ impl Survey {
         file.accesses += 1;
         file.bytes += new_bytes;
         file.first_need_ns = file.first_need_ns.min(access.t_ns);
-        file.wait_ns = file.wait_ns.saturating_add(access.wait_ns);
+        file.wait_ns = file.wait_ns.map(|sum| sum.saturating_add(access.wait_ns));
         file.tail_only &= access.phase == Phase::Tail;
         let process = self.processes.entry(Arc::clone(&access.process)).or_insert_with(|| ProcessUse {
             pid: access.process.pid,
             name: printable(&access.process.comm),
             accesses: 0,
             bytes: 0,
-            wait_ns: 0,
+            wait_ns: self.measures_waits.then_some(0),
         });
         process.accesses += 1;
         process.bytes = process.bytes.saturating_add(new_bytes);
-        process.wait_ns = process.wait_ns.saturating_add(access.wait_ns);
+        process.wait_ns = process.wait_ns.map(|sum| sum.saturating_add(access.wait_ns));
         self.events.push(Event { t_ns: access.t_ns, file: id, new_bytes });
     }
 

@@ -11,7 +11,7 @@ use soci_core::digest::Digest;
 use soci_core::trace::{End, Outcome};
 
 use super::detail::Report;
-use super::words::{bytes, count, percent, printable, shortened, time};
+use super::words::{NOT_MEASURED, bytes, count, percent, printable, shortened, time};
 use super::{svg, tables};
 
 const STYLE: &str = include_str!("style.css");
@@ -142,7 +142,10 @@ fn figures(report: &Report) -> Markup {
             (figure("Before READY", bytes(before), format!("{} of it", percent(before, summary.bytes))))
             (figure("Files", count(summary.files), format!("in {layers} of {} layers", summary.layers.len())))
             (figure("Accesses", count(summary.accesses), note))
-            (figure("Waited", time(report.waited_ns), "over all requests".into()))
+            @match report.waited_ns {
+                Some(waited) => (figure("Waited", time(waited), "over all requests".into())),
+                None => (figure("Waited", NOT_MEASURED.into(), "this engine cannot".into())),
+            }
         }
     }
 }

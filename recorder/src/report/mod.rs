@@ -20,7 +20,7 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use soci_core::digest::Digest;
-use soci_core::trace::{End, Phase, Tail, TraceError, TraceReader};
+use soci_core::trace::{End, Header, Phase, Tail, TraceError, TraceReader};
 use soci_core::units::ByteRange;
 
 pub use self::detail::{FileUse, ProcessUse, Report};
@@ -57,8 +57,8 @@ pub struct Summary {
     pub layers: Vec<LayerShare>,
     /// Time from the start to each first need, nanoseconds.
     pub first_need_ns: Quantiles,
-    /// Time that each request waited for its bytes, nanoseconds.
-    pub wait_ns: Quantiles,
+    /// Time that each request waited for its bytes, nanoseconds; none when the engine does not measure it.
+    pub wait_ns: Option<Quantiles>,
 }
 
 /// Distinct bytes by phase.
@@ -166,9 +166,14 @@ impl Summary {
             image_bytes: (!content_bytes.is_empty()).then(|| content_bytes.iter().sum()),
             layers,
             first_need_ns: Quantiles::of(&first_need),
-            wait_ns: Quantiles::of(&wait),
+            wait_ns: measures_waits(header).then(|| Quantiles::of(&wait)),
         })
     }
+}
+
+/// Are the waits of a trace measurements? Otherwise they are 0 and mean nothing.
+fn measures_waits(header: &Header) -> bool {
+    !header.engine.starts_with("ebpf")
 }
 
 /// Counts a value; the histogram grows to hold it.
@@ -238,6 +243,8 @@ mod tests {
         let shares: Vec<_> = summary.layers.iter().map(|l| (l.files, l.bytes, l.content_bytes)).collect();
         assert_eq!(shares, [(1, 150, Some(1000)), (2, 11, Some(20))]);
         assert_eq!(summary.end, Some(end));
-        assert!(summary.wait_ns.max.abs_diff(400) <= 1 && summary.first_need_ns.max.abs_diff(4000) <= 4);
+        assert!(
+            summary.wait_ns.unwrap().max.abs_diff(400) <= 1 && summary.first_need_ns.max.abs_diff(4000) <= 4
+        );
     }
 }

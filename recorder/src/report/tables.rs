@@ -7,7 +7,7 @@ use maud::{Markup, html};
 
 use super::detail::{FileUse, Report};
 use super::svg::{bar, colour, shares};
-use super::words::{bytes, count, percent, shortened, time};
+use super::words::{NOT_MEASURED, bytes, count, percent, shortened, time};
 use super::{Quantiles, Summary};
 
 /// Rows of a table of files or processes.
@@ -77,7 +77,10 @@ pub(super) fn quantiles(summary: &Summary) -> Markup {
                 } }
                 tbody {
                     (row("First need, from the start", &summary.first_need_ns))
-                    (row("Wait of a request", &summary.wait_ns))
+                    @match &summary.wait_ns {
+                        Some(waits) => (row("Wait of a request", waits)),
+                        None => tr { th scope="row" { "Wait of a request" } td.n colspan="4" { (NOT_MEASURED) } },
+                    }
                 }
             }
         }
@@ -106,17 +109,20 @@ pub(super) fn by_bytes(report: &Report) -> Markup {
 
 /// Files that were waited for most.
 pub(super) fn by_wait(report: &Report) -> Markup {
-    let files = top(&report.files, |file| file.wait_ns);
-    let largest = files.first().map_or(0, |file| file.wait_ns);
+    let wait = |file: &FileUse| file.wait_ns.unwrap_or(0);
+    let files = top(&report.files, wait);
+    let largest = files.first().map_or(0, |file| wait(file));
     html! {
         section aria-labelledby="h-by-wait" {
             h2 id="h-by-wait" { "Files by wait" }
-            @if report.waited_ns == 0 { p { "No wait was recorded." } } @else {
+            @if report.waited_ns.is_none() {
+                p { "Not measured: this engine does not know how long a read waited. --engine fuse does." }
+            } @else if report.waited_ns == Some(0) { p { "No wait was recorded." } } @else {
                 table {
                     thead { tr { th scope="col" { "File" } th.n scope="col" { "Wait" } th scope="col" { span.unseen { "Share" } } th.n scope="col" { "Accesses" } } }
                     tbody { @for file in &files { tr {
-                        (path(file)) (duration(file.wait_ns))
-                        td data-v=(file.wait_ns) { (bar(&colour(file.layer), file.wait_ns, largest)) }
+                        (path(file)) (duration(wait(file)))
+                        td data-v=(wait(file)) { (bar(&colour(file.layer), wait(file), largest)) }
                         (number(file.accesses))
                     } } }
                 }
@@ -166,7 +172,8 @@ pub(super) fn processes(report: &Report) -> Markup {
                 tbody { @for process in report.processes.iter().take(TOP) { tr {
                     th scope="row" { code { (shortened(&process.name, MAX_NAME)) } }
                     td.n data-v=(process.pid) { @if process.pid == 0 { "–" } @else { (process.pid) } }
-                    (number(process.accesses)) (size(process.bytes)) (duration(process.wait_ns))
+                    (number(process.accesses)) (size(process.bytes))
+                    @match process.wait_ns { Some(wait) => (duration(wait)), None => td.n data-v="0" { "–" } }
                     td.share data-v=(process.bytes) { (bar("l0", process.bytes, total)) " " (percent(process.bytes, total)) }
                 } } }
             }

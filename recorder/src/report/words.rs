@@ -5,6 +5,9 @@
 
 use std::fmt::Write;
 
+/// In place of a figure that the engine does not measure.
+pub const NOT_MEASURED: &str = "not measured";
+
 /// Bytes as text: what is not UTF-8 becomes `\xNN`, invisible and control characters become `\u{N}`.
 pub fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());

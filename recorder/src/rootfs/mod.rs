@@ -13,7 +13,7 @@ use soci_core::digest::{Digest, Hasher};
 use soci_core::unpack::UnpackError;
 
 pub use cold::forget_pages;
-pub use layers::{LayerCache, UnpackedLayer};
+pub use layers::{LayerCache, Pruned, UnpackedLayer};
 pub use overlay::Overlay;
 pub use run_dir::RunDir;
 pub(crate) use walk::each_file;

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::container::{ContainerOptions, LAST_WORDS};
-use super::container_error::ContainerSessionError;
+use super::container::ContainerOptions;
+use super::container_error::{ContainerSessionError, chain, other};
 use super::host_command::HostCommand;
-use super::{STOP_GRACE, TICK};
+use super::watched::LAST_WORDS;
+use super::{TICK, URGENT_GRACE};
 use crate::capture::Ebpf;
 use crate::container::{Container, News, Wanted};
 
@@ -48,30 +49,13 @@ pub(super) fn arrival(
         ended = ended.or_else(|| command.ended().map(|code| (code, Instant::now())));
         if let Ok(signal) = options.signals.try_recv() {
             command.signal(signal);
-            command.wait_for(STOP_GRACE);
-            return Err(ContainerSessionError::NoStart("stopped"));
+            command.wait_for(URGENT_GRACE);
+            return Err(ContainerSessionError::Stopped(signal));
         }
         if options.rules.timeout.is_some_and(|limit| begin.elapsed() > limit) {
             command.signal(Signal::TERM);
-            command.wait_for(STOP_GRACE);
-            return Err(ContainerSessionError::NoStart("out of time"));
+            command.wait_for(URGENT_GRACE);
+            return Err(ContainerSessionError::TimedOut);
         }
     }
-}
-
-/// A container that is not recorded, in a few words.
-pub(super) fn other(container: &Container) -> String {
-    let kind = if container.sandbox { "sandbox " } else { "" };
-    format!("{kind}{} of {}", container.id, container.image)
-}
-
-/// An error with its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -8,33 +8,30 @@
 //! containerd's to say.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::io;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use soci_core::trace::{Header, Outcome, TraceWriter};
+use rustix::process::Signal;
+use soci_core::trace::{Header, TraceWriter};
 
-use super::arrival::{arrival, chain, other};
+use super::arrival::arrival;
 use super::container_error::ContainerSessionError;
 use super::host_command::HostCommand;
-use super::{Log, Output, Progress, Recorded, Rules, SETTLE, STOP_GRACE, TICK, Verdict, wall_clock};
+use super::watched::{Watched, telling};
+use super::{Log, Output, Progress, Recorded, Rules, recording, wall_clock};
 use crate::capture::{Capture, Ebpf};
 use crate::container::attach::Attached;
 use crate::container::{Container, News, Wanted};
 use crate::resolve::Resolver;
-use crate::until::{Condition, Ends, Watch};
-use crate::workload::{Exit, InitCommand, Isolation, Net, Spec};
-
-/// How long the exit code and the last output may take after the end.
-pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
+use crate::until::Condition;
+use crate::workload::InitCommand;
 
 /// What to record and for how long.
 pub struct ContainerOptions<'a> {
-    /// Where the trace of a container goes.
-    pub trace: &'a dyn Fn(&Container) -> PathBuf,
+    /// Where the trace of a container goes; an error when it must not be written there.
+    pub trace: &'a dyn Fn(&Container) -> io::Result<PathBuf>,
     /// When the recording is over.
     pub rules: Rules,
     /// What containerd tells.
@@ -101,8 +98,9 @@ pub fn record_started(
     let container = arrival(capture, &mut command, starter.wanted, options, &mut others)?;
     capture.follow_new(container.pid);
     identify(capture, &container)?;
-    let watched = Watched::new(container, Some(command), options.rules.clone(), others, (tell, events));
-    watched.record(capture, options, progress, None)
+    let mut watched = Watched::new(container, Some(command), options, others, (tell, events));
+    let started = watched.execution(capture)?;
+    finish(watched, started, None, capture, options, progress)
 }
 
 /// Records a container that runs, as `attached` tells its processes. `capture` watches the scope that goes with it.
@@ -120,8 +118,37 @@ pub fn record_attached(
         Attached::Container(pid) => capture.follow_running(&[*pid], true)?,
         Attached::Processes(pids) => capture.follow_running(pids, false)?,
     }
-    let watched = Watched::new(container, None, options.rules.clone(), Vec::new(), channel());
-    watched.record(capture, options, progress, Some(Instant::now()))
+    let watched = Watched::new(container, None, options, Vec::new(), channel());
+    // What it has mapped before is not seen again.
+    finish(watched, Instant::now(), Some(true), capture, options, progress)
+}
+
+/// Records what is watched. Of a new container every need is seen, whatever is cached: then nobody says that it is `warm`.
+fn finish(
+    mut watched: Watched<'_>,
+    started: Instant,
+    warm: Option<bool>,
+    capture: &mut Ebpf,
+    options: &ContainerOptions<'_>,
+    progress: &mut dyn FnMut(&Progress),
+) -> Result<RecordedContainer, ContainerSessionError> {
+    let container = watched.container().clone();
+    let mut resolver = Resolver::new(&container.dirs).map_err(ContainerSessionError::Layers)?;
+    let trace = (options.trace)(&container).map_err(ContainerSessionError::Place)?;
+    let header = Header {
+        image: container.image.clone(),
+        manifest: Some(container.manifest),
+        layers: container.layers.clone(),
+        engine: capture.engine().into(),
+        argv: container.process.args.clone(),
+        started_at: wall_clock(started),
+        warm,
+    };
+    let log = Log::new(started, TraceWriter::create(&trace, &header)?);
+    watched.begin(started)?;
+    let recorded = recording::run(log, capture, &mut resolver, &mut watched, options.signals, progress)?;
+    let (others, runs) = watched.over();
+    Ok(RecordedContainer { recorded, container, trace, others, runs })
 }
 
 fn identify(capture: &mut Ebpf, container: &Container) -> Result<(), ContainerSessionError> {
@@ -144,246 +171,4 @@ fn check(rules: &Rules, has_command: bool) -> Result<(), ContainerSessionError> 
         return Err(ContainerSessionError::Rule { rule: rule.clone(), why });
     }
     Ok(())
-}
-
-/// A rule has come true.
-type Told = (usize, Instant);
-
-fn telling(sender: &Sender<Told>) -> impl Fn(usize, Instant) + Clone + Send + 'static {
-    let sender = sender.clone();
-    move |rule, at| {
-        let _ = sender.send((rule, at)); // nobody waits for it once the watch is over
-    }
-}
-
-/// A container under watch.
-struct Watched {
-    container: Container,
-    /// None when it had ended before it could be opened.
-    pidfd: Option<OwnedFd>,
-    command: Option<HostCommand>,
-    rules: Rules,
-    others: Vec<String>,
-    tell: Sender<Told>,
-    events: Receiver<Told>,
-    gone: Option<Instant>,
-    code: Option<u8>,
-}
-
-impl Watched {
-    fn new(
-        container: Container,
-        command: Option<HostCommand>,
-        rules: Rules,
-        others: Vec<String>,
-        (tell, events): (Sender<Told>, Receiver<Told>),
-    ) -> Self {
-        let pid = i32::try_from(container.pid).ok().and_then(Pid::from_raw);
-        let pidfd = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        Self { container, pidfd, command, rules, others, tell, events, gone: None, code: None }
-    }
-
-    /// Records. `started` is the moment from which times count, when that is not the execution of the command.
-    fn record(
-        mut self,
-        capture: &mut Ebpf,
-        options: &ContainerOptions<'_>,
-        progress: &mut dyn FnMut(&Progress),
-        started: Option<Instant>,
-    ) -> Result<RecordedContainer, ContainerSessionError> {
-        let attached = started.is_some();
-        let mut resolver = Resolver::new(&self.container.dirs).map_err(ContainerSessionError::Layers)?;
-        let started = match started {
-            Some(at) => at,
-            None => self.execution(capture, options)?,
-        };
-        let trace = (options.trace)(&self.container);
-        let header = Header {
-            image: self.container.image.clone(),
-            manifest: Some(self.container.manifest),
-            layers: self.container.layers.clone(),
-            engine: capture.engine().into(),
-            argv: self.container.process.args.clone(),
-            started_at: wall_clock(started),
-            // Of a new container every need is seen, whatever is cached; what has been mapped before is not.
-            warm: attached.then_some(true),
-        };
-        let mut log = Log::new(started, TraceWriter::create(&trace, &header)?);
-        let mut ends = Ends::new(&self.rules.until, self.rules.tail, started);
-        let watch = self.watch()?;
-        let verdict = loop {
-            log.take(capture, TICK);
-            let verdict = self.poll(&mut ends, started, options);
-            log.set_ready(ends.ready());
-            if let Some(verdict) = verdict {
-                break verdict;
-            }
-            let now = Instant::now();
-            log.write_until(now.checked_sub(SETTLE).unwrap_or(started), &mut resolver)?;
-            progress(&log.progress(now));
-        };
-        drop(watch);
-        log.take(capture, Duration::ZERO);
-        log.write_until(verdict.ended, &mut resolver)?;
-        let recorded = log.seal(&verdict, capture)?;
-        let runs = self.finish(options);
-        let Self { container, others, .. } = self;
-        Ok(RecordedContainer { recorded, container, trace, others, runs })
-    }
-
-    /// Waits until the container's command is executed; a container that ends before has begun when it was found.
-    fn execution(
-        &mut self,
-        capture: &mut Ebpf,
-        options: &ContainerOptions<'_>,
-    ) -> Result<Instant, ContainerSessionError> {
-        let found = Instant::now();
-        loop {
-            if let Some(at) = capture.executed() {
-                return Ok(at);
-            }
-            let gone = self.has_ended();
-            capture.look(TICK / 4);
-            self.take_news(options);
-            if gone {
-                return Ok(capture.executed().unwrap_or(found));
-            }
-            if let Ok(signal) = options.signals.try_recv() {
-                if let Some(command) = &mut self.command {
-                    command.signal(signal);
-                }
-                self.finish(options);
-                return Err(ContainerSessionError::NoStart("stopped"));
-            }
-            if self.rules.timeout.is_some_and(|limit| found.elapsed() > limit) {
-                self.finish(options);
-                return Err(ContainerSessionError::NoStart("out of time"));
-            }
-        }
-    }
-
-    /// The threads for rules that need one, unless the container has ended.
-    fn watch(&self) -> Result<Option<Watch>, ContainerSessionError> {
-        let spec = Spec {
-            isolation: Isolation::Container,
-            rootfs: "/".into(),
-            process: self.container.process.clone(),
-            user: self.container.user.clone(),
-            net: Net::None, // whatever it is, it is entered
-            hostname: String::new(),
-            binds: Vec::new(),
-            cgroup: None,
-        };
-        let watch = Watch::start(&self.rules.until, &spec, self.container.pid, None, telling(&self.tell));
-        match watch {
-            Ok(watch) => Ok(Some(watch)),
-            Err(_) if self.has_ended() => Ok(None),
-            Err(error) => Err(ContainerSessionError::Watch(error)),
-        }
-    }
-
-    /// Has one of the rules, the timeout, a signal or its end ended it by now?
-    fn poll(&mut self, ends: &mut Ends, started: Instant, options: &ContainerOptions<'_>) -> Option<Verdict> {
-        self.take_news(options);
-        if self.gone.is_none() && self.has_ended() {
-            self.gone = Some(Instant::now());
-            if let Some(command) = &mut self.command {
-                // Its last words may still be on their way.
-                command.wait_for(LAST_WORDS);
-                command.join_output(LAST_WORDS);
-            }
-        }
-        for (rule, at) in self.events.try_iter() {
-            ends.note(rule, at);
-        }
-        let now = self.gone.unwrap_or_else(Instant::now);
-        ends.reach(now);
-        let over = |outcome, exit| Some(Verdict { outcome, ended: now, exit, signal: None });
-        if let Some(gone) = self.gone {
-            if self.code.is_none() && gone.elapsed() < LAST_WORDS {
-                return None;
-            }
-            let was_ready = ends.ready().is_some();
-            ends.exited(gone);
-            let exit = self.code.map(|code| Exit { code, at: gone });
-            return over(if was_ready { Outcome::Ready } else { Outcome::Exited }, exit);
-        }
-        for signal in options.signals.try_iter() {
-            if ends.signalled(now) {
-                continue;
-            }
-            if let Some(command) = &mut self.command {
-                command.signal(signal);
-            }
-            return Some(Verdict {
-                outcome: Outcome::Interrupted,
-                ended: now,
-                exit: None,
-                signal: Some(signal),
-            });
-        }
-        if let Some(ended) = ends.end().filter(|end| *end <= now) {
-            return Some(Verdict { outcome: Outcome::Ready, ended, exit: None, signal: None });
-        }
-        let limit = self.rules.timeout.and_then(|timeout| started.checked_add(timeout));
-        let late = limit.filter(|end| *end <= now && ends.ready().is_none());
-        late.map(|ended| Verdict { outcome: Outcome::TimedOut, ended, exit: None, signal: None })
-    }
-
-    fn take_news(&mut self, options: &ContainerOptions<'_>) {
-        for news in options.news.try_iter() {
-            match news {
-                News::Created { id, container } => self.others.push(match *container {
-                    Ok(container) => other(&container),
-                    Err(error) => format!("{id} ({})", chain(&error)),
-                }),
-                News::Exited { namespace, id, code } => {
-                    if (&namespace, &id) == (&self.container.namespace, &self.container.id) {
-                        self.code = Some(code);
-                    }
-                }
-                News::Lost(error) => {
-                    tracing::warn!(error = chain(&error), "containerd tells nothing any more");
-                }
-            }
-        }
-    }
-
-    fn has_ended(&self) -> bool {
-        self.pidfd.as_ref().is_none_or(|pidfd| readable(pidfd, Duration::ZERO))
-    }
-
-    /// Ends what is ours, and the container if that is wanted. Does it still run?
-    fn finish(&mut self, options: &ContainerOptions<'_>) -> bool {
-        if let Some(pidfd) = self.pidfd.as_ref().filter(|_| options.stop) {
-            for signal in [Signal::TERM, Signal::KILL] {
-                let _ = pidfd_send_signal(pidfd, signal); // it may have ended
-                if readable(pidfd, STOP_GRACE) {
-                    break;
-                }
-            }
-        }
-        if let Some(mut command) = self.command.take() {
-            // After the container's end there is something to clean up, and then it ends by itself.
-            if !self.has_ended() || !command.wait_for(STOP_GRACE) {
-                command.signal(Signal::TERM);
-                command.wait_for(STOP_GRACE);
-            }
-            command.join_output(LAST_WORDS);
-        }
-        !self.has_ended()
-    }
-}
-
-/// Has the process of this descriptor ended within `patience`?
-fn readable(pidfd: &OwnedFd, patience: Duration) -> bool {
-    let deadline = Instant::now() + patience;
-    loop {
-        let rest = deadline.saturating_duration_since(Instant::now());
-        let time = Timespec { tv_sec: rest.as_secs() as i64, tv_nsec: i64::from(rest.subsec_nanos()) };
-        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&time)) {
-            Err(rustix::io::Errno::INTR) => {}
-            answer => return answer.is_ok_and(|ready| ready > 0),
-        }
-    }
 }

@@ -2,10 +2,11 @@
 
 use std::io;
 
+use rustix::process::Signal;
 use soci_core::trace::TraceError;
 
 use crate::capture::EbpfError;
-use crate::container::ContainerError;
+use crate::container::{Container, ContainerError};
 use crate::until::Rule;
 
 /// Why a container was not recorded.
@@ -27,9 +28,12 @@ pub enum ContainerSessionError {
         /// Containers that came, and why they are not meant.
         seen: Vec<String>,
     },
-    /// Nothing happened in time, or the user stopped it before.
-    #[error("no container came before the recording was {0}")]
-    NoStart(&'static str),
+    /// The user stopped it before there was anything to record.
+    #[error("stopped before a container came")]
+    Stopped(Signal),
+    /// Nothing to record came in time.
+    #[error("no container came in time")]
+    TimedOut,
     /// Containerd tells nothing any more.
     #[error("follow the events of containerd")]
     Lost(#[source] ContainerError),
@@ -45,6 +49,9 @@ pub enum ContainerSessionError {
     /// The watch of its end rules.
     #[error("watch the container")]
     Watch(#[source] io::Error),
+    /// Where the trace would go.
+    #[error("choose a place for the trace")]
+    Place(#[source] io::Error),
     /// The trace.
     #[error("write the trace")]
     Trace(#[from] TraceError),
@@ -52,4 +59,21 @@ pub enum ContainerSessionError {
 
 fn list(seen: &[String]) -> String {
     if seen.is_empty() { String::new() } else { format!("; there was {}", seen.join(", ")) }
+}
+
+/// A container that is not recorded, in a few words.
+pub(super) fn other(container: &Container) -> String {
+    let kind = if container.sandbox { "sandbox " } else { "" };
+    format!("{kind}{} of {}", container.id, container.image)
+}
+
+/// An error with its causes.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

@@ -11,10 +11,11 @@ use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use regex::bytes::Regex;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use super::{Output, output};
 use crate::workload::InitCommand;
+use crate::workload::guard::Guard;
 
 /// How often its end is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -24,6 +25,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 pub(super) struct HostCommand {
     child: Child,
     output: Vec<JoinHandle<()>>,
+    // Dropped when the child has been waited for.
+    #[expect(dead_code, reason = "kept for its drop")]
+    guard: Guard,
 }
 
 impl HostCommand {
@@ -38,7 +42,18 @@ impl HostCommand {
     ) -> io::Result<Self> {
         let mut command = Command::new(&launcher.program);
         command.args(&launcher.args).args(words).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut this = Self { child: command.spawn()?, output: Vec::new() };
+        let mut child = command.spawn()?;
+        let pid = Pid::from_child(&child);
+        let guarded = pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from);
+        let guard = match guarded.and_then(|pidfd| Guard::start(launcher, &pidfd, None)) {
+            Ok(guard) => guard,
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(error);
+            }
+        };
+        let mut this = Self { child, output: Vec::new(), guard };
         let (out, err) = to;
         if let Some(from) = this.child.stdout.take() {
             this.output.push(output::copy(from, out, patterns.clone(), tell.clone())?);
@@ -75,10 +90,15 @@ impl HostCommand {
         }
     }
 
-    /// Waits until its output has been copied: not for what holds the other end after it has ended.
-    pub(super) fn join_output(&mut self, limit: Duration) {
+    /// Has its output been copied to its end? Somebody else may hold the other end for longer than it lives.
+    pub(super) fn has_spoken(&self) -> bool {
+        self.output.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Waits until its output has been copied, but no longer than this.
+    pub(super) fn join_output(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
-        while self.output.iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
+        while !self.has_spoken() && Instant::now() < deadline {
             sleep(LOOK_EVERY);
         }
     }

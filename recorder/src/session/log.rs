@@ -107,12 +107,29 @@ impl Log {
         Ok(())
     }
 
-    /// Ends the trace.
-    pub(super) fn seal(self, verdict: &Verdict, capture: &dyn Capture) -> Result<Recorded, TraceError> {
+    /// Forgets what was asked for after `limit`; was there anything?
+    pub(super) fn forget_later(&mut self, limit: Instant) -> bool {
+        let before = self.pending.len();
+        self.pending.retain(|access| access.at <= limit);
+        self.pending.len() < before
+    }
+
+    /// Ends the trace of a recording that has lost this many accesses.
+    pub(super) fn seal(
+        self,
+        verdict: &Verdict,
+        lost: u64,
+        capture: &dyn Capture,
+        of_directory: bool,
+    ) -> Result<Recorded, TraceError> {
         let mut outside = capture.outside();
         outside.unknown += self.outside;
+        if of_directory {
+            // A command of the machine reads the machine's files, beside those of the directory: nothing is strange about it.
+            outside.elsewhere += std::mem::take(&mut outside.unknown);
+        }
         let end = End {
-            dropped: capture.dropped(),
+            dropped: lost,
             outcome: verdict.outcome,
             ready_ns: self.ready.map(|ready| nanoseconds(self.started, ready)),
             ended_ns: nanoseconds(self.started, verdict.ended),

@@ -7,11 +7,14 @@
 mod arrival;
 mod container;
 mod container_error;
+mod course;
 mod host_command;
 mod log;
 mod merged;
 mod output;
+mod recording;
 mod supervise;
+mod watched;
 
 use std::io;
 use std::path::PathBuf;
@@ -29,17 +32,20 @@ use crate::workload::{InitCommand, Spec, WorkloadError};
 
 pub use container::{ContainerOptions, RecordedContainer, Starter, record_attached, record_started};
 pub use container_error::ContainerSessionError;
+pub use course::{Rules, Verdict};
 use log::Log;
 pub use log::Progress;
 pub use merged::write_merged;
-pub use supervise::{Output, Rules, Supervisor, Verdict};
+pub use supervise::{Output, Supervisor};
 
 /// Accesses are kept back this long, so that one is never written before an event that came ahead of it.
 const SETTLE: Duration = Duration::from_millis(100);
 /// How long one look for accesses waits.
 const TICK: Duration = Duration::from_millis(20);
 /// How long a workload that handles SIGTERM may take to end.
-pub const STOP_GRACE: Duration = Duration::from_secs(10);
+const STOP_GRACE: Duration = Duration::from_secs(10);
+/// The same where the user waits for it: after a signal or a time-out.
+const URGENT_GRACE: Duration = Duration::from_millis(1200);
 
 /// What to record and for how long.
 pub struct Options<'a> {
@@ -106,7 +112,7 @@ pub fn record(
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Recorded, SessionError> {
     let go = |pid| capture.follow(pid);
-    let mut supervisor = Supervisor::start(spec, init, Some(options.output), options.rules, go)?;
+    let mut supervisor = Supervisor::start(spec, init, Some(options.output), &options.rules, go)?;
     let started = supervisor.started();
     let header = Header {
         image: options.image,
@@ -118,24 +124,8 @@ pub fn record(
         // The capture mounts a file system of its own, whose page cache is empty.
         warm: Some(false),
     };
-    let mut log = Log::new(started, TraceWriter::create(&options.trace, &header)?);
-    let verdict = loop {
-        log.take(capture, TICK);
-        let verdict = supervisor.poll(options.signals);
-        log.set_ready(supervisor.ready());
-        if let Some(verdict) = verdict {
-            break verdict;
-        }
-        let now = Instant::now();
-        log.write_until(now.checked_sub(SETTLE).unwrap_or(started), resolver)?;
-        progress(&log.progress(now));
-    };
-    supervisor.finish();
-    while !log.take(capture, Duration::ZERO) {
-        log.write_until(verdict.ended, resolver)?;
-    }
-    log.write_until(verdict.ended, resolver)?;
-    Ok(log.seal(&verdict, capture)?)
+    let log = Log::new(started, TraceWriter::create(&options.trace, &header)?);
+    Ok(recording::run(log, capture, resolver, &mut supervisor, options.signals, progress)?)
 }
 
 /// A moment of the recent past as RFC 3339 UTC.

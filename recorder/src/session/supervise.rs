@@ -1,46 +1,30 @@
 //! A running workload and the rules that say when it is ready and when to stop watching it.
 //!
 //! [`Supervisor`] owns the workload, the threads that copy its output and those that try its ports; all of them are
-//! over when it is dropped or finished. It is asked again and again by whoever has something else to do meanwhile.
+//! over when it is dropped or finished. It is asked again and again by whoever has something else to do meanwhile, and
+//! never waits.
 
 use std::io::Write;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use soci_core::trace::Outcome;
 
-use super::{STOP_GRACE, SessionError, output};
-use crate::until::{self, Ends, Notify, Until, Watch};
-use crate::workload::{Exit, InitCommand, Spec, Stdio, Workload};
+use super::course::{Course, Gone, Rules, Verdict};
+use super::recording::Target;
+use super::{STOP_GRACE, SessionError, URGENT_GRACE, output};
+use crate::until::{self, Notify, Watch};
+use crate::workload::{Exit, InitCommand, Isolation, Spec, Stdio, Workload};
 
-/// When a workload is ready, and when it is over.
-#[derive(Debug, Clone, Default)]
-pub struct Rules {
-    /// When it is ready; none means at its end.
-    pub until: Until,
-    /// How long to go on after that, where the rule does not say it itself.
-    pub tail: Duration,
-    /// Give up when it is not ready by then.
-    pub timeout: Option<Duration>,
-}
+/// How long the last output of a workload that has ended may take to be copied.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+/// How often the end of a workload is looked for while nothing else is to be done.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// Where the workload's standard output and error go.
 pub type Output = (Box<dyn Write + Send>, Box<dyn Write + Send>);
-
-/// How it ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verdict {
-    /// Why it is over.
-    pub outcome: Outcome,
-    /// When it was over.
-    pub ended: Instant,
-    /// The workload's own end, if it had ended by then or because of the signal.
-    pub exit: Option<Exit>,
-    /// The signal that stopped it.
-    pub signal: Option<Signal>,
-}
 
 /// Something that a thread has seen.
 #[derive(Debug, Clone, Copy)]
@@ -57,8 +41,12 @@ pub struct Supervisor {
     watch: Watch,
     output: Vec<JoinHandle<()>>,
     events: Receiver<Event>,
-    ends: Ends,
-    timeout: Option<Duration>,
+    course: Course,
+    /// Does a signal without a handler do nothing to it, as to process 1 of a namespace?
+    is_first: bool,
+    exit: Option<Exit>,
+    /// When it is killed, if it has been asked to end.
+    killed_at: Option<Instant>,
 }
 
 impl Supervisor {
@@ -68,7 +56,7 @@ impl Supervisor {
         spec: &Spec,
         init: &InitCommand,
         output: Option<Output>,
-        rules: Rules,
+        rules: &Rules,
         go: impl FnOnce(u32),
     ) -> Result<Self, SessionError> {
         if let Some(rule) = until::already_true(&rules.until, spec.net) {
@@ -93,76 +81,115 @@ impl Supervisor {
         }
         let watch = Watch::start(&rules.until, &spec, workload.pid(), notify, tell(&sender));
         let watch = watch.map_err(SessionError::Watch)?;
-        let ends = Ends::new(&rules.until, rules.tail, workload.started());
-        Ok(Self { workload, watch, output: threads, events, ends, timeout: rules.timeout })
+        let course = Course::new(rules, workload.started());
+        let is_first = spec.isolation == Isolation::Container;
+        Ok(Self { workload, watch, output: threads, events, course, is_first, exit: None, killed_at: None })
     }
 
     /// When the command was executed.
     pub fn started(&self) -> Instant {
-        self.workload.started()
+        self.course.started()
     }
 
     /// When it became ready.
     pub fn ready(&self) -> Option<Instant> {
-        self.ends.ready()
+        self.course.ready()
     }
 
     /// Has one of the rules, the timeout or a signal ended it by now?
     pub fn poll(&mut self, signals: &Receiver<Signal>) -> Option<Verdict> {
-        let exit = self.take_events();
-        if exit.is_some() {
-            // Its last words may still be on their way.
-            self.join_output();
+        self.take_events();
+        if self.exit.is_some() {
+            if !self.has_spoken(LAST_WORDS) {
+                // Its last words may still be on their way; who is in a hurry does not wait for them.
+                return self.course.interrupted(signals);
+            }
             self.take_events();
         }
-        let now = exit.map_or_else(Instant::now, |exit| exit.at);
-        self.ends.reach(now);
-        let over = |outcome, ended, exit| Some(Verdict { outcome, ended, exit, signal: None });
-        if let Some(exit) = exit {
-            let was_ready = self.ready().is_some();
-            self.ends.exited(exit.at);
-            return over(if was_ready { Outcome::Ready } else { Outcome::Exited }, exit.at, Some(exit));
-        }
-        for signal in signals.try_iter() {
-            if self.ends.signalled(now) {
-                continue;
+        let gone = self.exit.map(|exit| Gone { at: exit.at, code: Some(exit.code) });
+        self.course.verdict(gone, signals)
+    }
+
+    /// Ends the workload if it still runs, and everything that watches it. `stuck` is called when it is still there this
+    /// long after it was killed: what it waits for may be for the caller to give up.
+    pub fn finish(
+        mut self,
+        verdict: &mut Verdict,
+        signals: &Receiver<Signal>,
+        patience: Duration,
+        stuck: impl FnOnce(),
+    ) {
+        let mut stuck = Some(stuck);
+        while !self.stop(verdict, signals) {
+            let is_stuck = self.exit.is_none() && self.killed_at.is_some_and(|at| at.elapsed() > patience);
+            if let Some(stuck) = stuck.take_if(|_| is_stuck) {
+                stuck();
             }
-            let exit = self.workload.ask(signal, STOP_GRACE);
-            return Some(Verdict { outcome: Outcome::Interrupted, ended: now, exit, signal: Some(signal) });
+            sleep(LOOK_EVERY);
         }
-        if let Some(ended) = self.ends.end().filter(|end| *end <= now) {
-            return over(Outcome::Ready, ended, None);
-        }
-        let limit = self.timeout.and_then(|timeout| self.started().checked_add(timeout));
-        if let Some(ended) = limit.filter(|end| *end <= now && self.ready().is_none()) {
-            return over(Outcome::TimedOut, ended, None);
-        }
-        None
     }
 
-    /// Ends the workload if it still runs, and everything that watches it.
-    pub fn finish(mut self) -> Exit {
-        self.watch.stop();
-        let exit = self.workload.stop(STOP_GRACE);
-        self.join_output();
-        exit
-    }
-
-    fn take_events(&mut self) -> Option<Exit> {
-        let mut exit = None;
-        while let Ok(event) = self.events.try_recv() {
+    fn take_events(&mut self) {
+        for event in self.events.try_iter() {
             match event {
-                Event::True(rule, at) => self.ends.note(rule, at),
-                Event::Exit(ended) => exit = Some(ended),
+                Event::True(rule, at) => self.course.note(rule, at),
+                Event::Exit(ended) => self.exit = Some(ended),
             }
         }
-        exit
     }
 
-    fn join_output(&mut self) {
-        for thread in self.output.drain(..) {
-            let _ = thread.join(); // a panic of that thread has been reported by itself
+    /// Has all that it said been copied, or is it not worth waiting for any longer?
+    fn has_spoken(&self, limit: Duration) -> bool {
+        self.output.iter().all(JoinHandle::is_finished)
+            || self.exit.is_some_and(|exit| exit.at.elapsed() > limit)
+    }
+
+    /// Asks it to end, in the way that it listens to; says when it is to be killed.
+    fn ask(&self, verdict: &Verdict) -> Instant {
+        let now = Instant::now();
+        let signals = [verdict.signal, Some(Signal::TERM)].into_iter().flatten();
+        let heard = |signal: &Signal| !self.is_first || self.workload.handles(*signal);
+        let Some(signal) = signals.into_iter().find(heard) else { return now };
+        self.workload.signal(signal);
+        now + if verdict.is_urgent() { URGENT_GRACE } else { STOP_GRACE }
+    }
+}
+
+impl Target for Supervisor {
+    fn started(&self) -> Instant {
+        self.started()
+    }
+
+    fn ready(&self) -> Option<Instant> {
+        self.ready()
+    }
+
+    fn poll(&mut self, signals: &Receiver<Signal>) -> Option<Verdict> {
+        self.poll(signals)
+    }
+
+    fn stop(&mut self, verdict: &mut Verdict, signals: &Receiver<Signal>) -> bool {
+        self.watch.stop();
+        self.take_events();
+        if let Some(exit) = self.exit {
+            let by_signal = verdict.outcome == Outcome::Interrupted
+                && self.killed_at.is_some_and(|killed_at| exit.at < killed_at);
+            if by_signal {
+                verdict.exit = Some(exit);
+            }
+            let limit = if verdict.is_urgent() { URGENT_GRACE } else { LAST_WORDS };
+            return self.has_spoken(limit) || signals.try_recv().is_ok();
         }
+        let killed_at = match self.killed_at {
+            Some(_) if signals.try_recv().is_ok() => Instant::now(),
+            Some(killed_at) => killed_at,
+            None => self.ask(verdict),
+        };
+        self.killed_at = Some(killed_at);
+        if Instant::now() >= killed_at {
+            self.workload.signal(Signal::KILL);
+        }
+        false
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! list = rule { " or " rule }
-//! rule = condition [ "+" time ]          time: 300ms, 5s, 1m30s: every number with its unit
+//! rule = condition [ "+" time ]          time: 300ms, 5s, 1m30s; a bare number is seconds, but not after "+"
 //! condition = exit | signal | notify | ready | time | time:TIME | log:REGEX | tcp:PORT | http:URL | exec:CMD
 //! ```
 //! Every ` or ` divides, and every `+TIME` at the end of a rule is its tail. In a regular expression or a command
@@ -136,8 +136,7 @@ fn condition(text: &str) -> Result<Condition, String> {
             url.ok_or_else(|| "expected http:http://HOST[:PORT]/PATH".into())
         }
         "exec" => words(value).map(Condition::Exec),
-        _ if text.parse::<f64>().is_ok() => Err("a time alone needs its unit, as in 60s".into()),
-        _ => duration::parse(text).map(Condition::Time).ok_or_else(|| KINDS.into()),
+        _ => time::seconds(text).map(Condition::Time).ok_or_else(|| KINDS.into()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The watchers of rules that need one: ports, URLs, commands, notifications.
 //!
-//! [`Watch`] owns a thread for each of them; all have ended when it has been dropped. A thread tells of its rule once.
+//! [`Watch`] owns a thread for each of them. A thread tells of its rule once. When it has been dropped, nothing of it runs in
+//! the workload any more; the last try of a port or URL may still wait for its answer, which nobody is told.
 
 use std::fs::File;
 use std::io;
@@ -13,11 +14,18 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::http::Answer;
 use super::{Condition, HttpUrl, Notify, Rule, Until, exec};
 use crate::workload::{Net, Spec};
 
-/// How often a port or URL is tried.
+/// How often a port or URL is tried, as long as nobody answers and the start is young.
 const PROBE_EVERY: Duration = Duration::from_millis(10);
+/// For how long a start is young.
+const YOUNG: Duration = Duration::from_secs(5);
+/// How often it is tried after that.
+const PROBE_LATER: Duration = Duration::from_millis(50);
+/// How seldom a server is asked at last that answers and is not ready: questions are work for it.
+const PROBE_SELDOM: Duration = Duration::from_millis(200);
 /// How long one try may take.
 pub(super) const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -37,16 +45,17 @@ impl Probe {
         }
     }
 
-    fn ready(&self) -> bool {
+    fn ask(&self) -> Answer {
         match self {
             Self::Tcp(port) => {
                 let local = [
                     SocketAddr::from(([127, 0, 0, 1], *port)),
                     SocketAddr::from(([0u16, 0, 0, 0, 0, 0, 0, 1], *port)),
                 ];
-                local.iter().any(|address| TcpStream::connect_timeout(address, PROBE_PATIENCE).is_ok())
+                let answers = |address| TcpStream::connect_timeout(address, PROBE_PATIENCE).is_ok();
+                if local.iter().any(answers) { Answer::Ready } else { Answer::Nobody }
             }
-            Self::Http(url) => url.ready(),
+            Self::Http(url) => url.ask(),
         }
     }
 }
@@ -54,13 +63,15 @@ impl Probe {
 /// The first rule that is true although nothing has been started: on the host's network somebody else may answer.
 pub fn already_true(until: &Until, net: Net) -> Option<&Rule> {
     let mut rules = until.rules().iter();
-    rules.find(|rule| net == Net::Host && Probe::of(rule).is_some_and(|probe| probe.ready()))
+    rules.find(|rule| net == Net::Host && Probe::of(rule).is_some_and(|probe| probe.ask() == Answer::Ready))
 }
 
 /// The threads that watch.
 #[derive(Debug)]
 pub struct Watch {
     over: Arc<AtomicBool>,
+    /// Those that are waited for: a command of theirs may run in the workload. A port or URL that does not answer keeps
+    /// nobody waiting.
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -83,7 +94,7 @@ impl Watch {
                     Net::Host => None,
                     Net::None => Some(File::open(format!("/proc/{pid}/ns/net"))?),
                 };
-                watch.add(move |over| {
+                let _alone = watch.spawn(move |over| {
                     if try_until(&probe, namespace.as_ref(), over) {
                         tell(at, Instant::now());
                     }
@@ -114,9 +125,13 @@ impl Watch {
     }
 
     fn add(&mut self, body: impl FnOnce(&AtomicBool) + Send + 'static) -> io::Result<()> {
-        let over = Arc::clone(&self.over);
-        self.threads.push(thread::Builder::new().name("probe".into()).spawn(move || body(&over))?);
+        self.threads.push(self.spawn(body)?);
         Ok(())
+    }
+
+    fn spawn(&self, body: impl FnOnce(&AtomicBool) + Send + 'static) -> io::Result<JoinHandle<()>> {
+        let over = Arc::clone(&self.over);
+        thread::Builder::new().name("probe".into()).spawn(move || body(&over))
     }
 }
 
@@ -128,11 +143,17 @@ fn try_until(probe: &Probe, namespace: Option<&File>, over: &AtomicBool) -> bool
         tracing::warn!(%errno, "cannot enter the workload's network");
         return false;
     }
+    let (begin, mut refused) = (Instant::now(), PROBE_EVERY);
     while !over.load(Ordering::Relaxed) {
-        if probe.ready() {
-            return true;
-        }
-        thread::sleep(PROBE_EVERY);
+        thread::sleep(match probe.ask() {
+            Answer::Ready => return true,
+            Answer::NotYet => {
+                refused = (2 * refused).min(PROBE_SELDOM);
+                refused
+            }
+            Answer::Nobody if begin.elapsed() < YOUNG => PROBE_EVERY,
+            Answer::Nobody => PROBE_LATER,
+        });
     }
     false
 }
@@ -155,11 +176,11 @@ mod tests {
     fn a_port_that_answers_is_seen_on_the_hosts_network_only() {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = server.local_addr().unwrap().port();
-        assert!(Probe::Tcp(port).ready());
+        assert_eq!(Probe::Tcp(port).ask(), Answer::Ready);
         let until: Until = format!("exit or tcp:{port}+5s").parse().unwrap();
         assert!(already_true(&until, Net::Host).is_some());
         assert!(already_true(&until, Net::None).is_none());
         drop(server);
-        assert!(!Probe::Tcp(port).ready());
+        assert_eq!(Probe::Tcp(port).ask(), Answer::Nobody);
     }
 }

@@ -5,19 +5,23 @@
 //! is prepared, [`GO`] comes in, and then either the socket closes (the command runs) or a message goes out.
 
 use std::convert::Infallible;
+use std::ffi::CString;
 use std::fs;
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::process::{Signal, set_parent_process_death_signal, umask};
+use rustix::process::{
+    Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit, setsid, umask,
+};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
 use super::namespace::{Namespace, leave};
-use super::{Isolation, Net, Spec, WorkloadError, cgroup, host, mounts};
+use super::{Isolation, Net, Spec, WorkloadError, cgroup, host, mounts, streams};
 
 /// Everything is prepared.
 pub(super) const READY: u8 = b'R';
@@ -29,6 +33,10 @@ pub(super) const EXEC_FAILED: u8 = b'E';
 pub(super) const SETUP_FAILED: u8 = b'S';
 /// A specification larger than this is refused.
 const MAX_SPEC: u32 = 16 << 20;
+
+/// Open files that a process of a container may have without asking for more, and at most: what service managers give
+/// to containerd, from which containers inherit it.
+const OPEN_FILES: (u64, u64) = (1024, 524_288);
 
 /// The capabilities that OCI runtimes leave to a container by default.
 const KEPT: CapabilitySet = CapabilitySet::CHOWN
@@ -91,6 +99,8 @@ fn refuse(parent: &mut UnixStream, kind: u8, code: Option<u8>, message: String) 
 }
 
 fn prepare(spec: &Spec) -> Result<(), String> {
+    // A terminal's signals reach the recorder alone, which passes them on: once, and when that is right.
+    setsid().map_err(|errno| format!("begin a session: {errno}"))?;
     // First, while its directory is still in sight: everything from here on is the workload's.
     if let Some(dir) = &spec.cgroup {
         cgroup::enter(dir).map_err(|error| format!("enter the cgroup {}: {error}", dir.display()))?;
@@ -113,7 +123,7 @@ fn prepare(spec: &Spec) -> Result<(), String> {
 
 /// Makes the process what an OCI runtime makes of one.
 fn contain(spec: &Spec) -> Result<(), String> {
-    let mut namespaces = vec![Namespace::Mount, Namespace::Uts, Namespace::Ipc];
+    let mut namespaces = vec![Namespace::Mount, Namespace::Uts, Namespace::Ipc, Namespace::Cgroup];
     if spec.net == Net::None {
         namespaces.push(Namespace::Net);
     }
@@ -123,9 +133,17 @@ fn contain(spec: &Spec) -> Result<(), String> {
     umask(rustix::fs::Mode::from(0o022));
     mounts::enter(spec).map_err(|error| error.to_string())?;
     fs::create_dir_all(&spec.process.cwd).map_err(|error| format!("make {}: {error}", spec.process.cwd))?;
+    limit_open_files().map_err(|errno| format!("limit open files: {errno}"))?;
+    streams::give_to(spec.user.uid).map_err(|errno| format!("give away the standard streams: {errno}"))?;
     become_user(spec).map_err(|errno| format!("become user {}: {errno}", spec.user.uid))?;
     std::env::set_current_dir(&spec.process.cwd)
         .map_err(|error| format!("enter {}: {error}", spec.process.cwd))
+}
+
+fn limit_open_files() -> rustix::io::Result<()> {
+    let (soft, hard) = OPEN_FILES;
+    let hard = getrlimit(Resource::Nofile).maximum.map_or(hard, |ours| ours.min(hard));
+    setrlimit(Resource::Nofile, Rlimit { current: Some(soft.min(hard)), maximum: Some(hard) })
 }
 
 /// Gives up what the workload must not have, for the calling thread only.
@@ -151,15 +169,51 @@ pub(super) fn become_user(spec: &Spec) -> rustix::io::Result<()> {
 
 /// Becomes the command; returns the reason and a shell's exit code when that fails.
 fn execute(spec: &Spec) -> (String, u8) {
-    let mut command = match command(spec) {
-        Ok(command) => command,
+    let failed = |program: &Path, error: &io::Error| {
+        let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+        (format!("{}: {}", program.display(), reason(error)), code)
+    };
+    if spec.isolation == Isolation::Host {
+        return match command(spec) {
+            Ok(mut command) => {
+                let error = command.exec();
+                failed(Path::new(command.get_program()), &error)
+            }
+            Err(failure) => failure,
+        };
+    }
+    let program = match program(spec) {
+        Ok(program) => program,
         Err(failure) => return failure,
     };
-    let error = command.exec();
-    (
-        format!("{}: {error}", command.get_program().display()),
-        if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 },
-    )
+    // Not by the standard library, which gives what the kernel cannot execute to a shell: no runtime does.
+    let text = |text: &str| CString::new(text).map_err(io::Error::from);
+    let execute = || -> io::Result<Infallible> {
+        let args = spec.process.args.iter().map(|arg| text(arg)).collect::<io::Result<Vec<_>>>()?;
+        let env = spec.process.env.iter().map(|entry| text(entry)).collect::<io::Result<Vec<_>>>()?;
+        let path = CString::new(program.as_os_str().as_bytes()).map_err(io::Error::from)?;
+        Ok(nix::unistd::execve(&path, &args, &env)?)
+    };
+    match execute() {
+        Ok(never) => match never {},
+        Err(error) => failed(&program, &error),
+    }
+}
+
+/// Why a program cannot be executed, in the words that runtimes use for it.
+fn reason(error: &io::Error) -> String {
+    match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+        Some(rustix::io::Errno::NOEXEC) => {
+            "exec format error (a script needs a first line such as #!/bin/sh)".into()
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// The file of the command, looked up on its own path.
+fn program(spec: &Spec) -> Result<PathBuf, (String, u8)> {
+    let name = spec.process.args.first().ok_or_else(|| ("no command".to_owned(), 127))?;
+    find(name, spec.process.var("PATH").unwrap_or(""))
 }
 
 /// The command with its environment, looked up on its own path (of the machine: by the standard library); else the reason and a shell's exit code.
@@ -172,8 +226,7 @@ pub(super) fn command(spec: &Spec) -> Result<Command, (String, u8)> {
         command.args(args).envs(env);
         return Ok(command);
     }
-    let program = find(name, process.var("PATH").unwrap_or(""))?;
-    let mut command = Command::new(program);
+    let mut command = Command::new(program(spec)?);
     command.arg0(name).args(args).env_clear().envs(env);
     Ok(command)
 }

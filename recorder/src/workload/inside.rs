@@ -55,6 +55,7 @@ fn join(pid: u32, spec: &Spec) -> Result<(), WorkloadError> {
     let mut kinds = vec![
         ("uts", LinkNameSpaceType::HostNameAndNISDomainName),
         ("ipc", LinkNameSpaceType::InterProcessCommunication),
+        ("cgroup", LinkNameSpaceType::ControlGroup),
         ("pid", LinkNameSpaceType::ProcessID),
         ("mnt", LinkNameSpaceType::Mount),
     ];

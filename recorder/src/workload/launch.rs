@@ -12,14 +12,16 @@ use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio a
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::guard::Guard;
 use super::init::{EXEC_FAILED, GO, READY, SETUP_FAILED};
 use super::namespace::{Namespace, leave};
+use super::streams::Lent;
 use super::{Isolation, Spec, WorkloadError, cgroup};
 
 /// How the program executes itself: the words before the socket's path.
@@ -29,6 +31,8 @@ pub struct InitCommand {
     pub program: OsString,
     /// The hidden subcommand that calls [`super::init::run`] with the next argument.
     pub args: Vec<OsString>,
+    /// The hidden subcommand that calls [`super::guard::run`] with the next argument, if there is one.
+    pub guard: Vec<OsString>,
 }
 
 /// What becomes of the workload's output.
@@ -65,6 +69,11 @@ pub struct Workload {
     started: Instant,
     end: Arc<(Mutex<Option<Exit>>, Condvar)>,
     thread: Option<JoinHandle<()>>,
+    // After the thread, which has ended the workload when it is joined.
+    guard: Option<Guard>,
+    /// Kept for its drop.
+    #[expect(dead_code, reason = "its drop gives the streams back")]
+    streams: Lent,
 }
 
 /// What the owning thread hands over once the child exists.
@@ -94,6 +103,7 @@ impl Workload {
         if stdio == Stdio::Piped {
             command.stdout(Pipe::piped()).stderr(Pipe::piped());
         }
+        let streams = Lent::note(stdio == Stdio::Inherit);
         let (born_sender, born) = channel();
         let end = Arc::new((Mutex::new(None), Condvar::new()));
         let thread = thread::Builder::new()
@@ -104,7 +114,11 @@ impl Workload {
             })
             .map_err(WorkloadError::system("start a thread"))?;
         let (pid, pidfd, output) = receive_birth(&born)?;
-        let mut workload = Self { pid, pidfd, output, started: Instant::now(), end, thread: Some(thread) };
+        let started = Instant::now();
+        let mut workload =
+            Self { pid, pidfd, output, started, end, thread: Some(thread), guard: None, streams };
+        let guard = Guard::start(init, &workload.pidfd, spec.cgroup.as_deref());
+        workload.guard = Some(guard.map_err(WorkloadError::system("start the workload's guard"))?);
         let mut child = workload.accept(&listener)?;
         workload.converse(&mut child, spec, go)?;
         Ok(workload)
@@ -142,34 +156,8 @@ impl Workload {
         }
     }
 
-    /// Waits for the end, but no longer than this.
-    pub fn wait_for(&self, limit: Duration) -> Option<Exit> {
-        let (end, ended) = &*self.end;
-        let mut end = end.lock();
-        let deadline = Instant::now() + limit;
-        while end.is_none() && !ended.wait_until(&mut end, deadline).timed_out() {}
-        *end
-    }
-
-    /// Ends the workload: asks with SIGTERM when the command listens to it, kills after `grace`.
-    ///
-    /// Process 1 of a namespace does not get signals it has no handler for, so without a handler it is killed at once.
-    pub fn stop(&self, grace: Duration) -> Exit {
-        if let Some(exit) = self.ask(Signal::TERM, grace) {
-            return exit;
-        }
-        self.signal(Signal::KILL);
-        self.wait()
-    }
-
-    /// Sends a signal and waits for the end; does not wait when the command has no handler for the signal.
-    pub fn ask(&self, signal: Signal, grace: Duration) -> Option<Exit> {
-        let handled = self.handles(signal);
-        self.signal(signal);
-        self.wait_for(if handled { grace } else { Duration::ZERO })
-    }
-
-    fn handles(&self, signal: Signal) -> bool {
+    /// Does the command listen to a signal? Process 1 of a namespace does not get those that it has no handler for.
+    pub fn handles(&self, signal: Signal) -> bool {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
         let mask = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);

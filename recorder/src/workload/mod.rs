@@ -13,6 +13,7 @@
 //! exception is a single system call by which what [`inside`] starts enters the workload's cgroup.
 
 mod cgroup;
+pub mod guard;
 mod host;
 pub mod init;
 pub(crate) mod inside;
@@ -20,6 +21,7 @@ mod launch;
 mod mounts;
 pub mod namespace;
 mod process;
+mod streams;
 mod user;
 
 use std::ffi::OsString;

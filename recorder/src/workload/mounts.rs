@@ -3,12 +3,13 @@
 //! Runs in the workload's own mount namespace, before its root is entered. Every target is resolved with the image as
 //! root, so that a link in the image cannot make us mount over the host.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, chmodat, makedev, mkdirat, mknodat, openat, openat2,
-    symlinkat,
+    statfs, symlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{
@@ -47,6 +48,13 @@ const MASKED: [&str; 6] =
     ["proc/kcore", "proc/keys", "proc/timer_list", "proc/sched_debug", "proc/scsi", "sys/firmware"];
 /// Read-only, for the same reason.
 const READ_ONLY: [&str; 5] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"];
+
+/// Where control groups are mounted.
+const CGROUPS: &str = "sys/fs/cgroup";
+/// `CGROUP2_SUPER_MAGIC` of the kernel.
+const CGROUP2_MAGIC: i64 = 0x6367_7270;
+/// `TMPFS_MAGIC` of the kernel.
+const TMPFS_MAGIC: i64 = 0x0102_1994;
 
 /// Mounts everything and enters the root.
 pub(super) fn enter(spec: &Spec) -> Result<(), MountError> {
@@ -105,7 +113,33 @@ fn sys(root: &Root, net: Net, sealed: MountFlags) -> Result<(), MountError> {
         let write = write.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
         step("bring the loopback interface up", write)?;
     }
-    root.remount_read_only("sys", sealed)
+    root.remount_read_only("sys", sealed)?;
+    cgroups(root, sealed)
+}
+
+/// The control groups, read-only, where runtimes show them: programs look there for their limits.
+fn cgroups(root: &Root, sealed: MountFlags) -> Result<(), MountError> {
+    let Ok(target) = root.resolve(CGROUPS, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) else {
+        return Ok(()); // a kernel without them
+    };
+    let host = Path::new("/").join(CGROUPS);
+    match step(format!("look at {}", host.display()), statfs(&host))?.f_type as i64 {
+        CGROUP2_MAGIC => step(
+            format!("mount /{CGROUPS}"),
+            mount("cgroup2", path_of(&target), "cgroup2", sealed | MountFlags::RDONLY, c""),
+        ),
+        // Hierarchies of version 1, each mounted below a tmpfs: as the host has them.
+        TMPFS_MAGIC => {
+            step(format!("bind /{CGROUPS}"), mount_bind_recursive(&host, path_of(&target)))?;
+            let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+            let places = table.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+            let below: BTreeSet<PathBuf> =
+                places.filter(|place| place.starts_with(&host)).map(Path::to_path_buf).collect();
+            let relative = below.iter().filter_map(|place| place.strip_prefix("/").ok()?.to_str());
+            relative.into_iter().try_for_each(|place| root.remount_read_only(place, sealed))
+        }
+        _ => Ok(()), // the host shows none
+    }
 }
 
 /// A path of an opened place that calls without descriptors take, for as long as it is open.

@@ -32,6 +32,8 @@ pub enum Namespace {
     Ipc,
     /// Network.
     Net,
+    /// Control groups: the group that the thread is in becomes the root of what it sees.
+    Cgroup,
     /// No namespace: the thread's root, working directory and umask become its own.
     Directories,
 }
@@ -46,6 +48,7 @@ pub fn leave(namespaces: &[Namespace]) -> io::Result<()> {
             Namespace::Uts => UnshareFlags::NEWUTS,
             Namespace::Ipc => UnshareFlags::NEWIPC,
             Namespace::Net => UnshareFlags::NEWNET,
+            Namespace::Cgroup => UnshareFlags::NEWCGROUP,
             Namespace::Directories => UnshareFlags::FS,
         };
     }

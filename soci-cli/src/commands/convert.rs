@@ -121,7 +121,7 @@ fn in_containerd(
     let settings = args.build.settings(IndexVersion::V2)?;
     let destination = sources::tagged(destination)?;
     let root = Root::open(global)?;
-    let connected = root::connect(&global.socket(), &global.namespace);
+    let connected = root::connect(&global.socket(), global.namespace());
     let containerd = connected.map_err(|error| {
         Hinted::new(error::words(&error), "without containerd, convert images on disk with --standalone")
     })?;

@@ -1,54 +1,61 @@
 //! `soci record`: run a workload of an image and write down what it reads. With `--rootfs`, see `record_rootfs.rs`;
 //! containers that somebody else starts are in `record_container.rs`.
 //!
-//! Outputs `<name>.trace` and `prefetch.json` (paths in first-use order). Exit codes: 0 recorded; 3 recorded with
-//! losses; 4 the workload never became ready; 5 it became ready by its end, but failed; 130, 143, 129 stopped by
-//! SIGINT, SIGTERM, SIGHUP; 126 and 127 the command could not be executed; 1 anything else. The trace is kept in every
-//! case in which the workload ran. With `--runs`, see `record_runs.rs`.
+//! Outputs `<name>.trace` and `<name>.prefetch.json` (paths in first-use order). The exit codes are those of `EXIT_CODES`,
+//! which `--help` shows. With `--runs`, see `record_runs.rs`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use indicatif::{HumanBytes, ProgressBar};
 use recorder::capture::Capture;
-use recorder::plan;
 use recorder::report::{Report, Stability, Summary};
 use recorder::resolve::Resolver;
 use recorder::rootfs::{Overlay, RunDir, UnpackedLayer, forget_pages};
-use recorder::session::{self, Progress, Recorded, Rules, SessionError};
+use recorder::session::{self, Output, Progress, Recorded, Rules, SessionError};
 use recorder::stage::Stage;
 use recorder::workload::{Process, Spec, namespace::with_private_mounts};
-use rustix::process::Signal;
 use soci_core::digest::Digest;
-use soci_core::image::{Descriptor, Image, ImageSource, Platform};
-use soci_core::trace::{LayerRef, Outcome, TraceReader};
+use soci_core::image::{Descriptor, Image, Platform};
+use soci_core::trace::{LayerRef, Outcome};
 use tokio::runtime::{Handle, Runtime};
 
 use super::engine::EngineArgs;
 use super::record_container::{self, ContainerArgs};
-use super::record_rootfs;
-use super::record_runs;
-use super::summary;
+use super::results::Results;
+use super::stop::{self, Stop};
 use super::unpack::unpack;
-use super::workload_args::{self, PlainHttp, WorkloadArgs, limit};
-use crate::cli::Global;
+use super::workload_args::{self, WorkloadArgs, limit};
+use super::workload_registry::{WorkloadRegistry, hinted};
+use super::{record_prune, record_rootfs, record_runs, summary};
 use crate::output::progress::Progress as Bars;
 use crate::output::stream::{self, Passing};
+use crate::{cli::Global, sources};
+
+/// Where unpacked layers are when nobody says otherwise.
+const STATE: &str = "/var/lib/soci-record";
+/// The exit codes, for `--help`.
+const EXIT_CODES: &str = "Exit codes: 0 recorded; 1 failed; 3 recorded, but accesses were lost; 4 the workload was not \
+    ready in time, or ended before it was; 5 the workload failed after it was ready; 126, 127 the command could not be \
+    executed; 129, 130, 143 stopped by SIGHUP, SIGINT, SIGTERM. The trace is kept whenever the workload ran.\n\n\
+    Examples:\n  soci record --image registry.example/app:1 --until log:READY+1s\n  \
+    soci record --rootfs /srv/app --until exit -- /srv/app/bin/start\n  \
+    soci record --until tcp:80 -- nerdctl run --rm app:1\n  soci record --attach web --until 60s";
 
 /// Record what a workload reads from its image, or a command from a directory.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
 pub(crate) struct Args {
-    /// The image to run: oci:DIR[:TAG], oci-archive:FILE[:TAG], or a registry reference. Without it, CMD is a command of
+    /// The image to run: oci:DIR[:TAG], oci-archive:FILE[:TAG], or a name, which is containerd's if containerd has it
+    /// (containerd://NAME: must have it) and else a registry's (docker://NAME: at once). Without it, CMD is a command of
     /// this machine that starts a container through containerd, and that container is recorded.
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
     /// Without an image: run CMD on this machine, as it is, and record what it reads below DIR (eBPF only).
-    #[arg(long, value_name = "DIR", requires = "command",
-          conflicts_with_all = ["image", "args", "user", "net", "keep", "plain_http"])]
+    #[arg(long, value_name = "DIR", requires = "command", conflicts_with_all = ["image", "args", "user", "net", "keep"])]
     rootfs: Option<PathBuf>,
     #[command(flatten)]
     pub(super) container: ContainerArgs,
@@ -56,7 +63,7 @@ pub(crate) struct Args {
     pub(super) workload: WorkloadArgs,
     #[command(flatten)]
     pub(super) engine: EngineArgs,
-    /// Go on this long after the workload is ready (seconds, or 300ms, 1m30s, ...).
+    /// Go on this long after the workload is ready (60, 60s, 300ms, 1m30s).
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = crate::output::duration::parse)]
     pub(super) tail: Duration,
     /// Record this many times, each time from cold, and merge what most of the runs need.
@@ -65,49 +72,76 @@ pub(crate) struct Args {
     /// Directory for the results.
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(super) out: PathBuf,
-    /// Name of the trace, without its extension; the default is the image's.
+    /// Name of the results, without extension. [default: the image's, with a number when that is taken]
     #[arg(long, value_name = "NAME")]
     pub(super) name: Option<String>,
-    /// Directory for unpacked layers, which are kept and used again.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/soci-record")]
-    pub(super) state: PathBuf,
+    /// Replace the results of an earlier recording.
+    #[arg(long)]
+    pub(super) force: bool,
+    /// Directory for unpacked layers, which are kept and used again. [default: /var/lib/soci-record]
+    #[arg(long, value_name = "DIR")]
+    pub(super) state: Option<PathBuf>,
+    /// Record nothing: remove the unpacked layers of --state that no recording uses.
+    #[arg(long, exclusive = false,
+          conflicts_with_all = ["image", "rootfs", "attach", "command", "runs", "out", "name", "keep", "report"])]
+    prune: bool,
     /// Keep what the workload wrote, and say where it is.
     #[arg(long)]
     pub(super) keep: bool,
-    /// A trace with losses is not an error.
+    /// Exit with 0 even if accesses were lost.
     #[arg(long)]
     allow_incomplete: bool,
-    #[command(flatten)]
-    registry: PlainHttp,
     /// Also write a page beside the trace, as soci report does.
     #[arg(long)]
-    report: bool,
-    /// Write the summary as JSON to standard error.
+    pub(super) report: bool,
+    /// Write the summary as JSON to standard output; what the workload writes there goes to standard error.
     #[arg(long)]
     pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) registry: WorkloadRegistry,
+}
+
+impl Args {
+    /// Where unpacked layers are.
+    pub(super) fn state(&self) -> &Path {
+        self.state.as_deref().unwrap_or(Path::new(STATE))
+    }
+
+    /// Where the workload's standard output and error go.
+    pub(super) fn output(&self) -> Output {
+        (Box::new(if self.json { Passing::Err } else { Passing::Out }), Box::new(Passing::Err))
+    }
 }
 
 /// Records.
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
+    if args.prune {
+        return record_prune::run(args.state(), args.json);
+    }
     args.workload.until()?; // before anything is fetched
     args.engine.choice()?;
     fs::create_dir_all(&args.out).with_context(|| format!("make {}", args.out.display()))?;
     let runtime = Runtime::new().context("start the runtime")?;
+    let stop = runtime.block_on(async { Stop::listen(global) })?;
+    let done = started(args, global, stop, runtime.handle());
+    stop::outcome(runtime, done)
+}
+
+/// Records, until it is stopped.
+fn started(args: &Args, global: &Global, stop: Stop, runtime: &Handle) -> Result<ExitCode> {
     let source = match (&args.rootfs, &args.image) {
-        (Some(dir), _) => Source::Directory(record_rootfs::directory(dir)?),
-        (None, Some(name)) => runtime.block_on(Source::image(args, name))?,
-        (None, None) => return record_container::run(args, global),
+        (Some(dir), _) => Source::Directory(record_rootfs::directory(args, dir)?),
+        (None, Some(name)) => Source::image(args, global, &stop, runtime, name)?,
+        (None, None) => return record_container::run(args, global, &stop, runtime),
     };
-    let signals = runtime.block_on(async { workload_args::signals() })?;
-    let handle = runtime.handle();
     with_private_mounts(move || match &source {
         Source::Image(image) => {
-            let name = name(args, image.reference.split('@').next().unwrap_or_default());
-            runs(args, &name, |run| record(args, global, image, handle, &signals, run))
+            let results = Results::choose(args, image.reference.split('@').next().unwrap_or_default())?;
+            runs(args, &results, |run| record(args, global, image, runtime, &stop, run))
         }
         Source::Directory(dir) => {
-            let name = name(args, &dir.to_string_lossy());
-            runs(args, &name, |run| record_rootfs::record(args, global, dir, &signals, run))
+            let results = Results::choose(args, &dir.to_string_lossy())?;
+            runs(args, &results, |run| record_rootfs::record(args, global, dir, &stop, run))
         }
     })
     .context("make private mounts (this needs root)")?
@@ -120,29 +154,39 @@ enum Source {
 }
 
 impl Source {
-    async fn image(args: &Args, name: &str) -> Result<Self> {
-        let source = ImageSource::parse(name, &args.registry.client(name)?)?;
-        Ok(Self::Image(Box::new(source.resolve(&Platform::host()).await?)))
+    fn image(args: &Args, global: &Global, stop: &Stop, runtime: &Handle, name: &str) -> Result<Self> {
+        // Connected outside of the runtime, as its owner wants it.
+        let containerd = sources::containerd_for(name, global)?;
+        let flags = args.registry.flags();
+        let image = runtime.block_on(stop.or(async {
+            let source = sources::find_with(name, containerd.as_ref(), &flags).await?;
+            Ok::<_, anyhow::Error>(source.resolve(&Platform::host()).await?)
+        }));
+        Ok(Self::Image(Box::new(image.map_err(hinted)?)))
     }
 }
 
 /// As many recordings as the user wants.
-fn runs(args: &Args, name: &str, once: impl FnMut(&Run) -> Result<Result<Done, u8>>) -> Result<ExitCode> {
-    if args.runs > 1 { record_runs::repeat(args, name, once) } else { alone(args, name, once) }
+fn runs(
+    args: &Args,
+    results: &Results,
+    once: impl FnMut(&Run) -> Result<Result<Done, u8>>,
+) -> Result<ExitCode> {
+    if args.runs > 1 { record_runs::repeat(args, results, once) } else { alone(args, results, once) }
 }
 
 /// One recording, and no other.
 fn alone(
     args: &Args,
-    name: &str,
+    results: &Results,
     mut once: impl FnMut(&Run) -> Result<Result<Done, u8>>,
 ) -> Result<ExitCode> {
-    let run = Run { trace: args.out.join(format!("{name}.trace")), label: String::new() };
+    let run = Run { trace: results.trace(), label: String::new() };
     let done = match once(&run)? {
         Ok(done) => done,
         Err(code) => return Ok(ExitCode::from(code)),
     };
-    finish(args, &run.trace, &done.layers, None)?;
+    finish(args, results, &done.layers, None)?;
     Ok(ExitCode::from(code(args, &done.recorded)))
 }
 
@@ -166,13 +210,13 @@ fn record(
     global: &Global,
     image: &Image,
     runtime: &Handle,
-    signals: &Receiver<Signal>,
+    stop: &Stop,
     this: &Run,
 ) -> Result<Result<Done, u8>> {
     let process = Process::new(&image.config, &args.workload.overrides())?;
-    let layers = unpack(&args.state, image, runtime, &Bars::new(args.json))?;
+    let layers = unpack(args.state(), image, runtime, stop, &Bars::new(args.json))?;
     forget_pages(layers.iter().map(|layer| layer.dir.as_path()))?;
-    let run = RunDir::new(&args.state)?;
+    let run = RunDir::new(args.state())?;
     let dir = |name: &str| -> Result<PathBuf> {
         let path = run.path().join(name);
         fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
@@ -197,7 +241,7 @@ fn record(
         manifest: Some(image.manifest.digest),
         layers: image.layers().iter().map(layer).collect(),
     };
-    let recorded = session(args, global, what, stage.capture(), &mut resolver, &spec, signals, this)?;
+    let recorded = session(args, global, what, stage.capture(), &mut resolver, &spec, stop, this)?;
     drop(stage);
     drop(merged);
     let recorded = match recorded {
@@ -229,9 +273,10 @@ pub(super) fn session(
     capture: &mut dyn Capture,
     resolver: &mut Resolver,
     spec: &Spec,
-    signals: &Receiver<Signal>,
+    stop: &Stop,
     this: &Run,
 ) -> Result<Result<Recorded, u8>> {
+    stop.check()?;
     let bar = progress_bar(&this.label, args.json);
     let options = session::Options {
         trace: this.trace.clone(),
@@ -239,8 +284,8 @@ pub(super) fn session(
         manifest: what.manifest,
         layers: what.layers,
         rules: Rules { until: args.workload.until()?, tail: args.tail, timeout: limit(global) },
-        output: (Box::new(Passing::Out), Box::new(Passing::Err)),
-        signals,
+        output: args.output(),
+        signals: stop.signals(),
     };
     let init = workload_args::init_command()?;
     let mut show = |progress: &Progress| show(&bar, progress);
@@ -259,36 +304,38 @@ pub(super) fn session(
 /// Writes the list of paths and shows the summary.
 pub(super) fn finish(
     args: &Args,
-    trace: &Path,
+    results: &Results,
     layers: &[UnpackedLayer],
     stability: Option<Stability>,
 ) -> Result<()> {
-    let mut failed = None;
-    let mut reader = TraceReader::open(trace)?;
-    let accesses = reader.by_ref().map_while(|access| access.map_err(|error| failed = Some(error)).ok());
-    let paths = plan::first_use(accesses);
-    if let Some(error) = failed {
-        return Err(error).with_context(|| format!("read {}", trace.display()));
+    let trace = results.trace();
+    let left_out = results.write_list(&trace)?;
+    if left_out > 0 {
+        let list = results.list();
+        say!(
+            "warning: {left_out} paths are not UTF-8 text: they are in the trace, and not in {}",
+            list.display()
+        );
     }
-    let names = plan::all_names(&paths, reader.tail());
-    let paths: Vec<String> =
-        names.iter().filter_map(|path| Some(format!("/{}", std::str::from_utf8(path).ok()?))).collect();
-    let list = args.out.join("prefetch.json");
-    fs::write(&list, serde_json::to_vec(&paths)?).with_context(|| format!("write {}", list.display()))?;
     let content: Vec<u64> = layers.iter().map(|layer| layer.bytes).collect();
-    let summary = Summary::read(trace, &content)?;
+    let summary = Summary::read(&trace, &content)?;
+    let mut written = vec![trace.clone(), results.list()];
     if args.report {
-        super::report::write_page(&Report::read(trace, &content)?, &trace.with_extension("html"))?;
+        super::report::write_page(&Report::read(&trace, &content)?, &results.page())?;
+        written.push(results.page());
     }
     if args.json {
-        say!("{}", serde_json::to_string(&summary::Json { summary, stability })?);
-    } else {
-        stream::remarks(&summary::text(&summary));
-        if let Some(stability) = stability {
-            stream::remarks(&summary::stability(&stability));
-        }
-        say!("written:     {} and {}", trace.display(), list.display());
+        out!("{}", serde_json::to_string(&summary::Json { summary, stability, written })?);
+        return Ok(());
     }
+    stream::remarks(&summary::text(&summary));
+    if let Some(stability) = stability {
+        stream::remarks(&summary::stability(&stability));
+    }
+    let names: Vec<String> = written.iter().map(|path| path.display().to_string()).collect();
+    say!("written:     {}", names.join(", "));
+    let image = args.image.as_deref().unwrap_or("IMAGE");
+    say!("next:        soci create --trace {} {image}", trace.display());
     Ok(())
 }
 
@@ -298,7 +345,7 @@ pub(super) fn code(args: &Args, recorded: &Recorded) -> u8 {
     match (end.outcome, end.ready_ns, end.exit_code) {
         (Outcome::Interrupted, ..) => {
             say!("stopped by a signal; the trace is kept");
-            recorded.signal.map_or(130, |signal| 128 + signal.as_raw() as u8)
+            recorded.signal.map_or(130, stop::code)
         }
         (Outcome::TimedOut, ..) => {
             say!("error: the workload was not ready in time; the trace is kept and says so");
@@ -321,18 +368,6 @@ pub(super) fn code(args: &Args, recorded: &Recorded) -> u8 {
         }
         _ => 0,
     }
-}
-
-/// A file name for the trace: the last part of the name of what is recorded.
-pub(super) fn name(args: &Args, path: &str) -> String {
-    if let Some(name) = &args.name {
-        return name.clone();
-    }
-    let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-    let name = last.split(':').next().unwrap_or_default();
-    let safe = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
-    let name: String = name.chars().map(safe).collect();
-    if name.trim_matches('.').is_empty() { "recording".into() } else { name }
 }
 
 /// A line of progress on standard error; hidden with `quiet` and when that is not a terminal.

@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::Receiver;
 
 use anyhow::{Context, Result, bail};
 use recorder::capture::EbpfError;
@@ -12,14 +11,17 @@ use recorder::directory::{DirectoryError, Watched};
 use recorder::resolve::Resolver;
 use recorder::rootfs::{RunDir, forget_pages};
 use recorder::workload::{Process, Spec};
-use rustix::process::Signal;
 
 use super::record::{Args, Done, Run, What, session};
+use super::stop::Stop;
 use crate::cli::Global;
 use crate::error::Hinted;
 
 /// The directory by its real name.
-pub(super) fn directory(dir: &Path) -> Result<PathBuf> {
+pub(super) fn directory(args: &Args, dir: &Path) -> Result<PathBuf> {
+    if let Some(flag) = args.registry.given() {
+        bail!("{flag} means nothing with --rootfs: there is no image");
+    }
     let real = dir.canonicalize().with_context(|| format!("find {}", dir.display()))?;
     if !real.is_dir() {
         bail!("{} is not a directory", dir.display());
@@ -32,13 +34,14 @@ pub(super) fn record(
     args: &Args,
     global: &Global,
     dir: &Path,
-    signals: &Receiver<Signal>,
+    stop: &Stop,
     this: &Run,
 ) -> Result<Result<Done, u8>> {
     let process = Process::on_host(&args.workload.overrides())?;
-    fs::create_dir_all(&args.state).with_context(|| format!("make {}", args.state.display()))?;
+    let state = args.state();
+    fs::create_dir_all(state).with_context(|| format!("make {}", state.display()))?;
     forget_pages([dir])?;
-    let run = RunDir::new(&args.state)?;
+    let run = RunDir::new(state)?;
     let mountpoint = run.path().join("cgroup");
     fs::create_dir(&mountpoint).with_context(|| format!("make {}", mountpoint.display()))?;
     let engine = &args.engine;
@@ -57,6 +60,6 @@ pub(super) fn record(
     let spec = Spec::on_host(process, watched.cgroup());
     let what = What { image: format!("dir:{}", dir.display()), manifest: None, layers: Vec::new() };
     let mut resolver = Resolver::of_directory();
-    let recorded = session(args, global, what, watched.capture(), &mut resolver, &spec, signals, this)?;
+    let recorded = session(args, global, what, watched.capture(), &mut resolver, &spec, stop, this)?;
     Ok(recorded.map(|recorded| Done { recorded, layers: Vec::new() }))
 }

@@ -1,6 +1,6 @@
 //! `soci record --runs N`: the same recording several times, each from cold, and what most of the runs need.
 //!
-//! Outputs `<name>.1.trace` and so on, and of them merged `<name>.trace` and `prefetch.json`. The exit code is the
+//! Outputs `<name>.1.trace` and so on, and of them merged `<name>.trace` and `<name>.prefetch.json`. The exit code is the
 //! largest of the runs'. A signal or a command that cannot be executed ends it at once: then nothing is merged, and no
 //! merged trace of an earlier call is left to be taken for one.
 
@@ -14,15 +14,16 @@ use recorder::session::{Recorded, write_merged};
 use soci_core::trace::Outcome;
 
 use super::record::{Args, Done, Run, code, finish};
+use super::results::Results;
 use super::summary;
 
 /// Records again and again.
 pub(super) fn repeat(
     args: &Args,
-    name: &str,
+    results: &Results,
     mut once: impl FnMut(&Run) -> Result<Result<Done, u8>>,
 ) -> Result<ExitCode> {
-    let merged = args.out.join(format!("{name}.trace"));
+    let merged = results.trace();
     match fs::remove_file(&merged) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(error).with_context(|| format!("remove the earlier {}", merged.display()));
@@ -33,7 +34,7 @@ pub(super) fn repeat(
     let (mut worst, mut layers) = (0, Vec::new());
     for number in 1..=args.runs {
         let label = format!("run {number} of {}", args.runs);
-        let trace = args.out.join(format!("{name}.{number}.trace"));
+        let trace = results.run(number);
         let run = Run { trace: trace.clone(), label: format!("{label}: ") };
         let done = match once(&run).with_context(|| label.clone())? {
             Ok(done) => done,
@@ -52,7 +53,7 @@ pub(super) fn repeat(
         traces.push(trace);
     }
     let stability = write_merged(&traces, &merged).context("merge the traces of the runs")?;
-    finish(args, &merged, &layers, Some(stability))?;
+    finish(args, results, &layers, Some(stability))?;
     Ok(ExitCode::from(worst))
 }
 

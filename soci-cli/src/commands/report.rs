@@ -88,8 +88,9 @@ fn write_text(out: &mut impl Write, report: &Report) -> io::Result<()> {
     files.sort_by_key(|file| Reverse(file.bytes));
     for (at, file) in files.into_iter().take(FILES).enumerate() {
         let name = if at == 0 { "most read:" } else { "" };
-        let (size, wait) = (bytes(file.bytes), time(file.wait_ns));
-        writeln!(out, "{name:<12} {size:>9}, waited {wait:>8}  {}", file.path)?;
+        let size = bytes(file.bytes);
+        let wait = file.wait_ns.map_or_else(String::new, |wait| format!(", waited {:>8}", time(wait)));
+        writeln!(out, "{name:<12} {size:>9}{wait}  {}", file.path)?;
     }
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! The summary of a recording as text.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::HumanBytes;
-use recorder::report::words::printable;
+use recorder::report::words::{NOT_MEASURED, printable};
 use recorder::report::{Quantiles, Stability, Summary};
 use serde::Serialize;
 use soci_core::trace::Outside;
@@ -18,6 +19,8 @@ pub(crate) struct Json {
     /// Of the runs that were merged into it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) stability: Option<Stability>,
+    /// The files that were written, the trace first.
+    pub(crate) written: Vec<PathBuf>,
 }
 
 /// Lines for people.
@@ -55,26 +58,31 @@ pub(crate) fn text(summary: &Summary) -> String {
         );
     }
     line("first need", quantiles(&summary.first_need_ns));
-    line("wait", quantiles(&summary.wait_ns));
+    line("wait", summary.wait_ns.as_ref().map_or_else(|| NOT_MEASURED.to_owned(), quantiles));
     let dropped = summary.end.as_ref().map_or(0, |end| end.dropped);
     line("accesses", format!("{} ({dropped} lost)", summary.accesses));
     if let Some(outside) = summary.end.as_ref().and_then(|end| end.outside).filter(|all| all.total() > 0) {
-        line("left out", left_out(&outside));
+        line("left out", left_out(&outside, summary.layers.is_empty()));
     }
     text
 }
 
-/// Accesses to files that are not the image's, with the reasons that there are.
-fn left_out(outside: &Outside) -> String {
+/// Accesses to files that are not the image's, or not below the directory, with the reasons that there are.
+fn left_out(outside: &Outside, of_directory: bool) -> String {
+    let (elsewhere, what) = if of_directory {
+        ("of other files of this machine", "directory")
+    } else {
+        ("of other file systems", "image")
+    };
     let reasons = [
-        (outside.elsewhere, "of other file systems"),
+        (outside.elsewhere, elsewhere),
         (outside.written, "of what the workload wrote"),
         (outside.deleted, "of deleted files"),
         (outside.unknown, "of unknown files"),
     ];
     let reasons = reasons.into_iter().filter(|(count, _)| *count > 0);
     let reasons: Vec<_> = reasons.map(|(count, reason)| format!("{count} {reason}")).collect();
-    format!("{} outside the image ({})", outside.total(), reasons.join(", "))
+    format!("{} outside the {what} ({})", outside.total(), reasons.join(", "))
 }
 
 /// Lines for people about the agreement of runs.

@@ -1,19 +1,14 @@
 //! Words about the workload that `record` and `run` share.
 //!
-//! Plain data from the command line, turned into what the libraries take. Also the way signals reach a recording.
+//! Plain data from the command line, turned into what the libraries take.
 
-use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use crate::cli::Global;
-use crate::sources::RegistryFlags;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use recorder::until::Until;
 use recorder::workload::{InitCommand, Net, Overrides, Spec, User, WorkloadError};
-use rustix::process::Signal;
-use soci_core::registry::Registry;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// How the workload is run.
 #[derive(Debug, Clone, Args)]
@@ -21,24 +16,24 @@ pub(crate) struct WorkloadArgs {
     /// Set a variable for the workload, in addition to the image's or in place of it.
     #[arg(long = "env", short = 'e', value_name = "KEY=VALUE")]
     pub(crate) env: Vec<String>,
-    /// Working directory in the image.
+    /// Working directory of the workload.
     #[arg(long, value_name = "DIR")]
     pub(crate) cwd: Option<String>,
-    /// User and group in the image, by name or number.
+    /// User and group of the workload in the image, by name or number.
     #[arg(long, short = 'u', value_name = "USER[:GROUP]")]
     pub(crate) user: Option<String>,
     /// Argument for the image's entrypoint, in place of its CMD; may be repeated.
     #[arg(long = "arg", value_name = "ARG", allow_hyphen_values = true)]
     pub(crate) args: Vec<String>,
-    /// Network of the workload.
-    #[arg(long, value_enum, default_value_t = NetArg::Host)]
-    pub(crate) net: NetArg,
-    /// When the workload is useful: exit, time:TIME (or 60s), log:REGEX, tcp:PORT, http:URL, exec:CMD, notify, signal.
-    /// Several, in one flag joined by " or ": the first counts. RULE+5s: go on for 5 s after it; ready+5s: after
-    /// whichever of them tells readiness. "or\ " and "\+" in REGEX and CMD are no grammar.
+    /// Network of the workload. [default: host]
+    #[arg(long, value_enum)]
+    pub(crate) net: Option<NetArg>,
+    /// When the workload is ready. RULE is exit, 60s, log:REGEX, tcp:PORT, http:URL, exec:CMD, notify or signal; join
+    /// several with " or ": the first that comes true counts. Append +5s to go on for 5 s more; ready+5s does so after
+    /// whichever rule came true. Inside REGEX or CMD write "or\ " and "\+" for " or " and "+". [default: exit]
     #[arg(long = "until", value_name = "RULE[ or RULE...]")]
     pub(crate) until: Vec<Until>,
-    /// The command to run in place of the image's.
+    /// The command to run, in place of the image's ENTRYPOINT and CMD; --arg replaces CMD only.
     #[arg(last = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,
 }
@@ -72,24 +67,9 @@ impl WorkloadArgs {
     /// The workload's network.
     pub(crate) fn net(&self) -> Net {
         match self.net {
-            NetArg::None => Net::None,
-            NetArg::Host => Net::Host,
+            Some(NetArg::None) => Net::None,
+            Some(NetArg::Host) | None => Net::Host,
         }
-    }
-}
-
-/// The one word about registries that commands with a workload take: `--user` is the workload's here.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct PlainHttp {
-    /// Speak plain HTTP to the image's registry.
-    #[arg(long)]
-    pub(crate) plain_http: bool,
-}
-
-impl PlainHttp {
-    /// The registry client for an image.
-    pub(crate) fn client(&self, image: &str) -> Result<Registry> {
-        RegistryFlags { plain_http: self.plain_http, ..RegistryFlags::default() }.registry(image)
     }
 }
 
@@ -101,29 +81,11 @@ pub(crate) fn limit(global: &Global) -> Option<Duration> {
 /// How this program executes itself as the first process of a workload.
 pub(crate) fn init_command() -> Result<InitCommand> {
     let program = std::env::current_exe().context("find the running program")?;
-    Ok(InitCommand { program: program.into(), args: vec!["workload-init".into()] })
-}
-
-/// SIGINT, SIGTERM and SIGHUP as they come. Must be called on a tokio runtime.
-pub(crate) fn signals() -> Result<Receiver<Signal>> {
-    let (sender, receiver) = channel();
-    let kinds = [
-        (SignalKind::interrupt(), Signal::INT),
-        (SignalKind::terminate(), Signal::TERM),
-        (SignalKind::hangup(), Signal::HUP),
-    ];
-    for (kind, number) in kinds {
-        let mut stream = signal(kind).context("listen for signals")?;
-        let sender = sender.clone();
-        tokio::spawn(async move {
-            while stream.recv().await.is_some() {
-                if sender.send(number).is_err() {
-                    break;
-                }
-            }
-        });
-    }
-    Ok(receiver)
+    Ok(InitCommand {
+        program: program.into(),
+        args: vec!["workload-init".into()],
+        guard: vec!["workload-guard".into()],
+    })
 }
 
 /// The exit code that the failure to run a command has in a shell, if this is one.

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 pub(super) fn check(runtime: &Runtime, args: &Args, global: &Global) -> Vec<Finding> {
     let socket = global.socket();
     let (snapshotter, containerd) = runtime.block_on(async {
-        tokio::join!(snapshotter(&args.snapshotter), containerd(&socket, &global.namespace))
+        tokio::join!(snapshotter(&args.snapshotter), containerd(&socket, global.namespace()))
     });
     vec![configuration(&args.config), snapshotter, containerd, disk(global.store_root())]
 }

@@ -5,19 +5,21 @@ use std::sync::mpsc::{Receiver, channel};
 
 use anyhow::{Context, Result};
 use recorder::container::attach::Known;
-use recorder::container::{Container, ContainerError, Facts, News, names};
+use recorder::container::{Container, ContainerError, Facts, News, is_sandbox, names};
 use soci_core::containerd::{Containerd, Containers, RuntimeError, Task, TaskEvent};
 use soci_core::image::{Image, ImageError, ImageSource, Platform};
 use soci_core::trace::LayerRef;
+
+use crate::cli::Global;
 
 /// The namespaces that count.
 #[derive(Debug, Clone)]
 pub(super) struct Namespaces(Option<String>);
 
 impl Namespaces {
-    /// All, unless another one than the default is named.
-    pub(super) fn of(name: &str) -> Self {
-        Self((name != "default").then(|| name.to_owned()))
+    /// The one that the user names, else all.
+    pub(super) fn of(global: &Global) -> Self {
+        Self(global.named_namespace().map(str::to_owned))
     }
 
     fn have(&self, name: &str) -> bool {
@@ -64,8 +66,9 @@ pub(super) async fn running(client: &Containers, namespaces: &Namespaces) -> Res
         for task in client.tasks(&namespace).await? {
             // One that has gone meanwhile does not run.
             if let Ok(record) = client.container(&namespace, &task.container).await {
-                let (id, names) = (record.id, names(&record.labels));
-                known.push(Known { namespace: namespace.clone(), id, names, pid: task.pid });
+                let (names, sandbox) = (names(&record.labels), is_sandbox(&record.labels));
+                let namespace = namespace.clone();
+                known.push(Known { namespace, id: record.id, names, sandbox, pid: task.pid });
             }
         }
     }

@@ -5,7 +5,9 @@
 
 mod containerd;
 
+use std::cell::OnceCell;
 use std::ffi::OsString;
+use std::io;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,18 +16,20 @@ use recorder::capture::{Ebpf, Scope, TRACKED_MAX};
 use recorder::container::attach::{self, Attached};
 use recorder::container::{Container, Wanted};
 use recorder::session::{
-    ContainerOptions, Progress, RecordedContainer, Rules, Starter, record_attached, record_started,
+    ContainerOptions, ContainerSessionError, Progress, RecordedContainer, Rules, Starter, record_attached,
+    record_started,
 };
 use recorder::workload::InitCommand;
 use soci_core::containerd::{Containers, Task};
-use tokio::runtime::Runtime;
+use tokio::runtime::Handle;
 
 use self::containerd::Namespaces;
 use super::record::{self, Args};
-use super::workload_args::{self, limit};
+use super::results::Results;
+use super::stop::{Stop, Stopped};
+use super::workload_args::limit;
 use crate::cli::Global;
 use crate::error::Hinted;
-use crate::output::stream::Passing;
 
 /// Processes are told by their tree.
 const TREE: Scope = Scope::Tree { room: TRACKED_MAX };
@@ -33,15 +37,15 @@ const TREE: Scope = Scope::Tree { room: TRACKED_MAX };
 /// Which container is recorded, when it is not run by us.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct ContainerArgs {
-    /// Record a container that runs already: its id or name, the path of a cgroup, or a process id. The trace lacks what
-    /// was read before.
+    /// Record a container that runs already: its id or name, the path of a cgroup, or a process id. Reads that happened
+    /// before are not in the trace.
     #[arg(long, value_name = "CONTAINER|CGROUP|PID", conflicts_with_all = ["image", "command"])]
     attach: Option<String>,
-    /// Of the containers that CMD starts, the one with this name or (beginning of an) id. [default: the first that is no
-    /// pod sandbox]
+    /// Record the container with this name or ID prefix. [default: the first one that CMD starts and that is not a pod
+    /// sandbox]
     #[arg(long, value_name = "NAME_OR_ID", conflicts_with_all = ["image", "attach"])]
     container: Option<String>,
-    /// Of the containers that CMD starts, the first of this image.
+    /// Record the first container of this image that CMD starts.
     #[arg(long, value_name = "REF", conflicts_with_all = ["image", "attach"])]
     container_image: Option<String>,
     /// End the container that CMD has started when the recording is over; it goes on otherwise.
@@ -50,37 +54,48 @@ pub(crate) struct ContainerArgs {
 }
 
 /// Records a container of somebody else's.
-pub(super) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
+pub(super) fn run(args: &Args, global: &Global, stop: &Stop, runtime: &Handle) -> Result<ExitCode> {
     refuse(args)?;
-    let runtime = Runtime::new().context("start the runtime")?;
-    let namespaces = Namespaces::of(&global.namespace);
-    let (client, news, signals) = runtime.block_on(async {
-        let client = Containers::connect(&global.socket()).await.map_err(|error| {
+    if args.name.is_some() {
+        Results::choose(args, "")?; // before anything is started
+    }
+    let namespaces = Namespaces::of(global);
+    let socket = global.socket();
+    let (client, news) = runtime.block_on(stop.or(async {
+        let client = Containers::connect(&socket).await.map_err(|error| {
             Hinted::new(
                 format!("containers that somebody else starts are found through containerd: {error}"),
                 "--address names its socket; with --image IMAGE or --rootfs DIR, the command is the workload itself",
             )
         })?;
-        let news = containerd::follow(&client, &global.socket(), namespaces.clone()).await?;
-        Ok::<_, anyhow::Error>((client, news, workload_args::signals()?))
-    })?;
+        let news = containerd::follow(&client, &socket, namespaces.clone()).await?;
+        Ok::<_, anyhow::Error>((client, news))
+    }))?;
     let bar = record::progress_bar("", args.json);
-    let trace =
-        |container: &Container| args.out.join(format!("{}.trace", record::name(args, &container.image)));
+    // Chosen when the container is known, of which they may have their name.
+    let results = OnceCell::new();
+    let trace = |container: &Container| {
+        let choose = || Results::choose(args, &container.image).map_err(|error| format!("{error:#}"));
+        results
+            .get_or_init(choose)
+            .as_ref()
+            .map(Results::trace)
+            .map_err(|error| io::Error::other(error.clone()))
+    };
     let options = ContainerOptions {
         trace: &trace,
         rules: Rules { until: args.workload.until()?, tail: args.tail, timeout: limit(global) },
         news: &news,
-        signals: &signals,
+        signals: stop.signals(),
         stop: args.container.stop,
     };
     let mut show = |progress: &Progress| record::show(&bar, progress);
     let (_, settings) = args.engine.choice()?;
     let recorded = if let Some(text) = &args.container.attach {
-        let known = runtime.block_on(containerd::running(&client, &namespaces))?;
+        let known = runtime.block_on(stop.or(containerd::running(&client, &namespaces)))?;
         let (found, attached) = attach::find(text, &known)?;
         let task = Task { namespace: found.namespace.clone(), container: found.id.clone(), pid: found.pid };
-        let container = runtime.block_on(containerd::describe(&client, &global.socket(), &task));
+        let container = runtime.block_on(stop.or(containerd::describe(&client, &socket, &task)));
         let container = container.with_context(|| format!("container {}", found.id))?;
         say!("container:   {} of {}, {}", container.id, container.image, told(&attached));
         let scope = match attached {
@@ -92,23 +107,27 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
         let words: Vec<OsString> = args.workload.command.iter().map(OsString::from).collect();
         let wanted =
             Wanted { name: args.container.container.clone(), image: args.container.container_image.clone() };
-        let starter = Starter {
-            launcher: &launcher()?,
-            words: &words,
-            output: (Box::new(Passing::Out), Box::new(Passing::Err)),
-            wanted: &wanted,
-        };
+        let starter =
+            Starter { launcher: &launcher()?, words: &words, output: args.output(), wanted: &wanted };
         record_started(&mut Ebpf::watch(TREE, &settings)?, starter, &options, &mut show)
     };
     bar.finish_and_clear();
-    let RecordedContainer { recorded, container, trace, others, runs } = recorded?;
+    let RecordedContainer { recorded, container, others, runs, .. } = match recorded {
+        Err(ContainerSessionError::Stopped(signal)) => return Err(Stopped::Signal(signal).into()),
+        Err(ContainerSessionError::TimedOut) => return Err(Stopped::TimedOut.into()),
+        recorded => recorded?,
+    };
+    let results = results.into_inner().context("no trace was made")?.map_err(anyhow::Error::msg)?;
     if args.container.attach.is_none() {
         say!("container:   {} of {}", container.id, container.image);
     }
     if !others.is_empty() {
         say!("not in it:   {}", others.join(", "));
     }
-    record::finish(args, &trace, &[], None)?;
+    record::finish(args, &results, &[], None)?;
+    if args.container.attach.is_some() && recorded.accesses == 0 {
+        say!("note: the container has read nothing of its image since the recording was attached");
+    }
     if runs && args.container.attach.is_none() {
         say!("container {} still runs (--stop ends it with the recording)", container.id);
     }
@@ -118,21 +137,29 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
 /// Refuses words that mean nothing here.
 fn refuse(args: &Args) -> Result<()> {
     let workload = &args.workload;
-    let run_only = [
-        ("--env", !workload.env.is_empty()),
-        ("--cwd", workload.cwd.is_some()),
-        ("--user", workload.user.is_some()),
-        ("--arg", !workload.args.is_empty()),
-        ("--keep", args.keep),
-        ("--runs", args.runs > 1),
-    ];
-    if let Some((flag, _)) = run_only.iter().find(|(_, given)| *given) {
-        bail!("{flag} is for a workload that is run here: it needs --image");
-    }
     ensure!(
         args.container.attach.is_some() || !workload.command.is_empty(),
         "nothing to record: --image IMAGE, --rootfs DIR, --attach CONTAINER, or -- a command that starts a container"
     );
+    let of_ours = [
+        ("--env", !workload.env.is_empty()),
+        ("--cwd", workload.cwd.is_some()),
+        ("--runs", args.runs > 1),
+        ("--state", args.state.is_some()),
+    ];
+    if let Some((flag, _)) = of_ours.iter().find(|(_, given)| *given) {
+        bail!("{flag} is for a workload that is run here: it needs --image or --rootfs");
+    }
+    let of_images = [
+        ("--user", workload.user.is_some()),
+        ("--arg", !workload.args.is_empty()),
+        ("--net", workload.net.is_some()),
+        ("--keep", args.keep),
+    ];
+    let of_images = of_images.iter().find(|(_, given)| *given).map(|(flag, _)| *flag);
+    if let Some(flag) = of_images.or(args.registry.given()) {
+        bail!("{flag} is for an image that is run here: it needs --image");
+    }
     ensure!(!args.engine.is_fuse(), "containers that somebody else starts are recorded by eBPF only");
     Ok(())
 }
@@ -148,5 +175,9 @@ fn told(attached: &Attached) -> &'static str {
 /// How this program becomes a command that dies with it.
 fn launcher() -> Result<InitCommand> {
     let program = std::env::current_exe().context("find the running program")?;
-    Ok(InitCommand { program: program.into(), args: vec!["tied".into(), "--".into()] })
+    Ok(InitCommand {
+        program: program.into(),
+        args: vec!["tied".into(), "--".into()],
+        guard: vec!["workload-guard".into()],
+    })
 }

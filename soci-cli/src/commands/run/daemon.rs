@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::thread::sleep;
@@ -16,10 +15,14 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::commands::stop::Stop;
+
 /// How long the daemon may take to listen.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 /// How long it may take to end after SIGTERM.
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// The same for one that nobody has a use for any more.
+const DROP_PATIENCE: Duration = Duration::from_millis(500);
 /// Counters longer than this are not read.
 const MAX_METRICS: u64 = 8 << 20;
 
@@ -52,6 +55,12 @@ pub(super) struct Setup<'a> {
     pub(super) mode: Mode,
     /// Registry to which plain HTTP is spoken.
     pub(super) plain_http: Option<&'a str>,
+    /// For the generated configuration: where hosts.toml files are.
+    pub(super) hosts_dir: Option<&'a Path>,
+    /// Directory of a docker configuration in place of the user's.
+    pub(super) docker_config: Option<&'a Path>,
+    /// Ends the wait for it.
+    pub(super) stop: &'a Stop,
 }
 
 /// A running daemon.
@@ -74,13 +83,14 @@ impl Daemon {
         }
         let generated = root.join("config.toml");
         if setup.config.is_none() {
-            let text = configuration(setup.mode, &metrics, setup.plain_http);
+            let text = configuration(setup.mode, &metrics, setup.plain_http, setup.hosts_dir);
             fs::write(&generated, text).with_context(|| format!("write {}", generated.display()))?;
         }
         let log_path = root.join("snapshotter.log");
         let log = File::options().create(true).append(true).open(&log_path);
         let log = log.with_context(|| format!("open {}", log_path.display()))?;
         let child = Command::new(std::env::current_exe().context("find the running program")?)
+            .envs(setup.docker_config.map(|dir| ("DOCKER_CONFIG", dir)))
             .args(["tied", "--"])
             .arg(setup.program)
             .arg("--root")
@@ -92,11 +102,10 @@ impl Daemon {
             .stdin(std::process::Stdio::null())
             .stdout(log.try_clone().context("share the log")?)
             .stderr(log)
-            .process_group(0) // a Ctrl-C is for the workload; the daemon goes last
             .spawn()
             .with_context(|| format!("start {}", setup.program.display()))?;
         let mut daemon = Self { child, socket, metrics };
-        daemon.wait_until_it_listens(&log_path)?;
+        daemon.wait_until_it_listens(&log_path, setup.stop)?;
         Ok(daemon)
     }
 
@@ -105,24 +114,30 @@ impl Daemon {
         &self.socket
     }
 
-    /// All counters: the samples of each name added up. Empty when the daemon gives none.
-    pub(super) fn counters(&self) -> BTreeMap<String, f64> {
-        scrape(&self.metrics).map(|text| parse(&text)).unwrap_or_default()
+    /// All counters: the samples of each name added up. None when the daemon gives none: a configuration of the user's
+    /// need not have them where they are looked for.
+    pub(super) fn counters(&self) -> Option<BTreeMap<String, f64>> {
+        scrape(&self.metrics).map(|text| parse(&text)).ok()
     }
 
-    /// Ends the daemon and waits for it.
-    pub(super) fn stop(mut self) -> Result<()> {
-        self.end().context("end the snapshotter").map(drop)
+    /// Ends the daemon and waits for it; it is killed when it takes longer than this.
+    pub(super) fn stop(mut self, patience: Duration) -> Result<()> {
+        self.end(patience).context("end the snapshotter").map(drop)
     }
 
-    fn end(&mut self) -> std::io::Result<ExitStatus> {
+    /// Kills it. What it serves fails from then on, and waits for nothing.
+    pub(super) fn kill(&mut self) {
+        let _ = self.child.kill(); // it may have ended
+    }
+
+    fn end(&mut self, patience: Duration) -> std::io::Result<ExitStatus> {
         if let Some(status) = self.child.try_wait()? {
             return Ok(status);
         }
         if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, Signal::INT); // SIGINT: unmount everything, then go
         }
-        let patience = Instant::now() + STOP_PATIENCE;
+        let patience = Instant::now() + patience;
         while Instant::now() < patience {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
@@ -133,9 +148,10 @@ impl Daemon {
         self.child.wait()
     }
 
-    fn wait_until_it_listens(&mut self, log: &Path) -> Result<()> {
+    fn wait_until_it_listens(&mut self, log: &Path, stop: &Stop) -> Result<()> {
         let patience = Instant::now() + START_PATIENCE;
         loop {
+            stop.check()?;
             if UnixStream::connect(&self.socket).is_ok() {
                 return Ok(());
             }
@@ -152,14 +168,14 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if let Err(error) = self.end() {
+        if let Err(error) = self.end(DROP_PATIENCE) {
             tracing::warn!(%error, "cannot end the snapshotter");
         }
     }
 }
 
 /// The generated configuration file.
-fn configuration(mode: Mode, metrics: &Path, plain_http: Option<&str>) -> String {
+fn configuration(mode: Mode, metrics: &Path, plain_http: Option<&str>, hosts_dir: Option<&Path>) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string(); // a JSON string is a TOML string, too
     let (full, pack) = (mode == Mode::Full, mode == Mode::Pack);
     let fine = pack || mode == Mode::Fine;
@@ -175,6 +191,9 @@ fn configuration(mode: Mode, metrics: &Path, plain_http: Option<&str>) -> String
     if let Some(host) = plain_http {
         let host = quoted(host);
         text = format!("{text}\n[[resolver.host.{host}.mirrors]]\nhost = {host}\ninsecure = true\n");
+    }
+    if let Some(dir) = hosts_dir {
+        text = format!("{text}\n[registry]\nconfig_path = {}\n", quoted(&dir.to_string_lossy()));
     }
     text
 }
@@ -228,7 +247,7 @@ mod tests {
             (Mode::Pack, true, true, true),
             (Mode::Full, false, false, false),
         ] {
-            let text = configuration(mode, Path::new("/m"), None);
+            let text = configuration(mode, Path::new("/m"), None, None);
             let expected =
                 format!("[prefetch]\nenable = {prefetch}\n\n[pack]\nenable = {pack}\nfine = {fine}\n");
             assert!(text.ends_with(&expected), "{mode:?}: {text}");
@@ -237,12 +256,18 @@ mod tests {
 
     #[test]
     fn modes_choose_what_is_enabled() {
-        let text = configuration(Mode::Prefetch, Path::new("/r/\"m\".sock"), Some("10.0.0.1:5000"));
+        let text = configuration(
+            Mode::Prefetch,
+            Path::new("/r/\"m\".sock"),
+            Some("10.0.0.1:5000"),
+            Some(Path::new("/certs")),
+        );
+        assert!(text.ends_with("[registry]\nconfig_path = \"/certs\"\n"), "{text}");
         assert!(text.contains("metrics_address = \"/r/\\\"m\\\".sock\""), "{text}");
         assert!(text.contains("[prefetch]\nenable = true"), "{text}");
         assert!(text.contains("[pull_modes.soci_v1]\nenable = true"), "{text}");
         assert!(text.contains("[[resolver.host.\"10.0.0.1:5000\".mirrors]]"), "{text}");
-        let text = configuration(Mode::Full, Path::new("/m"), None);
+        let text = configuration(Mode::Full, Path::new("/m"), None, None);
         assert!(text.contains("[pull_modes.soci_v2]\nenable = false"), "{text}");
         assert!(text.contains("[pull_modes.parallel_pull_unpack]\nenable = true"), "{text}");
         assert!(!text.contains("resolver"), "{text}");

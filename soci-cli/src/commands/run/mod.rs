@@ -3,55 +3,62 @@
 //! The same door as containerd's: the daemon is asked over gRPC, its mounts are mounted, the workload runs on them.
 //! The directory given with --root is kept, and makes the next start a warm one.
 //! Everything happens in a mount namespace of its own, and the daemon is tied to this process: nothing stays behind.
-//! Exit codes: the workload's own; 0 when it was stopped after it became ready; 4 when it never became ready in time
-//! or ended well before; 130, 143, 129 stopped by SIGINT, SIGTERM, SIGHUP; 126, 127 the command could not be executed.
+//! The exit codes are those of `EXIT_CODES`, which `--help` shows.
 
 mod daemon;
+mod place;
 mod pull;
 mod report;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc::Receiver;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use recorder::rootfs::{Overlay, RunDir};
-use recorder::session::{Rules, SessionError, Supervisor, Verdict};
+use recorder::session::{Output, Rules, SessionError, Supervisor, Verdict};
 use recorder::workload::{Process, namespace::with_private_mounts};
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, mount_bind_recursive, unmount};
-use rustix::process::Signal;
 use soci_core::containerd::snapshots_client;
 use soci_core::containerd::types::Mount;
 use soci_core::digest::Digest;
 use soci_core::image::{ImageSource, Platform};
-use soci_core::registry::{Reference, Registry};
+use soci_core::registry::{Reference, Registry, RegistryError};
 use soci_core::trace::Outcome;
 use tokio::runtime::{Handle, Runtime};
 
-use self::daemon::{Daemon, Mode, Setup};
+use self::daemon::{Daemon, Mode, STOP_PATIENCE, Setup};
+use self::place::Place;
 use self::pull::{Snapshots, remove_leftovers};
 use self::report::Report;
-use super::workload_args::{self, PlainHttp, WorkloadArgs, limit};
-use crate::{
-    cli::Global,
-    output::{
-        progress::Progress,
-        stream::{self, Passing},
-    },
-};
+use super::results::write_whole;
+use super::stop::{self, Stop};
+use super::workload_args::{self, WorkloadArgs, limit};
+use super::workload_registry::{WorkloadRegistry, hinted};
+use crate::output::progress::Progress;
+use crate::output::stream::{self, Passing};
+use crate::{cli::Global, error::Hinted};
 
 /// How often the workload is looked at.
 const TICK: Duration = Duration::from_millis(2);
 /// The daemon's program.
 const SNAPSHOTTER: &str = "soci-snapshotter-grpc";
 
+/// How long the snapshotter may take to end when the user waits for it; after that it is killed.
+const URGENT_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a workload that was killed may take to be gone, before its file system is taken away from it.
+const STUCK: Duration = Duration::from_millis(200);
+/// The exit codes, for `--help`.
+const EXIT_CODES: &str = "Exit codes: the workload's own; 0 when it was stopped after it became ready; 4 when it was not \
+    ready in time, or ended with 0 before it was; 126, 127 the command could not be executed; 129, 130, 143 stopped by \
+    SIGHUP, SIGINT, SIGTERM; 1 failed.\n\n\
+    Example:\n  soci run --until log:READY registry.example/app:1";
+
 /// Run a container of an image, its layers served by a private snapshotter.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
 pub(crate) struct Args {
     /// The image in a registry.
     #[arg(value_name = "IMAGE")]
@@ -68,20 +75,20 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIGEST")]
     index_digest: Option<Digest>,
     #[command(flatten)]
-    registry: PlainHttp,
+    registry: WorkloadRegistry,
     /// The snapshotter's program. [default: beside this one, else on the PATH]
     #[arg(long, value_name = "FILE")]
     snapshotter_bin: Option<PathBuf>,
-    /// Configuration of the snapshotter, in place of the one that --mode makes.
+    /// Configuration of the snapshotter, in place of the one that --mode and the flags about the registry make.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Go on after the workload is ready, until it ends.
     #[arg(long)]
     wait: bool,
-    /// Write what the start took as JSON.
+    /// Write what the start took as JSON to a file.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Show what the start took as JSON on standard error.
+    /// Write what the start took as JSON to standard output; what the workload writes there goes to standard error.
     #[arg(long)]
     json: bool,
 }
@@ -91,37 +98,15 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     args.workload.until()?; // before anything is fetched
     let reference: Reference = args.image.parse().with_context(|| format!("image {:?}", args.image))?;
     let runtime = Runtime::new().context("start the runtime")?;
-    let registry = args.registry.client(&args.image)?;
-    let signals = runtime.block_on(async { workload_args::signals() })?;
+    let registry = args.registry.flags().registry(&args.image)?;
+    let stop = runtime.block_on(async { Stop::listen(global) })?;
     // Removed outside of the private mounts, where nothing is mounted on it.
-    let (root, _temporary) = root(args, global)?;
-    let start = Start { args, global, reference, registry, signals, root: &root, runtime: runtime.handle() };
-    with_private_mounts(|| start.run()).context("make private mounts (this needs root)")?
-}
-
-fn root(args: &Args, global: &Global) -> Result<(PathBuf, Option<tempfile::TempDir>)> {
-    if let Some(root) = &global.root {
-        fs::create_dir_all(root).with_context(|| format!("make {}", root.display()))?;
-        return Ok((root.canonicalize().with_context(|| format!("find {}", root.display()))?, None));
-    }
-    let dir = tempfile::Builder::new().prefix("soci-run-").tempdir().context("make a temporary directory")?;
-    if args.keep_root {
-        let root = dir.keep();
-        say!("root: {}", root.display());
-        return Ok((root, None));
-    }
-    Ok((dir.path().to_path_buf(), Some(dir)))
-}
-
-/// Takes the directory for this process; two snapshotters on one directory would break each other.
-fn occupy(root: &Path) -> Result<fs::File> {
-    let path = root.join("lock");
-    let lock = fs::File::options().create(true).append(true).open(&path);
-    let lock = lock.with_context(|| format!("open {}", path.display()))?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => bail!("{} is in use by another soci run", root.display()),
-        locked => locked.context("lock the directory").map(|()| lock),
-    }
+    let place = Place::new(global.root.as_deref(), args.keep_root)?;
+    let root = place.path();
+    let start = Start { args, global, reference, registry, stop, root, runtime: runtime.handle() };
+    let done = with_private_mounts(|| start.run()).context("make private mounts (this needs root)").flatten();
+    drop(place);
+    stop::outcome(runtime, done)
 }
 
 /// All that one start needs.
@@ -130,7 +115,7 @@ struct Start<'a> {
     global: &'a Global,
     reference: Reference,
     registry: Registry,
-    signals: Receiver<Signal>,
+    stop: Stop,
     root: &'a Path,
     runtime: &'a Handle,
 }
@@ -139,33 +124,40 @@ impl Start<'_> {
     fn run(self) -> Result<ExitCode> {
         let args = self.args;
         let program = snapshotter_program(args.snapshotter_bin.as_deref())?;
-        let _alone = occupy(self.root)?;
         let host = self.reference.resolve_registry().to_owned();
-        let daemon = Daemon::start(&Setup {
+        let mut daemon = Daemon::start(&Setup {
             root: self.root,
             program: &program,
             config: args.config.as_deref(),
             mode: args.mode,
             plain_http: args.registry.plain_http.then_some(host.as_str()),
+            hosts_dir: args.registry.hosts_for(self.root, &host)?.as_deref(),
+            docker_config: args.registry.docker_config(self.root, &host)?.as_deref(),
+            stop: &self.stop,
         })?;
-        let mut client = self.runtime.block_on(snapshots_client(daemon.socket()))?;
-        self.runtime.block_on(remove_leftovers(&mut client))?;
+        let mut client = self.wait(snapshots_client(daemon.socket()))?;
+        self.wait(remove_leftovers(&mut client))?;
         self.registry.make_ahead();
         let begin = Instant::now();
         let source = ImageSource::registry(&self.reference, &self.registry);
-        let image = self.runtime.block_on(source.resolve(&Platform::host()))?;
+        let image = self.wait(source.resolve(&Platform::host())).map_err(hinted)?;
+        if let Some(digest) = &args.index_digest {
+            self.wait(self.find_index(digest)).map_err(hinted)?;
+        }
         let process = Process::new(&image.config, &args.workload.overrides())?;
         let mut snapshots = Snapshots::new(client, &image)?;
-        let pulled =
-            self.runtime.block_on(snapshots.pull(args.index_digest.as_ref(), &Progress::new(args.json)))?;
+        let progress = Progress::new(args.json);
+        let pulled = self.wait(snapshots.pull(args.index_digest.as_ref(), &progress))?;
         let pull = begin.elapsed();
 
-        let mounts = self.runtime.block_on(snapshots.container())?;
-        let lived = self.live(&daemon, process, &mounts);
-        let removed = self.runtime.block_on(snapshots.remove_container());
+        let mounts = self.wait(snapshots.container())?;
+        let lived = self.live(&mut daemon, process, &mounts);
+        // A start that was cut short leaves its snapshot to the next one: the daemon may not answer any more.
+        let hurried = matches!(&lived, Ok(Ok(life)) if is_urgent(&life.verdict));
+        let removed = if hurried { Ok(()) } else { self.runtime.block_on(snapshots.remove_container()) };
         let lived = lived?;
         removed?;
-        daemon.stop()?;
+        daemon.stop(if hurried { URGENT_PATIENCE } else { STOP_PATIENCE })?;
         let Life { started, ready, verdict, traffic } = match lived {
             Ok(life) => life,
             Err(code) => return Ok(ExitCode::from(code)),
@@ -184,39 +176,68 @@ impl Start<'_> {
             exit_s: since(verdict.ended),
             outcome: verdict.outcome,
             exit_code: verdict.exit.map(|exit| exit.code),
-            bytes: traffic.bytes,
-            requests: traffic.requests,
+            bytes: traffic.counters.as_ref().map(|_| traffic.bytes),
+            requests: traffic.counters.as_ref().map(|_| traffic.requests),
             counters: traffic.counters,
         };
         if let Some(path) = &args.report {
             let json = serde_json::to_vec_pretty(&report)?;
-            fs::write(path, json).with_context(|| format!("write {}", path.display()))?;
+            write_whole(path, &json).with_context(|| format!("write {}", path.display()))?;
         }
         if args.json {
-            say!("{}", serde_json::to_string(&report)?);
+            out!("{}", serde_json::to_string(&report)?);
         } else if !args.workload.until.is_empty() {
             stream::remarks(&report.text());
         }
         Ok(ExitCode::from(exit_code(&verdict, ready.is_some())))
     }
 
+    /// Waits for something that a signal or the end of the time may cut short.
+    fn wait<T, E>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T>
+    where
+        anyhow::Error: From<E>,
+    {
+        self.runtime.block_on(self.stop.or(work))
+    }
+
+    /// The index that the user names must be there: without it, the layers would be pulled whole, and nobody told.
+    async fn find_index(&self, digest: &Digest) -> Result<()> {
+        match self.registry.repository(&self.reference).manifest(&digest.to_string()).await {
+            Ok(_) => Ok(()),
+            Err(RegistryError::NotFound { .. }) => {
+                let hint = "soci index list --remote IMAGE shows those that the registry has";
+                Err(Hinted::new(format!("{} has no index {digest}", self.args.image), hint).into())
+            }
+            Err(error) => Err(error).context("look for the index"),
+        }
+    }
+
+    /// Where the workload's output goes; none when it writes to ours itself.
+    fn output(&self, searched: bool) -> Option<Output> {
+        match (self.args.json, searched) {
+            (true, _) => Some((Box::new(Passing::Err), Box::new(Passing::Err))),
+            (false, true) => Some((Box::new(Passing::Out), Box::new(Passing::Err))),
+            (false, false) => None,
+        }
+    }
+
     /// The workload's life on the snapshotter's mounts; the inner error is the exit code of a command that could not be
     /// executed.
-    fn live(&self, daemon: &Daemon, process: Process, mounts: &[Mount]) -> Result<Result<Life, u8>> {
+    fn live(&self, daemon: &mut Daemon, process: Process, mounts: &[Mount]) -> Result<Result<Life, u8>> {
         let args = self.args;
         let run = RunDir::new(self.root)?;
         let rootfs = Rootfs::mount(mounts, &run.path().join("rootfs"))?;
         let net = args.workload.net();
         let spec = workload_args::spec(process, net, rootfs.path(), rootfs.path(), run.path())?;
         let until = args.workload.until()?;
-        let output = (!until.logs().is_empty())
-            .then(|| (Box::new(Passing::Out) as Box<_>, Box::new(Passing::Err) as Box<_>));
+        let output = self.output(!until.logs().is_empty());
+        self.stop.check()?;
         let rules = Rules {
             until,
             tail: if args.wait { Duration::MAX } else { Duration::ZERO },
             timeout: limit(self.global),
         };
-        let supervisor = Supervisor::start(&spec, &workload_args::init_command()?, output, rules, |_| ());
+        let supervisor = Supervisor::start(&spec, &workload_args::init_command()?, output, &rules, |_| ());
         let mut supervisor = match supervisor {
             Err(SessionError::Workload(error)) if let Some(code) = workload_args::exec_code(&error) => {
                 say!("error: {error}");
@@ -226,8 +247,8 @@ impl Start<'_> {
         };
         let started = supervisor.started();
         let mut at_ready = None;
-        let verdict = loop {
-            let verdict = supervisor.poll(&self.signals);
+        let mut verdict = loop {
+            let verdict = supervisor.poll(self.stop.signals());
             if at_ready.is_none() && supervisor.ready().is_some() {
                 at_ready = Some(self.traffic(daemon));
             }
@@ -237,7 +258,9 @@ impl Start<'_> {
             }
         };
         let ready = supervisor.ready();
-        supervisor.finish();
+        // A read that the registry keeps waiting cannot be killed: without the daemon it fails.
+        let stuck = || daemon.kill();
+        supervisor.finish(&mut verdict, self.stop.signals(), STUCK, stuck);
         let traffic = at_ready.unwrap_or_else(|| self.traffic(daemon));
         Ok(Ok(Life { started, ready, verdict, traffic }))
     }
@@ -245,7 +268,9 @@ impl Start<'_> {
     fn traffic(&self, daemon: &Daemon) -> Traffic {
         let own = self.registry.traffic();
         let counters = daemon.counters();
-        let counter = |name: &str| counters.get(name).copied().unwrap_or(0.0) as u64;
+        let counter = |name: &str| {
+            counters.as_ref().and_then(|counters| counters.get(name)).copied().unwrap_or(0.0) as u64
+        };
         Traffic {
             bytes: own.bytes_received() + counter("soci_registry_bytes_total"),
             requests: own.total_requests() + counter("soci_registry_requests_total"),
@@ -262,16 +287,21 @@ struct Life {
     traffic: Traffic,
 }
 
-/// What had come from the registry at one moment.
+/// What had come from the registry at one moment; without the daemon's counters, by this program alone.
 struct Traffic {
     bytes: u64,
     requests: u64,
-    counters: std::collections::BTreeMap<String, f64>,
+    counters: Option<std::collections::BTreeMap<String, f64>>,
+}
+
+/// Does the user wait for the end, who has asked for it or given up?
+fn is_urgent(verdict: &Verdict) -> bool {
+    matches!(verdict.outcome, Outcome::Interrupted | Outcome::TimedOut)
 }
 
 fn exit_code(verdict: &Verdict, ready: bool) -> u8 {
     match (verdict.outcome, verdict.exit, verdict.signal) {
-        (Outcome::Interrupted, _, signal) => 128 + signal.map_or(2, |signal| signal.as_raw() as u8),
+        (Outcome::Interrupted, _, signal) => signal.map_or(130, stop::code),
         (Outcome::TimedOut, ..) => {
             say!("error: the workload was not ready in time");
             4

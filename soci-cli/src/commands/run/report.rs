@@ -32,27 +32,26 @@ pub(super) struct Report {
     pub(super) outcome: soci_core::trace::Outcome,
     /// The workload's exit code, if it ended by itself.
     pub(super) exit_code: Option<u8>,
-    /// Bytes from the registry until ready (or the end): layers, index, manifests, those of this program included.
-    pub(super) bytes: u64,
+    /// Bytes from the registry until ready (or the end): layers, index, manifests, those of this program included. None:
+    /// not measured.
+    pub(super) bytes: Option<u64>,
     /// Requests to the registry, likewise.
-    pub(super) requests: u64,
-    /// The snapshotter's counters at that moment, those with several labels added up.
-    pub(super) counters: BTreeMap<String, f64>,
+    pub(super) requests: Option<u64>,
+    /// The snapshotter's counters at that moment, those with several labels added up; none when it does not show them.
+    pub(super) counters: Option<BTreeMap<String, f64>>,
 }
 
 impl Report {
     /// Lines for people.
     pub(super) fn text(&self) -> String {
         let ready = self.ready_s.map_or("never".to_owned(), |s| format!("{s:.3} s"));
+        let traffic = match (self.bytes, self.requests) {
+            (Some(bytes), Some(requests)) => format!("{bytes} bytes in {requests} requests"),
+            _ => "traffic not measured (--config shows no metrics here)".to_owned(),
+        };
         format!(
-            "pulled {:.3} s ({} layers, {} present), started {:.3} s, ready {ready}, ended {:.3} s; {} bytes in {} requests\n",
-            self.pull_s,
-            self.layers,
-            self.layers_present,
-            self.start_s,
-            self.exit_s,
-            self.bytes,
-            self.requests
+            "pulled {:.3} s ({} layers, {} present), started {:.3} s, ready {ready}, ended {:.3} s; {traffic}\n",
+            self.pull_s, self.layers, self.layers_present, self.start_s, self.exit_s,
         )
     }
 }

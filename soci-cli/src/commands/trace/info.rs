@@ -70,7 +70,10 @@ fn text(contents: &Contents) -> String {
     let kinds = &contents.kinds;
     lines.push((
         "kinds",
-        format!("{} read, {} fault, {} map, {} exec", kinds.read, kinds.fault, kinds.map, kinds.exec),
+        format!(
+            "{} read, {} fault, {} map, {} exec, {} open",
+            kinds.read, kinds.fault, kinds.map, kinds.exec, kinds.open
+        ),
     ));
     lines.push(("processes", contents.processes.to_string()));
     lines.push((
