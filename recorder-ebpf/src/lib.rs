@@ -6,6 +6,12 @@
 
 #![no_std]
 
+mod field;
+mod program;
+
+pub use field::{FIELDS, Field, NO_MEMBER, Need, needed};
+pub use program::{CALLS, FUNCTIONS, Hook, MAPPED, PAGES, Program, TREE, Way};
+
 /// Name of the ring buffer map.
 pub const EVENTS: &str = "EVENTS";
 /// Name of the per-CPU counters, indexed by [`Counter`].
@@ -22,6 +28,10 @@ pub const SCOPE: &str = "SCOPE";
 pub const SEED_COMM: &str = "SEED_COMM";
 /// Name of the map from thread group id to [`Tracked`].
 pub const TRACKED: &str = "TRACKED";
+/// Name of the array with the [`Tracked`] that alone is recorded, once it is known; 0 until then: all are.
+pub const CHOSEN: &str = "CHOSEN";
+/// Name of the map from [`Tracked`] to what was lost of it.
+pub const LOST: &str = "LOST";
 /// Name of the global with the binary logarithm of the page size.
 pub const PAGE_SHIFT: &str = "PAGE_SHIFT";
 
@@ -56,6 +66,12 @@ impl Tracked {
     /// One that starts others.
     pub const SEED: Self = Self { group: 0, namespace: 0 };
 
+    /// Is somebody with this group or in this namespace one of these?
+    pub const fn has(self, who: Self) -> bool {
+        (self.group != 0 && who.group == self.group)
+            || (self.namespace != 0 && who.namespace == self.namespace)
+    }
+
     /// As a value of the map.
     pub const fn to_bits(self) -> u64 {
         self.group as u64 | (self.namespace as u64) << 32
@@ -73,17 +89,21 @@ impl Tracked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum EventKind {
-    /// A buffered read asked for pages (`mm_filemap_get_pages`), or, when calls are watched, a call of the read family
-    /// has given so many bytes.
+    /// A call of the read family, or the page cache, has given so many bytes; by [`Way::Pages`], a buffered read asked
+    /// for these pages.
     Read = 1,
     /// A page fault brought in one page (`mm_filemap_fault`).
     Fault = 2,
-    /// Fault-around mapped pages that were already cached (`mm_filemap_map_pages`).
+    /// Pages that were already cached and are mapped beside a fault: those of the window around it
+    /// (`mm_filemap_map_pages`), or of its large folio.
     Map = 3,
     /// A process replaced its program (`sched_process_exec`).
     Exec = 4,
     /// A call has opened the file; no bytes. Only when calls are watched.
     Open = 5,
+    /// A large folio has come into the page cache (`mm_filemap_add_to_page_cache`): a fault of one of its pages maps
+    /// all of them. No use of its own.
+    Folio = 6,
 }
 
 impl EventKind {
@@ -95,6 +115,7 @@ impl EventKind {
             3 => Some(Self::Map),
             4 => Some(Self::Exec),
             5 => Some(Self::Open),
+            6 => Some(Self::Folio),
             _ => None,
         }
     }
@@ -105,20 +126,22 @@ pub const UNLINKED: u16 = 1;
 /// Flag of an event: the inode is an overlay's own, because this kernel does not say which one is below it.
 pub const OVERLAY: u16 = 2;
 
-/// One record of the ring buffer: 64 bytes, no padding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One record of the ring buffer: 72 bytes, no padding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Event {
     /// Time of the event in nanoseconds of `CLOCK_MONOTONIC`.
     pub t_ns: u64,
     /// Inode number of the file that owns the page cache.
     pub ino: u64,
-    /// First byte; a multiple of the page size unless a call was watched.
+    /// First byte; a multiple of the page size unless a read was watched to its end.
     pub offset: u64,
     /// Number of bytes, clipped to the file's size; 0 for an opening only.
-    pub length: u32,
+    pub length: u64,
     /// Kernel device number (major << 20 | minor).
     pub dev: u32,
+    /// Generation of the inode: another one is another file, which has got the number of one that was removed.
+    pub generation: u32,
     /// Thread group id in the initial pid namespace.
     pub tgid: u32,
     /// One of [`EventKind`].
@@ -133,7 +156,7 @@ pub struct Event {
     pub namespace: u32,
 }
 
-const _: () = assert!(size_of::<Event>() == 64, "the event is part of the ABI");
+const _: () = assert!(size_of::<Event>() == 72, "the event is part of the ABI");
 const _: () = assert!(align_of::<Event>() == 8, "ring buffer records are 8-byte aligned");
 
 impl Event {
@@ -151,15 +174,21 @@ impl Event {
             t_ns: u64::from_ne_bytes(take(bytes, 0)),
             ino: u64::from_ne_bytes(take(bytes, 8)),
             offset: u64::from_ne_bytes(take(bytes, 16)),
-            length: u32::from_ne_bytes(take(bytes, 24)),
-            dev: u32::from_ne_bytes(take(bytes, 28)),
-            tgid: u32::from_ne_bytes(take(bytes, 32)),
-            kind: u16::from_ne_bytes(take(bytes, 36)),
-            flags: u16::from_ne_bytes(take(bytes, 38)),
-            comm: take(bytes, 40),
-            group: u32::from_ne_bytes(take(bytes, 56)),
-            namespace: u32::from_ne_bytes(take(bytes, 60)),
+            length: u64::from_ne_bytes(take(bytes, 24)),
+            dev: u32::from_ne_bytes(take(bytes, 32)),
+            generation: u32::from_ne_bytes(take(bytes, 36)),
+            tgid: u32::from_ne_bytes(take(bytes, 40)),
+            kind: u16::from_ne_bytes(take(bytes, 44)),
+            flags: u16::from_ne_bytes(take(bytes, 46)),
+            comm: take(bytes, 48),
+            group: u32::from_ne_bytes(take(bytes, 64)),
+            namespace: u32::from_ne_bytes(take(bytes, 68)),
         })
+    }
+
+    /// What is tracked of the process.
+    pub const fn tracked(&self) -> Tracked {
+        Tracked { group: self.group, namespace: self.namespace }
     }
 }
 
@@ -179,150 +208,3 @@ pub enum Counter {
 
 /// Number of [`Counter`]s.
 pub const COUNTER_COUNT: u32 = 4;
-
-/// A member of a kernel structure that the programs read. The number is the index in [`OFFSETS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Field {
-    /// The inode that owns a page cache.
-    MappingHost,
-    /// Its number.
-    InodeIno,
-    /// Its size in bytes.
-    InodeSize,
-    /// The number of its names.
-    InodeLinks,
-    /// Its file system.
-    InodeSb,
-    /// The device number of a file system.
-    SuperDev,
-    /// The kind of a file system.
-    SuperMagic,
-    /// The program file of an exec.
-    BinprmFile,
-    /// The inode of an open file.
-    FileInode,
-    /// The thread group of a task.
-    TaskTgid,
-    /// What the threads of a group share.
-    TaskSignal,
-    /// The number of its threads that have not ended.
-    SignalLive,
-    /// The namespaces of a task.
-    TaskNsproxy,
-    /// The mount namespace among them.
-    NsproxyMount,
-    /// What all kinds of namespaces have.
-    MountNsCommon,
-    /// The number of a namespace.
-    NsInum,
-    /// Where the inode of an overlay's file begins in what the overlay keeps of it.
-    OverlayInode,
-    /// Its file in the writable layer, if there is one.
-    OverlayUpper,
-    /// Its files in the layers below.
-    OverlayEntry,
-    /// The list of those, the topmost first.
-    OverlayStack,
-    /// The file of an element of that list.
-    OverlayDentry,
-    /// The inode of a name.
-    DentryInode,
-    /// Kind and permissions of a file.
-    InodeMode,
-    /// The position of an open file.
-    FilePosition,
-    /// The open files of a task.
-    TaskFiles,
-    /// Their table.
-    FilesTable,
-    /// The number of its entries.
-    TableSize,
-    /// Its entries.
-    TableEntries,
-    /// A task's flags for the way into and out of the kernel.
-    TaskThreadInfo,
-    /// Those of this architecture.
-    ThreadInfoStatus,
-    /// The number of a system call.
-    RegsCall,
-    /// What it has returned.
-    RegsReturn,
-    /// Its first argument.
-    RegsFirst,
-    /// Its second argument.
-    RegsSecond,
-    /// Its third argument.
-    RegsThird,
-    /// Its fourth argument.
-    RegsFourth,
-}
-
-/// Structure and member of each [`Field`], in the order of their numbers.
-pub const FIELDS: [(&str, &str); 36] = [
-    ("address_space", "host"),
-    ("inode", "i_ino"),
-    ("inode", "i_size"),
-    ("inode", "i_nlink"),
-    ("inode", "i_sb"),
-    ("super_block", "s_dev"),
-    ("super_block", "s_magic"),
-    ("linux_binprm", "file"),
-    ("file", "f_inode"),
-    ("task_struct", "tgid"),
-    ("task_struct", "signal"),
-    ("signal_struct", "live"),
-    ("task_struct", "nsproxy"),
-    ("nsproxy", "mnt_ns"),
-    ("mnt_namespace", "ns"),
-    ("ns_common", "inum"),
-    ("ovl_inode", "vfs_inode"),
-    ("ovl_inode", "__upperdentry"),
-    ("ovl_inode", "oe"),
-    ("ovl_entry", "__lowerstack"),
-    ("ovl_path", "dentry"),
-    ("dentry", "d_inode"),
-    ("inode", "i_mode"),
-    ("file", "f_pos"),
-    ("task_struct", "files"),
-    ("files_struct", "fdt"),
-    ("fdtable", "max_fds"),
-    ("fdtable", "fd"),
-    ("task_struct", "thread_info"),
-    ("thread_info", "status"),
-    ("pt_regs", "orig_ax"),
-    ("pt_regs", "ax"),
-    ("pt_regs", "di"),
-    ("pt_regs", "si"),
-    ("pt_regs", "dx"),
-    ("pt_regs", "r10"),
-];
-
-/// So many members at the front are needed in any case; the others only where calls are watched.
-pub const NEEDED_FIELDS: usize = Field::OverlayInode as usize;
-
-/// The offset of a member that this kernel does not have.
-pub const NO_MEMBER: u32 = u32::MAX;
-
-/// A program: its name in the object, and the tracepoint that it is attached to.
-pub type Program = (&'static str, &'static str);
-
-/// The programs that see pages.
-pub const PROGRAMS: [Program; 4] = [
-    ("get_pages", "mm_filemap_get_pages"),
-    ("fault", "mm_filemap_fault"),
-    ("map_pages", "mm_filemap_map_pages"),
-    ("exec", "sched_process_exec"),
-];
-
-/// The programs that see calls of the read family, and the other pages.
-pub const EXACT_PROGRAMS: [Program; 5] = [
-    ("sys_exit", "sys_exit"),
-    ("get_pages_exact", "mm_filemap_get_pages"),
-    ("fault", "mm_filemap_fault"),
-    ("map_pages", "mm_filemap_map_pages"),
-    ("exec", "sched_process_exec"),
-];
-
-/// The programs that keep [`TRACKED`], attached for [`ScopeKind::Tree`] only.
-pub const TREE_PROGRAMS: [(&str, &str); 2] = [("fork", "sched_process_fork"), ("exit", "sched_process_exit")];

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use recorder::capture::{Capture, Ebpf, Settings};
+use recorder::capture::{Capture, Ebpf, Reads, Settings, Way};
 use recorder::workload::Cgroup;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -25,9 +25,16 @@ const EVENTS: u64 = 1_000_000;
 fn main() -> Result<()> {
     let rounds = std::env::args().skip_while(|arg| arg != "-n").nth(1).map_or(Ok(7), |n| n.parse())?;
     let dir = tempfile::tempdir()?;
-    let exact = std::env::args().any(|arg| arg == "--exact");
+    let reads = std::env::args().skip_while(|arg| arg != "--reads").nth(1);
+    let reads = match reads.as_deref() {
+        None => Reads::Best,
+        Some("functions") => Reads::Only(Way::Functions),
+        Some("calls") => Reads::Only(Way::Calls),
+        Some("pages") => Reads::Only(Way::Pages),
+        Some(other) => return Err(format!("--reads functions, calls or pages, and not {other}").into()),
+    };
     let cgroup = Cgroup::new(&make(dir.path(), "cgroup")?)?;
-    let bench = Bench { cgroup, dir: dir.path().to_owned(), exact };
+    let bench = Bench { cgroup, dir: dir.path().to_owned(), reads };
     bench.set_up_time()?;
     let small = bench.tree("small", SMALL_FILES)?;
     bench.cost(
@@ -47,7 +54,7 @@ fn main() -> Result<()> {
 struct Bench {
     cgroup: Cgroup,
     dir: PathBuf,
-    exact: bool,
+    reads: Reads,
 }
 
 /// One run of a workload.
@@ -76,7 +83,7 @@ impl Bench {
     }
 
     fn attach(&self, layers: &[PathBuf]) -> Result<Ebpf> {
-        let settings = Settings { exact: self.exact, ..Settings::default() };
+        let settings = Settings { reads: self.reads, ..Settings::default() };
         Ok(Ebpf::attach(&self.cgroup, layers, &self.dir, &self.dir, &settings)?)
     }
 

@@ -20,6 +20,7 @@ pub mod pull;
 pub mod recording;
 pub mod registry;
 pub mod replay;
+pub mod slow_disk;
 pub mod soci;
 pub mod tls;
 pub mod tree;

@@ -63,6 +63,8 @@ fn trace(path: &Path) {
         argv: Vec::new(),
         started_at: "2026-01-01T00:00:00Z".into(),
         warm: None,
+        waits: None,
+        partial: false,
     };
     let mut writer = TraceWriter::create(path, &header).unwrap();
     let process = Arc::new(Process { pid: 1, comm: Arc::from(&b"app"[..]) });

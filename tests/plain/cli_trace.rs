@@ -58,6 +58,8 @@ fn flagged_trace(path: &Path, accesses: &[(&str, u64, u64, u64)], lost: Option<u
         argv: Vec::new(),
         started_at: "2026-01-01T00:00:00Z".into(),
         warm,
+        waits: None,
+        partial: false,
     };
     let mut writer = TraceWriter::create(path, &header).unwrap();
     let process = Arc::new(Process { pid: 1, comm: Arc::from(&b"app"[..]) });

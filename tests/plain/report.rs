@@ -39,6 +39,8 @@ fn header(image: &str, layers: u64) -> Header {
             .to_vec(),
         started_at: "2026-01-01T00:00:00Z".into(),
         warm: Some(false),
+        waits: None,
+        partial: false,
     }
 }
 

@@ -1,4 +1,4 @@
-//! `soci record --exact`: the bytes that calls gave, and not the pages they lie in.
+//! The eBPF engine by default: the bytes that calls gave, and not the pages they lie in.
 //!
 //! Needs root and a kernel with its type information, x86-64.
 
@@ -9,7 +9,7 @@ use harness::access::{AccessImage, EXACT, MAPPED, complete, joined};
 use harness::truth::{Truth, pages};
 use soci_core::trace::{Access, AccessKind, TraceReader};
 
-const EBPF: [&str; 3] = ["--engine", "ebpf", "--exact"];
+const EBPF: [&str; 2] = ["--engine", "ebpf"];
 /// Ways of reading that are not by a reading call: still by pages.
 const NO_CALL: [&str; 2] = ["uring", "populate"];
 
@@ -64,8 +64,8 @@ fn a_file_that_is_only_opened_is_in_the_trace_and_in_no_list() {
 }
 
 #[test]
-fn without_calls_neither_direct_reads_nor_openings_are_seen_and_old_readers_read_the_trace() {
-    let recording = image().record(&["--engine", "ebpf"], &["access", "direct", "opened"]);
+fn by_pages_neither_direct_reads_nor_openings_are_seen_and_old_readers_read_the_trace() {
+    let recording = image().record(&["--reads", "pages"], &["access", "direct", "opened"]);
     let accesses = complete(&recording);
     assert!(accesses.iter().all(|access| !access.path.starts_with(b"data/")), "{accesses:?}");
     let reader = TraceReader::open(&recording.dir.path().join("t.trace")).unwrap();
@@ -81,10 +81,14 @@ fn runs_are_merged_with_what_most_of_them_opened() {
 }
 
 #[test]
-fn another_engine_refuses() {
-    for engine in ["auto", "fuse"] {
-        let refused = image().record(&["--engine", engine, "--exact"], &["access", "nothing"]);
+fn fuse_has_one_way_and_exact_is_a_word_for_the_default() {
+    for flags in [&["--exact"][..], &["--reads", "pages"]] {
+        let refused = image().record(&[&["--engine", "fuse"], flags].concat(), &["access", "nothing"]);
         assert_eq!(refused.code(), Some(1));
-        assert!(refused.stderr().contains("--exact needs --engine ebpf"), "{}", refused.stderr());
+        assert!(refused.stderr().contains("--engine fuse has one way"), "{}", refused.stderr());
+    }
+    for flags in [&["--exact"][..], &["--engine", "ebpf", "--exact"], &["--reads", "calls"]] {
+        let recording = image().record(flags, &["access", "pread"]);
+        assert_eq!(bytes(&complete(&recording), "data/pread")[0], (20000, 20010), "{flags:?}");
     }
 }

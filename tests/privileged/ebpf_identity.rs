@@ -13,7 +13,7 @@ use std::time::Duration;
 use harness::access::{AccessImage, complete, write};
 use harness::layout;
 use harness::recording::PAGE;
-use recorder::capture::{Capture, Ebpf, FuseLog, Settings};
+use recorder::capture::{Capture, Ebpf, FuseLog, Reads, Settings, Way};
 use recorder::rootfs::Overlay;
 use recorder::workload::Cgroup;
 use soci_core::trace::{AccessKind, Outside};
@@ -57,8 +57,9 @@ fn layers_on_a_fuse_mount_and_on_another_device_are_told_apart() {
     let lower: Vec<&Path> = layers.iter().map(PathBuf::as_path).collect();
     let overlay = Overlay::writable(&lower, &upper, &work, &root).unwrap();
     let cgroup = Cgroup::new(&make("cgroup")).unwrap();
-    for exact in [false, true] {
-        let settings = Settings { exact, ..Settings::default() };
+    for reads in [Reads::Only(Way::Pages), Reads::Exact] {
+        let exact = reads == Reads::Exact;
+        let settings = Settings { reads, ..Settings::default() };
         let mut capture = Ebpf::attach(&cgroup, &layers, &root, &upper, &settings).unwrap();
         for file in ["of-fuse", "of-disk"] {
             let script = r#"echo 0 > "$1"; exec "$2" flood "$3" "$4""#;
@@ -82,15 +83,15 @@ fn layers_on_a_fuse_mount_and_on_another_device_are_told_apart() {
 fn events_of_other_files_are_counted_by_their_reason() {
     let image =
         AccessImage::new(&Path::new(env!("CARGO_TARGET_TMPDIR")).join(module_path!().replace("::", "-")));
-    for flags in [&["--engine", "ebpf"][..], &["--engine", "ebpf", "--exact"]] {
-        let recording = image.record(&[flags, &["--json"]].concat(), &["access", "reasons"]);
+    for flags in [["--reads", "pages"], ["--reads", "exact"]] {
+        let recording = image.record(&[&flags[..], &["--json"]].concat(), &["access", "reasons"]);
         let accesses = complete(&recording);
         let Some(outside) = recording.trace("t.trace").1.outside else { panic!("the trace does not know") };
         println!("{flags:?}: {outside:?}");
         let Outside { elsewhere, written, deleted, unknown } = outside;
         assert!(written >= 3 && deleted >= 1, "new, copied up, renamed; deleted: {outside:?}");
         assert_eq!(unknown, 0);
-        if flags.contains(&"--exact") {
+        if flags.contains(&"exact") {
             assert!(elsewhere >= 1, "a tmpfs: {outside:?}");
         }
         let json: serde_json::Value = serde_json::from_str(&recording.stdout()).unwrap();

@@ -25,6 +25,7 @@ mod record_runs;
 mod report;
 mod run;
 mod scopes;
+mod slow_disk;
 mod snapshotter;
 mod stops;
 mod strace;

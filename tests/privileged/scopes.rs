@@ -105,7 +105,10 @@ fn a_new_container_is_recorded(snapshotter: &'static str) {
         (lab.image.reference.as_str(), Some(lab.image.manifest))
     );
     assert_eq!(header.layers.iter().map(|layer| layer.digest).collect::<Vec<_>>(), lab.image.layers);
-    assert_eq!((header.engine.as_str(), header.argv[0].as_str(), header.warm), ("ebpf", "/bin/do", None));
+    assert_eq!(
+        (header.engine.as_str(), header.argv[0].as_str(), header.warm),
+        ("ebpf-exact", "/bin/do", None)
+    );
     let big = phases(&accesses, "data/big");
     assert_eq!(big, [(Phase::Start, AccessKind::Read), (Phase::Tail, AccessKind::Read)]);
     let program = phases(&accesses, "bin/do");

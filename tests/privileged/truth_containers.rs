@@ -109,7 +109,7 @@ fn recall_is_whole(of: &Layers) {
     let lab = ContainerLab::with(of.snapshotter, layers(), "/bin/access", of.config);
     let kinds: Vec<&str> = CALLS.iter().chain(&OTHERS).copied().collect();
     for exact in [false, true] {
-        let engine = if exact { &["--engine", "ebpf", "--exact"][..] } else { &[] };
+        let engine = if exact { &["--engine", "ebpf", "--exact"][..] } else { &["--reads", "pages"] };
 
         let id = unique("truth");
         // Again from nothing: a file system that is kept in a file is read by who reads its files, one inside the other.

@@ -2,7 +2,8 @@
  * `truth KIND PATH OFFSET LENGTH` for each, or `absent KIND` for a way that this machine does not have. Each kind has a
  * file of its own, KIND in the directory that the variable DATA names, else /data; it is called data/KIND. Where the
  * variable SAY names a file, the lines go there. Arguments: the kinds, after `await FILE` only when there is that file; or
- * `flood FILE PAGES`, which reads pages one by one; or `nothing`.
+ * `flood FILE PAGES`, which reads pages one by one; or `pour FILE CALL BYTES`, which reads a file to its end by calls of so
+ * many bytes; or `nothing`.
  * Linked statically: an image may consist of it and its files. A failed call ends it with code 99. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -14,6 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -182,6 +184,21 @@ static void one(const char *kind) {
         need(bytes != MAP_FAILED, kind);
         long pages[] = {10, 11, 40, 7, 200, 255, 128};
         for (unsigned n = 0; n < sizeof pages / sizeof *pages; n++) touch(kind, bytes, pages[n]);
+    } else if (!strcmp(kind, "ascending") || !strcmp(kind, "sequential") || !strcmp(kind, "huge") ||
+               !strcmp(kind, "descending") || !strcmp(kind, "strided")) { /* every page, in an order; every 7th */
+        struct stat stat;
+        need(fstat(fd, &stat) == 0, kind);
+        char *bytes = mmap(NULL, stat.st_size, PROT_READ, MAP_SHARED, fd, 0);
+        need(bytes != MAP_FAILED, kind);
+        if (!strcmp(kind, "sequential")) madvise(bytes, stat.st_size, MADV_SEQUENTIAL);
+        if (!strcmp(kind, "huge")) madvise(bytes, stat.st_size, MADV_HUGEPAGE);
+        long count = stat.st_size / PAGE, step = !strcmp(kind, "strided") ? 7 : 1;
+        for (long page = 0; page < count; page += step) {
+            long at = !strcmp(kind, "descending") ? count - 1 - page : page;
+            (void)((volatile char *)bytes)[at * PAGE + 5];
+            if (step > 1) truth(kind, at * PAGE, PAGE);
+        }
+        if (step == 1) truth(kind, 0, count * PAGE);
     } else if (!strcmp(kind, "write")) { /* a private page that is written to: its content is needed first */
         char *bytes = mmap(NULL, FILE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
         need(bytes != MAP_FAILED, kind);
@@ -236,6 +253,24 @@ static void one(const char *kind) {
     close(pipe_fds[1]);
 }
 
+static void pour(const char *call, long bytes) {
+    static char to[1 << 20];
+    int fd = open(path, O_RDONLY), nothing = open("/dev/null", O_WRONLY), pipe_fds[2];
+    need(fd >= 0 && nothing >= 0 && pipe(pipe_fds) == 0, path);
+    ssize_t got = 1;
+    for (off_t at = 0; got > 0; at += got) {
+        struct iovec parts[2] = {{to, bytes / 3}, {to + bytes / 3, bytes - bytes / 3}};
+        if (!strcmp(call, "sendfile")) got = sendfile(nothing, fd, NULL, bytes);
+        else if (!strcmp(call, "splice")) {
+            got = splice(fd, NULL, pipe_fds[1], NULL, bytes, 0);
+            if (got > 0) need(splice(pipe_fds[0], NULL, nothing, NULL, got, 0) == got, call);
+        } else if (!strcmp(call, "readv")) got = readv(fd, parts, 2);
+        else if (!strcmp(call, "pread")) got = pread(fd, to, bytes, at);
+        else got = read(fd, to, bytes);
+    }
+    need(got == 0, call);
+}
+
 int main(int argc, char **argv) {
     const char *say = getenv("SAY");
     need(!say || freopen(say, "a", stdout), "SAY");
@@ -246,6 +281,11 @@ int main(int argc, char **argv) {
         for (long page = 0; page < atol(argv[3]); page++) {
             need(pread(fd, buffer, 1, page * PAGE) == 1, argv[2]);
         }
+        return 0;
+    }
+    if (argc == 5 && !strcmp(argv[1], "pour")) {
+        snprintf(path, sizeof path, "%s", argv[2]);
+        pour(argv[3], atol(argv[4]));
         return 0;
     }
     int first = argc > 2 && !strcmp(argv[1], "await") ? 3 : 1;

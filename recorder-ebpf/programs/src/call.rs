@@ -19,6 +19,7 @@ const REGULAR: u16 = 0o100_000;
 
 const READ: u64 = 0;
 const OPEN: u64 = 2;
+const IOCTL: u64 = 16;
 const PREAD64: u64 = 17;
 const READV: u64 = 19;
 const SENDFILE: u64 = 40;
@@ -30,6 +31,10 @@ const COPY_FILE_RANGE: u64 = 326;
 const PREADV2: u64 = 327;
 const OPENAT2: u64 = 437;
 
+/// `FICLONE` and `FICLONERANGE`: a file gets the blocks of another one, and nobody reads them.
+const CLONE: u64 = 0x4004_9409;
+const CLONE_RANGE: u64 = 0x4020_940d;
+
 /// Registers of a call.
 #[derive(Clone, Copy)]
 pub(crate) struct Call {
@@ -38,17 +43,17 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// The call that these registers were saved for.
+    /// The call that these registers were saved for; they are an argument of a tracepoint.
     #[inline(always)]
-    pub(crate) fn of(regs: *const u8) -> Option<Self> {
-        Some(Self { regs, number: kernel::member(regs, Field::RegsCall)? })
+    pub(crate) fn of(regs: *const u8) -> Self {
+        Self { regs, number: kernel::typed(regs, Field::RegsCall) }
     }
 
     /// The call that the current task is inside of. What it does on its way back is not in it.
     #[inline(always)]
     pub(crate) fn running() -> Option<Self> {
         let regs = registers();
-        let call = Self::of(regs)?;
+        let call = Self { regs, number: kernel::member(regs, Field::RegsCall)? };
         let result: i64 = kernel::member(regs, Field::RegsReturn)?;
         (result == RUNNING && !is_compat()).then_some(call)
     }
@@ -71,6 +76,25 @@ impl Call {
             self.number,
             READ | PREAD64 | READV | PREADV | PREADV2 | SENDFILE | SPLICE | COPY_FILE_RANGE
         )
+    }
+
+    /// Does it share a file's blocks?
+    #[inline(always)]
+    pub(crate) fn clones(&self) -> bool {
+        self.number == IOCTL
+            && matches!(kernel::member(self.regs, Field::RegsSecond), Some(CLONE | CLONE_RANGE))
+    }
+
+    /// The open file whose blocks it has shared, the first byte and their number; 0 is all that there are.
+    #[inline(always)]
+    pub(crate) fn shared(&self) -> Option<(*const u8, u64, u64)> {
+        let argument: u64 = kernel::member(self.regs, Field::RegsThird)?;
+        if kernel::member(self.regs, Field::RegsSecond) == Some(CLONE) {
+            return Some((open_file(argument)?, 0, 0));
+        }
+        // SAFETY: the helper checks the address. `struct file_clone_range`: descriptor, offset, length, offset.
+        let range: [u64; 3] = unsafe { bpf_probe_read_user(argument as *const [u64; 3]) }.ok()?;
+        Some((open_file(range[0])?, range[1], range[2]))
     }
 
     /// The open file that it reads.

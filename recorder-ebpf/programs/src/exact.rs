@@ -4,12 +4,15 @@
 //! the bytes that it gave; its pages say of which file, also behind an overlay. Without pages (`O_DIRECT`, a clone) the
 //! file is found by the descriptor.
 //!
+//! The kernel does not tell of pages that it gives while one behind them is still being fetched. So the pages of a call
+//! may begin later than its bytes, and a call may have none at all.
+//!
 //! A call may ask for pages of two files: a file system that is kept in a file reads that one first, on behalf of who reads
 //! its own. Which of the two the bytes are of is seen at the end. The kernel tells of pages once they are there, so of the
 //! outer file last.
 //!
-//! What must always hold: pages that a call asked for are within what is reported of it. Where its bytes cannot be told
-//! or lie elsewhere, the pages are reported.
+//! What must always hold: what a call gave is within what is reported of it. Where its bytes cannot be told or lie
+//! elsewhere, the pages are reported.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -42,6 +45,9 @@ struct Asked {
     position: u64,
 }
 
+/// Pages of a call that are not held back until its end: a long one is needed bit by bit.
+const LONG: u64 = 1 << 20;
+
 impl Asked {
     /// Remembers these pages. Those of a third file push out the ones that were asked for the longest time ago.
     #[inline(always)]
@@ -58,6 +64,10 @@ impl Asked {
         }
         self.last.start = if pages.start < self.last.start { pages.start } else { self.last.start };
         self.last.end = if pages.end > self.last.end { pages.end } else { self.last.end };
+        if self.last.end - self.last.start > LONG {
+            self.last.report(EventKind::Read);
+            self.last.start = pages.start;
+        }
     }
 }
 
@@ -97,14 +107,20 @@ fn wait(pages: &Pages) -> bool {
 #[btf_tracepoint(function = "sys_exit")]
 pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     let result: i64 = ctx.arg(1);
-    let Some(call) = Call::of(ctx.arg(0)) else { return 0 };
+    let call = Call::of(ctx.arg(0));
     let (opens, reads) = (call.opens(), call.reads());
-    if !(opens || reads) || !filter::wanted() || call::is_compat() {
+    if !(opens || reads || call.clones()) || !filter::wanted() || call::is_compat() {
         return 0;
     }
     if opens {
-        if result >= 0 {
-            opened(result as u64);
+        opened(result);
+        return 0;
+    }
+    if !reads {
+        if result == 0
+            && let Some((file, first, count)) = call.shared()
+        {
+            cloned(file, first, if count == 0 { u64::MAX >> 1 } else { count });
         }
         return 0;
     }
@@ -121,9 +137,13 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// An opening has answered.
 #[inline(always)]
-fn opened(descriptor: u64) {
-    let inode = call::open_file(descriptor).and_then(|file| call::regular(file));
+pub(crate) fn opened(result: i64) {
+    if result < 0 {
+        return;
+    }
+    let inode = call::open_file(result as u64).and_then(|file| call::regular(file));
     if let Some(file) = inode.and_then(|inode| kernel::file_below(inode)) {
         report::event(EventKind::Open, &file, 0, 0);
     }
@@ -137,8 +157,8 @@ fn buffered(call: &Call, result: i64, asked: &Asked) {
         let count = result as u64;
         let position = (*position != u64::MAX).then_some(*position);
         if let Some(first) = call.start(count, position) {
-            let (of, rest) = if last.contain(first, count) { (last, other) } else { (other, last) };
-            if of.contain(first, count) {
+            let (of, rest) = if last.touch(first, count) { (last, other) } else { (other, last) };
+            if of.touch(first, count) {
                 rest.report(EventKind::Read);
                 report::range(EventKind::Read, &of.file, first, count);
                 return;
@@ -152,10 +172,18 @@ fn buffered(call: &Call, result: i64, asked: &Asked) {
 
 /// A call that went around it.
 #[inline(always)]
-fn direct(call: &Call, count: u64) {
-    let Some(inode) = call.source().and_then(|file| call::regular(file)) else { return };
-    let Some(file) = kernel::file_below(inode) else { return };
-    if let Some(first) = call.start(count, None) {
+pub(crate) fn direct(call: &Call, count: u64) {
+    if let Some(file) = call.source()
+        && let Some(first) = call.start(count, None)
+    {
+        cloned(file, first, count);
+    }
+}
+
+/// Bytes of an open file have gone somewhere without its page cache.
+#[inline(always)]
+pub(crate) fn cloned(file: *const u8, first: u64, count: u64) {
+    if let Some(file) = call::regular(file).and_then(|inode| kernel::file_below(inode)) {
         report::range(EventKind::Read, &file, first, count);
     }
 }

@@ -1,6 +1,7 @@
 //! Who is recorded: tasks in one cgroup of the unified hierarchy or below it, or those that [`tree`] tracks.
 //!
-//! The loader sets which of the two, and the cgroup, before the programs are loaded; they never change.
+//! The loader sets which of the two, and the cgroup, before the programs are loaded; they never change. Of those that are
+//! tracked, some are chosen once it is known which are meant.
 
 use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
 use recorder_ebpf::{ScopeKind, Tracked};
@@ -18,7 +19,8 @@ static CGROUP_LEVEL: u32 = 0;
 #[inline(always)]
 pub(crate) fn wanted() -> bool {
     if is_tree() {
-        return tracked() != Tracked::SEED;
+        let who = tracked();
+        return who.group != Tracked::SEED.group && tree::is_chosen(who);
     }
     // SAFETY: both are initialised statics; volatile, because the loader replaces their values in the object.
     let (cgroup, level) = unsafe {

@@ -23,7 +23,10 @@ pub(crate) struct File {
     pub(crate) ino: u64,
     pub(crate) size: u64,
     pub(crate) dev: u32,
+    pub(crate) generation: u32,
     pub(crate) flags: u32,
+    /// So that nothing of it is left unwritten.
+    pub(crate) rest: u32,
 }
 
 /// Identity and size of the inode that owns a page cache. The mapping is an argument of a tracepoint.
@@ -38,7 +41,9 @@ pub(crate) fn owner(mapping: *const u8) -> Option<File> {
         ino: typed(inode, Field::InodeIno),
         size: typed(inode, Field::InodeSize),
         dev: typed(sb, Field::SuperDev),
+        generation: typed(inode, Field::InodeGeneration),
         flags: if typed::<u32>(inode, Field::InodeLinks) == 0 { UNLINKED as u32 } else { 0 },
+        rest: 0,
     })
 }
 
@@ -51,11 +56,14 @@ fn file(inode: *const u8) -> Option<File> {
         ino: member(inode, Field::InodeIno)?,
         size: member(inode, Field::InodeSize)?,
         dev: member(sb, Field::SuperDev)?,
+        generation: member(inode, Field::InodeGeneration)?,
         flags: if links == 0 { UNLINKED as u32 } else { 0 },
+        rest: 0,
     })
 }
 
-/// Identity of the inode that owns the page cache of what was opened as this one: an overlay keeps none of its own.
+/// Identity of the inode that owns the page cache of what was opened as this one: an overlay keeps none of its own. Where
+/// the kernel does not say what is below an overlay's, it is the overlay's, with a flag.
 #[inline(always)]
 pub(crate) fn file_below(inode: *const u8) -> Option<File> {
     let sb: *const u8 = member(inode, Field::InodeSb)?;
@@ -79,7 +87,7 @@ pub(crate) fn file_below(inode: *const u8) -> Option<File> {
 
 /// A member of a structure whose type the verifier knows.
 #[inline(always)]
-fn typed<T>(base: *const u8, field: Field) -> T {
+pub(crate) fn typed<T>(base: *const u8, field: Field) -> T {
     // SAFETY: the verifier admits no other address than that of a member of this size; the kernel answers a fault with
     // zeros, which every T used here can be. Volatile, so that the load stays where the type is known.
     unsafe { core::ptr::read_volatile(part(base, field).cast()) }
@@ -114,6 +122,17 @@ pub(crate) fn offset(field: Field) -> u32 {
 /// The bytes of a number of pages.
 #[inline(always)]
 pub(crate) fn bytes(pages: u64) -> u64 {
+    pages << page_shift()
+}
+
+/// The whole pages in a number of bytes.
+#[inline(always)]
+pub(crate) fn pages(bytes: u64) -> u64 {
+    bytes >> page_shift()
+}
+
+#[inline(always)]
+fn page_shift() -> u32 {
     // SAFETY: an initialised static; volatile, because the loader replaces its value in the object.
-    pages << (unsafe { core::ptr::read_volatile(&raw const PAGE_SHIFT) } & 31)
+    (unsafe { core::ptr::read_volatile(&raw const PAGE_SHIFT) }) & 31
 }

@@ -1,4 +1,4 @@
-//! The kernel side of the recorder: programs on tracepoints of the page cache, of the life of processes, and of calls.
+//! The kernel side of the recorder: programs on the page cache, on the life of processes, and on calls.
 //!
 //! Program list only. Each hook family has a file; [`filter`] says who is recorded, [`kernel`] reads the kernel's
 //! structures, [`report`] owns the ring buffer and the counters. Nothing here decides what an access means.
@@ -12,6 +12,8 @@ mod call;
 mod exact;
 mod exec;
 mod filter;
+mod folio;
+mod given;
 mod kernel;
 mod mmap;
 mod read;

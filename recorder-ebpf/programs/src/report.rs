@@ -14,6 +14,7 @@ use recorder_ebpf::{COUNTER_COUNT, Counter, Event, EventKind, RING_BYTES};
 use crate::{
     anomaly, filter,
     kernel::{self, File},
+    tree,
 };
 
 /// `BPF_RB_NO_WAKEUP`: the reader looks by itself every few milliseconds. To wake it costs the recorded task several
@@ -47,7 +48,7 @@ pub(crate) fn pages(mapping: *const u8, first: u64, last: u64) -> Pages {
 pub(crate) fn known(file: Option<File>) -> File {
     file.unwrap_or_else(|| {
         anomaly::unreadable();
-        File { ino: 0, size: u64::MAX, dev: 0, flags: 0 }
+        File { ino: 0, size: u64::MAX, dev: 0, generation: 0, flags: 0, rest: 0 }
     })
 }
 
@@ -60,16 +61,22 @@ impl Pages {
         }
     }
 
+    /// Other pages of the same file: from the first to before `end`.
+    #[inline(always)]
+    pub(crate) fn part(&self, first: u64, end: u64) -> Self {
+        Self { start: kernel::bytes(first), end: kernel::bytes(end), ..*self }
+    }
+
     /// Are they of the same file?
     #[inline(always)]
     pub(crate) fn is_of(&self, other: &Self) -> bool {
         self.file.ino == other.file.ino && self.file.dev == other.file.dev
     }
 
-    /// Do these bytes lie in them?
+    /// Do some of these bytes lie in them?
     #[inline(always)]
-    pub(crate) fn contain(&self, first: u64, count: u64) -> bool {
-        first >= self.start && first.wrapping_add(count) <= self.end
+    pub(crate) fn touch(&self, first: u64, count: u64) -> bool {
+        first < self.end && first.wrapping_add(count) > self.start
     }
 }
 
@@ -81,19 +88,19 @@ pub(crate) fn range(kind: EventKind, file: &File, offset: u64, length: u64) {
         return;
     }
     let rest = file.size - offset;
-    let length = if length < rest { length } else { rest };
-    event(kind, file, offset, if length < u32::MAX as u64 { length as u32 } else { u32::MAX });
+    event(kind, file, offset, if length < rest { length } else { rest });
 }
 
-/// Reports as it is.
-#[inline(always)]
-pub(crate) fn event(kind: EventKind, file: &File, offset: u64, length: u32) {
+/// Reports as it is. One copy for all who do.
+#[inline(never)]
+pub(crate) fn event(kind: EventKind, file: &File, offset: u64, length: u64) {
     count(Counter::Emitted);
+    let who = filter::tracked();
     let Some(mut record) = EVENTS.reserve::<Event>(0) else {
         count(Counter::Dropped);
+        tree::lost(who);
         return;
     };
-    let who = filter::tracked();
     record.write(Event {
         // SAFETY: the helper has no conditions.
         t_ns: unsafe { bpf_ktime_get_ns() },
@@ -101,6 +108,7 @@ pub(crate) fn event(kind: EventKind, file: &File, offset: u64, length: u32) {
         offset,
         length,
         dev: file.dev,
+        generation: file.generation,
         tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
         kind: kind as u16,
         flags: file.flags as u16,
@@ -114,8 +122,14 @@ pub(crate) fn event(kind: EventKind, file: &File, offset: u64, length: u32) {
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
     if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
-        // Atomic, because another program may interrupt this one; `core` has no atomics for this target.
-        // SAFETY: the slot of this CPU lives as long as the map, and nothing else is touched.
-        unsafe { asm!("lock *(u64 *)({slot} + 0) += {one}", slot = in(reg) value, one = in(reg) 1u64) }
+        add_one(value);
     }
+}
+
+/// Counts in a map's value.
+#[inline(always)]
+pub(crate) fn add_one(value: *mut u64) {
+    // Atomic, because another program may interrupt this one; `core` has no atomics for this target.
+    // SAFETY: the value is one of a map's, which lives as long as the program runs, and nothing else is touched.
+    unsafe { asm!("lock *(u64 *)({slot} + 0) += {one}", slot = in(reg) value, one = in(reg) 1u64) }
 }

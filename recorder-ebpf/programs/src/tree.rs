@@ -9,24 +9,56 @@
 use aya_ebpf::{
     helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid},
     macros::{btf_tracepoint, map},
-    maps::HashMap,
+    maps::{Array, HashMap},
     programs::BtfTracePointContext,
 };
 use recorder_ebpf::{Counter, Field, TRACKED_MAX, Tracked};
 
 use crate::{filter, kernel, report};
 
+/// `BPF_NOEXIST` of bpf.h: only if it is not there.
+const BPF_NOEXIST: u64 = 1;
+
 #[unsafe(no_mangle)]
 static SEED_COMM: [u8; 16] = [0; 16];
 
+/// Groups whose losses are told apart.
+const MAX_LOSERS: u32 = 4096;
+
 #[map]
 static TRACKED: HashMap<u32, u64> = HashMap::with_max_entries(TRACKED_MAX, 0);
+#[map]
+static CHOSEN: Array<u64> = Array::with_max_entries(1, 0);
+#[map]
+static LOST: HashMap<u64, u64> = HashMap::with_max_entries(MAX_LOSERS, 0);
 
 /// What is tracked of the current task's thread group.
 #[inline(always)]
 pub(crate) fn current() -> Option<Tracked> {
     // SAFETY: the value is copied at once; it is one word, so that it is never seen half written.
     unsafe { TRACKED.get(&tgid()) }.map(|bits| Tracked::from_bits(*bits))
+}
+
+/// Are these meant, as far as it is known who is?
+#[inline(always)]
+pub(crate) fn is_chosen(who: Tracked) -> bool {
+    let Some(chosen) = CHOSEN.get(0).map(|bits| Tracked::from_bits(*bits)) else { return true };
+    chosen == Tracked::SEED || chosen.has(who)
+}
+
+/// Something of them is lost: an event, or a child that cannot be tracked.
+#[inline(always)]
+pub(crate) fn lost(who: Tracked) {
+    if !filter::is_tree() {
+        return;
+    }
+    let key = who.to_bits();
+    if let Some(count) = LOST.get_ptr_mut(&key) {
+        report::add_one(count);
+    } else {
+        // Where there is no room, or another CPU was first, nobody is named, and it counts for whoever asks.
+        let _ = LOST.insert(&key, &1, BPF_NOEXIST);
+    }
 }
 
 /// The current task, which is `task`, has executed a program.
@@ -42,9 +74,9 @@ pub(crate) fn executed(task: *const u8) {
         Some(tracked) => tracked.namespace == 0,
     };
     if outside && is_seed() {
-        keep(tgid(), Tracked::SEED);
+        keep(tgid(), Tracked::SEED, Tracked::SEED);
     } else if let Some(tracked) = tracked {
-        keep(tgid(), Tracked { namespace: mount_namespace(task).unwrap_or(0), ..tracked });
+        keep(tgid(), Tracked { namespace: mount_namespace(task).unwrap_or(0), ..tracked }, tracked);
     }
 }
 
@@ -56,7 +88,7 @@ pub fn fork(ctx: BtfTracePointContext) -> i32 {
     };
     if child != tgid() {
         let begins = parent.group == Tracked::SEED.group;
-        keep(child, if begins { Tracked { group: child, namespace: 0 } } else { parent });
+        keep(child, if begins { Tracked { group: child, namespace: 0 } } else { parent }, parent);
     }
     0
 }
@@ -73,10 +105,12 @@ pub fn exit(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// Tracks a process; `from` loses it when there is no room.
 #[inline(always)]
-fn keep(tgid: u32, tracked: Tracked) {
+fn keep(tgid: u32, tracked: Tracked, from: Tracked) {
     if TRACKED.insert(&tgid, &tracked.to_bits(), 0).is_err() {
         report::count(Counter::Untracked);
+        lost(from);
     }
 }
 

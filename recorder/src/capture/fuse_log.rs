@@ -80,6 +80,18 @@ impl Capture for FuseLog {
         "fuse"
     }
 
+    fn warm(&self) -> Option<bool> {
+        Some(false) // its mount is new, and its page cache empty
+    }
+
+    fn measures_waits(&self) -> bool {
+        true
+    }
+
+    fn partial(&self) -> Option<String> {
+        None
+    }
+
     fn next(&mut self, patience: Duration) -> Option<RawAccess> {
         self.accesses.recv_timeout(patience).ok()
     }

@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 
 use soci_core::trace::{AccessKind, Outside, Process};
 
-pub use ebpf::{BtfError, Counts, Ebpf, EbpfError, RING_BYTES, Scope, Settings, TRACKED_MAX, probe_ebpf};
+pub use ebpf::{
+    BtfError, Counts, Ebpf, EbpfError, RING_BYTES, Reads, Scope, Settings, TRACKED_MAX, Way, probe_ebpf,
+};
 pub use fuse_log::FuseLog;
 
 /// One observed use of bytes, as the engine saw it.
@@ -35,14 +37,23 @@ pub struct RawAccess {
     pub len: u64,
     /// Who asked.
     pub process: Arc<Process>,
-    /// How long it took to answer.
-    pub wait: Duration,
+    /// How long it took to answer, if the engine measures that.
+    pub wait: Option<Duration>,
 }
 
 /// A source of accesses.
 pub trait Capture: std::fmt::Debug {
     /// The engine's name in the trace.
     fn engine(&self) -> &'static str;
+
+    /// Whether pages of the image may have been in memory before the start; none when nobody knows.
+    fn warm(&self) -> Option<bool>;
+
+    /// Does it know how long a process waited?
+    fn measures_waits(&self) -> bool;
+
+    /// Why it may miss needs although it has lost nothing; none when it sees all of them.
+    fn partial(&self) -> Option<String>;
 
     /// The next access, if one comes within `patience`.
     fn next(&mut self, patience: Duration) -> Option<RawAccess>;

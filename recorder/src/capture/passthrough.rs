@@ -185,7 +185,7 @@ impl Passthrough {
                 offset,
                 len: length as u64,
                 process: self.names.get(request.pid(), at),
-                wait: at.elapsed(),
+                wait: Some(at.elapsed()),
             };
             let _ = self.log.send(access); // nobody listens any more once the recording is over
         }

@@ -31,6 +31,8 @@ fn write(path: &Path) {
         argv: vec!["app".into()],
         started_at: "2026-01-01T00:00:00Z".into(),
         warm: None,
+        waits: None,
+        partial: false,
     };
     let mut writer = TraceWriter::create(path, &header).unwrap();
     for &(us, kind, path, layer, offset, len, wait) in LINES {

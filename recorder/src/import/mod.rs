@@ -147,6 +147,8 @@ pub fn import(
         argv: Vec::new(),
         started_at: target.now.clone(),
         warm: None,
+        waits: None,
+        partial: false,
     };
     let mut out = Collector {
         files: &target.files,

@@ -154,6 +154,7 @@ proptest! {
         let header = Header {
             image: "i".into(), manifest: Some(Digest::of(b"m")), layers: target().files.layers().to_vec(),
             engine: "x".into(), argv: Vec::new(), started_at: "2026-01-01T00:00:00Z".into(), warm: None,
+            waits: None, partial: false,
         };
         let mut writer = TraceWriter::create(&first, &header).unwrap();
         for (t_ns, path, layer, offset, wait_ns) in rows {

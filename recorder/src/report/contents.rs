@@ -74,6 +74,9 @@ pub enum Flaw {
     /// Pages may have been in memory.
     #[error("the page cache was warm: reads of what was in memory are missing")]
     Warm,
+    /// The engine sees pages, and not what calls gave.
+    #[error("reads were recorded by page events alone: pages that were still being fetched may be missing")]
+    Partial,
 }
 
 impl Flaw {
@@ -85,7 +88,8 @@ impl Flaw {
             None => None,
         };
         let warm = (header.warm == Some(true)).then_some(Self::Warm);
-        tail.into_iter().chain(warm).collect()
+        let partial = header.partial.then_some(Self::Partial);
+        tail.into_iter().chain(warm).chain(partial).collect()
     }
 }
 
@@ -155,6 +159,8 @@ mod tests {
             argv: vec!["app".into()],
             started_at: "2026-01-01T00:00:00Z".into(),
             warm,
+            waits: None,
+            partial: false,
         };
         let mut writer = TraceWriter::create(path, &header).unwrap();
         for at in 0..12_000u64 {

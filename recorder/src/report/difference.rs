@@ -343,6 +343,8 @@ mod tests {
             argv: Vec::new(),
             started_at: "2026-01-01T00:00:00Z".into(),
             warm: None,
+            waits: None,
+            partial: false,
         };
         let mut writer = TraceWriter::create(path, &header).unwrap();
         for &(kind, path, offset, len) in rows {

@@ -21,6 +21,8 @@ fn report(names: &[Vec<u8>], numbers: u64) -> Report {
         argv: vec![text(0), text(1)],
         started_at: text(2),
         warm: None,
+        waits: None,
+        partial: false,
     };
     let mut writer = TraceWriter::create(&trace, &header).unwrap();
     for (at, name) in names.iter().enumerate() {

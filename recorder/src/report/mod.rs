@@ -207,6 +207,8 @@ mod tests {
             argv: vec!["x".into()],
             started_at: "2026-01-01T00:00:00Z".into(),
             warm: None,
+            waits: None,
+            partial: false,
         };
         let mut writer = TraceWriter::create(&path, &header).unwrap();
         let rows = [

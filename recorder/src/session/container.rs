@@ -143,6 +143,8 @@ fn finish(
         argv: container.process.args.clone(),
         started_at: wall_clock(started),
         warm,
+        waits: Some(capture.measures_waits()),
+        partial: capture.partial().is_some(),
     };
     let log = Log::new(started, TraceWriter::create(&trace, &header)?);
     watched.begin(started)?;

@@ -97,7 +97,7 @@ impl Log {
                 offset: raw.offset,
                 len: raw.len,
                 process: raw.process,
-                wait_ns: raw.wait.as_nanos() as u64,
+                wait_ns: raw.wait.unwrap_or_default().as_nanos() as u64,
             })?;
         }
         if self.flushed.elapsed() >= FLUSH_EVERY {

@@ -20,7 +20,9 @@ pub fn write_merged(traces: &[PathBuf], to: &Path) -> Result<Stability, TraceErr
         if let Some(Tail::Sealed(end)) = reader.tail() {
             ends.push(end.clone());
         }
-        header.get_or_insert_with(|| reader.header().clone());
+        let of_run = reader.header();
+        let header = header.get_or_insert_with(|| of_run.clone());
+        header.partial |= of_run.partial;
     }
     let header = header.ok_or_else(|| TraceError::Header("no run to merge".into()))?;
     let end = merge_ends(&ends);

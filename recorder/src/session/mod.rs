@@ -121,8 +121,9 @@ pub fn record(
         engine: capture.engine().into(),
         argv: spec.process.args.clone(),
         started_at: wall_clock(started),
-        // The capture mounts a file system of its own, whose page cache is empty.
-        warm: Some(false),
+        warm: capture.warm(),
+        waits: Some(capture.measures_waits()),
+        partial: capture.partial().is_some(),
     };
     let log = Log::new(started, TraceWriter::create(&options.trace, &header)?);
     Ok(recording::run(log, capture, resolver, &mut supervisor, options.signals, progress)?)

@@ -87,6 +87,15 @@ mod tests {
         fn engine(&self) -> &'static str {
             "backlog"
         }
+        fn warm(&self) -> Option<bool> {
+            None
+        }
+        fn measures_waits(&self) -> bool {
+            false
+        }
+        fn partial(&self) -> Option<String> {
+            None
+        }
         fn next(&mut self, _patience: Duration) -> Option<RawAccess> {
             self.accesses.pop_front()
         }
@@ -126,7 +135,7 @@ mod tests {
             offset: number,
             len: 1,
             process: Arc::new(Process { pid: 1, comm: Arc::from(&b"p"[..]) }),
-            wait: Duration::ZERO,
+            wait: None,
         }
     }
 
@@ -146,6 +155,8 @@ mod tests {
             argv: Vec::new(),
             started_at: String::new(),
             warm: None,
+            waits: None,
+            partial: false,
         };
         let log = Log::new(started, TraceWriter::create(&path, &header).unwrap());
         let mut capture = Backlog { accesses: accesses.collect(), lost };

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use recorder::capture::{RING_BYTES, Settings};
+use recorder::capture::{RING_BYTES, Reads, Settings, Way};
 use recorder::stage::{Engine, Stage};
 
 /// How accesses are seen.
@@ -14,9 +14,27 @@ pub(crate) struct EngineArgs {
     /// Size of the eBPF ring buffer, a power of two (8MiB); a larger one loses less.
     #[arg(long, value_name = "SIZE", default_value_t = RING_BYTES, value_parser = ring_bytes)]
     ring_buffer: u32,
-    /// With --engine ebpf: record the exact bytes of reading calls, O_DIRECT, and openings.
-    #[arg(long)]
+    /// How the eBPF engine sees reads. Anything but `best` rules FUSE out.
+    #[arg(long, value_enum, default_value_t = ReadsArg::Best)]
+    reads: ReadsArg,
+    /// The same as --reads exact
+    #[arg(long, conflicts_with = "reads")]
     exact: bool,
+}
+
+/// `--reads`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ReadsArg {
+    /// The first of functions, calls and pages that this kernel allows.
+    Best,
+    /// The first of functions and calls that this kernel allows: the bytes that were given, O_DIRECT, and openings.
+    Exact,
+    /// At the end of the kernel's reading functions: io_uring and the kernel's own reads, too.
+    Functions,
+    /// At the end of system calls.
+    Calls,
+    /// By page events alone: cheap, and pages that are still being fetched may be missing. The trace counts as incomplete.
+    Pages,
 }
 
 /// `--engine`.
@@ -33,15 +51,24 @@ enum EngineArg {
 impl EngineArgs {
     /// The engine and its settings; an error when they contradict each other.
     pub(super) fn choice(&self) -> Result<(Engine, Settings)> {
-        if self.exact && self.engine != EngineArg::Ebpf {
-            bail!("--exact needs --engine ebpf: no other engine sees calls");
+        let reads = match self.reads {
+            ReadsArg::Best if self.exact => Reads::Exact,
+            ReadsArg::Best => Reads::Best,
+            ReadsArg::Exact => Reads::Exact,
+            ReadsArg::Functions => Reads::Only(Way::Functions),
+            ReadsArg::Calls => Reads::Only(Way::Calls),
+            ReadsArg::Pages => Reads::Only(Way::Pages),
+        };
+        if reads != Reads::Best && self.is_fuse() {
+            bail!("--reads and --exact choose how the eBPF engine sees reads; --engine fuse has one way");
         }
-        let settings = Settings { ring_bytes: self.ring_buffer, exact: self.exact, ..Settings::default() };
-        Ok((self.engine(), settings))
+        let settings = Settings { ring_bytes: self.ring_buffer, reads, ..Settings::default() };
+        Ok((self.engine(reads), settings))
     }
 
-    fn engine(&self) -> Engine {
+    fn engine(&self, reads: Reads) -> Engine {
         match self.engine {
+            EngineArg::Auto if reads != Reads::Best => Engine::Ebpf,
             EngineArg::Auto => Engine::Auto,
             EngineArg::Ebpf => Engine::Ebpf,
             EngineArg::Fuse => Engine::Fuse,
@@ -63,6 +90,9 @@ impl EngineArgs {
             }
             (EngineArg::Auto, None) => say!("engine:      {}", stage.capture().engine()),
             _ => {}
+        }
+        if let Some(why) = stage.capture().partial() {
+            eprintln!("incomplete:  {why}");
         }
         if let Some(error) = stage.no_cgroup() {
             say!("scope:       the process tree, because there is no cgroup for it: {error}");

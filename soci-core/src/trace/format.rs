@@ -78,6 +78,19 @@ pub struct Header {
     /// absent when not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm: Option<bool>,
+    /// Whether the engine measures [`Access::wait_ns`]; absent when it does not say: see [`Header::measures_waits`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<bool>,
+    /// True when the engine cannot see every need, so that no trace of it is complete.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
+}
+
+impl Header {
+    /// Are the waits of this trace measurements? If not, they are 0 and mean nothing.
+    pub fn measures_waits(&self) -> bool {
+        self.waits.unwrap_or_else(|| !self.engine.starts_with("ebpf")) // which never did, and once did not say so
+    }
 }
 
 /// One layer of the recorded image.
@@ -213,7 +226,7 @@ pub struct Access {
     pub len: u64,
     /// Who asked.
     pub process: Arc<Process>,
-    /// How long the process waited for the bytes, nanoseconds; 0 when unknown.
+    /// How long the process waited for the bytes, nanoseconds; 0 when not measured ([`Header::measures_waits`]).
     pub wait_ns: u64,
 }
 

@@ -16,6 +16,8 @@ fn header() -> Header {
         argv: vec!["/bin/app".into(), "--flag".into()],
         started_at: "2026-01-02T03:04:05Z".into(),
         warm: None,
+        waits: None,
+        partial: false,
     }
 }
 

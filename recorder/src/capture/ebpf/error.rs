@@ -37,24 +37,26 @@ pub enum EbpfError {
         /// Member.
         member: &'static str,
     },
-    /// Calls cannot be watched on this kernel.
-    #[error(
-        "exact recording: this kernel has no member {member} in struct {structure}; without it, pages can be recorded"
-    )]
-    NotExact {
-        /// Structure.
-        structure: &'static str,
-        /// Member.
-        member: &'static str,
-    },
     /// Calls cannot be watched on this machine.
-    #[error("exact recording knows the system calls of x86-64 only; without it, pages can be recorded")]
+    #[error("the system calls of this machine are not known: only those of x86-64 are")]
     Architecture,
     /// The kernel is too old, or built without tracepoints.
     #[error(
         "this kernel has no tracepoint {0}: eBPF recording needs Linux 6.12 or later, built with tracepoints"
     )]
     NoTracepoint(&'static str),
+    /// The kernel has no such function, or it takes other arguments.
+    #[error("this kernel has no function {0} with the arguments that are known")]
+    NoFunction(&'static str),
+    /// The kernel does not let anybody load such a program.
+    #[error("this kernel lets nobody load the program {program}, whatever the capabilities")]
+    Forbidden {
+        /// Which program.
+        program: &'static str,
+        /// Its answer.
+        #[source]
+        source: io::Error,
+    },
     /// The object or one of its maps was refused.
     #[error("load the eBPF object{}", hint(.0))]
     Object(#[source] Box<aya::EbpfError>),

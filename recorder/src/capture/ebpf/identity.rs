@@ -22,6 +22,10 @@ use crate::rootfs::each_file;
 /// File systems whose files do not have the device number that their page cache has.
 const STACKED: [(i64, &str); 2] = [(0x9123_683e, "btrfs"), (0x794c_7630, "overlayfs")];
 
+/// File systems that keep the generation of an inode for as long as there is the file: ext4, XFS. Others may make one up
+/// each time they read the inode.
+const GENERATIONS: [i64; 2] = [0xef53, 0x5846_5342];
+
 /// Layer of a name under which the merged view shows something else.
 const HIDDEN: u32 = u32::MAX;
 
@@ -52,16 +56,22 @@ pub(super) struct Identity {
     names: Vec<u8>,
     /// The devices that the layers are on.
     devices: Vec<u32>,
+    /// Those of them that tell the generation of an inode.
+    generations: Vec<u32>,
 }
 
 impl Identity {
     /// Reads the layer directories, the topmost first. `rootfs` is the overlay of them that the workload will use.
     pub(super) fn of(layers: &[PathBuf], rootfs: &Path) -> Result<Self, EbpfError> {
-        let mut this = Self { entries: Vec::new(), names: Vec::new(), devices: Vec::new() };
+        let mut this =
+            Self { entries: Vec::new(), names: Vec::new(), devices: Vec::new(), generations: Vec::new() };
         for (number, layer) in layers.iter().enumerate() {
             let kind = statfs(layer).map_err(|errno| EbpfError::layer(layer)(errno.into()))?.f_type;
             if let Some((_, name)) = STACKED.iter().find(|(magic, _)| *magic == kind as i64) {
                 return Err(EbpfError::FileSystem { path: layer.clone(), name });
+            }
+            if GENERATIONS.contains(&(kind as i64)) {
+                this.generations.push(inode(&fs::metadata(layer).map_err(EbpfError::layer(layer))?).dev);
             }
             each_file(layer, &mut |path, metadata| {
                 let Inode { dev, ino } = inode(metadata);
@@ -123,6 +133,11 @@ impl Identity {
         let candidates = self.devices.iter().map(|&dev| Inode { dev, ino });
         let mut known = candidates.filter(|inode| self.path(*inode).is_some());
         known.next().filter(|_| known.next().is_none())
+    }
+
+    /// Is a file on this device another one when its inode's generation is another one?
+    pub(super) fn keeps_generations(&self, dev: u32) -> bool {
+        self.generations.contains(&dev)
     }
 
     /// The devices that the layers are on.
@@ -210,6 +225,7 @@ mod tests {
             entries: vec![entry(5, 1, 0), entry(6, 1, 2), entry(5, 2, 4)],
             names: b"a\0b\0c\0".to_vec(),
             devices: vec![1, 2],
+            generations: Vec::new(),
         };
         assert_eq!(identity.path(Inode { dev: 2, ino: 5 }), Some(&b"c"[..]));
         assert_eq!(identity.path(Inode { dev: 2, ino: 6 }), None);

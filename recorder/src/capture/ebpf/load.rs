@@ -1,30 +1,28 @@
 //! Loads the eBPF object into the running kernel and attaches its programs.
 //!
 //! Owns what is loaded: dropping [`Loaded`] detaches everything. The object is the committed one, built by `cargo xtask
-//! ebpf`; it is fitted to the running kernel by writing member offsets into its globals.
+//! ebpf`; it is fitted to the running kernel by writing member offsets into its globals. Reads are seen in the best way
+//! that this kernel lets us use: which one is found by trying.
 
-use std::fs;
 use std::io;
 
-use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, ProgramError};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::{BtfTracePoint, FEntry, FExit, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
 use recorder_ebpf::{
-    CGROUP, CGROUP_LEVEL, COUNTERS, Counter, EVENTS, EXACT_PROGRAMS, FIELDS, Field, NEEDED_FIELDS, NO_MEMBER,
-    OFFSETS, PAGE_SHIFT, PROGRAMS, Program, SCOPE, SEED_COMM, ScopeKind, TRACKED, TRACKED_MAX, TREE_PROGRAMS,
+    CGROUP, CGROUP_LEVEL, CHOSEN, COUNTERS, Counter, EVENTS, Hook, LOST, MAPPED, Need, OFFSETS, PAGE_SHIFT,
+    Program, SCOPE, SEED_COMM, ScopeKind, TRACKED, TRACKED_MAX, TREE, Tracked, Way,
 };
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::Settings;
 use super::anomalies::Anomalies;
-use super::btf::KernelTypes;
 use super::error::EbpfError;
+use super::kernel::{Kernel, Offsets, missing};
 
 /// The committed programs.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../recorder-ebpf/recorder.bpf.o");
 
-/// The kernel's types, in the place where it shows them.
-const TYPES: &str = "/sys/kernel/btf/vmlinux";
 /// Lines of a verifier log that are shown.
 const LOG_LINES: usize = 20;
 
@@ -47,27 +45,33 @@ pub(super) struct Loaded {
     pub(super) events: RingBuf<MapData>,
     pub(super) anomalies: Anomalies,
     pub(super) tracked: TrackedMap,
+    /// How reads are seen.
+    pub(super) way: Way,
+    /// Why not in a better way.
+    pub(super) refused: Vec<EbpfError>,
+    /// Does this kernel say how its page caches look?
+    pub(super) knows_folios: bool,
     counters: PerCpuArray<MapData, u64>,
+    chosen: Array<MapData, u64>,
+    lost: HashMap<MapData, u64, u64>,
 }
 
 impl Loaded {
     /// Loads and attaches.
     pub(super) fn new(filter: Filter, settings: &Settings) -> Result<Self, EbpfError> {
-        if settings.exact && cfg!(not(target_arch = "x86_64")) {
-            return Err(EbpfError::Architecture);
-        }
         let (scope, id, level, seed, room) = match filter {
             Filter::Cgroup { id, level } => (ScopeKind::Cgroup, id, level, [0; 16], 1),
             Filter::Tree { seed, room } => (ScopeKind::Tree, 0, 0, seed, room),
         };
+        let kernel = Kernel::read()?;
+        let tree: &[Program] = if scope == ScopeKind::Tree { &TREE } else { &[] };
+        kernel.has(tree)?;
+        kernel.has(&MAPPED)?;
         let scope_number = scope as u32;
-        let tree: &[Program] = if scope == ScopeKind::Tree { &TREE_PROGRAMS } else { &[] };
-        let pages: &[Program] = if settings.exact { &EXACT_PROGRAMS } else { &PROGRAMS };
-        let wanted: Vec<Program> = tree.iter().chain(pages).copied().collect();
         let mut loader = EbpfLoader::new();
-        // It has read the kernel's types, tens of megabytes, which nothing in the object asks for.
+        // It would read the kernel's types again, which nothing in the object asks for.
         loader.btf(None);
-        let offsets = offsets(&wanted, settings.exact)?;
+        let offsets = kernel.offsets()?;
         let page_shift = rustix::param::page_size().trailing_zeros();
         loader.override_global(OFFSETS, &offsets, true);
         loader.override_global(SCOPE, &scope_number, true);
@@ -81,24 +85,29 @@ impl Loaded {
         loader.map_max_entries(TRACKED, room.min(TRACKED_MAX));
         let mut programs =
             loader.load(settings.object).map_err(|error| EbpfError::Object(Box::new(error)))?;
-        let events = programs.take_map(EVENTS).ok_or(EbpfError::Incomplete(EVENTS))?;
-        let events = RingBuf::try_from(events).map_err(|source| EbpfError::Map { name: EVENTS, source })?;
-        let anomalies = Anomalies::of(&mut programs);
-        let counters = programs.take_map(COUNTERS).ok_or(EbpfError::Incomplete(COUNTERS))?;
-        let counters =
-            PerCpuArray::try_from(counters).map_err(|source| EbpfError::Map { name: COUNTERS, source })?;
-        let types = Btf::from_sys_fs().map_err(|error| EbpfError::Object(Box::new(error.into())))?;
-        let tracked = programs.take_map(TRACKED).ok_or(EbpfError::Incomplete(TRACKED))?;
-        let tracked =
-            HashMap::try_from(tracked).map_err(|source| EbpfError::Map { name: TRACKED, source })?;
-        for (program, tracepoint) in wanted {
-            let program_failed = |action| move |source| EbpfError::Program { action, program, source };
-            let loaded = programs.program_mut(program).ok_or(EbpfError::Incomplete(program))?;
-            let loaded: &mut BtfTracePoint = loaded.try_into().map_err(program_failed("find"))?;
-            loaded.load(tracepoint, &types).map_err(|error| refused(program, error))?;
-            loaded.attach().map_err(program_failed("attach"))?;
+        let (way, refused) = first_way(&mut programs, settings.reads.ways(), &kernel, &offsets)?;
+        for program in tree.iter().chain(&MAPPED) {
+            load(&mut programs, program, &kernel.btf)?;
         }
-        Ok(Self { _programs: programs, events, anomalies, tracked, counters })
+        // Forks first: what they begin to track is not seen before.
+        for program in tree.iter().chain(way.programs()).chain(&MAPPED) {
+            attach(&mut programs, program)?;
+        }
+        let anomalies = Anomalies::of(&mut programs);
+        let mut map = |name| programs.take_map(name).ok_or(EbpfError::Incomplete(name));
+        let unfit = |name| move |source| EbpfError::Map { name, source };
+        Ok(Self {
+            events: RingBuf::try_from(map(EVENTS)?).map_err(unfit(EVENTS))?,
+            tracked: HashMap::try_from(map(TRACKED)?).map_err(unfit(TRACKED))?,
+            counters: PerCpuArray::try_from(map(COUNTERS)?).map_err(unfit(COUNTERS))?,
+            chosen: Array::try_from(map(CHOSEN)?).map_err(unfit(CHOSEN))?,
+            lost: HashMap::try_from(map(LOST)?).map_err(unfit(LOST))?,
+            _programs: programs,
+            anomalies,
+            way,
+            refused,
+            knows_folios: missing(&offsets, Need::Folios).is_none(),
+        })
     }
 
     /// What the kernel side has counted so far, on all CPUs.
@@ -106,34 +115,80 @@ impl Loaded {
         let counts = self.counters.get(&(counter as u32), 0);
         Ok(counts.map_err(|source| EbpfError::Map { name: COUNTERS, source })?.iter().sum())
     }
+
+    /// From now on, only these of the tracked processes are recorded.
+    pub(super) fn choose(&mut self, who: Tracked) -> Result<(), EbpfError> {
+        let set = self.chosen.set(0, who.to_bits(), 0);
+        set.map_err(|source| EbpfError::Map { name: CHOSEN, source })
+    }
+
+    /// What was lost of whom, as far as it is known.
+    pub(super) fn lost(&self) -> Result<Vec<(Tracked, u64)>, EbpfError> {
+        let all = self.lost.iter().map(|entry| entry.map(|(bits, count)| (Tracked::from_bits(bits), count)));
+        all.collect::<Result<_, _>>().map_err(|source| EbpfError::Map { name: LOST, source })
+    }
 }
 
-/// Offsets of the members that the programs read, in this kernel. Without `exact`, it may lack those of calls, and of
-/// overlays as a whole.
-fn offsets(programs: &[Program], exact: bool) -> Result<[u32; FIELDS.len()], EbpfError> {
-    let bytes = fs::read(TYPES).map_err(|source| EbpfError::NoTypes { path: TYPES, source })?;
-    let types = KernelTypes::parse(bytes).map_err(|source| EbpfError::Types { path: TYPES, source })?;
-    let wrong = |source| EbpfError::Types { path: TYPES, source };
-    for &(_, tracepoint) in programs {
-        if !types.has_tracepoint(tracepoint).map_err(wrong)? {
-            return Err(EbpfError::NoTracepoint(tracepoint));
-        }
-    }
-    let mut offsets = [NO_MEMBER; FIELDS.len()];
-    for (number, (structure, member)) in FIELDS.into_iter().enumerate() {
-        match types.offset(structure, member).map_err(wrong)? {
-            Some(offset) => offsets[number] = offset,
-            None if exact && number >= NEEDED_FIELDS => {
-                return Err(EbpfError::NotExact { structure, member });
+/// Loads the programs of the first of these ways that this kernel takes; gives also why it took none before.
+fn first_way(
+    programs: &mut Ebpf,
+    ways: &[Way],
+    kernel: &Kernel,
+    offsets: &Offsets,
+) -> Result<(Way, Vec<EbpfError>), EbpfError> {
+    let mut refused = Vec::new();
+    for &way in ways {
+        let wanted = way.programs();
+        let loaded = can_be(way, offsets)
+            .and_then(|()| kernel.has(wanted))
+            .and_then(|()| wanted.iter().try_for_each(|program| load(programs, program, &kernel.btf)));
+        match loaded {
+            Ok(()) => return Ok((way, refused)),
+            Err(error) => {
+                tracing::debug!(%error, ?way, "reads cannot be seen in this way");
+                refused.push(error);
             }
-            None if number < NEEDED_FIELDS => return Err(EbpfError::NoMember { structure, member }),
-            None => {}
         }
     }
-    if offsets[Field::OverlayInode as usize..=Field::DentryInode as usize].contains(&NO_MEMBER) {
-        offsets[Field::OverlayStack as usize] = NO_MEMBER; // by which the programs know
+    Err(refused.pop().unwrap_or(EbpfError::Incomplete("way to see reads")))
+}
+
+/// Does this kernel describe what the programs of this way look at?
+fn can_be(way: Way, offsets: &Offsets) -> Result<(), EbpfError> {
+    let needs: &[Need] = match way {
+        Way::Functions => &[Need::Functions, Need::Calls],
+        Way::Calls => &[Need::Calls],
+        Way::Pages => return Ok(()),
+    };
+    if cfg!(not(target_arch = "x86_64")) {
+        return Err(EbpfError::Architecture);
     }
-    Ok(offsets)
+    match needs.iter().find_map(|&need| missing(offsets, need)) {
+        Some((structure, member)) => Err(EbpfError::NoMember { structure, member }),
+        None => Ok(()),
+    }
+}
+
+fn load(programs: &mut Ebpf, &(program, hook): &Program, types: &Btf) -> Result<(), EbpfError> {
+    let found = programs.program_mut(program).ok_or(EbpfError::Incomplete(program))?;
+    let loaded = match hook {
+        Hook::Tracepoint(name) => {
+            <&mut BtfTracePoint>::try_from(found).and_then(|found| found.load(name, types))
+        }
+        Hook::Entry(name) => <&mut FEntry>::try_from(found).and_then(|found| found.load(name, types)),
+        Hook::Exit(name, _) => <&mut FExit>::try_from(found).and_then(|found| found.load(name, types)),
+    };
+    loaded.map_err(|error| refused(program, error))
+}
+
+fn attach(programs: &mut Ebpf, &(program, hook): &Program) -> Result<(), EbpfError> {
+    let found = programs.program_mut(program).ok_or(EbpfError::Incomplete(program))?;
+    let attached = match hook {
+        Hook::Tracepoint(_) => <&mut BtfTracePoint>::try_from(found).and_then(|p| p.attach().map(drop)),
+        Hook::Entry(_) => <&mut FEntry>::try_from(found).and_then(|p| p.attach().map(drop)),
+        Hook::Exit(..) => <&mut FExit>::try_from(found).and_then(|p| p.attach().map(drop)),
+    };
+    attached.map_err(|source| EbpfError::Program { action: "attach", program, source })
 }
 
 /// Whether this thread has the capabilities that loading takes.
@@ -153,26 +208,13 @@ fn refused(program: &'static str, error: ProgramError) -> EbpfError {
         }
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
+            if log.trim().is_empty() && io_error.kind() == io::ErrorKind::PermissionDenied {
+                return EbpfError::Forbidden { program, source: io_error };
+            }
             let lines: Vec<&str> = log.trim_end().lines().collect();
             let log = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
             EbpfError::Verifier { program, log, source: io_error }
         }
         source => EbpfError::Program { action: "load", program, source },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn this_kernels_offsets_are_plausible_where_it_shows_its_types() {
-        match offsets(&EXACT_PROGRAMS, false) {
-            Ok(offsets) => {
-                assert!(offsets[..NEEDED_FIELDS].iter().all(|offset| *offset < 8192), "{offsets:?}");
-            }
-            Err(EbpfError::NoTypes { .. } | EbpfError::NoTracepoint(_)) => {} // not this kernel
-            Err(other) => panic!("{other}"),
-        }
     }
 }

@@ -16,7 +16,9 @@
 mod anomalies;
 mod btf;
 mod error;
+mod held;
 mod identity;
+mod kernel;
 mod load;
 mod seen;
 mod strangers;
@@ -37,7 +39,9 @@ use soci_core::units::ByteRange;
 
 pub use btf::BtfError;
 pub use error::EbpfError;
+pub use recorder_ebpf::Way;
 
+use self::held::Held;
 use self::identity::{Identity, Inode};
 use self::load::{Filter, Loaded};
 use self::seen::Seen;
@@ -47,7 +51,7 @@ use super::{Capture, RawAccess};
 use crate::escape::escape;
 use crate::workload::Cgroup;
 
-/// Size of the ring buffer when nobody says otherwise: 116 000 events.
+/// Size of the ring buffer when nobody says otherwise: 104 000 events.
 pub const RING_BYTES: u32 = recorder_ebpf::RING_BYTES;
 /// Processes that can be tracked at the same time.
 pub const TRACKED_MAX: u32 = recorder_ebpf::TRACKED_MAX;
@@ -59,20 +63,43 @@ const RECORD_BYTES: u32 = size_of::<Event>() as u32 + 8;
 pub struct Settings {
     /// Size of the ring buffer: a power of two, at least a page.
     pub ring_bytes: u32,
-    /// See calls that read and open files, too: exact bytes, `O_DIRECT`, openings. Costs every call of this machine.
-    pub exact: bool,
+    /// How reads are seen.
+    pub reads: Reads,
     /// The programs.
     pub object: &'static [u8],
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { ring_bytes: RING_BYTES, exact: false, object: load::OBJECT }
+        Self { ring_bytes: RING_BYTES, reads: Reads::Best, object: load::OBJECT }
     }
 }
 
-/// Events that are kept for an image that is not known yet; each is 64 bytes.
-const HELD_MAX: usize = 250_000;
+/// How reads are to be seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Reads {
+    /// In the best way that this kernel lets us use.
+    #[default]
+    Best,
+    /// The same, but by the bytes that were given, or not at all.
+    Exact,
+    /// In this way, or not at all.
+    Only(Way),
+}
+
+impl Reads {
+    /// The ways to try, in order.
+    fn ways(&self) -> &[Way] {
+        match self {
+            Self::Best => &Way::ALL,
+            Self::Exact => &Way::ALL[..2],
+            Self::Only(way) => std::slice::from_ref(way),
+        }
+    }
+}
+
+/// A folio of this size is mapped at once, by one entry of a middle page table, and then no tracepoint tells of it.
+const HUGE_BYTES: u64 = 2 << 20;
 
 /// Bytes of other names of files that a trace may have at its end.
 const MAX_LINKS: usize = 2 << 20;
@@ -120,10 +147,9 @@ pub struct Counts {
 pub struct Ebpf {
     loaded: Loaded,
     scope: Scope,
-    exact: bool,
     /// The files of the image; none while it is not known.
     identity: Option<Identity>,
-    held: Vec<Event>,
+    held: Held,
     members: Members,
     executed: Option<Instant>,
     seen: HashMap<Inode, Seen>,
@@ -137,7 +163,6 @@ pub struct Ebpf {
     ring_records: u32,
     received: u64,
     others: u64,
-    unheld: u64,
     untracked: u64,
 }
 
@@ -149,12 +174,14 @@ impl std::fmt::Debug for Ebpf {
 
 /// Whether the programs can be used here: loads and attaches them for a moment, watching nobody.
 ///
+/// Gives how reads would be seen.
+///
 /// # Errors
 /// The reason why not.
-pub fn probe_ebpf() -> Result<(), EbpfError> {
+pub fn probe_ebpf() -> Result<Way, EbpfError> {
     let page = u32::try_from(rustix::param::page_size()).unwrap_or(1 << 16);
     let nobody = Filter::Cgroup { id: 0, level: 0 };
-    Loaded::new(nobody, &Settings { ring_bytes: page, ..Settings::default() }).map(drop)
+    Loaded::new(nobody, &Settings { ring_bytes: page, ..Settings::default() }).map(|loaded| loaded.way)
 }
 
 impl Ebpf {
@@ -194,9 +221,8 @@ impl Ebpf {
         Ok(Self {
             loaded,
             scope,
-            exact: settings.exact,
             identity: None,
-            held: Vec::new(),
+            held: Held::default(),
             members: Members::default(),
             executed: None,
             seen: HashMap::new(),
@@ -208,7 +234,6 @@ impl Ebpf {
             ring_records: settings.ring_bytes / RECORD_BYTES + 1,
             received: 0,
             others: 0,
-            unheld: 0,
             untracked,
         })
     }
@@ -229,7 +254,7 @@ impl Ebpf {
         self.strangers = Strangers::new(devices);
         self.upper = upper.map(Path::to_owned);
         self.identity = Some(identity);
-        for event in std::mem::take(&mut self.held) {
+        for event in self.held.take() {
             self.take(&event);
         }
         Ok(())
@@ -256,9 +281,26 @@ impl Ebpf {
             outside: self.strangers.total(),
             empty: self.loaded.count(Counter::Empty)?,
             others: self.others,
-            unheld: self.unheld,
+            unheld: self.held.lost().map(|(_, count)| count).sum(),
             untracked: self.untracked + self.loaded.count(Counter::Untracked)?,
         })
+    }
+
+    /// How reads are seen.
+    pub fn way(&self) -> Way {
+        self.loaded.way
+    }
+
+    /// What was lost of those that are recorded.
+    fn lost(&self) -> Result<u64, EbpfError> {
+        let counts = self.counts()?;
+        let all = counts.dropped + counts.unheld + counts.untracked;
+        if !self.is_tree() || self.members == Members::default() {
+            return Ok(all);
+        }
+        let others = self.loaded.lost()?.into_iter().chain(self.held.lost());
+        let others = others.filter(|(who, _)| self.members.exclude(*who)).map(|(_, count)| count);
+        Ok(all.saturating_sub(others.sum()))
     }
 
     /// Reads everything that was in the ring buffer when this was called; `until_news`: or until something new is found.
@@ -282,12 +324,7 @@ impl Ebpf {
     fn take(&mut self, event: &Event) {
         let at = self.instant(event.t_ns);
         let Some(identity) = &self.identity else {
-            if self.held.len() < HELD_MAX {
-                self.held.push(*event);
-            } else {
-                self.unheld += 1;
-            }
-            return;
+            return self.held.keep(event);
         };
         if self.is_tree() && !self.members.have(event) {
             self.others += 1;
@@ -309,11 +346,20 @@ impl Ebpf {
                 None => return self.strangers.note(inode, event.flags),
             },
         };
-        let range = ByteRange::new(event.offset, event.offset.saturating_add(u64::from(event.length)));
+        // An overlay's own inode has another generation than the one below.
+        let tells = event.flags & OVERLAY == 0 && identity.keeps_generations(inode.dev);
+        if tells && !seen.is_same(event.generation) {
+            return self.strangers.note(inode, event.flags);
+        }
+        let range = ByteRange::new(event.offset, event.offset.saturating_add(event.length));
         let (kind, new) = match kind {
             EventKind::Read => (AccessKind::Read, seen.need(range)),
-            EventKind::Fault => (AccessKind::Fault, seen.need(range)),
+            EventKind::Fault => (AccessKind::Fault, seen.fault(range)),
             EventKind::Map => (AccessKind::Map, seen.map(range)),
+            EventKind::Folio => {
+                let silently = self.loaded.way != Way::Functions && range.len() >= HUGE_BYTES;
+                (AccessKind::Map, seen.folio(range, silently))
+            }
             EventKind::Exec if seen.execute() => (AccessKind::Exec, vec![range]),
             EventKind::Exec => (AccessKind::Exec, Vec::new()),
             EventKind::Open if seen.open() => (AccessKind::Open, vec![ByteRange::new(0, 0)]),
@@ -334,7 +380,7 @@ impl Ebpf {
             offset: range.start,
             len: range.len(),
             process: Arc::clone(process),
-            wait: Duration::ZERO,
+            wait: None,
         }));
     }
 
@@ -355,7 +401,26 @@ impl Ebpf {
 
 impl Capture for Ebpf {
     fn engine(&self) -> &'static str {
-        if self.exact { "ebpf-exact" } else { "ebpf" }
+        if self.loaded.way == Way::Pages { "ebpf" } else { "ebpf-exact" }
+    }
+
+    fn warm(&self) -> Option<bool> {
+        None // whoever has a file of a layer mapped shares its pages
+    }
+
+    fn measures_waits(&self) -> bool {
+        false
+    }
+
+    fn partial(&self) -> Option<String> {
+        if self.loaded.way == Way::Pages {
+            let why = self.loaded.refused.last().map(|error| format!(": {error}")).unwrap_or_default();
+            Some(format!("reads are seen by page events alone{why}"))
+        } else if !self.loaded.knows_folios {
+            Some("this kernel does not say which pages a large folio has".into())
+        } else {
+            None
+        }
     }
 
     fn next(&mut self, patience: Duration) -> Option<RawAccess> {
@@ -383,8 +448,8 @@ impl Capture for Ebpf {
     }
 
     fn dropped(&self) -> u64 {
-        match self.counts() {
-            Ok(counts) => counts.dropped + counts.unheld + counts.untracked,
+        match self.lost() {
+            Ok(count) => count,
             Err(error) => {
                 tracing::warn!(%error, "cannot read the counters: the recording counts as incomplete");
                 1
@@ -396,7 +461,7 @@ impl Capture for Ebpf {
         let Some(identity) = &self.identity else { return BTreeMap::new() };
         let mut links = BTreeMap::new();
         let mut room = MAX_LINKS;
-        for (inode, seen) in &self.seen {
+        for (inode, seen) in self.seen.iter().filter(|(_, seen)| seen.is_used()) {
             let others = identity.paths(*inode).filter(|path| **path != *seen.path);
             let others: Vec<String> = others.map(|path| escape(path).into_owned()).collect();
             let cost = others.iter().map(String::len).sum::<usize>();

@@ -34,8 +34,16 @@ pub(super) struct Members {
 impl Members {
     /// Is this one of them?
     pub(super) fn have(&self, event: &Event) -> bool {
-        (self.group != 0 && event.group == self.group)
-            || (self.namespace != 0 && event.namespace == self.namespace)
+        self.tracked().has(event.tracked())
+    }
+
+    /// Are these somebody else? One that starts others may have started some of these.
+    pub(super) fn exclude(&self, who: Tracked) -> bool {
+        who != Tracked::SEED && !self.tracked().has(who)
+    }
+
+    fn tracked(&self) -> Tracked {
+        Tracked { group: self.group, namespace: self.namespace }
     }
 }
 
@@ -50,7 +58,15 @@ impl Ebpf {
                 self.untracked += 1;
             }
         }
-        self.members = Members { first: pid, group: pid, namespace: container_namespace(pid).unwrap_or(0) };
+        self.record(Members { first: pid, group: pid, namespace: container_namespace(pid).unwrap_or(0) });
+    }
+
+    /// These are meant: the kernel side leaves out all others from now on.
+    fn record(&mut self, members: Members) {
+        self.members = members;
+        if let Err(error) = self.loaded.choose(members.tracked()) {
+            tracing::warn!(%error, "what other containers do fills the ring buffer, too");
+        }
     }
 
     /// Records a new container, of which `pid` is the first process: whatever a shim of containerd's started to make it,
@@ -58,9 +74,8 @@ impl Ebpf {
     pub fn follow_new(&mut self, pid: u32) {
         let known = self.loaded.tracked.get(&pid, 0).ok().map(|bits| Tracked::from_bits(bits).group);
         // It may have ended already.
-        let seen = || self.held.iter().find(|event| event.tgid == pid).map(|event| event.group);
-        let group = known.or_else(seen).unwrap_or(pid);
-        self.members = Members { first: pid, group, namespace: container_namespace(pid).unwrap_or(0) };
+        let group = known.or_else(|| self.held.group_of(pid)).unwrap_or(pid);
+        self.record(Members { first: pid, group, namespace: container_namespace(pid).unwrap_or(0) });
     }
 
     /// Records processes that run already, with all their descendants; `whole`: and everything else in the mount
@@ -68,7 +83,7 @@ impl Ebpf {
     pub fn follow_running(&mut self, pids: &[u32], whole: bool) -> Result<(), EbpfError> {
         let Some(&first) = pids.first() else { return Ok(()) };
         let namespace = if whole { container_namespace(first).unwrap_or(0) } else { 0 };
-        self.members = Members { first: 0, group: first, namespace };
+        self.record(Members { first: 0, group: first, namespace });
         let tracked = Tracked { group: first, namespace };
         let map = &mut self.loaded.tracked;
         loop {
@@ -184,19 +199,7 @@ mod tests {
 
     #[test]
     fn nobody_counts_until_somebody_is_named() {
-        let event = |group, namespace| Event {
-            t_ns: 0,
-            ino: 0,
-            offset: 0,
-            length: 1,
-            dev: 0,
-            kind: 1,
-            tgid: 5,
-            flags: 0,
-            comm: [0; 16],
-            group,
-            namespace,
-        };
+        let event = |group, namespace| Event { group, namespace, ..Event::default() };
         assert!(!Members::default().have(&event(0, 0)) && !Members::default().have(&event(3, 9)));
         let members = Members { first: 5, group: 3, namespace: 9 };
         assert!(members.have(&event(3, 1)) && members.have(&event(4, 9)) && !members.have(&event(4, 8)));

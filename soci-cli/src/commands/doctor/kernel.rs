@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 
-use recorder::capture::probe_ebpf;
+use recorder::capture::{Way, probe_ebpf};
 use recorder::rootfs::Overlay;
 use recorder::workload::unified_root;
 
@@ -133,7 +133,14 @@ fn ebpf(root: bool) -> Finding {
         return Finding::warning(CHECK, "not tried: needs root", ADVICE);
     }
     match probe_ebpf() {
-        Ok(()) => Finding::ok(CHECK, "kernel types and tracepoints are there; the programs load and attach"),
+        Ok(Way::Functions) => {
+            Finding::ok(CHECK, "the programs load; reads are seen at the ends of the kernel's functions")
+        }
+        Ok(Way::Calls) => Finding::ok(CHECK, "the programs load; reads are seen at the ends of system calls"),
+        Ok(Way::Pages) => Finding::ok(
+            CHECK,
+            "the programs load; reads are seen by page events alone, so that traces count as incomplete",
+        ),
         Err(error) => Finding::warning(CHECK, causes(error), ADVICE),
     }
 }
