@@ -92,7 +92,7 @@ impl EngineArgs {
             _ => {}
         }
         if let Some(why) = stage.capture().partial() {
-            eprintln!("incomplete:  {why}");
+            say!("incomplete:  {why}");
         }
         if let Some(error) = stage.no_cgroup() {
             say!("scope:       the process tree, because there is no cgroup for it: {error}");
