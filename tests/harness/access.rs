@@ -25,11 +25,14 @@ pub const EXACT: [&str; 10] =
 pub const MAPPED: [&str; 5] = ["shared", "private", "code", "write", "exec"];
 /// Ways that only a watcher of calls sees, or sees right.
 const CALLS: [&str; 4] = ["direct", "shared_position", "opened", "reasons"];
+/// Ways in which an overlay copies a whole file, and the workload reads nothing of it.
+pub const COPIED: [&str; 3] = ["appended", "chowned", "moved"];
 
 /// The image.
 #[derive(Debug)]
 pub struct AccessImage {
     dir: PathBuf,
+    state: PathBuf,
 }
 
 impl AccessImage {
@@ -46,7 +49,8 @@ impl AccessImage {
         }
         layout::compile_workload(&low.join("bin/do"));
         let content: Vec<u8> = (0..FILE_PAGES * PAGE).map(|at| (at / 7 * 31 % 251) as u8).collect();
-        let kinds = EXACT.iter().chain(&MAPPED).chain(&CALLS).filter(|kind| **kind != "exec");
+        let kinds = EXACT.iter().chain(&MAPPED).chain(&CALLS).chain(&COPIED);
+        let kinds = kinds.filter(|kind| **kind != "exec");
         for (number, kind) in kinds.enumerate() {
             write(if number % 2 == 0 { &low } else { &high }, &format!("data/{kind}"), &content);
         }
@@ -61,12 +65,17 @@ impl AccessImage {
         write(&low, "data/c-name", b"two names, both are shown");
         fs::hard_link(low.join("data/c-name"), low.join("data/d-name")).expect("make a link");
         layout::write(&dir.join("image"), &[low, high], &json!({"Env": ["PATH=/bin"]}));
-        Self { dir: dir.into() }
+        Self { dir: dir.into(), state: dir.join("state") }
+    }
+
+    /// The same image, whose layers are unpacked in another place.
+    pub fn in_state(&self, state: &Path) -> Self {
+        Self { dir: self.dir.clone(), state: state.into() }
     }
 
     /// Where its layers are unpacked.
     pub fn state(&self) -> PathBuf {
-        self.dir.join("state")
+        self.state.clone()
     }
 
     /// `soci record` of a command.

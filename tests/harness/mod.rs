@@ -11,6 +11,7 @@ pub mod docker_registry;
 pub mod faults;
 pub mod image;
 pub mod layout;
+pub mod loop_disk;
 pub mod machine;
 pub mod node;
 pub mod pack_lab;

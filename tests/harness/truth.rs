@@ -57,6 +57,14 @@ impl Truth {
         Self { files }
     }
 
+    /// Of each kind, how many pages were recorded that were not needed.
+    pub fn needless(&self, recorded: &BTreeMap<String, BTreeSet<u64>>) -> BTreeMap<&str, usize> {
+        let of = |(path, needed): (&String, &Needed)| {
+            recorded.get(path).map_or(0, |seen| seen.difference(&needed.pages()).count())
+        };
+        self.files.iter().map(|file| (file.1.kind.as_str(), of(file))).collect()
+    }
+
     /// Prints recall and precision of each file, and gives the kinds of which a page is missing.
     pub fn missing(&self, recorded: &BTreeMap<String, BTreeSet<u64>>) -> BTreeSet<&str> {
         let nothing = BTreeSet::new();

@@ -200,6 +200,40 @@ fn processes_that_cannot_be_tracked_make_a_recording_incomplete() {
 }
 
 #[test]
+fn what_is_lost_of_other_containers_does_not_count_and_they_fill_no_buffer_once_one_is_chosen() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = |name: &str| dir.path().join(name);
+    write(dir.path(), "big", &vec![7; (BIG_PAGES * PAGE) as usize]);
+    layout::compile("access.c", &path("access"));
+    fs::copy("/bin/sh", path("containerd-shim")).unwrap(); // by whose name it starts containers
+    let settings = Settings { ring_bytes: 16 << 10, ..Settings::default() };
+    let mut capture = Ebpf::watch(Scope::Tree { room: TRACKED_MAX }, &settings).unwrap();
+    let script =
+        r#"sleep 1000 & echo $!; while read line; do "$1" flood "$2" 4096; echo done; done; kill %1"#;
+    let mut shim = Command::new(path("containerd-shim"));
+    let shim = shim.args(["-c", script, "sh"]).args([path("access"), path("big")]);
+    let mut shim = shim.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut input, output) = (shim.stdin.take().unwrap(), shim.stdout.take().unwrap());
+    let mut output = std::io::BufRead::lines(std::io::BufReader::new(output));
+    let mut flood = |capture: &Ebpf| {
+        std::io::Write::write_all(&mut input, b"flood\n").unwrap();
+        assert_eq!(output.next().unwrap().unwrap(), "done");
+        capture.counts().unwrap()
+    };
+    let pid = output.next().unwrap().unwrap().parse().unwrap();
+    let before = flood(&capture);
+    assert!(
+        before.dropped > 0 && Capture::dropped(&capture) >= before.dropped,
+        "{before:?}: whose is not known"
+    );
+    capture.follow_new(pid);
+    assert_eq!(Capture::dropped(&capture), 0, "{before:?}: all of it is of the other");
+    assert_eq!(flood(&capture).emitted, before.emitted, "the other is left out");
+    drop(input);
+    shim.wait().unwrap();
+}
+
+#[test]
 fn a_recording_with_losses_says_so_and_fails() {
     let words = ["access", "flood", "/data/big", "4096"];
     let lossy = image().record(&["--engine", "ebpf", "--ring-buffer", "4096"], &words);

@@ -2,7 +2,7 @@
 //!
 //! Needs root, `/dev/fuse` and a kernel with its type information.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use harness::access::{AccessImage, complete, write};
+use harness::access::{AccessImage, COPIED, complete, write};
 use harness::layout;
-use harness::recording::PAGE;
+use harness::loop_disk::LoopDisk;
+use harness::recording::{PAGE, Recording};
+use harness::truth::{Truth, pages};
 use recorder::capture::{Capture, Ebpf, FuseLog, Reads, Settings, Way};
 use recorder::rootfs::Overlay;
 use recorder::workload::Cgroup;
@@ -104,4 +106,42 @@ fn events_of_other_files_are_counted_by_their_reason() {
         let said = String::from_utf8_lossy(&report.stdout).into_owned();
         assert!(said.contains(&format!("{deleted} of deleted files")), "{said}");
     }
+}
+
+#[test]
+fn a_file_that_is_copied_into_the_writable_layer_is_needed_as_a_whole() {
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let image = AccessImage::new(&home.join(format!("{}-copied", module_path!().replace("::", "-"))));
+    let xfs = LoopDisk::xfs(home);
+    // On the one disk the copy is read; on the other it shares the blocks, and nobody reads them.
+    for image in [image.in_state(&xfs.path().join("state")), image] {
+        for reads in ["best", "calls", "pages"] {
+            let words = [&["access"], &COPIED[..], &["pread"]].concat();
+            let recording = image.record(&["--engine", "ebpf", "--reads", reads], &words);
+            let truth = Truth::parse(&recording.stdout());
+            assert_eq!(truth.files.len(), COPIED.len() + 1);
+            let accesses = complete(&recording);
+            assert_eq!(truth.missing(&pages(&accesses)), BTreeSet::new(), "{:?}, {reads}", image.state());
+            let last =
+                |path: &str| accesses.iter().filter(|a| &*a.path == path.as_bytes()).map(|a| a.t_ns).max();
+            assert!(last("data/moved") < last("data/pread"), "at the time of the copy");
+        }
+    }
+}
+
+#[test]
+fn a_new_file_with_the_number_of_a_removed_one_is_another_file() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    write(dir.path(), "old", &vec![7; PAGE as usize]);
+    let script = "cat old && number=$(stat -c %i old) && rm old && for n in $(seq 500); do \
+        head -c 20000 /dev/zero >new$n; [ $(stat -c %i new$n) != $number ] || exec cat new$n; done; exit 9";
+    let recording = Recording::of(|out| {
+        let mut command = Command::new(harness::daemon::program("soci"));
+        command.args(["record", "--name", "t", "--out"]).arg(out).arg("--rootfs").arg(dir.path());
+        command.arg("--cwd").arg(dir.path()).args(["--", "sh", "-c", script]);
+        command
+    });
+    let accesses = complete(&recording); // fails also where no number is given anew
+    let of_old = accesses.iter().filter(|access| &*access.path == b"old");
+    assert_eq!(of_old.map(|access| access.len).sum::<u64>(), PAGE, "{accesses:?}");
 }

@@ -78,6 +78,10 @@ fn check(of: &Layers, what: &str, truth: &str, accesses: &[Access], exact: bool)
     let direct = said.contains("direct").then_some("direct");
     let invisible = if exact { BTreeSet::new() } else { direct.into_iter().collect() };
     assert_eq!(truth.missing(&recorded), invisible, "{of:?}, {what}");
+    let mapped_beside = ["shared", "private", "code", "exec", "dlopen"];
+    for (kind, needless) in truth.needless(&recorded) {
+        assert!(needless == 0 || mapped_beside.contains(&kind), "{of:?}, {what}: {kind}, {needless} pages");
+    }
     assert!(exact || !recorded.contains_key("data/direct"), "not even a page of it");
     assert_eq!(recorded["data/ahead"].len(), 1, "what was only brought into memory is no need");
     let opened = accesses.iter().filter(|access| &*access.path == b"data/opened");

@@ -214,6 +214,19 @@ static void one(const char *kind) {
         int status;
         need(waitpid(child, &status, 0) == child && status == 0, kind);
         truth(kind, 0, 6000);
+    } else if (!strcmp(kind, "appended")) { /* each of these makes an overlay copy the file, all of it */
+        int to = open(path, O_WRONLY | O_APPEND);
+        need(to >= 0 && write(to, "x", 1) == 1, kind);
+        close(to);
+        truth(kind, 0, FILE_BYTES);
+    } else if (!strcmp(kind, "chowned")) {
+        need(chown(path, 7, 7) == 0, kind);
+        truth(kind, 0, FILE_BYTES);
+    } else if (!strcmp(kind, "moved")) {
+        char other[sizeof path + 8];
+        snprintf(other, sizeof other, "%s.moved", path);
+        need(rename(path, other) == 0, kind);
+        truth(kind, 0, FILE_BYTES);
     } else if (!strcmp(kind, "opened")) { /* and not read, here and by two other calls */
         close(openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC));
         unsigned long long how[3] = {O_RDONLY, 0, 0};

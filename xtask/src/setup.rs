@@ -38,6 +38,8 @@ pub(crate) enum Need {
     Ebpf,
     /// strace, and programs for it to look at.
     Strace,
+    /// File systems that are made in files for the tests.
+    Disks,
     /// A real containerd for the containerd tests.
     Containerd,
     /// Python's tarfile, GNU tar, gzip and zstd: the second opinions on archives.
@@ -79,6 +81,7 @@ impl Need {
                 ("libz3-4", File("/usr/lib/x86_64-linux-gnu/libz3.so.4")),
             ],
             Self::Strace => &[("strace", Program("strace")), ("python3", Program("python3"))],
+            Self::Disks => &[("xfsprogs", Program("mkfs.xfs"))],
             Self::Containerd => &[("containerd", Program("containerd")), ("runc", Program("runc"))],
             Self::Oracles => &[
                 ("python3", Program("python3")),

@@ -65,7 +65,7 @@ fn tiers(args: &Args, durations: &mut Durations) -> Result<()> {
     if wants(Tier::Privileged) {
         setup::require_root("the privileged tests")?;
         setup::require_fuse()?;
-        setup::ensure(&[Need::Containerd, Need::Registry, Need::Link, Need::Strace])?;
+        setup::ensure(&[Need::Containerd, Need::Registry, Need::Link, Need::Strace, Need::Disks])?;
     }
     if wants(Tier::Plain) {
         setup::ensure(&[Need::Oracles, Need::Chromium, Need::Registry, Need::Skopeo])?;

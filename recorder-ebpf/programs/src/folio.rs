@@ -7,10 +7,10 @@ use recorder_ebpf::{EventKind, Field, NO_MEMBER};
 
 use crate::{kernel, report::Pages};
 
-/// Levels of the tree below its root: enough for 64 bits of index.
-const LEVELS: u32 = 11;
-/// Pages of a window that are looked at; the kernel's are 16 unless an administrator has said otherwise.
-const WINDOW: u64 = 64;
+/// Levels of the tree: enough for 36 bits of index, which is 256 TiB. Each one more costs the verifier time at every start.
+const LEVELS: u32 = 6;
+/// Pages of a window, unless an administrator has made it larger: then it is reported as it is, with the folios at its ends.
+const WINDOW: u64 = 16;
 /// Above this order, a folio is not believed: 4 GiB of small pages.
 const MAX_ORDER: u64 = 20;
 
@@ -72,8 +72,17 @@ pub(crate) fn large(mapping: *const u8, index: u64) -> Option<Folio> {
 /// Reports what is mapped by a window of pages: those that are there, and all of a large folio that has one of them.
 #[inline(always)]
 pub(crate) fn window(mapping: *const u8, pages: &Pages, first: u64, last: u64) {
-    if !are_known() || last.wrapping_sub(first) >= WINDOW {
+    if !are_known() {
         pages.report(EventKind::Map);
+        return;
+    }
+    if last.wrapping_sub(first) >= WINDOW {
+        pages.report(EventKind::Map);
+        for index in [first, last] {
+            if let Some(folio) = large(mapping, index) {
+                pages.part(folio.first, folio.end).report(EventKind::Map);
+            }
+        }
         return;
     }
     let mut leaf = Leaf { node: core::ptr::null(), chunk: 0 };

@@ -58,6 +58,9 @@ pub trait Capture: std::fmt::Debug {
     /// The next access, if one comes within `patience`.
     fn next(&mut self, patience: Duration) -> Option<RawAccess>;
 
+    /// The recording is over: what can be seen only now is handed out next.
+    fn settle(&mut self) {}
+
     /// Accesses that were seen but could not be handed out.
     fn dropped(&self) -> u64;
 

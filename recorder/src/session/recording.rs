@@ -53,6 +53,7 @@ pub(super) fn run(
         progress(&log.progress(now));
     };
     let lost = capture.dropped();
+    capture.settle();
     loop {
         let stopped = target.stop(&mut verdict, signals);
         let empty = log.take(capture, if stopped { Duration::ZERO } else { TICK });

@@ -15,6 +15,7 @@
 
 mod anomalies;
 mod btf;
+mod copied;
 mod error;
 mod held;
 mod identity;
@@ -26,10 +27,12 @@ mod tree;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use recorder_ebpf::{Counter, Event, EventKind, OVERLAY};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -156,6 +159,8 @@ pub struct Ebpf {
     strangers: Strangers,
     /// Where the workload's writes go, if that is known.
     upper: Option<PathBuf>,
+    /// The layers' directories, the topmost first.
+    layers: Vec<PathBuf>,
     processes: HashMap<(u32, [u8; 16]), Arc<Process>>,
     ready: VecDeque<RawAccess>,
     /// One moment on both clocks.
@@ -228,6 +233,7 @@ impl Ebpf {
             seen: HashMap::new(),
             strangers: Strangers::default(),
             upper: None,
+            layers: Vec::new(),
             processes: HashMap::new(),
             ready: VecDeque::new(),
             clock: (instant, now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64),
@@ -253,6 +259,7 @@ impl Ebpf {
         }
         self.strangers = Strangers::new(devices);
         self.upper = upper.map(Path::to_owned);
+        self.layers = layers.to_vec();
         self.identity = Some(identity);
         for event in self.held.take() {
             self.take(&event);
@@ -265,6 +272,35 @@ impl Ebpf {
         self.read(false);
         std::thread::sleep(patience);
         self.read(false);
+    }
+
+    /// Takes in the files of the image that were copied into the writable layer without a read: each is needed as a whole
+    /// at the moment at which its copy was made.
+    fn take_copies(&mut self, upper: &Path) -> Result<(), EbpfError> {
+        let Some(identity) = &self.identity else { return Ok(()) };
+        let dev = identity::inode(&fs::metadata(upper).map_err(EbpfError::layer(upper))?).dev;
+        let nobody = Arc::new(Process { pid: 0, comm: Arc::from(&b""[..]) });
+        let now = (Instant::now(), SystemTime::now());
+        copied::each_copy(upper, &mut |copy| {
+            let inode = Inode { dev, ino: copy.ino };
+            let Some(path) = identity.path(inode) else { return };
+            let ago = now.1.duration_since(copy.at).unwrap_or_default();
+            let Some(at) = now.0.checked_sub(ago).filter(|at| *at >= self.clock.0) else { return };
+            let name = Path::new(OsStr::from_bytes(path));
+            let files = self.layers.iter().filter_map(|layer| fs::symlink_metadata(layer.join(name)).ok());
+            let size = files.filter(|file| identity::inode(file) == inode).map(|file| file.len()).next();
+            let seen = self.seen.entry(inode).or_insert_with(|| Seen::new(path));
+            let new = seen.need(ByteRange::new(0, size.unwrap_or_default()));
+            self.ready.extend(new.into_iter().map(|range| RawAccess {
+                at,
+                kind: AccessKind::Read,
+                path: Arc::clone(&seen.path),
+                offset: range.start,
+                len: range.len(),
+                process: Arc::clone(&nobody),
+                wait: None,
+            }));
+        })
     }
 
     /// When the first process of the members executed its program.
@@ -444,6 +480,16 @@ impl Capture for Ebpf {
                 tracing::warn!(%errno, "cannot wait for the ring buffer");
                 return None;
             }
+        }
+    }
+
+    fn settle(&mut self) {
+        // By the ends of functions, clones are seen when they are made.
+        if self.loaded.way != Way::Functions
+            && let Some(upper) = self.upper.clone()
+            && let Err(error) = self.take_copies(&upper)
+        {
+            tracing::warn!(%error, "cannot look for copies of the image's files: some may be missing");
         }
     }
 
