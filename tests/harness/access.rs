@@ -69,6 +69,7 @@ impl AccessImage {
     }
 
     /// The same image, whose layers are unpacked in another place.
+    #[must_use]
     pub fn in_state(&self, state: &Path) -> Self {
         Self { dir: self.dir.clone(), state: state.into() }
     }
