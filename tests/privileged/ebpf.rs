@@ -215,12 +215,12 @@ fn what_is_lost_of_other_containers_does_not_count_and_they_fill_no_buffer_once_
     let mut shim = shim.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let (mut input, output) = (shim.stdin.take().unwrap(), shim.stdout.take().unwrap());
     let mut output = std::io::BufRead::lines(std::io::BufReader::new(output));
+    let pid = output.next().unwrap().unwrap().parse().unwrap();
     let mut flood = |capture: &Ebpf| {
         std::io::Write::write_all(&mut input, b"flood\n").unwrap();
         assert_eq!(output.next().unwrap().unwrap(), "done");
         capture.counts().unwrap()
     };
-    let pid = output.next().unwrap().unwrap().parse().unwrap();
     let before = flood(&capture);
     assert!(
         before.dropped > 0 && Capture::dropped(&capture) >= before.dropped,
