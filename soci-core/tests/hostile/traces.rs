@@ -18,6 +18,8 @@ fn trace(blocks: &[&[u8]]) -> Vec<u8> {
         argv: Vec::new(),
         started_at: "2026-01-02T03:04:05Z".into(),
         warm: None,
+        waits: None,
+        partial: false,
     };
     let mut bytes = b"SOCITRC\n\x02\0\0\0".to_vec();
     let mut block = |kind: u8, payload: &[u8]| {
