@@ -56,13 +56,14 @@ impl ImageContext {
         let layers = self.layers().await.map_err(|_| PackFailure::Over)?;
         let fetcher = self.source.repository.range_fetcher(pack.blob.digest, pack.blob.size);
         // An earlier process may have stored the head. If not, its failure to do so is not one of the pack.
-        let (opened, raw) = match self.source.stored(pack.head.digest).await.ok().flatten() {
-            Some(raw) => (Opened::stored(pack, &raw)?, None),
+        let stored = self.source.stored(pack.head.digest, pack.head.size).await;
+        let (opened, raw) = match stored.ok().flatten() {
+            Some(raw) => (Opened::stored(pack, raw).await?.0, None),
             None => Opened::fetch(pack, &fetcher, stream).await.map(|(opened, raw)| (opened, Some(raw)))?,
         };
         let keep = async {
             if let Some(raw) = raw
-                && let Err(error) = self.source.keep(raw.into()).await
+                && let Err(error) = self.source.keep(raw).await
             {
                 tracing::warn!(digest = %pack.digest, error = %chain(&error), "head of the pack was not stored");
             }
@@ -120,12 +121,11 @@ impl ImageContext {
                 };
                 let raw = raw.map_err(|_| LayerError::CutOff).and_then(|raw| raw);
                 let Some(layer) = spans.upgrade() else { return };
-                match raw.and_then(|raw| parse_artifact(digest, &raw, layer.spans().ztoc())) {
-                    Ok(artifact) => {
-                        services.stats.prefetch_artifacts.inc();
-                        let ranges = artifact.prefetch_spans.len();
-                        tracing::info!(%digest, ranges, "successfully loaded prefetch artifact");
+                // On another thread: an artifact may have a million ranges, and name as many spans.
+                let queued = tokio::task::spawn_blocking(move || {
+                    let queued = raw.and_then(|raw| {
                         let ztoc = layer.spans().ztoc();
+                        let artifact = parse_artifact(digest, &raw, ztoc)?;
                         let places = artifact
                             .prefetch_spans
                             .iter()
@@ -134,12 +134,20 @@ impl ImageContext {
                             (Order { priority, image, layer: position, position: at as u32 }, span)
                         });
                         services.engine.prefetch(layer.spans(), spans);
+                        Ok(artifact.prefetch_spans.len())
+                    });
+                    match queued {
+                        Ok(ranges) => {
+                            services.stats.prefetch_artifacts.inc();
+                            tracing::info!(%digest, ranges, "successfully loaded prefetch artifact");
+                        }
+                        Err(error) => {
+                            services.stats.prefetch_artifact_failures.inc();
+                            tracing::warn!(%digest, error = %chain(&error), "failed to execute prefetch, continuing without prefetch");
+                        }
                     }
-                    Err(error) => {
-                        services.stats.prefetch_artifact_failures.inc();
-                        tracing::warn!(%digest, error = %chain(&error), "failed to execute prefetch, continuing without prefetch");
-                    }
-                }
+                });
+                let _ = queued.await;
                 drop(hold);
             });
         }

@@ -11,11 +11,12 @@ use soci_core::index::{CompanionKind, companion_of};
 use soci_core::media_type;
 use soci_core::pack::{HeadPin, Purpose, head_pin};
 use soci_core::registry::Reference;
-use soci_core::ztoc::{Bundle, MAX_BUNDLE, Ztoc};
+use soci_core::ztoc::{Bundle, MAX_BUNDLE, Ztoc, ZtocError};
 
 use super::LayerError;
 use super::pack_options::{Listed, PackOptions};
-use super::resolver::{Indexed, Source};
+use super::resolver::{Indexed, Source, short_spans};
+use super::tables::parsed;
 use crate::span::chain;
 
 /// Which companions an image is to be served with.
@@ -112,9 +113,19 @@ impl FineIndexes {
         alone
     }
 
-    /// The fine index of a layer, if there is one that fits. Blocking: it is decompressed and checked.
-    pub(super) fn table(&self, indexed: &Indexed) -> Option<Ztoc> {
-        let table = match self.bundle.table(&indexed.layer)? {
+    /// Length of the fine index of a layer, if there is one.
+    pub(super) fn length(&self, layer: &Digest) -> Option<u64> {
+        self.bundle.length(layer)
+    }
+
+    /// Opens the fine index of a layer. Blocking: it is decompressed and checked.
+    pub(super) fn open(&self, layer: &Digest) -> Option<Result<Ztoc, ZtocError>> {
+        self.bundle.table(layer)
+    }
+
+    /// The fine index of a layer, if it is one that fits.
+    pub(super) fn fitting(&self, indexed: &Indexed, opened: Result<Ztoc, ZtocError>) -> Option<Ztoc> {
+        let table = match opened {
             Ok(table) => table,
             Err(error) => {
                 tracing::warn!(layer = %indexed.layer, error = %chain(&error), "fine index of the layer is not valid");
@@ -124,6 +135,10 @@ impl FineIndexes {
         let (found, wanted) = (table.compressed_size(), indexed.size);
         if found != wanted {
             tracing::warn!(layer = %indexed.layer, found, wanted, "fine index is for a layer of another size");
+            return None;
+        }
+        if let Err(error) = short_spans(&table) {
+            tracing::warn!(layer = %indexed.layer, error = %chain(&error), "fine index of the layer is not used");
             return None;
         }
         let fits = |windows: &soci_core::ztoc::Windows| {
@@ -161,7 +176,7 @@ impl Source {
 
     async fn listed_in_index(&self, image: &Manifest, name: &str) -> Vec<Descriptor> {
         let listed = match self.repository.manifest(name).await {
-            Ok((raw, _, served_as)) => ImageIndex::parse(raw, &served_as),
+            Ok((raw, _, served_as)) => parsed(raw.len(), move || ImageIndex::parse(raw, &served_as)).await,
             Err(error) => {
                 tracing::debug!(name, error = %chain(&error), "image index not read");
                 return Vec::new();
@@ -171,7 +186,11 @@ impl Source {
         let of_image =
             |entry: &Descriptor| entry.annotation(media_type::IMAGE_MANIFEST_DIGEST) == Some(wanted.as_str());
         // A name that points to the manifest itself lists nothing.
-        listed.map(|index| index.manifests.into_iter().filter(of_image).collect()).unwrap_or_default()
+        listed
+            .ok()
+            .and_then(Result::ok)
+            .map(|index| index.manifests.into_iter().filter(of_image).collect())
+            .unwrap_or_default()
     }
 
     /// The fine indexes among `listed`, the first that can be used.
@@ -237,8 +256,10 @@ impl Source {
 
     /// A manifest that the list of referrers has carried. It is stored meanwhile: what it names can be asked for at once, and after
     /// a restart that came too early the registry has it.
-    fn listed_manifest(&self, digest: Digest, raw: Bytes) -> Result<Manifest, LayerError> {
-        let manifest = Manifest::parse(raw.clone(), media_type::OCI_MANIFEST)
+    async fn listed_manifest(&self, digest: Digest, raw: Bytes) -> Result<Manifest, LayerError> {
+        let bytes = raw.clone();
+        let manifest = parsed(raw.len(), move || Manifest::parse(bytes, media_type::OCI_MANIFEST))
+            .await?
             .map_err(|source| LayerError::Manifest { digest, source })?;
         let this = self.clone();
         tokio::spawn(async move {
@@ -256,7 +277,7 @@ impl Source {
         kind: CompanionKind,
     ) -> Result<Manifest, Unfit> {
         let manifest = match entry.embedded() {
-            Some(raw) => self.listed_manifest(entry.digest, raw.into())?,
+            Some(raw) => self.listed_manifest(entry.digest, raw.into()).await?,
             None => self.manifest(entry.digest).await?,
         };
         if companion_of(&manifest, &image.digest) == Some(kind) {

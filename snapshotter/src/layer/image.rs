@@ -378,8 +378,9 @@ impl ImageContext {
     /// The layer's fine index, if there is one that can be used.
     async fn fine_table(&self, indexed: &Indexed) -> Result<Option<Ztoc>, LayerError> {
         let Some(fine) = self.fine().await?.clone() else { return Ok(None) };
-        let indexed = indexed.clone();
-        let opened = tokio::task::spawn_blocking(move || fine.table(&indexed));
-        opened.await.map_err(|_| LayerError::CutOff)
+        let Some(length) = fine.length(&indexed.layer) else { return Ok(None) };
+        let (it, layer) = (Arc::clone(&fine), indexed.layer);
+        let opened = self.source.tables.open(length, move || it.open(&layer)).await?;
+        Ok(opened.and_then(|opened| fine.fitting(indexed, opened)))
     }
 }

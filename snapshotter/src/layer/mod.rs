@@ -15,6 +15,7 @@ mod opening;
 mod pack;
 mod pack_options;
 mod resolver;
+mod tables;
 mod warm;
 
 use std::path::Path;
@@ -108,6 +109,14 @@ pub enum LayerError {
         found: u64,
         /// The size in the manifest.
         wanted: u64,
+    },
+    /// A span is too long to be fetched and checked in memory.
+    #[error("the index has a span of {length} bytes; the limit `span-bytes` is {limit}")]
+    LongSpan {
+        /// Compressed bytes of the longest span.
+        length: u64,
+        /// The limit.
+        limit: u64,
     },
     /// The index has no zTOC for the layer, and its fine index cannot be used.
     #[error("the layer has no zTOC, and its fine index cannot be used")]

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use super::companions::Companions;
 use super::image::{ImageContext, ImageRequest};
 use super::resolver::{Discovery, Source};
+use super::tables::Tables;
 use super::{Layer, LayerError, MountOptions, PackOptions};
 use crate::fs::Tree;
 use crate::fuse::FuseOptions;
@@ -165,8 +166,11 @@ impl Node {
             return Arc::clone(known);
         }
         images.made += 1;
-        let source =
-            Source { store: self.content.clone(), repository: self.registry.repository(&request.reference) };
+        let source = Source {
+            store: self.content.clone(),
+            repository: self.registry.repository(&request.reference),
+            tables: Tables::new(),
+        };
         let image =
             Arc::new(ImageContext::new(request.clone(), images.made, Arc::clone(&self.services), source));
         images.live.insert(key, Arc::clone(&image));

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use soci_core::digest::Digest;
 use soci_core::pack::{Extent, PackError, PackHead};
@@ -103,24 +104,28 @@ impl Opened {
         pack: &PackSource,
         fetcher: &RangeFetcher,
         stream: &Stream,
-    ) -> Result<(Self, Vec<u8>), PackFailure> {
+    ) -> Result<(Self, Bytes), PackFailure> {
         let begun = Instant::now();
         let mut reading = Pieces::new(fetcher.fetch(ByteRange::new(0, pack.blob.size)).await?);
         let far_away = begun.elapsed() >= FAR_AWAY;
         let raw = take(stream, &mut reading, pack.head.size).await?;
-        let opened = Self::stored(pack, &raw).inspect_err(|_| {
+        let (opened, raw) = Self::stored(pack, raw.into()).await.inspect_err(|_| {
             fetcher.distrust();
         })?;
         Ok((Self { reading: Some(reading), far_away, ..opened }, raw))
     }
 
-    /// A pack of which the bytes of the head are here.
-    pub(super) fn stored(pack: &PackSource, raw: &[u8]) -> Result<Self, PackFailure> {
-        let head = pack.head.open(raw)?;
+    /// A pack of which the bytes of the head are here, which are given back. However short, they may unpack to a million extents:
+    /// no other task waits for that.
+    pub(super) async fn stored(pack: &PackSource, raw: Bytes) -> Result<(Self, Bytes), PackFailure> {
+        let pin = pack.head;
+        let opened = tokio::task::spawn_blocking(move || (pin.open(&raw), raw));
+        let (head, raw) = opened.await.map_err(|_| PackFailure::Over)?;
+        let head = head?;
         if head.size() != pack.blob.size {
             return Err(PackFailure::Size { found: head.size(), wanted: pack.blob.size });
         }
-        Ok(Self { head, reading: None, far_away: false })
+        Ok((Self { head, reading: None, far_away: false }, raw))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Stateless: every blob is taken from the local store if it is there, else from the registry, checked and stored.
 //! All of it comes from a registry, so sizes are limited before anything is fetched and every parser checks.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,6 +19,10 @@ use soci_core::units::SpanId;
 use soci_core::ztoc::{MAX_ZTOC, Ztoc};
 
 use super::LayerError;
+use super::tables::{Tables, parsed};
+
+/// Limit: compressed bytes of a span. A span is checked as a whole, so all of it is in memory; those of builders have a few MiB.
+const MAX_SPAN: u64 = 256 << 20;
 
 /// Ways of finding an image's index that are allowed when the request does not name it.
 #[derive(Clone, Copy, Debug)]
@@ -61,12 +66,13 @@ pub(super) struct Indexed {
 pub(super) struct Source {
     pub(super) store: LayoutStore,
     pub(super) repository: Repository,
+    pub(super) tables: Tables,
 }
 
 impl Source {
     /// A manifest by digest.
     pub(super) async fn manifest(&self, digest: Digest) -> Result<Manifest, LayerError> {
-        let (raw, served_as) = if let Some(raw) = self.stored(digest).await? {
+        let (raw, served_as) = if let Some(raw) = self.stored(digest, MAX_MANIFEST as u64).await? {
             (raw, String::new())
         } else {
             let fetched = self.repository.manifest(&digest.to_string()).await;
@@ -79,13 +85,15 @@ impl Source {
             self.keep(raw.clone()).await?;
             (raw, served_as)
         };
-        Manifest::parse(raw, &served_as).map_err(|source| LayerError::Manifest { digest, source })
+        parsed(raw.len(), move || Manifest::parse(raw, &served_as))
+            .await?
+            .map_err(|source| LayerError::Manifest { digest, source })
     }
 
     /// The image's configuration.
     pub(super) async fn config(&self, manifest: &Manifest) -> Result<ImageConfig, LayerError> {
         let raw = self.blob("configuration", &manifest.config, MAX_CONFIG as u64).await?;
-        ImageConfig::parse(&raw).map_err(LayerError::Config)
+        parsed(raw.len(), move || ImageConfig::parse(&raw)).await?.map_err(LayerError::Config)
     }
 
     /// The digest of the image's index, if the request or the image itself names one.
@@ -147,28 +155,31 @@ impl Source {
         if config != media_type::SOCI_INDEX_V1 && config != media_type::SOCI_INDEX_V2 {
             return Err(LayerError::NotAnIndex { digest, config: config.clone() });
         }
-        let mut indexed: Vec<Indexed> = Vec::new();
+        // Upstream takes the last zTOC and the first artifact of a layer.
+        let (mut ztocs, mut artifacts) = (HashMap::new(), HashMap::new());
+        for blob in &index.layers {
+            let Some(layer) = blob.annotation(media_type::LAYER_DIGEST) else { continue };
+            if is_ztoc(&blob.media_type) {
+                ztocs.insert(layer, blob);
+            } else if blob.media_type == media_type::PREFETCH {
+                artifacts.entry(layer).or_insert(blob);
+            }
+        }
+        let (mut indexed, mut seen) = (Vec::new(), HashSet::new());
         for (position, layer) in image.layers.iter().enumerate() {
-            if indexed.iter().any(|known| known.layer == layer.digest) {
-                continue;
-            }
-            let wanted = layer.digest.to_string();
-            let of_layer = |fits: fn(&str) -> bool| {
-                let wanted = wanted.as_str();
-                index.layers.iter().filter(move |blob| {
-                    fits(&blob.media_type) && blob.annotation(media_type::LAYER_DIGEST) == Some(wanted)
-                })
-            };
-            // Upstream takes the last zTOC and the first artifact of a layer.
-            if let Some(ztoc) = of_layer(is_ztoc).next_back() {
-                indexed.push(Indexed {
-                    layer: layer.digest,
-                    position: position as u32,
-                    size: layer.size,
-                    ztoc: Some(ztoc.clone()),
-                    artifacts: of_layer(|kind| kind == media_type::PREFETCH).take(1).cloned().collect(),
-                });
-            }
+            let name = layer.digest.to_string();
+            let Some(ztoc) = ztocs.get(name.as_str()).filter(|_| seen.insert(layer.digest)) else { continue };
+            indexed.push(Indexed {
+                layer: layer.digest,
+                position: position as u32,
+                size: layer.size,
+                ztoc: Some((*ztoc).clone()),
+                artifacts: artifacts
+                    .get(name.as_str())
+                    .map(|artifact| (*artifact).clone())
+                    .into_iter()
+                    .collect(),
+            });
         }
         Ok(Some(indexed))
     }
@@ -178,12 +189,13 @@ impl Source {
         let ztoc = indexed.ztoc.as_ref().ok_or(LayerError::NoTable)?;
         let raw = self.blob("zTOC", ztoc, MAX_ZTOC).await?;
         let digest = ztoc.digest;
-        let opened =
-            tokio::task::spawn_blocking(move || Ztoc::open(raw)).await.map_err(|_| LayerError::CutOff)?;
+        let opened = self.tables.open(raw.len() as u64, move || Some(Ztoc::open(raw))).await?;
+        let opened = opened.ok_or(LayerError::NoTable)?;
         let ztoc = opened.map_err(|source| LayerError::Ztoc { digest, source })?;
         if ztoc.compressed_size() != indexed.size {
             return Err(LayerError::Size { found: ztoc.compressed_size(), wanted: indexed.size });
         }
+        short_spans(&ztoc)?;
         Ok(ztoc)
     }
 
@@ -202,7 +214,7 @@ impl Source {
         if size > limit {
             return Err(LayerError::TooLarge { what, digest, size, limit });
         }
-        if let Some(stored) = self.stored(digest).await? {
+        if let Some(stored) = self.stored(digest, limit).await? {
             return Ok(stored);
         }
         let bytes = self
@@ -214,11 +226,11 @@ impl Source {
         Ok(bytes)
     }
 
-    pub(super) async fn stored(&self, digest: Digest) -> Result<Option<Bytes>, LayerError> {
+    /// A blob of the store, of which no more than `limit` bytes are read.
+    pub(super) async fn stored(&self, digest: Digest, limit: u64) -> Result<Option<Bytes>, LayerError> {
         let store = self.store.clone();
-        let read =
-            tokio::task::spawn_blocking(move || store.read(&digest)).await.map_err(|_| LayerError::CutOff)?;
-        match read {
+        let read = tokio::task::spawn_blocking(move || store.read_at_most(&digest, limit));
+        match read.await.map_err(|_| LayerError::CutOff)? {
             Ok(bytes) => Ok(Some(bytes)),
             Err(StoreError::NotFound(_)) => Ok(None),
             Err(error @ StoreError::Mismatch { .. }) => {
@@ -233,6 +245,14 @@ impl Source {
         let store = self.store.clone();
         tokio::task::spawn_blocking(move || store.put(&bytes)).await.map_err(|_| LayerError::CutOff)??;
         Ok(())
+    }
+}
+
+/// Whether every span of a table can be kept in memory.
+pub(super) fn short_spans(table: &Ztoc) -> Result<(), LayerError> {
+    match table.spans().longest() {
+        length if length > MAX_SPAN => Err(LayerError::LongSpan { length, limit: MAX_SPAN }),
+        _ => Ok(()),
     }
 }
 
