@@ -83,7 +83,7 @@ impl Report {
         let summary = Summary::read(trace, content_bytes)?;
         let mut reader = TraceReader::open(trace)?;
         let mut survey =
-            Survey { measures_waits: super::measures_waits(reader.header()), ..Survey::default() };
+            Survey { measures_waits: super::measures_waits(&reader.header().engine), ..Survey::default() };
         for access in &mut reader {
             survey.add(&access?);
         }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use soci_core::digest::Digest;
-use soci_core::trace::{End, Header, Phase, Tail, TraceError, TraceReader};
+use soci_core::trace::{End, Phase, Tail, TraceError, TraceReader};
 use soci_core::units::ByteRange;
 
 pub use self::detail::{FileUse, ProcessUse, Report};
@@ -166,14 +166,18 @@ impl Summary {
             image_bytes: (!content_bytes.is_empty()).then(|| content_bytes.iter().sum()),
             layers,
             first_need_ns: Quantiles::of(&first_need),
-            wait_ns: measures_waits(header).then(|| Quantiles::of(&wait)),
+            wait_ns: measures_waits(&header.engine).then(|| Quantiles::of(&wait)),
         })
     }
 }
 
 /// Are the waits of a trace measurements? Otherwise they are 0 and mean nothing.
-fn measures_waits(header: &Header) -> bool {
-    !header.engine.starts_with("ebpf")
+fn measures_waits(engine: &str) -> bool {
+    match engine.strip_prefix("import:") {
+        // Lists know no times; those two may.
+        Some(format) => ["strace", "jsonl"].contains(&format),
+        None => !engine.starts_with("ebpf"),
+    }
 }
 
 /// Counts a value; the histogram grows to hold it.
@@ -248,5 +252,19 @@ mod tests {
         assert!(
             summary.wait_ns.unwrap().max.abs_diff(400) <= 1 && summary.first_need_ns.max.abs_diff(4000) <= 4
         );
+    }
+
+    #[test]
+    fn waits_are_shown_only_where_an_engine_measures_them() {
+        for (engine, measured) in [
+            ("fuse", true),
+            ("import:strace", true),
+            ("ebpf", false),
+            ("ebpf-exact", false),
+            ("import:stargz", false),
+            ("import:nydus", false),
+        ] {
+            assert_eq!(measures_waits(engine), measured, "{engine}");
+        }
     }
 }
