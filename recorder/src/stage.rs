@@ -7,14 +7,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::capture::{Capture, CaptureError, Ebpf, EbpfError, FuseLog, Scope, Settings, TRACKED_MAX};
+use crate::capture::{Capture, CaptureError, Ebpf, EbpfError, FuseLog, Reads, Scope, Settings, TRACKED_MAX};
 use crate::rootfs::{Overlay, RootfsError, RunDir};
 use crate::workload::{Cgroup, CgroupError};
 
 /// How accesses are seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
-    /// eBPF where it can be used, else FUSE.
+    /// eBPF where it can be used and sees every need, else FUSE.
     Auto,
     /// eBPF programs on the page cache: the workload runs on the layers themselves.
     Ebpf,
@@ -73,7 +73,8 @@ impl Stage {
         let refused = match engine {
             Engine::Fuse => None,
             Engine::Ebpf => return Self::ebpf(settings, layers, run),
-            Engine::Auto => match Self::ebpf(settings, layers, run) {
+            // FUSE sees every need; page events alone do not.
+            Engine::Auto => match Self::ebpf(&Settings { reads: Reads::Exact, ..*settings }, layers, run) {
                 Ok(stage) => return Ok(stage),
                 Err(error) => Some(error),
             },
