@@ -216,6 +216,24 @@ fn help_keeps_the_flags_of_a_command_together_and_names_exit_codes() {
     assert!(page.contains("Exit codes"), "{page}");
 }
 
+/// Every command, by its manual page.
+#[test]
+fn every_command_has_an_example() {
+    let soci = place();
+    run(&soci, "man --dir pages").ok();
+    let mut without = Vec::new();
+    for page in fs::read_dir(soci.dir().join("pages")).unwrap() {
+        let path = page.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        // A command with commands of its own has theirs.
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if !text.contains("Example") && !text.contains(".SH SUBCOMMANDS") {
+            without.push(name);
+        }
+    }
+    assert!(without.is_empty(), "{without:?}");
+}
+
 #[test]
 fn log_lines_have_colours_on_terminals_only() {
     let soci = place();

@@ -16,11 +16,14 @@ use crate::cli::Global;
 pub(crate) enum Command {
     /// List the SOCI indexes.
     #[command(visible_alias = "ls")]
+    #[command(after_help = "Example:\n  soci index list --remote registry.example.com/app:v1")]
     List(list::Args),
     /// Show the manifest of a SOCI index.
+    #[command(after_help = "Example:\n  soci index info sha256:0f2a...")]
     Info(info::Args),
     /// Remove SOCI indexes. Blobs of our own store stay.
     #[command(name = "rm", visible_alias = "remove")]
+    #[command(after_help = "Example:\n  soci index rm --ref registry.example.com/app:v1")]
     Remove(rm::Args),
 }
 

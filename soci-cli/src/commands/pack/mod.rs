@@ -26,15 +26,20 @@ use crate::{cli::Global, root::Root};
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Make a pack of an image for a workload.
+    #[command(after_help = "Example:\n  soci pack create --trace web.trace --name web registry.example.com/app:v1")]
     Create(create::Args),
     /// List the packs.
     #[command(visible_alias = "ls")]
+    #[command(after_help = "Example:\n  soci pack list")]
     List(list::Args),
     /// Show what a pack holds.
+    #[command(after_help = "Example:\n  soci pack info sha256:0f2a...")]
     Info(info::Args),
     /// Compare every block of a pack with the layers of the image.
+    #[command(after_help = "Example:\n  soci pack verify sha256:0f2a... registry.example.com/app:v1")]
     Verify(verify::Args),
     /// Push one pack to the registry of its image.
+    #[command(after_help = "Example:\n  soci pack push sha256:0f2a... registry.example.com/app:v1")]
     Push(push::Args),
 }
 

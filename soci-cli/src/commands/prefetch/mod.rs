@@ -12,8 +12,10 @@ use crate::cli::Global;
 pub(crate) enum Command {
     /// List the prefetch artifacts.
     #[command(visible_alias = "ls")]
+    #[command(after_help = "Example:\n  soci prefetch list")]
     List(list::Args),
     /// Show the spans of a prefetch artifact.
+    #[command(after_help = "Example:\n  soci prefetch info sha256:0f2a...")]
     Info(info::Args),
 }
 

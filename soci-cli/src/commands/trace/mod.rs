@@ -21,14 +21,19 @@ use crate::{cli::Global, output::stream};
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Show what a trace is of, how whole it is, and what it has.
+    #[command(after_help = "Example:\n  soci trace info app.trace")]
     Info(info::Args),
     /// Compare two recordings of one workload.
+    #[command(after_help = "Example:\n  soci trace diff before.trace after.trace")]
     Diff(diff::Args),
     /// Print the accesses, one a line.
+    #[command(after_help = "Example:\n  soci trace dump app.trace | less")]
     Dump(dump::Args),
     /// Write a trace in another format.
+    #[command(after_help = "Example:\n  soci trace export -f perfetto -o app.json app.trace")]
     Export(export::Args),
     /// Make a trace of an image from what another tool wrote.
+    #[command(after_help = "Example:\n  soci trace import -f strace --image registry.example.com/app:v1 strace.log")]
     Import(import::Args),
 }
 

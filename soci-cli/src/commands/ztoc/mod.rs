@@ -18,10 +18,13 @@ use crate::{cli::Global, root::Root};
 pub(crate) enum Command {
     /// List the zTOCs.
     #[command(visible_alias = "ls")]
+    #[command(after_help = "Example:\n  soci ztoc list --image-ref registry.example.com/app:v1")]
     List(list::Args),
     /// Show spans and files of a zTOC.
+    #[command(after_help = "Example:\n  soci ztoc info sha256:0f2a...")]
     Info(info::Args),
     /// Get one file of a layer, fetching only the spans it is in.
+    #[command(after_help = "Example:\n  soci ztoc get-file -o os-release sha256:0f2a... usr/lib/os-release")]
     GetFile(get_file::Args),
 }
 
