@@ -121,7 +121,12 @@ fn what_lists_and_shows_is_json() {
     }
     let registry = TestRegistry::start();
     let image = registry.image("app:v1");
-    place.soci.run(["push", "--image", "oci:image", &image]).ok();
+    let pushed = place.json(&format!("push --json --image oci:image {image}"));
+    assert_eq!(keys(&pushed), ["image", "pushed"]);
+    let kinds: Vec<String> =
+        pushed["pushed"].as_array().unwrap().iter().map(|one| text(&one["kind"])).collect();
+    assert_eq!(kinds, ["image manifest", "soci index", "fine index", "pack"]);
+    assert_eq!(pushed["pushed"][1]["digest"], index["digest"]);
     place.json(&format!("index list --json --remote {image}"));
     let findings = place.json(&format!("doctor --json {image}"));
     let of =
@@ -138,7 +143,16 @@ fn doctor_knows_images_of_version_2_and_images_on_disk() {
         place.json("convert --json --standalone --format oci-dir --min-layer-size 10000 oci:image out");
     let registry = TestRegistry::start();
     let image = registry.image("app:v2");
-    place.soci.run(["push", "--image", "oci:out", &image]).ok();
+    let pushed = place.json(&format!("push --json --image oci:out {image}"));
+    assert!(pushed["pushed"].as_array().unwrap().iter().any(|one| one["kind"] == "image index"), "{pushed}");
+    // Its index is a part of it, and nothing that could be pushed alone.
+    let refused = place.soci.run(["push", "--quiet", &image]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (1, ""));
+    assert!(
+        refused.stderr.contains("hint: an index of version 2 is part of its image"),
+        "{}",
+        refused.stderr
+    );
     assert!(is_digest(&converted["digest"]));
     for image in [image.as_str(), "oci:out"] {
         let findings = place.json(&format!("doctor --json {image}"));
@@ -149,4 +163,23 @@ fn doctor_knows_images_of_version_2_and_images_on_disk() {
     let findings = place.json("doctor --json oci:nothing");
     let image = findings.as_array().unwrap().iter().find(|one| one["check"] == "image").unwrap();
     assert_eq!(image["state"], "failed", "{image}");
+}
+
+/// Several indexes of one image: which one nodes take is said, by push and by doctor.
+#[test]
+fn push_says_which_index_will_be_found_first() {
+    let place = Place::new();
+    let registry = TestRegistry::start();
+    let image = registry.image("app:v1");
+    for size in ["64K", "128K", "256K"] {
+        let create = format!("create -q --force --min-layer-size 10000 --span-size {size} oci:image");
+        let index = place.soci.run(create.split(' ')).ok();
+        let pushed = place.soci.run(["push", "-q", "--image", "oci:image", &image]);
+        assert_eq!((pushed.code, &pushed.stdout), (0, &index), "{}", pushed.stderr);
+        let first = place.soci.run(["index", "list", "-q", "--remote", &image]).ok();
+        let first = first.lines().next().unwrap();
+        let other = format!("warning: the registry lists SOCI index {first} before {}", index.trim_end());
+        assert_eq!(pushed.stderr.contains(&other), first != index.trim_end(), "{}", pushed.stderr);
+        assert!(place.json(&format!("doctor --json {image}")).to_string().contains(first));
+    }
 }

@@ -6,13 +6,14 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use serde::Serialize;
 use soci_core::{
     digest::Digest,
     image::{Descriptor, ImageError, ImageSource},
     index::{EMPTY_CONFIG, IndexVersion, SociIndex},
     media_type,
     registry::{Content, Reference, RegistryError, Repository},
-    store::Artifact,
+    store::{Artifact, ArtifactKind},
 };
 use tokio::{runtime::Runtime, sync::Semaphore, task::JoinSet};
 
@@ -20,7 +21,11 @@ use super::{push_companions::push_companions, push_image::push_image};
 use crate::{
     cli::Global,
     error::Hinted,
-    output::progress::{Progress, short},
+    help::heading::OUTPUT,
+    output::{
+        json,
+        progress::{Progress, short},
+    },
     root::Root,
     sources::{self, PlatformFlags, RegistryFlags},
 };
@@ -40,12 +45,15 @@ pub(crate) struct Args {
     /// What to do when the registry has an index for the image: warn (and push), skip or allow.
     #[arg(long, value_name = "CHOICE", default_value = "warn")]
     existing_index: String,
-    /// Blobs pushed at the same time; 0: 3.
+    /// Push this many blobs at the same time. 0 means 3.
     #[arg(long, value_name = "N", default_value_t = 3)]
     max_concurrent_uploads: u32,
     /// Print only the digest of the index.
-    #[arg(long, short = 'q')]
+    #[arg(long, short = 'q', help_heading = OUTPUT)]
     quiet: bool,
+    /// Print what the registry has now as JSON; no progress.
+    #[arg(long, help_heading = OUTPUT, conflicts_with = "quiet")]
+    json: bool,
     /// Taken and not looked at: where layers are unpacked is of no concern here.
     #[arg(long, value_name = "NAME", hide = true)]
     snapshotter: Option<String>,
@@ -74,12 +82,17 @@ async fn push(mut args: Args, name: &str, reference: &Reference, root: &Root, de
         0 => 3,
         n => n as usize,
     };
-    let say = Progress::new(args.quiet);
+    let say = Progress::new(args.quiet || args.json);
+    let mut pushed = Vec::new();
     let source = match &args.image {
         Some(image) => {
             let source = ImageSource::parse(image, &registry)?;
-            if push_image(&source, &repository, reference, uploads, &say).await? {
-                return Ok(());
+            let has_indexes = push_image(&source, &repository, reference, uploads, &say).await?;
+            let whole = source.whole().await?;
+            pushed.extend(whole.manifests.iter().map(|one| Pushed::new(one.digest, "image manifest")));
+            pushed.extend(whole.index.iter().map(|one| Pushed::new(one.digest, "image index")));
+            if has_indexes {
+                return tell(&args, name, &pushed);
             }
             source
         }
@@ -88,31 +101,97 @@ async fn push(mut args: Args, name: &str, reference: &Reference, root: &Root, de
     let indexes = root.indexes()?;
     let mut v2_seen = false;
     for platform in args.platforms.of(&source).await? {
-        let manifest = source.resolve(&platform).await?.manifest.digest;
+        let image = args.platforms.image(&source, &platform).await?;
+        let manifest = image.manifest.digest;
         let of_image = |version: IndexVersion| {
             let of = move |index: &&Artifact| {
                 index.oci_digest == manifest && index.artifact_type.as_deref() == Some(version.media_type())
             };
             indexes.iter().find(of)
         };
-        v2_seen |= of_image(IndexVersion::V2).is_some();
+        let within = image.manifest.annotations.contains_key(media_type::INDEX_DIGEST);
+        v2_seen |= within || of_image(IndexVersion::V2).is_some();
         if v2_seen {
-            out!(
-                "[WARN] Skippping SOCI index manifest v2. You should push the whole image with higher level tools like finch or nerdctl."
+            warn(
+                &args,
+                "Skipping SOCI index manifest v2. You should push the whole image with higher level tools like finch or nerdctl.",
             );
         }
         let Some(index) = of_image(IndexVersion::V1) else {
             let message =
                 format!("could not find any soci index manifest v1 to push for platform {platform}");
-            return Err(Hinted::new(message, "create it first: soci create IMAGE").into());
+            let hint = if v2_seen {
+                "an index of version 2 is part of its image: push the image (soci push --image oci:DIR NAME, nerdctl push)"
+            } else {
+                "create it first: soci create IMAGE"
+            };
+            return Err(Hinted::new(message, hint).into());
         };
         if args.existing_index != "allow" && !go_on(&args, &repository, manifest, &say).await? {
             continue;
         }
         push_index(&repository, root, index, uploads, &say).await?;
         push_companions(&repository, root, &manifest, uploads, &say).await?;
+        if args.quiet {
+            out!("{}", index.digest);
+        }
+        warn_of_others(&repository, manifest, index.digest).await;
+        pushed.push(Pushed::new(index.digest, "soci index"));
+        let fine = root.newest(ArtifactKind::FineIndex, &manifest)?;
+        pushed.extend(fine.map(|record| Pushed::new(record.digest, "fine index")));
+        let packs = root.list(ArtifactKind::Pack)?.into_iter().filter(|record| record.oci_digest == manifest);
+        pushed.extend(packs.map(|record| Pushed::new(record.digest, "pack")));
+    }
+    tell(&args, name, &pushed)
+}
+
+/// Something that the registry has now. The keys of its JSON are an interface.
+#[derive(Serialize)]
+struct Pushed {
+    digest: Digest,
+    kind: &'static str,
+}
+
+impl Pushed {
+    fn new(digest: Digest, kind: &'static str) -> Self {
+        Self { digest, kind }
+    }
+}
+
+/// The outcome for `--json`.
+fn tell(args: &Args, image: &str, pushed: &[Pushed]) -> Result<()> {
+    #[derive(Serialize)]
+    struct Outcome<'a> {
+        image: &'a str,
+        pushed: &'a [Pushed],
+    }
+    if args.json {
+        out!("{}", json::pretty(&Outcome { image, pushed })?);
     }
     Ok(())
+}
+
+/// A warning where upstream's tool puts it, unless standard output is for a program.
+fn warn(args: &Args, text: &str) {
+    if args.quiet || args.json {
+        say!("warning: {text}");
+    } else {
+        out!("[WARN] {text}");
+    }
+}
+
+/// Says so when nodes will not take the index that was pushed.
+async fn warn_of_others(repository: &Repository, manifest: Digest, index: Digest) {
+    // A registry that does not say has taken the index all the same.
+    let Ok(listed) = repository.referrers(&manifest, Some(IndexVersion::V1.media_type())).await else {
+        return;
+    };
+    if let Some(first) = listed.first().filter(|first| first.digest != index) {
+        say!(
+            "warning: the registry lists SOCI index {} before {index}, and nodes take the first; delete it there to have this one used",
+            first.digest
+        );
+    }
 }
 
 /// Looks for indexes that are there already. `false`: leave it at that.
@@ -128,7 +207,7 @@ async fn go_on(args: &Args, repository: &Repository, manifest: Digest, say: &Pro
         say.line(&format!("{message}: skipping pushing artifacts for image manifest: {manifest}"));
         return Ok(false);
     }
-    out!("[WARN] {message}: pushing index anyway");
+    warn(args, &format!("{message}: pushing index anyway"));
     Ok(true)
 }
 
@@ -143,11 +222,7 @@ async fn push_index(
     let raw = root.read(&digest)?;
     let parsed = SociIndex::parse(raw.clone())?;
     let subject = parsed.subject.as_ref().context("a version 1 index has a subject")?.digest;
-    if say.is_quiet() {
-        out!("{digest}");
-    } else {
-        out!("pushing soci index with digest: {digest}");
-    }
+    say.line(&format!("pushing soci index with digest: {digest}"));
     match repository.manifest(&digest.to_string()).await {
         Ok(_) => {
             say.line(&format!("skipped artifact with digest: {digest}"));

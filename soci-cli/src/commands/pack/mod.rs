@@ -26,7 +26,9 @@ use crate::{cli::Global, root::Root};
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Make a pack of an image for a workload.
-    #[command(after_help = "Example:\n  soci pack create --trace web.trace --name web registry.example.com/app:v1")]
+    #[command(
+        after_help = "Example:\n  soci pack create --trace web.trace --name web registry.example.com/app:v1"
+    )]
     Create(create::Args),
     /// List the packs.
     #[command(visible_alias = "ls")]

@@ -33,7 +33,9 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  soci trace export -f perfetto -o app.json app.trace")]
     Export(export::Args),
     /// Make a trace of an image from what another tool wrote.
-    #[command(after_help = "Example:\n  soci trace import -f strace --image registry.example.com/app:v1 strace.log")]
+    #[command(
+        after_help = "Example:\n  soci trace import -f strace --image registry.example.com/app:v1 strace.log"
+    )]
     Import(import::Args),
 }
 
