@@ -18,6 +18,7 @@ mod golden;
 mod interop;
 mod overlay;
 mod pack_pages;
+mod permissions;
 mod record;
 mod record_ends;
 mod record_process;

@@ -198,7 +198,10 @@ impl Filesystem for Passthrough {
         // Less than a page: the kernel rounds it down to no readahead at all, so it asks for wanted pages only. fuser
         // does not take 0.
         let _ = config.set_max_readahead(1);
-        for flag in [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_CACHE_SYMLINKS] {
+        // With ACLs the kernel decides as it does on the layers themselves.
+        for flag in
+            [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_CACHE_SYMLINKS, InitFlags::FUSE_POSIX_ACL]
+        {
             let _ = config.add_capabilities(flag); // older kernels do without
         }
         Ok(())

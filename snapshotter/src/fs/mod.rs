@@ -60,6 +60,12 @@ impl LayerFs {
         Self { ztoc, tree, spans, opaque, xattrs }
     }
 
+    /// Whether a file of the layer has a POSIX ACL.
+    pub fn has_acls(&self) -> bool {
+        let mut names = self.ztoc.files().iter().flat_map(FileEntry::xattrs_schily).map(|(name, _)| name);
+        self.xattrs && names.any(|name| name.starts_with(b"system.posix_acl_"))
+    }
+
     fn inode(&self, ino: InodeNo) -> Result<&Inode, FsError> {
         self.tree.inode(ino).ok_or(FsError::NotFound)
     }

@@ -87,6 +87,10 @@ impl<A, K> Adapter<A, K> {
 impl<K: Send + Sync + 'static> Filesystem for Adapter<LayerFs, K> {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         negotiate(config, &self.options);
+        if self.of.has_acls() {
+            // Without it the kernel decides by the mode alone. It costs a question for each file that a user other than the owner uses.
+            let _ = config.add_capabilities(InitFlags::FUSE_POSIX_ACL);
+        }
         Ok(())
     }
 
