@@ -84,10 +84,10 @@ pub trait Capture: std::fmt::Debug {
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// The FUSE device could not be opened.
-    #[error("open /dev/fuse")]
+    #[error("cannot open /dev/fuse")]
     Device(#[source] io::Error),
     /// The file system could not be mounted.
-    #[error("mount the recording file system on {path}")]
+    #[error("cannot mount the recording file system on {path}")]
     Mount {
         /// Where.
         path: PathBuf,
@@ -96,7 +96,7 @@ pub enum CaptureError {
         source: io::Error,
     },
     /// The root file system to be served could not be opened.
-    #[error("open the root file system {path}")]
+    #[error("cannot open the root file system {path}")]
     Backing {
         /// Which.
         path: PathBuf,

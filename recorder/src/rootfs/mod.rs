@@ -51,7 +51,7 @@ pub enum RootfsError {
         source: UnpackError,
     },
     /// An overlay could not be mounted.
-    #[error("mount overlay on {path}")]
+    #[error("cannot mount overlay on {path}")]
     Mount {
         /// Where.
         path: PathBuf,

@@ -35,16 +35,16 @@ pub enum ContainerSessionError {
     #[error("no container came in time")]
     TimedOut,
     /// Containerd tells nothing any more.
-    #[error("follow the events of containerd")]
+    #[error("cannot follow the events of containerd")]
     Lost(#[source] ContainerError),
     /// The command could not be started.
-    #[error("start the command")]
+    #[error("cannot start the command")]
     Command(#[source] io::Error),
     /// The programs.
     #[error(transparent)]
     Ebpf(#[from] EbpfError),
     /// The layers' directories.
-    #[error("open the layers of the container")]
+    #[error("cannot open the layers of the container")]
     Layers(#[source] io::Error),
     /// The watch of its end rules.
     #[error("watch the container")]
@@ -53,7 +53,7 @@ pub enum ContainerSessionError {
     #[error("choose a place for the trace")]
     Place(#[source] io::Error),
     /// The trace.
-    #[error("write the trace")]
+    #[error("cannot write the trace")]
     Trace(#[from] TraceError),
 }
 

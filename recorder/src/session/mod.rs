@@ -95,7 +95,7 @@ pub enum SessionError {
     #[error("run the workload")]
     Workload(#[from] WorkloadError),
     /// The trace could not be written.
-    #[error("write the trace")]
+    #[error("cannot write the trace")]
     Trace(#[from] TraceError),
     /// A thread could not be started.
     #[error("watch the workload")]

@@ -150,7 +150,7 @@ pub enum WorkloadError {
     #[error("user of the workload")]
     User(#[source] UserError),
     /// The child could not be made.
-    #[error("start {program:?}")]
+    #[error("cannot start {program:?}")]
     Spawn {
         /// The program that was to execute itself.
         program: OsString,
@@ -171,7 +171,7 @@ pub enum WorkloadError {
     #[error("prepare the workload: {0}")]
     Setup(String),
     /// The command could not be executed.
-    #[error("execute the command: {message}")]
+    #[error("cannot execute the command: {message}")]
     Exec {
         /// Why not.
         message: String,

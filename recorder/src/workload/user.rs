@@ -31,7 +31,7 @@ pub struct User {
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
     /// A file of the image could not be read.
-    #[error("read {path} of the image")]
+    #[error("cannot read {path} of the image")]
     Read {
         /// `etc/passwd` or `etc/group`.
         path: &'static str,

@@ -120,8 +120,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     }
     args.workload.until()?; // before anything is fetched
     args.engine.choice()?;
-    fs::create_dir_all(&args.out).with_context(|| format!("make {}", args.out.display()))?;
-    let runtime = Runtime::new().context("start the runtime")?;
+    fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
+    let runtime = Runtime::new().context("cannot start the runtime")?;
     let stop = runtime.block_on(async { Stop::listen(global) })?;
     let done = started(args, global, stop, runtime.handle());
     stop::outcome(runtime, done)
@@ -144,7 +144,7 @@ fn started(args: &Args, global: &Global, stop: Stop, runtime: &Handle) -> Result
             runs(args, &results, |run| record_rootfs::record(args, global, dir, &stop, run))
         }
     })
-    .context("make private mounts (this needs root)")?
+    .context("cannot make private mounts (this needs root)")?
 }
 
 /// Where the files are.
@@ -219,7 +219,7 @@ fn record(
     let run = RunDir::new(args.state())?;
     let dir = |name: &str| -> Result<PathBuf> {
         let path = run.path().join(name);
-        fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
+        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(path)
     };
     let top_first: Vec<PathBuf> = layers.iter().rev().map(|layer| layer.dir.clone()).collect();
@@ -233,7 +233,7 @@ fn record(
     let mut spec =
         workload_args::spec(process, args.workload.net(), merged.path(), stage.rootfs(), run.path())?;
     spec.cgroup = stage.cgroup().map(Path::to_owned);
-    let mut resolver = Resolver::new(&bottom_first).context("open the unpacked layers")?;
+    let mut resolver = Resolver::new(&bottom_first).context("cannot open the unpacked layers")?;
 
     let layer = |layer: &Descriptor| LayerRef { digest: layer.digest, size: layer.size };
     let what = What {

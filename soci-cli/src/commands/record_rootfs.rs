@@ -22,7 +22,7 @@ pub(super) fn directory(args: &Args, dir: &Path) -> Result<PathBuf> {
     if let Some(flag) = args.registry.given() {
         bail!("{flag} means nothing with --rootfs: there is no image");
     }
-    let real = dir.canonicalize().with_context(|| format!("find {}", dir.display()))?;
+    let real = dir.canonicalize().with_context(|| format!("cannot open {}", dir.display()))?;
     if !real.is_dir() {
         bail!("{} is not a directory", dir.display());
     }
@@ -39,11 +39,11 @@ pub(super) fn record(
 ) -> Result<Result<Done, u8>> {
     let process = Process::on_host(&args.workload.overrides())?;
     let state = args.state();
-    fs::create_dir_all(state).with_context(|| format!("make {}", state.display()))?;
+    fs::create_dir_all(state).with_context(|| format!("cannot make {}", state.display()))?;
     forget_pages([dir])?;
     let run = RunDir::new(state)?;
     let mountpoint = run.path().join("cgroup");
-    fs::create_dir(&mountpoint).with_context(|| format!("make {}", mountpoint.display()))?;
+    fs::create_dir(&mountpoint).with_context(|| format!("cannot make {}", mountpoint.display()))?;
     let engine = &args.engine;
     let (choice, settings) = engine.choice()?;
     let mut watched = match Watched::new(choice, &settings, dir, &mountpoint) {

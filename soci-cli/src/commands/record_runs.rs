@@ -26,7 +26,7 @@ pub(super) fn repeat(
     let merged = results.trace();
     match fs::remove_file(&merged) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("remove the earlier {}", merged.display()));
+            return Err(error).with_context(|| format!("cannot remove the earlier {}", merged.display()));
         }
         _ => {}
     }
@@ -52,7 +52,7 @@ pub(super) fn repeat(
         layers = done.layers;
         traces.push(trace);
     }
-    let stability = write_merged(&traces, &merged).context("merge the traces of the runs")?;
+    let stability = write_merged(&traces, &merged).context("cannot merge the traces of the runs")?;
     finish(args, results, &layers, Some(stability))?;
     Ok(ExitCode::from(worst))
 }

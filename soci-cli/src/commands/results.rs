@@ -84,7 +84,7 @@ impl Results {
         let accesses = reader.by_ref().map_while(|access| access.map_err(|error| failed = Some(error)).ok());
         let paths = plan::first_use(accesses);
         if let Some(error) = failed {
-            return Err(error).with_context(|| format!("read {}", trace.display()));
+            return Err(error).with_context(|| format!("cannot read {}", trace.display()));
         }
         let names = plan::all_names(&paths, reader.tail());
         let text: Vec<String> =
@@ -92,7 +92,7 @@ impl Results {
         let left_out = names.len() - text.len();
         let list = self.list();
         write_whole(&list, &serde_json::to_vec(&text)?)
-            .with_context(|| format!("write {}", list.display()))?;
+            .with_context(|| format!("cannot write {}", list.display()))?;
         Ok(left_out)
     }
 }

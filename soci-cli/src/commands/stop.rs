@@ -83,7 +83,7 @@ impl Stop {
             (SignalKind::hangup(), Signal::HUP),
         ];
         for (kind, number) in kinds {
-            let mut stream = signal(kind).context("listen for signals")?;
+            let mut stream = signal(kind).context("cannot listen for signals")?;
             let (sender, tell) = (sender.clone(), tell.clone());
             tokio::spawn(async move {
                 while stream.recv().await.is_some() {
@@ -236,7 +236,7 @@ mod tests {
         let error = reading.read(&mut [0]).unwrap_err();
         let error = anyhow::Error::from(error).context("unpack a layer");
         assert_eq!(find(&error), Some(Stopped::Signal(Signal::TERM)));
-        let again = anyhow::Error::from_boxed(boxed(error)).context("open a layer");
+        let again = anyhow::Error::from_boxed(boxed(error)).context("cannot open a layer");
         assert_eq!(find(&again), Some(Stopped::Signal(Signal::TERM)));
         assert_eq!(Stopped::Signal(Signal::TERM).code(), 143);
     }

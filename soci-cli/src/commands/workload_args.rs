@@ -80,7 +80,7 @@ pub(crate) fn limit(global: &Global) -> Option<Duration> {
 
 /// How this program executes itself as the first process of a workload.
 pub(crate) fn init_command() -> Result<InitCommand> {
-    let program = std::env::current_exe().context("find the running program")?;
+    let program = std::env::current_exe().context("cannot find the running program")?;
     Ok(InitCommand {
         program: program.into(),
         args: vec!["workload-init".into()],

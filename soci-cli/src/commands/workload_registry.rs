@@ -94,7 +94,7 @@ impl WorkloadRegistry {
                 fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
             Ok(file.write_all(&serde_json::to_vec(&json!({"auths": {host: auth}}))?)?)
         };
-        write().with_context(|| format!("write {}", path.display()))?;
+        write().with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Some(dir))
     }
 
@@ -125,7 +125,7 @@ impl WorkloadRegistry {
         private_dir(&dir)?;
         private_dir(&dir.join(host))?;
         let path = dir.join(host).join("hosts.toml");
-        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Some(dir))
     }
 }
@@ -151,9 +151,9 @@ pub(crate) fn hinted(error: anyhow::Error) -> anyhow::Error {
 
 fn private_dir(dir: &Path) -> Result<()> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.with_context(|| format!("make {}", dir.display()))
+    made.with_context(|| format!("cannot make {}", dir.display()))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {
-    path.canonicalize().with_context(|| format!("find {}", path.display()))
+    path.canonicalize().with_context(|| format!("cannot find {}", path.display()))
 }

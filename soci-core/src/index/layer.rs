@@ -77,7 +77,7 @@ pub enum LayerBuildError {
     #[error("layers with media type {0:?} cannot be read here")]
     NotReadable(String),
     /// The layer cannot be read.
-    #[error("read layer")]
+    #[error("cannot read layer")]
     Image(#[from] ImageError),
     /// The layer is damaged or holds what a zTOC cannot describe.
     #[error("build zTOC")]

@@ -85,7 +85,7 @@ pub enum UnpackError {
     #[error("broken archive")]
     Tar(#[from] TarError),
     /// The compressed stream is broken or could not be read.
-    #[error("read layer")]
+    #[error("cannot read layer")]
     Read(#[source] io::Error),
     /// The plain bytes are not those which the image configuration names.
     #[error("layer content is {actual}, expected {expected}")]

@@ -12,7 +12,7 @@ use super::btf::BtfError;
 #[derive(Debug, thiserror::Error)]
 pub enum EbpfError {
     /// The kernel gives no type information.
-    #[error("read {path}: the kernel must be built with CONFIG_DEBUG_INFO_BTF")]
+    #[error("cannot read {path}: the kernel must be built with CONFIG_DEBUG_INFO_BTF")]
     NoTypes {
         /// Where it would be.
         path: &'static str,
@@ -58,7 +58,7 @@ pub enum EbpfError {
         source: io::Error,
     },
     /// The object or one of its maps was refused.
-    #[error("load the eBPF object{}", hint(.0))]
+    #[error("cannot load the eBPF object{}", hint(.0))]
     Object(#[source] Box<aya::EbpfError>),
     /// Processes have other numbers here than in the kernel.
     #[error("inside a pid namespace, where the kernel's numbers of processes are hidden")]
@@ -107,7 +107,7 @@ pub enum EbpfError {
         source: MapError,
     },
     /// A layer directory could not be read.
-    #[error("read {path}")]
+    #[error("cannot read {path}")]
     Layer {
         /// Where.
         path: PathBuf,

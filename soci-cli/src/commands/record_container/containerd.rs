@@ -33,7 +33,7 @@ pub(super) async fn follow(
     socket: &Path,
     namespaces: Namespaces,
 ) -> Result<Receiver<News>> {
-    let mut events = client.events().await.context("follow the events of containerd")?;
+    let mut events = client.events().await.context("cannot follow the events of containerd")?;
     let (sender, news) = channel();
     let (client, socket) = (client.clone(), socket.to_owned());
     tokio::spawn(async move {

@@ -174,7 +174,7 @@ fn told(attached: &Attached) -> &'static str {
 
 /// How this program becomes a command that dies with it.
 fn launcher() -> Result<InitCommand> {
-    let program = std::env::current_exe().context("find the running program")?;
+    let program = std::env::current_exe().context("cannot find the running program")?;
     Ok(InitCommand {
         program: program.into(),
         args: vec!["tied".into(), "--".into()],

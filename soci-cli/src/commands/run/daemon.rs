@@ -78,18 +78,18 @@ impl Daemon {
         let (socket, metrics) = (root.join("snapshotter.sock"), root.join("metrics.sock"));
         for stale in [&socket, &metrics] {
             if stale.exists() {
-                fs::remove_file(stale).with_context(|| format!("remove {}", stale.display()))?;
+                fs::remove_file(stale).with_context(|| format!("cannot remove {}", stale.display()))?;
             }
         }
         let generated = root.join("config.toml");
         if setup.config.is_none() {
             let text = configuration(setup.mode, &metrics, setup.plain_http, setup.hosts_dir);
-            fs::write(&generated, text).with_context(|| format!("write {}", generated.display()))?;
+            fs::write(&generated, text).with_context(|| format!("cannot write {}", generated.display()))?;
         }
         let log_path = root.join("snapshotter.log");
         let log = File::options().create(true).append(true).open(&log_path);
-        let log = log.with_context(|| format!("open {}", log_path.display()))?;
-        let child = Command::new(std::env::current_exe().context("find the running program")?)
+        let log = log.with_context(|| format!("cannot open {}", log_path.display()))?;
+        let child = Command::new(std::env::current_exe().context("cannot find the running program")?)
             .envs(setup.docker_config.map(|dir| ("DOCKER_CONFIG", dir)))
             .args(["tied", "--"])
             .arg(setup.program)
@@ -103,7 +103,7 @@ impl Daemon {
             .stdout(log.try_clone().context("share the log")?)
             .stderr(log)
             .spawn()
-            .with_context(|| format!("start {}", setup.program.display()))?;
+            .with_context(|| format!("cannot start {}", setup.program.display()))?;
         let mut daemon = Self { child, socket, metrics };
         daemon.wait_until_it_listens(&log_path, setup.stop)?;
         Ok(daemon)

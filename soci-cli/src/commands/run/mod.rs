@@ -97,14 +97,14 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     args.workload.until()?; // before anything is fetched
     let reference: Reference = args.image.parse().with_context(|| format!("image {:?}", args.image))?;
-    let runtime = Runtime::new().context("start the runtime")?;
+    let runtime = Runtime::new().context("cannot start the runtime")?;
     let registry = args.registry.flags().registry(&args.image)?;
     let stop = runtime.block_on(async { Stop::listen(global) })?;
     // Removed outside of the private mounts, where nothing is mounted on it.
     let place = Place::new(global.root.as_deref(), args.keep_root)?;
     let root = place.path();
     let start = Start { args, global, reference, registry, stop, root, runtime: runtime.handle() };
-    let done = with_private_mounts(|| start.run()).context("make private mounts (this needs root)").flatten();
+    let done = with_private_mounts(|| start.run()).context("cannot make private mounts (this needs root)").flatten();
     drop(place);
     stop::outcome(runtime, done)
 }
@@ -182,7 +182,7 @@ impl Start<'_> {
         };
         if let Some(path) = &args.report {
             let json = serde_json::to_vec_pretty(&report)?;
-            write_whole(path, &json).with_context(|| format!("write {}", path.display()))?;
+            write_whole(path, &json).with_context(|| format!("cannot write {}", path.display()))?;
         }
         if args.json {
             out!("{}", serde_json::to_string(&report)?);
@@ -208,7 +208,7 @@ impl Start<'_> {
                 let hint = "soci index list --remote IMAGE shows those that the registry has";
                 Err(Hinted::new(format!("{} has no index {digest}", self.args.image), hint).into())
             }
-            Err(error) => Err(error).context("look for the index"),
+            Err(error) => Err(error).context("cannot look up the index"),
         }
     }
 
@@ -320,7 +320,7 @@ pub(crate) fn snapshotter_program(named: Option<&Path>) -> Result<PathBuf> {
     if let Some(named) = named {
         return Ok(named.to_path_buf());
     }
-    let own = std::env::current_exe().context("find the running program")?;
+    let own = std::env::current_exe().context("cannot find the running program")?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let beside = own.parent().map(Path::to_path_buf);
     beside
@@ -346,8 +346,8 @@ impl Rootfs {
         match mount.r#type.as_str() {
             "overlay" => Ok(Self::Overlay(Overlay::from_options(&mount.options, target)?)),
             "bind" => {
-                fs::create_dir_all(target).with_context(|| format!("make {}", target.display()))?;
-                mount_bind_recursive(mount.source.as_str(), target).context("bind the snapshot")?;
+                fs::create_dir_all(target).with_context(|| format!("cannot make {}", target.display()))?;
+                mount_bind_recursive(mount.source.as_str(), target).context("cannot bind the snapshot")?;
                 Ok(Self::Bind(target.to_path_buf()))
             }
             other => bail!("the snapshotter gave a mount of type {other:?}"),

@@ -36,19 +36,19 @@ impl Place {
     /// The directory that the user names, or a temporary one; `keep`: which stays, and is named.
     pub(super) fn new(named: Option<&Path>, keep: bool) -> Result<Self> {
         let (path, temporary) = if let Some(root) = named {
-            fs::create_dir_all(root).with_context(|| format!("make {}", root.display()))?;
-            (root.canonicalize().with_context(|| format!("find {}", root.display()))?, None)
+            fs::create_dir_all(root).with_context(|| format!("cannot make {}", root.display()))?;
+            (root.canonicalize().with_context(|| format!("cannot find {}", root.display()))?, None)
         } else {
             remove_leftovers(&std::env::temp_dir());
             let dir = tempfile::Builder::new().prefix(PREFIX).tempdir();
-            let dir = dir.context("make a temporary directory")?;
+            let dir = dir.context("cannot make a temporary directory")?;
             (dir.path().to_path_buf(), Some(dir))
         };
         let lock = occupy(&path)?;
         let temporary = if keep && temporary.is_some() {
             say!("root: {}", path.display());
             let mark = path.join(KEPT);
-            fs::write(&mark, "").with_context(|| format!("write {}", mark.display()))?;
+            fs::write(&mark, "").with_context(|| format!("cannot write {}", mark.display()))?;
             temporary.map(TempDir::keep);
             None
         } else {
@@ -67,10 +67,10 @@ impl Place {
 fn occupy(root: &Path) -> Result<File> {
     let path = root.join(LOCK);
     let lock = File::options().create(true).append(true).open(&path);
-    let lock = lock.with_context(|| format!("open {}", path.display()))?;
+    let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => bail!("{} is in use by another soci run", root.display()),
-        locked => locked.context("lock the directory").map(|()| lock),
+        locked => locked.context("cannot lock the directory").map(|()| lock),
     }
 }
 

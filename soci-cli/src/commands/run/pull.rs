@@ -45,15 +45,15 @@ pub(super) struct Pulled {
 /// daemon has begun to answer.
 pub(super) async fn remove_leftovers(client: &mut SnapshotsClient) -> Result<()> {
     let list = ListSnapshotsRequest { snapshotter: SNAPSHOTTER.into(), filters: Vec::new() };
-    let mut answer = client.list(request(list)).await.context("list the snapshots")?.into_inner();
+    let mut answer = client.list(request(list)).await.context("cannot list the snapshots")?.into_inner();
     let mut leftovers = Vec::new();
-    while let Some(page) = answer.message().await.context("list the snapshots")? {
+    while let Some(page) = answer.message().await.context("cannot list the snapshots")? {
         let active = page.info.into_iter().filter(|info| info.kind() == Kind::Active);
         leftovers.extend(active.map(|info| info.name));
     }
     for key in leftovers {
         let remove = RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key };
-        client.remove(request(remove)).await.context("remove a snapshot of an earlier start")?;
+        client.remove(request(remove)).await.context("cannot remove a snapshot of an earlier start")?;
     }
     Ok(())
 }
@@ -93,7 +93,7 @@ impl<'a> Snapshots<'a> {
                     continue;
                 }
                 Err(status) if status.code() == Code::NotFound => {}
-                Err(status) => return Err(status).with_context(|| format!("look for layer {at}")),
+                Err(status) => return Err(status).with_context(|| format!("cannot look up layer {at}")),
             }
             let prepare = PrepareSnapshotRequest {
                 snapshotter: SNAPSHOTTER.into(),
@@ -103,7 +103,7 @@ impl<'a> Snapshots<'a> {
             };
             match self.client.prepare(request(prepare)).await {
                 Err(status) if status.code() == Code::AlreadyExists => pulled.prepared += 1,
-                Err(status) => return Err(status).with_context(|| format!("prepare layer {at}")),
+                Err(status) => return Err(status).with_context(|| format!("cannot prepare layer {at}")),
                 Ok(_) => bail!(
                     "the snapshotter left layer {at} ({}) to the runtime: its log says why",
                     self.image.layers()[at].digest
@@ -123,14 +123,14 @@ impl<'a> Snapshots<'a> {
             labels: HashMap::new(),
         };
         let answer =
-            self.client.prepare(request(prepare)).await.context("prepare the container's snapshot")?;
+            self.client.prepare(request(prepare)).await.context("cannot prepare the container's snapshot")?;
         Ok(answer.into_inner().mounts)
     }
 
     /// Removes the writable snapshot.
     pub(super) async fn remove_container(&mut self) -> Result<()> {
         let remove = RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key: self.container_key() };
-        self.client.remove(request(remove)).await.context("remove the container's snapshot").map(drop)
+        self.client.remove(request(remove)).await.context("cannot remove the container's snapshot").map(drop)
     }
 
     fn container_key(&self) -> String {
