@@ -112,8 +112,7 @@ impl Write for Passing {
                 Self::Err => io::stderr().lock().write_all(bytes),
             };
         };
-        let bars = BARS.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*bars {
+        match drawn() {
             Some(bars) if terminal => {
                 let _ = bars.clear();
                 write();
@@ -160,9 +159,13 @@ pub(super) fn bars() -> Option<MultiProgress> {
     Some(bars.get_or_insert_with(MultiProgress::new).clone())
 }
 
+/// The bars, without their lock: a write may wait for a reader.
+fn drawn() -> Option<MultiProgress> {
+    BARS.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
 fn around(write: impl FnOnce()) {
-    let bars = BARS.lock().unwrap_or_else(PoisonError::into_inner);
-    match &*bars {
+    match drawn() {
         Some(bars) => bars.suspend(write),
         None => write(),
     }
