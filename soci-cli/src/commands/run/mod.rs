@@ -104,7 +104,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let place = Place::new(global.root.as_deref(), args.keep_root)?;
     let root = place.path();
     let start = Start { args, global, reference, registry, stop, root, runtime: runtime.handle() };
-    let done = with_private_mounts(|| start.run()).context("cannot make private mounts (this needs root)").flatten();
+    let done =
+        with_private_mounts(|| start.run()).context("cannot make private mounts (this needs root)").flatten();
     drop(place);
     stop::outcome(runtime, done)
 }
