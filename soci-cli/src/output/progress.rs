@@ -38,11 +38,6 @@ impl Progress {
         Self(Arc::new(Bars { quiet, all, of_blobs: Mutex::default() }))
     }
 
-    /// Whether lines of results are left out.
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.0.quiet
-    }
-
     /// Prints a line of results.
     pub(crate) fn line(&self, text: &str) {
         if !self.0.quiet {
