@@ -34,7 +34,7 @@ fn acl() -> Vec<u8> {
 /// One PAX record, which names its own length.
 fn record(key: &str, value: &[u8]) -> Vec<u8> {
     let rest = key.len() + value.len() + 3; // a blank, =, and the end of the line
-    let length = (rest..).find(|length| *length == rest + length.to_string().len()).unwrap();
+    let length = (rest..rest + 20).find(|length| *length == rest + length.to_string().len()).unwrap();
     [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
 }
 
