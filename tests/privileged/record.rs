@@ -243,7 +243,7 @@ fn failures_of_the_workload_are_told_apart_and_its_trace_is_kept() {
     let end = never.trace("t.trace").1;
     assert_eq!((end.outcome, end.ready_ns, end.exit_code), (Outcome::Exited, None, Some(0)));
 
-    let late = record(&["--until", "log:READY", "--timeout", "2s"], &["sleep", "60000"]);
+    let late = record(&["--until", "log:READY", "--timeout", "10s"], &["sleep", "60000"]);
     assert_eq!(late.code(), Some(4), "{}", late.stderr());
     let end = late.trace("t.trace").1;
     assert_eq!((end.outcome, end.ready_ns, end.exit_code), (Outcome::TimedOut, None, None));

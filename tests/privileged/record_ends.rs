@@ -39,11 +39,12 @@ fn a_command_inside_the_workload_tells_readiness() {
     assert_eq!((phase(&accesses, 0), phase(&accesses, 1)), (Some(Phase::Start), Some(Phase::Tail)));
 
     // It is the workload's user, who may not write there, and its network.
-    let user = |rule: &str| {
-        let flags = ["--until", rule, "--user", "7:8", "--timeout", "3"];
+    let user = |rule: &str, timeout: &str| {
+        let flags = ["--until", rule, "--user", "7:8", "--timeout", timeout];
         bench().record(&flags, &["sleep", "100000"]).code()
     };
-    assert_eq!((user("exec:do need /data/big"), user("exec:do write /data/mine")), (Some(0), Some(4)));
+    assert_eq!(user("exec:do need /data/big", "120"), Some(0));
+    assert_eq!(user("exec:do write /data/mine", "10"), Some(4));
     let inside = bench().record(
         &["--until", "exec:do sleep 500 listen 9", "--net", "none", "--timeout", "20"],
         &["listen", "7", "sleep", "100000"],

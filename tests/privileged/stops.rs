@@ -152,7 +152,7 @@ fn a_workload_that_waits_for_a_byte_of_the_registry_can_be_stopped() {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = server.local_addr().unwrap().port().to_string();
         place.registry.faults().clear();
-        let flags: &[&str] = if sent.is_none() { &["--until", "log:READY", "--timeout", "5s"] } else { &[] };
+        let flags: &[&str] = if sent.is_none() { &["--until", "log:READY", "--timeout", "20s"] } else { &[] };
         let flags = [&["--mode", "lazy"], flags].concat();
         let words = ["say", "up", "ask", &port, "read", "/data/big", "0", "4000000", "say", "READY"];
         let mut child = place.command("run", &flags, &words).spawn().unwrap();
