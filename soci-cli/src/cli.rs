@@ -121,6 +121,9 @@ pub(crate) enum Command {
     /// Make, list, show, check and push working-set packs.
     #[command(subcommand)]
     Pack(pack::Command),
+    /// Keep the local store small.
+    #[command(subcommand)]
+    Store(commands::store::Command),
     /// Make the records anew from what the content store holds.
     #[command(after_help = help::REBUILD)]
     RebuildDb(commands::rebuild_db::Args),
@@ -170,6 +173,7 @@ impl Command {
             Self::Ztoc(command) => within(global, |global| command.run(global)),
             Self::Prefetch(command) => within(global, |global| command.run(global)),
             Self::Pack(command) => within(global, |global| command.run(global)),
+            Self::Store(command) => within(global, |global| command.run(global)),
             Self::Trace(command) => within(global, |global| command.run(global)),
         }
     }

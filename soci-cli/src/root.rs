@@ -150,6 +150,25 @@ impl Root {
         })
     }
 
+    /// Our own store, or the layout that was chosen.
+    pub(crate) fn layout(&self) -> &LayoutStore {
+        &self.layout
+    }
+
+    /// Removes an artifact with its record, and all that only it kept, from every store that has it. What something else names
+    /// stays.
+    pub(crate) fn remove(&self, digest: &Digest) -> Result<()> {
+        for store in self.stores()? {
+            if store.size(digest)?.is_some() {
+                store.remove(digest, &self.artifacts)?;
+            }
+        }
+        match self.artifacts.remove(digest) {
+            Err(StoreError::NotFound(_)) => Ok(()),
+            removed => Ok(removed?),
+        }
+    }
+
     fn own(&self) -> ContentStore {
         ContentStore::Layout(self.layout.clone())
     }
@@ -186,10 +205,17 @@ impl Root {
         Ok(records)
     }
 
-    /// The newest record of a kind that is about an image manifest.
+    /// The newest record of a kind that is about an image manifest, and whose blob is still there.
     pub(crate) fn newest(&self, kind: ArtifactKind, image: &Digest) -> Result<Option<Artifact>> {
-        let of_image = self.list(kind)?.into_iter().filter(|record| record.oci_digest == *image);
-        Ok(of_image.max_by_key(|record| (record.created_at, record.digest)))
+        let mut of_image = self.list(kind)?;
+        of_image.retain(|record| record.oci_digest == *image);
+        of_image.sort_by_key(|record| std::cmp::Reverse((record.created_at, record.digest)));
+        for record in of_image {
+            if self.store_of(&record.digest)?.is_some() {
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
     }
 
     /// The record of a digest.

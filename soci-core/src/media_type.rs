@@ -83,6 +83,10 @@ pub const INDEX_DIGEST: &str = "com.amazon.soci.index-digest";
 pub const IMAGE_MANIFEST_DIGEST: &str = "com.amazon.soci.image-manifest-digest";
 /// The tag of a manifest in an OCI image layout's `index.json`.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// In a layout's `index.json`, on an artifact of ours: the image that it was made of, as the user named it.
+pub const OF_IMAGE: &str = "soci.image.ref";
+/// Likewise: the image's platform.
+pub const OF_PLATFORM: &str = "soci.image.platform";
 /// The full image name in a layout's `index.json` as containerd writes it.
 pub const CONTAINERD_IMAGE_NAME: &str = "io.containerd.image.name";
 
@@ -150,6 +154,11 @@ pub fn layer_compression(media_type: &str) -> LayerKind {
 /// Whether this is a list of manifests (OCI index or Docker manifest list).
 pub fn is_index(media_type: &str) -> bool {
     matches!(media_type, OCI_INDEX | DOCKER_MANIFEST_LIST)
+}
+
+/// Whether this is the artifact type of something that this program makes beside an image.
+pub fn is_artifact(artifact_type: &str) -> bool {
+    matches!(artifact_type, SOCI_INDEX_V1 | SOCI_INDEX_V2 | FINE_INDEX | PACK)
 }
 
 /// Whether this is an image manifest (OCI or Docker v2.2).

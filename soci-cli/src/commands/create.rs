@@ -65,13 +65,14 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
             args.build.tell(event, &progress);
         };
         let report = build(image, &settings, &store, &root.artifacts, runtime.handle(), &tell)?;
-        built.push(report.descriptor.digest);
-        fine.extend(report.fine.as_ref().map(|fine| fine.descriptor().digest));
+        let of = image.manifest.digest;
+        built.push((of, report.descriptor.digest));
+        fine.extend(report.fine.as_ref().map(|fine| (of, fine.descriptor().digest)));
         if let Some(pack) = &pack {
             let (artifacts, runtime) = (&root.artifacts, runtime.handle());
-            let place = Place { store: &store, artifacts, name: &image.reference, runtime };
+            let place = Place { store: &store, beside: &[], artifacts, name: &image.reference, runtime };
             let made = pack::make(image, &image.manifest, Some(report.in_parts()), pack, place, &tell)?;
-            packs.push(made.descriptor.digest);
+            packs.push((of, made.descriptor.digest));
         }
         indexes.push(Index {
             digest: report.descriptor.digest,
@@ -88,22 +89,28 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
     if args.build.json {
         out!("{}", json::pretty(&Made { image: source.name(), indexes })?);
     } else if args.build.is_quiet() {
-        for index in &built {
+        for (_, index) in &built {
             out!("{index}");
         }
     }
     Ok(())
 }
 
-/// Lets the image in containerd keep its indexes of one kind, which keep the rest. The last platform's has `label` itself,
-/// which is upstream's for the SOCI index.
-fn tie(source: &ImageSource, store: &ContentStore, label: &str, indexes: &[Digest]) -> Result<()> {
+/// Lets the image in containerd keep its indexes of one kind, which keep the rest: each under a label of its manifest, so
+/// that a later call for another platform takes nothing away. The last one has `label` itself, too, which is upstream's for
+/// the SOCI index.
+fn tie(source: &ImageSource, store: &ContentStore, label: &str, indexes: &[(Digest, Digest)]) -> Result<()> {
     let ContentStore::Containerd(containerd) = store else { return Ok(()) };
-    for (at, index) in indexes.iter().enumerate() {
-        let last = at + 1 == indexes.len();
-        let key = if last { label.to_owned() } else { format!("{label}.{at}") };
+    let last = indexes.last().map(|(_, index)| (label.to_owned(), index));
+    let each = indexes.iter().map(|(manifest, index)| (format!("{label}.{}", short(manifest)), index));
+    for (key, index) in each.chain(last) {
         let (it, name, digest) = (containerd.clone(), source.name().to_owned(), index.to_string());
         containerd.wait(async move { it.label_image(&name, &key, &digest).await })?;
     }
     Ok(())
+}
+
+/// Enough of a manifest's digest to tell it from the others of its image.
+pub(super) fn short(manifest: &Digest) -> String {
+    manifest.hex()[..16].to_owned()
 }

@@ -25,6 +25,7 @@ pub(crate) mod report;
 mod results;
 pub(crate) mod run;
 mod stop;
+pub(crate) mod store;
 mod summary;
 pub(crate) mod tied;
 pub(crate) mod trace;

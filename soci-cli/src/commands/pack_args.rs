@@ -79,7 +79,7 @@ pub(crate) fn tie(
     store: &ContentStore,
     image: &str,
     purpose: &Purpose,
-    packs: &[Digest],
+    packs: &[(Digest, Digest)],
 ) -> anyhow::Result<()> {
     let ContentStore::Containerd(containerd) = store else { return Ok(()) };
     // Any names, in the letters that a label's key may have.
@@ -88,8 +88,8 @@ pub(crate) fn tie(
         named.extend(["\n", name, "=", value]);
     }
     let named = Digest::of(named.as_bytes()).hex();
-    for (at, pack) in packs.iter().enumerate() {
-        let key = format!("{SOCI_INDEX_LABEL}.pack-{}.{at}", &named[..12]);
+    for (manifest, pack) in packs {
+        let key = format!("{SOCI_INDEX_LABEL}.pack-{}.{}", &named[..12], super::create::short(manifest));
         let (it, name, digest) = (containerd.clone(), image.to_owned(), pack.to_string());
         containerd.wait(async move { it.label_image(&name, &key, &digest).await })?;
     }

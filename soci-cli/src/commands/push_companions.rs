@@ -31,6 +31,9 @@ pub(super) async fn push_companions(
     let fine = root.newest(ArtifactKind::FineIndex, image)?;
     let packs = root.list(ArtifactKind::Pack)?.into_iter().filter(|record| record.oci_digest == *image);
     for record in fine.into_iter().chain(packs) {
+        if root.store_of(&record.digest)?.is_none() {
+            continue; // collected by containerd; the record goes with `rebuild-db`
+        }
         let push = push_companion(repository, root, image, &record, uploads, say).await;
         push.context("error pushing graph to remote")?;
     }

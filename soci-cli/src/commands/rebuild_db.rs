@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 use soci_core::{
     digest::Digest,
-    index::rebuild,
+    index::{Images, rebuild},
     store::{ArtifactKind, ContentStore},
 };
 
@@ -43,8 +43,11 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         None => Vec::new(),
     };
     let elsewhere: Vec<_> = root.containerd()?.cloned().map(ContentStore::Containerd).into_iter().collect();
-    let names = images.into_iter().map(|image| (image.target.digest, image.name)).collect();
-    let left_out = rebuild(&root.stores()?, &elsewhere, &names, &root.artifacts)?;
+    let known = Images {
+        tied: images.iter().flat_map(|image| image.keeps.iter().copied()).collect(),
+        names: images.into_iter().map(|image| (image.target.digest, image.name)).collect(),
+    };
+    let left_out = rebuild(&root.stores()?, &elsewhere, &known, &root.artifacts)?;
     for index in left_out.iter().filter(|_| !args.quiet) {
         say!("warning: no image here names the SOCI index {index}; it is left out");
     }

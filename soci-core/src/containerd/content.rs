@@ -28,6 +28,8 @@ use super::{
 };
 use crate::{digest::Digest, store::Parts, units::ByteRange};
 
+/// Start of the labels by which one thing keeps another.
+pub(super) const GC_REF: &str = "containerd.io/gc.ref.content";
 /// Bytes in one message of a write.
 const PIECE: usize = 1 << 20;
 /// Memory taken for a blob because of its announced length alone, bytes.
@@ -253,6 +255,33 @@ impl Containerd {
             );
         }
         Ok(blobs)
+    }
+
+    /// Lets go of a blob that an image's labels keep. It is deleted, unless another blob or image names it.
+    ///
+    /// # Errors
+    /// When containerd does not answer.
+    pub async fn let_go(&self, digest: &Digest) -> Result<(), ContainerdError> {
+        self.untie(digest).await?;
+        if self.is_named(digest).await? { Ok(()) } else { self.delete_blob(digest).await }
+    }
+
+    /// Whether a blob's labels or an image name it.
+    async fn is_named(&self, digest: &Digest) -> Result<bool, ContainerdError> {
+        if self.images().await?.iter().any(|image| image.target.digest == *digest) {
+            return Ok(true);
+        }
+        let failed = || ContainerdError::status("list content");
+        let request = self.request(ListContentRequest { filters: Vec::new() });
+        let mut answers = self.contents().list(request).await.map_err(failed())?.into_inner();
+        let text = digest.to_string();
+        while let Some(answer) = answers.message().await.map_err(failed())? {
+            let names = |(key, value): (&String, &String)| key.starts_with(GC_REF) && *value == text;
+            if answer.info.iter().flat_map(|info| &info.labels).any(names) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Deletes a blob; one that is not there is no error.

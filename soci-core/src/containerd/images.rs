@@ -6,13 +6,14 @@ use prost_types::FieldMask;
 
 use super::{
     Containerd, ContainerdError,
+    content::GC_REF,
     images_api::{
         CreateImageRequest, GetImageRequest, Image, ListImagesRequest, UpdateImageRequest,
         images_client::ImagesClient,
     },
     types,
 };
-use crate::image::Descriptor;
+use crate::{digest::Digest, image::Descriptor};
 
 /// An image as containerd names it.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct ImageRecord {
     pub name: String,
     /// What the name points to: an image index or a manifest.
     pub target: Descriptor,
+    /// What its labels keep.
+    pub keeps: Vec<Digest>,
 }
 
 impl Containerd {
@@ -86,6 +89,22 @@ impl Containerd {
         self.update(image, format!("labels.{key}")).await
     }
 
+    /// Takes the labels away by which images keep a blob.
+    pub(super) async fn untie(&self, digest: &Digest) -> Result<(), ContainerdError> {
+        let request = self.request(ListImagesRequest { filters: Vec::new() });
+        let answer = self.images_client().list(request).await;
+        let images = answer.map_err(ContainerdError::status("list images"))?.into_inner().images;
+        let text = digest.to_string();
+        for image in &images {
+            let ties = image.labels.iter().filter(|(key, value)| key.starts_with(GC_REF) && **value == text);
+            for (key, _) in ties {
+                // An empty value is none.
+                self.label_image(&image.name, key, "").await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn update(&self, image: Image, path: String) -> Result<(), ContainerdError> {
         let request = UpdateImageRequest {
             image: Some(image),
@@ -102,5 +121,8 @@ fn record(image: Image) -> Result<ImageRecord, ContainerdError> {
     let target = image.target.as_ref().ok_or_else(wrong)?;
     let digest = target.digest.parse().map_err(|_| wrong())?;
     let size = u64::try_from(target.size).map_err(|_| wrong())?;
-    Ok(ImageRecord { target: Descriptor::new(target.media_type.clone(), digest, size), name: image.name })
+    let labels = image.labels.iter().filter(|(key, _)| key.starts_with(GC_REF));
+    let keeps = labels.filter_map(|(_, value)| value.parse().ok()).collect();
+    let target = Descriptor::new(target.media_type.clone(), digest, size);
+    Ok(ImageRecord { target, keeps, name: image.name })
 }

@@ -6,7 +6,6 @@
 //! manifests are changed that get an index, and nothing is lost from them.
 
 mod archive;
-mod document;
 mod original;
 pub mod output;
 
@@ -22,13 +21,13 @@ pub use original::{Original, Selection};
 
 use crate::{
     digest::Digest,
+    image::document::{Shape, encode},
     image::{Descriptor, Image, ImageError, ImageIndex, Manifest, ManifestError, Platform},
     index::{self, BuildError, BuildReport, Companion, CompanionKind, Event, IndexVersion, Settings},
     media_type,
     pack::{self, PackBuildError, PackSettings, Purpose},
     store::{Artifacts, ContentStore, StoreError, image_index_labels, manifest_labels},
 };
-use document::{Shape, encode};
 
 /// Why an image is not converted.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +119,7 @@ pub fn convert(
             Ok(report) => {
                 let mut new = bind(image, &report, store)?;
                 if let Some(pack) = workshop.pack {
-                    let place = pack::Place { store, artifacts, name: workshop.name, runtime };
+                    let place = pack::Place { store, beside: &[], artifacts, name: workshop.name, runtime };
                     let made = pack::make(image, &new.manifest, Some(report.in_parts()), pack, place, tell)?;
                     new.pack = Some(made.descriptor);
                 }
@@ -143,11 +142,11 @@ pub fn convert(
     let image = ImageIndex::parse(raw.clone().into(), media_type::OCI_INDEX)?;
     let target = store.put_labelled(&raw, image_index_labels(&image.manifests))?;
     for bound in &bound {
-        let mut record = artifacts.get(&bound.index.digest)?;
-        record.oci_digest = bound.manifest.digest;
-        record.image_digest = Some(target);
-        record.image_ref = Some(workshop.name.to_owned());
-        artifacts.put(&record)?;
+        artifacts.update(&bound.index.digest, |record| {
+            record.oci_digest = bound.manifest.digest;
+            record.image_digest = Some(target);
+            record.image_ref = Some(workshop.name.to_owned());
+        })?;
     }
     Ok(Descriptor::new(media_type::OCI_INDEX, target, raw.len() as u64))
 }

@@ -1,7 +1,7 @@
 //! A converted image as an OCI image layout: a directory or a tar.
 //!
 //! Holds no state. What must always hold: the layout has every blob of the image that was here and nothing else; each
-//! blob that is copied was checked against its digest. Layers are linked or streamed, never copied on the way.
+//! blob that is copied or linked was checked against its digest. Layers are linked or streamed, never copied on the way.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use crate::{
     image::{Descriptor, Documents, ImageError, ImageIndex, ImageSource, MAX_MANIFEST, Manifest},
     index::{Event, Told},
     media_type,
-    store::{LayoutStore, StoreError},
+    store::{LayoutStore, StoreError, replace},
 };
 
 /// Image indexes within image indexes that are followed.
@@ -42,27 +42,22 @@ pub struct Output<'a> {
 }
 
 impl Output<'_> {
-    /// Makes the layout of new blobs a whole one and moves it to `to`, in the place of a layout or an empty directory.
-    /// `to` has to be on the file system of the new blobs.
+    /// Makes the layout of new blobs a whole one and moves it to `to`, where nothing or an empty directory is; or adds the
+    /// image to the layout that is there, in the place of one with the same tag. `to` has to be on the file system of the
+    /// new blobs.
     ///
     /// # Errors
-    /// When a blob cannot be read, or something else is at `to`.
+    /// When a blob cannot be read or is damaged, or something else is at `to`; other images at `to` are as they were.
     pub fn directory(&self, to: &Path, tell: Tell<'_>) -> Result<(), ConvertError> {
         if !is_free(to) {
             return Err(ConvertError::Occupied(to.to_owned()));
         }
         let blobs = self.blobs()?;
-        for descriptor in blobs.values().filter(|blob| !self.made.has(&blob.digest)) {
-            let target = self.made.blob_path(&descriptor.digest);
-            let file = self.source.file_of(&descriptor.digest);
-            if file.is_some_and(|file| fs::hard_link(file, &target).is_ok()) {
-                tell(Event::Read { blob: descriptor, bytes: descriptor.size });
-                continue;
-            }
-            let mut writer = self.made.writer()?;
-            let mut bytes = Told { inner: self.open(descriptor)?, blob: descriptor, tell };
-            io::copy(&mut bytes, &mut writer).map_err(failed("write", &target))?;
-            writer.commit(Some(descriptor.digest))?;
+        if LayoutStore::existing(to).is_ok() {
+            return self.add_to(&LayoutStore::open(to)?, &blobs, tell);
+        }
+        for blob in blobs.values().filter(|blob| !self.made.has(&blob.digest)) {
+            self.place(blob, self.made, tell)?;
         }
         for (digest, _) in self.made.blobs()? {
             if !blobs.contains_key(&digest.hex()) {
@@ -73,10 +68,56 @@ impl Output<'_> {
         self.made.list_only(self.target.clone())?;
         let ingest = self.made.root().join("ingest");
         fs::remove_dir(&ingest).map_err(failed("remove", &ingest))?;
-        if to.exists() {
-            fs::remove_dir_all(to).map_err(failed("remove", to))?;
-        }
         fs::rename(self.made.root(), to).map_err(failed("write", to))
+    }
+
+    /// Adds the image to a layout. Its name comes last, when all that it names is there.
+    fn add_to(
+        &self,
+        layout: &LayoutStore,
+        blobs: &BTreeMap<String, Descriptor>,
+        tell: Tell<'_>,
+    ) -> Result<(), ConvertError> {
+        let mut new = Vec::new();
+        let mut add = || {
+            for blob in blobs.values() {
+                if is_whole(layout, blob) {
+                    tell(Event::Read { blob, bytes: blob.size });
+                    continue;
+                }
+                new.push(blob.digest);
+                self.place(blob, layout, tell)?;
+            }
+            Ok(replace(layout, self.target.clone())?)
+        };
+        let added: Result<(), ConvertError> = add();
+        if added.is_err() {
+            for digest in new {
+                let _ = layout.remove_blob(&digest); // the reason to tell is the first one
+            }
+        }
+        let _ = fs::remove_dir(layout.root().join("ingest")); // not empty: somebody else writes
+        added
+    }
+
+    /// Puts a blob into a layout: linked if that is possible, else copied; checked in both cases.
+    fn place(&self, blob: &Descriptor, layout: &LayoutStore, tell: Tell<'_>) -> Result<(), ConvertError> {
+        let target = layout.blob_path(&blob.digest);
+        let file = [self.made.blob_path(&blob.digest)].into_iter().chain(self.source.file_of(&blob.digest));
+        for file in file.filter(|file| *file != target) {
+            if fs::hard_link(file, &target).is_ok() {
+                if is_whole(layout, blob) {
+                    tell(Event::Read { blob, bytes: blob.size });
+                    return Ok(());
+                }
+                layout.remove_blob(&blob.digest)?;
+            }
+        }
+        let mut writer = layout.writer()?;
+        let mut bytes = Told { inner: self.open(blob)?, blob, tell };
+        io::copy(&mut bytes, &mut writer).map_err(failed("write", &target))?;
+        writer.commit(Some(blob.digest))?;
+        Ok(())
     }
 
     /// Writes the layout as a tar with its members sorted.
@@ -169,6 +210,13 @@ pub fn is_free(to: &Path) -> bool {
         Ok(mut entries) => entries.next().is_none() || LayoutStore::existing(to).is_ok(),
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
+}
+
+/// Whether a layout has a blob, with the digest that names it.
+fn is_whole(layout: &LayoutStore, blob: &Descriptor) -> bool {
+    let Ok(inner) = layout.open_blob(&blob.digest) else { return false };
+    let mut bytes = Checked { inner, hasher: Hasher::new() };
+    io::copy(&mut bytes, &mut io::sink()).is_ok() && bytes.hasher.finish() == blob.digest
 }
 
 struct Checked<R> {

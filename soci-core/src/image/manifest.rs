@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{Descriptor, descriptor::null_is_default};
 use crate::{
@@ -40,6 +41,9 @@ pub enum ManifestError {
     /// A list where a manifest was expected, or the other way round.
     #[error("unexpected media type {0:?}")]
     MediaType(String),
+    /// Both in one: different readers would take it for different things.
+    #[error("manifest has the fields of a list of manifests, too")]
+    Both,
 }
 
 /// One platform's image manifest (or an artifact manifest of the same shape).
@@ -88,6 +92,8 @@ struct ManifestFields {
     #[serde(default, deserialize_with = "null_is_default")]
     layers: Vec<Descriptor>,
     #[serde(default)]
+    manifests: Value,
+    #[serde(default)]
     subject: Option<Descriptor>,
     #[serde(default, deserialize_with = "null_is_default")]
     annotations: BTreeMap<String, String>,
@@ -101,6 +107,10 @@ struct IndexFields {
     media_type: String,
     #[serde(default, deserialize_with = "null_is_default")]
     manifests: Vec<Descriptor>,
+    #[serde(default)]
+    config: Value,
+    #[serde(default)]
+    layers: Value,
 }
 
 impl Manifest {
@@ -116,6 +126,9 @@ impl Manifest {
         let media_type = own_or(fields.media_type, served_as);
         if media_type::is_index(&media_type) {
             return Err(ManifestError::MediaType(media_type));
+        }
+        if !is_empty(&fields.manifests) {
+            return Err(ManifestError::Both);
         }
         Ok(Self {
             digest: Digest::of(&raw),
@@ -148,6 +161,9 @@ impl ImageIndex {
         if media_type::is_manifest(&media_type) {
             return Err(ManifestError::MediaType(media_type));
         }
+        if !is_empty(&fields.config) || !is_empty(&fields.layers) {
+            return Err(ManifestError::Both);
+        }
         Ok(Self { digest: Digest::of(&raw), raw, media_type, manifests: fields.manifests })
     }
 
@@ -165,6 +181,13 @@ struct IndexFile<'a> {
     #[serde(rename = "mediaType")]
     media_type: &'a str,
     manifests: &'a [Descriptor],
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Array(elements) => elements.is_empty(),
+        other => other.is_null(),
+    }
 }
 
 fn limit(raw: &[u8]) -> Result<(), ManifestError> {
@@ -208,6 +231,10 @@ mod tests {
     fn other_things_are_refused() {
         let index = format!(",\"mediaType\":\"{}\"", media_type::OCI_INDEX);
         assert!(matches!(Manifest::parse(manifest(&index), ""), Err(ManifestError::MediaType(_))));
+        // containerd refuses them, too: a registry, a scanner and a runtime would see different images.
+        assert!(matches!(Manifest::parse(manifest(",\"manifests\":[{}]"), ""), Err(ManifestError::Both)));
+        assert!(Manifest::parse(manifest(",\"manifests\":[]"), "").is_ok());
+        assert!(matches!(ImageIndex::parse(manifest(",\"manifests\":[]"), ""), Err(ManifestError::Both)));
         let old = Bytes::from_static(b"{\"schemaVersion\":1,\"manifests\":[]}");
         assert!(matches!(ImageIndex::parse(old, ""), Err(ManifestError::Schema(1))));
         assert!(matches!(Manifest::parse(Bytes::from_static(b"<html>"), ""), Err(ManifestError::Json(_))));

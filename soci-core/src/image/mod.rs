@@ -7,6 +7,7 @@
 mod archive;
 mod config;
 mod descriptor;
+pub(crate) mod document;
 mod documents;
 mod error;
 mod layer;

@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 
 use super::{
     Companion, EMPTY_CONFIG, IndexVersion, LayerBuildError, SkipReason, SociIndex, Told,
+    companion::listed_for,
     fine::{self, FineLayer},
     layer::{self, IndexedLayer},
     planned::{self, LayerBytes, Walked},
@@ -29,7 +30,7 @@ use crate::{
     image::{Descriptor, Image},
     media_type,
     prefetch::{ImageView, LayerFile, Needs, Plan, PrefetchArtifact, Selection, compat, map, select},
-    store::{Artifact, ArtifactKind, Artifacts, ContentStore, soci_index_labels},
+    store::{Artifact, ArtifactKind, Artifacts, ContentStore, StoreError, soci_index_labels},
     ztoc::{BuildOptions, Checkpointing, FineOptions, Ztoc},
 };
 
@@ -383,20 +384,8 @@ impl Build<'_> {
         let digest = self.store.put(&bytes)?;
         let mut entry = Descriptor::new(media_type::PREFETCH, digest, bytes.len() as u64);
         entry.annotations.insert(media_type::LAYER_DIGEST.to_owned(), layer.digest.to_string());
-        self.artifacts.put(&Artifact {
-            digest,
-            kind: ArtifactKind::SociPrefetch,
-            oci_digest: layer.digest,
-            image_digest: None,
-            image_ref: None,
-            platform: None,
-            media_type: media_type::PREFETCH.into(),
-            artifact_type: None,
-            created_at: jiff::Timestamp::now(),
-            span_size: 0,
-            span_layout: None,
-            size: entry.size,
-        })?;
+        let kind = ArtifactKind::SociPrefetch;
+        self.artifacts.put(&Artifact::new(kind, &entry, layer.digest, self.store))?;
         (self.tell)(Event::Prefetch { layer: layer.digest, artifact: digest });
         Ok(entry)
     }
@@ -410,20 +399,19 @@ impl Build<'_> {
         let digest = self.store.put_labelled(&raw, soci_index_labels(&config, &index.layers))?;
         let mut descriptor = Descriptor::new(media_type::OCI_MANIFEST, digest, raw.len() as u64);
         descriptor.artifact_type = Some(version.media_type().to_owned());
-        self.store.add_manifest(descriptor.clone())?;
+        for blob in &index.layers {
+            // Found here before, and removed since by somebody else.
+            if self.store.size(&blob.digest)?.is_none() {
+                return Err(StoreError::NotFound(blob.digest).into());
+            }
+        }
+        let (image, platform) = (&self.image.reference, self.image.platform.to_string());
+        self.store.add_manifest(listed_for(&descriptor, image, &platform))?;
         self.artifacts.put(&Artifact {
-            digest,
-            kind: ArtifactKind::SociIndex,
-            oci_digest: manifest.digest,
             image_digest: Some(self.image.target_digest()),
-            image_ref: Some(self.image.reference.clone()),
-            platform: Some(self.image.platform.to_string()),
-            media_type: media_type::OCI_MANIFEST.into(),
-            artifact_type: descriptor.artifact_type.clone(),
-            created_at: jiff::Timestamp::now(),
-            span_size: 0,
-            span_layout: None,
-            size: descriptor.size,
+            image_ref: Some(image.clone()),
+            platform: Some(platform),
+            ..Artifact::new(ArtifactKind::SociIndex, &descriptor, manifest.digest, self.store)
         })?;
         let report = BuildReport { index, descriptor, fine };
         if let Some(fine) = report.put_companion(self.image, version, self.store, self.artifacts)? {

@@ -89,23 +89,24 @@ impl Companion {
         let config = store.put(EMPTY_CONFIG)?;
         let descriptor = self.descriptor();
         store.put_labelled(&self.encode(), soci_index_labels(&config, &self.layers))?;
-        store.add_manifest(descriptor.clone())?;
+        store.add_manifest(listed_for(&descriptor, image, platform))?;
         artifacts.put(&Artifact {
-            digest: descriptor.digest,
-            kind: self.kind.record(),
-            oci_digest: self.subject.digest,
-            image_digest: None,
             image_ref: Some(image.to_owned()),
             platform: Some(platform.to_owned()),
-            media_type: media_type::OCI_MANIFEST.to_owned(),
-            artifact_type: descriptor.artifact_type.clone(),
-            created_at: jiff::Timestamp::now(),
-            span_size: 0,
-            span_layout: None,
-            size: descriptor.size,
+            ..Artifact::new(self.kind.record(), &descriptor, self.subject.digest, store)
         })?;
         Ok(descriptor)
     }
+}
+
+/// The entry of a layout's `index.json` for an artifact of an image: with the image's name and platform, from which the
+/// artifact's record can be made again.
+pub(super) fn listed_for(artifact: &Descriptor, image: &str, platform: &str) -> Descriptor {
+    let mut entry = artifact.clone();
+    for (key, value) in [(media_type::OF_IMAGE, image), (media_type::OF_PLATFORM, platform)] {
+        entry.annotations.insert(key.to_owned(), value.to_owned());
+    }
+    entry
 }
 
 /// The kind of a manifest that is a companion of the image manifest `image`; `None` for any other manifest.

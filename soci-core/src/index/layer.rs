@@ -202,19 +202,11 @@ pub(super) fn build(
     let fine = built.fine.map(|fine| FineLayer::keep(fine, layer.digest, store)).transpose()?;
     let digest = store.put(&built.ztoc)?;
     let size = built.ztoc.len() as u64;
+    let blob = Descriptor::new(ztoc_type(format), digest, size);
     artifacts.put(&Artifact {
-        digest,
-        kind: ArtifactKind::SociLayer,
-        oci_digest: layer.digest,
-        image_digest: None,
-        image_ref: None,
-        platform: None,
-        media_type: ztoc_type(format).into(),
-        artifact_type: None,
-        created_at: jiff::Timestamp::now(),
         span_size: options.span_size,
         span_layout: span_layout.map(str::to_owned),
-        size,
+        ..Artifact::new(ArtifactKind::SociLayer, &blob, layer.digest, store)
     })?;
     let indexed = IndexedLayer {
         ztoc_digest: digest,

@@ -20,6 +20,6 @@ pub use fine::fine_tables;
 pub use layer::{LayerBuildError, SkipReason};
 pub use look::view;
 pub use manifest::{EMPTY_CONFIG, IndexError, IndexVersion, SociIndex, is_ztoc, layer_of};
-pub use rebuild::rebuild;
+pub use rebuild::{Images, rebuild};
 pub use settings::{BuildError, BuildReport, DEFAULT_MIN_LAYER_SIZE, Event, Settings, TraceSettings};
 pub(crate) use told::Told;

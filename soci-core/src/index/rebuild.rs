@@ -2,9 +2,9 @@
 //!
 //! Holds no state. What must always hold: a record that is there and whose blob is there stays as it is.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{CompanionKind, IndexVersion, SociIndex, companion_of, layer_of};
+use super::{CompanionKind, IndexVersion, SociIndex, companion_of, is_ztoc, layer_of};
 use crate::{
     digest::Digest,
     image::{Descriptor, ImageConfig, ImageIndex, MAX_CONFIG, MAX_MANIFEST, Manifest, Platform},
@@ -17,62 +17,109 @@ use crate::{
 /// Name of the checkpoint rule of a zTOC that upstream's rule cannot have made.
 const UNKNOWN_LAYOUT: &str = "found";
 
+/// What is known of images from outside of the stores.
+#[derive(Debug, Default)]
+pub struct Images {
+    /// Names by what they point to.
+    pub names: BTreeMap<Digest, String>,
+    /// What the images' labels keep in containerd.
+    pub tied: HashSet<Digest>,
+}
+
 /// Removes the records whose blobs are in none of the stores, and records the SOCI indexes found there with their zTOCs
-/// and prefetch artifacts, and the companions. `elsewhere` are more places where image manifests may be; `names` are images by what they
-/// point to. Gives the indexes that were left out because no
-/// image in the stores names them.
+/// and prefetch artifacts, and the companions. `elsewhere` are more places where image manifests may be. Gives the indexes
+/// that were left out because no image in the stores names them.
+///
+/// What is an artifact of ours but named by nothing is passed over: a layer or any other blob of an image may look like one.
 ///
 /// # Errors
 /// When a store cannot be listed, or the records cannot be read or written.
 pub fn rebuild(
     stores: &[ContentStore],
     elsewhere: &[ContentStore],
-    names: &BTreeMap<Digest, String>,
+    images: &Images,
     artifacts: &Artifacts,
 ) -> Result<Vec<Digest>, StoreError> {
+    let asked = stores.iter().any(|store| matches!(store, ContentStore::Containerd(_)));
     for record in artifacts.list()? {
-        if find(stores, &record.digest)?.is_none() {
-            artifacts.remove(&record.digest)?;
+        // What containerd has, containerd alone can say.
+        if (asked || !record.in_containerd) && find(stores, &record.digest)?.is_none() {
+            match artifacts.remove(&record.digest) {
+                Err(StoreError::NotFound(_)) => {}
+                removed => removed?,
+            }
         }
     }
     let mut found = Found::default();
     found.look_into(stores)?;
+    let mut more = Found::default();
+    more.look_into(elsewhere)?;
+    found.images.append(&mut more.images);
     let companions = found.companions();
-    let mut images = Found::default();
-    images.look_into(elsewhere)?;
-    found.images.append(&mut images.images);
-    found.manifests.extend(images.manifests);
+    found.manifests.extend(more.manifests);
     let all: Vec<ContentStore> = stores.iter().chain(elsewhere).cloned().collect();
+    let listed = listed(stores)?;
+    let named = found.named(&listed, images);
+    let known: HashSet<(Digest, Digest)> =
+        artifacts.list()?.iter().map(|record| (record.digest, record.oci_digest)).collect();
+    let known = |digest: &Digest| known.iter().any(|(recorded, _)| recorded == digest);
+    let say = |digest: &Digest, key: &str| listed.get(digest)?.annotation(key).map(str::to_owned);
     let mut homeless = Vec::new();
     for (digest, index, size) in &found.indexes {
-        record_entries(stores, index, artifacts)?;
-        if known(artifacts, digest)? {
+        if !named.contains(digest) {
             continue;
         }
-        let Some(home) = found.home(digest, index, names, &all) else {
+        record_entries(stores, index, artifacts)?;
+        if known(digest) || artifacts.recall(digest)? {
+            continue;
+        }
+        let (Some(home), Some(store)) =
+            (found.home(digest, index, &images.names, &all), find(stores, digest)?)
+        else {
             homeless.push(*digest);
             continue;
         };
+        let mut blob = Descriptor::new(media_type::OCI_MANIFEST, *digest, *size);
+        blob.artifact_type = Some(index.version.media_type().to_owned());
+        let name = images.names.get(&home.image).cloned();
         artifacts.put(&Artifact {
             image_digest: Some(home.image),
-            image_ref: names.get(&home.image).cloned(),
-            platform: home.platform.map(|platform| platform.to_string()),
-            artifact_type: Some(index.version.media_type().to_owned()),
-            ..record(*digest, ArtifactKind::SociIndex, home.manifest, media_type::OCI_MANIFEST, *size)
+            image_ref: name.or_else(|| say(digest, media_type::OF_IMAGE)),
+            platform: home
+                .platform
+                .map(|platform| platform.to_string())
+                .or_else(|| say(digest, media_type::OF_PLATFORM)),
+            ..Artifact::new(ArtifactKind::SociIndex, &blob, home.manifest, store)
         })?;
     }
-    for (manifest, kind, image, size) in companions {
-        if known(artifacts, &manifest)? {
+    for (digest, kind, image, size) in companions {
+        if !named.contains(&digest) || known(&digest) || artifacts.recall(&digest)? {
             continue;
         }
+        let Some(store) = find(stores, &digest)? else { continue };
+        let mut blob = Descriptor::new(media_type::OCI_MANIFEST, digest, size);
+        blob.artifact_type = Some(kind.artifact_type().to_owned());
+        let (names, of) =
+            (&images.names, named_by(&image, found.listed(&image, &images.names), &images.names));
+        let platform = found.platform_of(&image, &all).map(|platform| platform.to_string());
         artifacts.put(&Artifact {
-            image_ref: names.get(&named(&image, found.listed(&image, names), names)).cloned(),
-            platform: found.platform_of(&image, &all).map(|platform| platform.to_string()),
-            artifact_type: Some(kind.artifact_type().to_owned()),
-            ..record(manifest, kind.record(), image, media_type::OCI_MANIFEST, size)
+            image_ref: names.get(&of).cloned().or_else(|| say(&digest, media_type::OF_IMAGE)),
+            platform: platform.or_else(|| say(&digest, media_type::OF_PLATFORM)),
+            ..Artifact::new(kind.record(), &blob, image, store)
         })?;
     }
     Ok(homeless)
+}
+
+/// What the layouts list.
+fn listed(stores: &[ContentStore]) -> Result<HashMap<Digest, Descriptor>, StoreError> {
+    let mut listed = HashMap::new();
+    for store in stores {
+        if let ContentStore::Layout(layout) = store {
+            listed.extend(layout.index()?.into_iter().map(|entry| (entry.digest, entry)));
+        }
+    }
+    Ok(listed)
 }
 
 /// The image that an index is for.
@@ -124,6 +171,23 @@ impl Found {
         self.manifests.values().filter_map(companion).collect()
     }
 
+    /// What layouts, names and labels of images name, and what image indexes among that name in turn.
+    fn named(&self, listed: &HashMap<Digest, Descriptor>, images: &Images) -> HashSet<Digest> {
+        let lists: HashMap<Digest, &ImageIndex> =
+            self.images.iter().map(|image| (image.digest, image)).collect();
+        let roots = listed.keys().chain(images.names.keys()).chain(&images.tied);
+        let mut left: Vec<Digest> = roots.copied().collect();
+        let mut named = HashSet::new();
+        while let Some(digest) = left.pop() {
+            if named.insert(digest)
+                && let Some(list) = lists.get(&digest)
+            {
+                left.extend(list.manifests.iter().map(|entry| entry.digest));
+            }
+        }
+        named
+    }
+
     fn has(&self, digest: &Digest) -> bool {
         self.indexes.iter().any(|(known, ..)| known == digest)
     }
@@ -153,7 +217,7 @@ impl Found {
                 (listed.and_then(|(_, entry)| says(entry)).or_else(by_annotation)?, listed)
             }
         };
-        let image = named(&manifest, listed, names);
+        let image = named_by(&manifest, listed, names);
         let platform = listed.and_then(|(_, entry)| entry.platform.clone());
         let platform = platform.or_else(|| self.platform_of(&manifest, stores));
         Some(Home { manifest, image, platform })
@@ -176,7 +240,7 @@ impl Found {
 }
 
 /// What the name of an image points to: its manifest, or the image index in which the image is listed.
-fn named(
+fn named_by(
     manifest: &Digest,
     listed: Option<(Digest, &Descriptor)>,
     names: &BTreeMap<Digest, String>,
@@ -196,14 +260,6 @@ fn find<'a>(stores: &'a [ContentStore], digest: &Digest) -> Result<Option<&'a Co
     Ok(None)
 }
 
-fn known(artifacts: &Artifacts, digest: &Digest) -> Result<bool, StoreError> {
-    match artifacts.get(digest) {
-        Ok(_) => Ok(true),
-        Err(StoreError::NotFound(_)) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 fn record_entries(
     stores: &[ContentStore],
     index: &SociIndex,
@@ -211,16 +267,17 @@ fn record_entries(
 ) -> Result<(), StoreError> {
     for entry in &index.layers {
         let kind = match entry.media_type.as_str() {
-            media_type::ZTOC => ArtifactKind::SociLayer,
             media_type::PREFETCH => ArtifactKind::SociPrefetch,
+            other if is_ztoc(other) => ArtifactKind::SociLayer,
             _ => continue,
         };
         let Some(layer) = layer_of(entry) else { continue };
         let Some(store) = find(stores, &entry.digest)? else { continue };
-        if known(artifacts, &entry.digest)? {
+        if artifacts.has(&entry.digest, kind, &layer)? {
             continue;
         }
-        let mut record = record(entry.digest, kind, layer, &entry.media_type, entry.size);
+        let blob = Descriptor::new(entry.media_type.as_str(), entry.digest, entry.size);
+        let mut record = Artifact::new(kind, &blob, layer, store);
         if kind == ArtifactKind::SociLayer {
             let size = entry.annotation(media_type::SPAN_SIZE).and_then(|text| text.parse().ok());
             record.span_size = size.unwrap_or(0);
@@ -239,21 +296,4 @@ fn is_upstreams(ztoc: &Ztoc, span_size: u64) -> bool {
     let spans = ztoc.spans();
     let long_enough = |span| spans.uncompressed_range(crate::units::SpanId(span)).len() > span_size;
     ztoc.algorithm() == Algorithm::Uncompressed || (0..spans.len().saturating_sub(1)).all(long_enough)
-}
-
-fn record(digest: Digest, kind: ArtifactKind, oci_digest: Digest, media_type: &str, size: u64) -> Artifact {
-    Artifact {
-        digest,
-        kind,
-        oci_digest,
-        image_digest: None,
-        image_ref: None,
-        platform: None,
-        media_type: media_type.to_owned(),
-        artifact_type: None,
-        created_at: jiff::Timestamp::now(),
-        span_size: 0,
-        span_layout: None,
-        size,
-    }
 }

@@ -119,6 +119,8 @@ pub struct InParts<'a> {
 pub struct Place<'a> {
     /// Where blob and manifest are kept.
     pub store: &'a ContentStore,
+    /// Where else zTOCs and fine tables may be.
+    pub beside: &'a [ContentStore],
     /// Where the pack is recorded.
     pub artifacts: &'a Artifacts,
     /// The image as the user named it.
@@ -160,7 +162,7 @@ pub fn make(
     place: Place<'_>,
     tell: &(dyn Fn(Event<'_>) + Sync),
 ) -> Result<PackReport, PackBuildError> {
-    let ztocs = in_parts.map(|in_parts| ztocs(in_parts, place.store)).transpose()?;
+    let ztocs = in_parts.map(|in_parts| ztocs(in_parts, place));
     let source = Source { image, ztocs: ztocs.as_ref(), runtime: place.runtime, tell };
     let scratch = || place.artifacts.scratch().map(Scratch::new);
     let (packed, left_out) = source.pack(&subject.digest, settings, scratch()?, scratch()?)?;
@@ -191,7 +193,8 @@ pub fn make(
     Ok(report)
 }
 
-/// Forgets other packs of the image that are for the same.
+/// Removes other packs of the image that are for the same. In containerd only their records go: another image may list one
+/// of them, and containerd collects those that none does.
 fn replace(
     pack: &Descriptor,
     subject: &Manifest,
@@ -207,30 +210,34 @@ fn replace(
         let manifest = raw.and_then(|raw| Manifest::parse(raw, media_type::OCI_MANIFEST).ok());
         let same = |manifest: &Manifest| Purpose::of(&manifest.annotations) == *purpose;
         if manifest.as_ref().is_some_and(same) {
-            // Not its blobs: another image may list them.
-            place.artifacts.remove(&record.digest)?;
+            match place.store {
+                ContentStore::Layout(_) => drop(place.store.remove(&record.digest, place.artifacts)?),
+                ContentStore::Containerd(_) => place.artifacts.remove(&record.digest)?,
+            }
         }
     }
     Ok(())
 }
 
-/// The zTOCs or fine tables by layer; those that readers refuse are left out.
-fn ztocs(in_parts: InParts<'_>, store: &ContentStore) -> Result<HashMap<Digest, Ztoc>, StoreError> {
+/// The zTOCs or fine tables by layer; those that are not here, or that readers refuse, are left out.
+fn ztocs(in_parts: InParts<'_>, place: Place<'_>) -> HashMap<Digest, Ztoc> {
     let mut ztocs = HashMap::new();
+    let stores = std::iter::once(place.store).chain(place.beside);
+    let read = |blob: &Descriptor| {
+        stores.clone().find_map(|store| store.read_at_most(&blob.digest, blob.size).ok())
+    };
     if let Some(tables) = in_parts.fine_tables
-        && let Ok(bundle) = Bundle::open(store.read_at_most(&tables.digest, tables.size)?)
+        && let Some(Ok(bundle)) = read(tables).map(Bundle::open)
     {
         let table = |layer: Digest| Some((layer, bundle.table(&layer)?.ok()?));
         ztocs.extend(bundle.layers().filter_map(table));
     }
     for entry in in_parts.index.ztocs() {
-        if let (Some(layer), Ok(ztoc)) =
-            (layer_of(entry), Ztoc::open(store.read_at_most(&entry.digest, entry.size)?))
-        {
+        if let (Some(layer), Some(Ok(ztoc))) = (layer_of(entry), read(entry).map(Ztoc::open)) {
             ztocs.insert(layer, ztoc);
         }
     }
-    Ok(ztocs)
+    ztocs
 }
 
 /// Layers that are not in a pack, with the bytes that are needed of each.

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{LayoutStore, StoreError};
+use super::{Artifacts, LayoutStore, Removed, StoreError, remove};
 use crate::{
     containerd::Containerd,
     digest::{Digest, Hasher},
@@ -163,16 +163,18 @@ impl ContentStore {
         }
     }
 
-    /// Lets go of a manifest: containerd deletes it, and in time what only it kept alive. Blobs of a layout stay.
+    /// Removes a manifest of ours with its record, and all that only it kept: from a layout at once, from containerd when it
+    /// next collects. What something else names stays.
     ///
     /// # Errors
-    /// When containerd does not answer.
-    pub fn release(&self, digest: &Digest) -> Result<(), StoreError> {
+    /// When the store or the records cannot be changed.
+    pub fn remove(&self, digest: &Digest, artifacts: &Artifacts) -> Result<Removed, StoreError> {
         match self {
-            Self::Layout(_) => Ok(()),
+            Self::Layout(layout) => remove(layout, artifacts, &[*digest]),
             Self::Containerd(containerd) => {
                 let (it, digest) = (containerd.clone(), *digest);
-                Ok(containerd.wait(async move { it.delete_blob(&digest).await })?)
+                containerd.wait(async move { it.let_go(&digest).await })?;
+                Ok(Removed::default())
             }
         }
     }

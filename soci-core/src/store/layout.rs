@@ -2,8 +2,8 @@
 //! written.
 //!
 //! The directory is the state; any number of processes may use it. `index.json` is changed under a lock on
-//! `oci-layout`. What must always hold: a file under `blobs/` is complete, and [`LayoutStore::read`] never returns bytes
-//! of another digest.
+//! `oci-layout`, and what is unknown in it stays. What must always hold: a file under `blobs/` is complete, and
+//! [`LayoutStore::read`] never returns bytes of another digest; what `index.json` names was on the disk before it.
 
 use std::{
     fs::{self, File},
@@ -12,20 +12,27 @@ use std::{
 };
 
 use bytes::Bytes;
-use rustix::fs::{FlockOperation, flock};
+use serde_json::{Map, Value};
 
 use super::{
     StoreError,
-    ingest::{Ingest, sweep},
+    ingest::{Ingest, sweep, sync_dir},
+    lock::Lock,
 };
 use crate::{
     digest::{Digest, Hasher},
-    image::{Descriptor, ImageIndex, MAX_MANIFEST},
+    image::{
+        Descriptor, ImageIndex, MAX_MANIFEST, ManifestError,
+        document::{Shape, encode},
+    },
     media_type,
 };
 
 const MARKER: &str = "oci-layout";
 const INDEX: &str = "index.json";
+
+/// Most bytes of an `index.json` that is written: half of what is read, so that there is room to act. Some 20 000 manifests.
+pub(super) const MAX_LISTED: usize = crate::image::MAX_MANIFEST / 2;
 
 /// A handle on a layout directory. Cloning it is cheap.
 #[derive(Clone, Debug)]
@@ -54,7 +61,7 @@ impl LayoutStore {
         store.check_marker()?;
         let _lock = store.lock()?;
         if !root.join(INDEX).exists() {
-            store.write_index(&[])?;
+            store.publish(&ImageIndex::encode(&[]), &root.join(INDEX))?;
         }
         Ok(store)
     }
@@ -165,12 +172,7 @@ impl LayoutStore {
     /// # Errors
     /// When the file cannot be read.
     pub fn index(&self) -> Result<Vec<Descriptor>, StoreError> {
-        let path = self.root.join(INDEX);
-        let mut raw = Vec::new();
-        // One more than is parsed, which then says what the limit is.
-        let read =
-            File::open(&path).and_then(|file| file.take(MAX_MANIFEST as u64 + 1).read_to_end(&mut raw));
-        read.map_err(StoreError::io("read", &path))?;
+        let (path, raw) = self.raw_index()?;
         let index = ImageIndex::parse(raw.into(), media_type::OCI_INDEX);
         Ok(index.map_err(|source| StoreError::Index { path, source })?.manifests)
     }
@@ -179,20 +181,46 @@ impl LayoutStore {
     /// digest.
     ///
     /// # Errors
-    /// When the file cannot be read or written.
+    /// When the file cannot be read or written, or would be too long.
     pub fn add_manifest(&self, manifest: Descriptor) -> Result<(), StoreError> {
-        let _lock = self.lock()?;
-        let mut manifests = self.index()?;
         let tag = |d: &Descriptor| d.annotation(media_type::REF_NAME).map(str::to_owned);
-        let replaces = |old: &Descriptor| match tag(&manifest) {
-            Some(name) => tag(old) == Some(name),
-            None => old.digest == manifest.digest,
-        };
-        match manifests.iter().position(replaces) {
-            Some(at) => manifests[at] = manifest,
-            None => manifests.push(manifest),
-        }
-        self.write_index(&manifests)
+        let wanted = tag(&manifest);
+        let entry = serde_json::to_value(&manifest).expect("descriptors always encode");
+        self.edit(&self.lock()?, |entries| {
+            let at = entries.iter().position(|old| {
+                descriptor(old).is_some_and(|old| match &wanted {
+                    Some(_) => tag(&old) == wanted,
+                    None => old.digest == manifest.digest,
+                })
+            });
+            match at.and_then(|at| entries.get_mut(at)) {
+                // It is listed already: with all that is said now, or with a name.
+                Some(old) if *old == entry => false,
+                Some(old) if wanted.is_none() && descriptor(old).is_some_and(|old| tag(&old).is_some()) => {
+                    false
+                }
+                Some(old) => {
+                    *old = entry;
+                    true
+                }
+                None => {
+                    entries.push(entry);
+                    true
+                }
+            }
+        })
+    }
+
+    /// Takes entries out of `index.json`; the blobs stay.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub(super) fn unlist(&self, lock: &Lock, doomed: impl Fn(&Descriptor) -> bool) -> Result<(), StoreError> {
+        self.edit(lock, |entries| {
+            let before = entries.len();
+            entries.retain(|entry| !descriptor(entry).is_some_and(|entry| doomed(&entry)));
+            entries.len() != before
+        })
     }
 
     /// Lists one manifest in `index.json` and no other.
@@ -201,19 +229,62 @@ impl LayoutStore {
     /// When the file cannot be written.
     pub fn list_only(&self, manifest: Descriptor) -> Result<(), StoreError> {
         let _lock = self.lock()?;
-        self.write_index(&[manifest])
+        self.publish(&ImageIndex::encode(&[manifest]), &self.root.join(INDEX))
     }
 
-    /// The lock on `index.json`, held until the file is dropped.
-    fn lock(&self) -> Result<File, StoreError> {
+    /// Removes a blob; one that is not there is no error. Nothing may name it any more.
+    pub(crate) fn remove_blob(&self, digest: &Digest) -> Result<(), StoreError> {
+        let path = self.blob_path(digest);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(StoreError::io("remove", path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes removals of blobs durable.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        sync_dir(&self.blob_dir())
+    }
+
+    /// The lock on `index.json`, held until it is dropped.
+    pub(super) fn lock(&self) -> Result<Lock, StoreError> {
         let marker = self.root.join(MARKER);
-        let lock = File::open(&marker).map_err(StoreError::io("open", &marker))?;
-        flock(&lock, FlockOperation::LockExclusive).map_err(|e| StoreError::io("lock", &marker)(e.into()))?;
-        Ok(lock)
+        Lock::wait(&marker, false).map_err(StoreError::io("lock", &marker))
     }
 
-    fn write_index(&self, manifests: &[Descriptor]) -> Result<(), StoreError> {
-        self.publish(&ImageIndex::encode(manifests), &self.root.join(INDEX))
+    /// Changes the entries of `index.json`. `change` says whether it has changed any.
+    fn edit(&self, _: &Lock, change: impl FnOnce(&mut Vec<Value>) -> bool) -> Result<(), StoreError> {
+        let (path, raw) = self.raw_index()?;
+        let bad = |source: ManifestError| StoreError::Index { path: path.clone(), source };
+        // What cannot be read as an index is not to be changed either.
+        ImageIndex::parse(raw.clone().into(), media_type::OCI_INDEX).map_err(bad)?;
+        let mut document: Map<String, Value> =
+            serde_json::from_slice(&raw).map_err(|source| bad(source.into()))?;
+        let mut entries = match document.remove("manifests") {
+            Some(Value::Array(entries)) => entries,
+            _ => Vec::new(),
+        };
+        let before = entries.len();
+        if !change(&mut entries) {
+            return Ok(());
+        }
+        let grown = entries.len() >= before;
+        document.insert("manifests".to_owned(), Value::Array(entries));
+        let bytes = encode(&document, Shape::Index);
+        if grown && bytes.len() > MAX_LISTED {
+            return Err(StoreError::Full { path, entries: before, bytes: raw.len() });
+        }
+        self.publish(&bytes, &path)
+    }
+
+    fn raw_index(&self) -> Result<(PathBuf, Vec<u8>), StoreError> {
+        let path = self.root.join(INDEX);
+        let mut raw = Vec::new();
+        // One more than is parsed, which then says what the limit is.
+        let read =
+            File::open(&path).and_then(|file| file.take(MAX_MANIFEST as u64 + 1).read_to_end(&mut raw));
+        read.map_err(StoreError::io("read", &path))?;
+        Ok((path, raw))
     }
 
     fn publish(&self, bytes: &[u8], target: &Path) -> Result<(), StoreError> {
@@ -303,6 +374,10 @@ impl Write for BlobWriter {
     fn flush(&mut self) -> io::Result<()> {
         self.ingest.file.flush()
     }
+}
+
+fn descriptor(entry: &Value) -> Option<Descriptor> {
+    serde_json::from_value(entry.clone()).ok()
 }
 
 fn make_dir(path: &Path) -> Result<(), StoreError> {

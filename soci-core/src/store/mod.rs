@@ -8,7 +8,11 @@ mod artifacts;
 mod content;
 mod ingest;
 mod layout;
+mod lock;
+mod removal;
 
+#[cfg(test)]
+mod removal_tests;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +24,8 @@ pub use content::{
     ContentStore, FINE_INDEX_LABEL, SOCI_INDEX_LABEL, image_index_labels, manifest_labels, soci_index_labels,
 };
 pub use layout::{BlobWriter, LayoutStore};
+pub(crate) use removal::replace;
+pub use removal::{Prune, Removed, prune, remove};
 
 use crate::{containerd::ContainerdError, digest::Digest, image::ManifestError};
 
@@ -68,6 +74,16 @@ pub enum StoreError {
         /// Why.
         #[source]
         source: ManifestError,
+    },
+    /// `index.json` lists so much that its readers would soon refuse it.
+    #[error("{} lists {entries} manifests in {bytes} bytes, at most {} are written", path.display(), layout::MAX_LISTED)]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// Manifests in it.
+        entries: usize,
+        /// Its length.
+        bytes: usize,
     },
     /// containerd refused or failed.
     #[error(transparent)]

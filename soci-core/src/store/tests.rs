@@ -108,6 +108,7 @@ fn records_come_back_sorted_and_bad_ones_are_errors() {
         span_size: 4 << 20,
         span_layout: None,
         size: 9,
+        in_containerd: false,
     };
     let mut want: Vec<_> = [&b"a"[..], b"b", b"c"].into_iter().map(artifact).collect();
     for artifact in &want {

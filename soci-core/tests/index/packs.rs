@@ -72,7 +72,7 @@ impl Made {
         let settings = PackSettings { plan, budget, purpose: Purpose::default() };
         let store = ContentStore::Layout(self.store.clone());
         let (artifacts, runtime) = (&self.artifacts, self.runtime.handle());
-        let place = Place { store: &store, artifacts, name: "image", runtime };
+        let place = Place { store: &store, beside: &[], artifacts, name: "image", runtime };
         make(&self.image, &self.image.manifest, None, &settings, place, &|_| {})
     }
 
@@ -228,8 +228,13 @@ fn what_is_read_is_told() {
     };
     let settings = PackSettings { plan, budget: None, purpose: Purpose::default() };
     let store = ContentStore::Layout(place.store.clone());
-    let at =
-        Place { store: &store, artifacts: &place.artifacts, name: "image", runtime: place.runtime.handle() };
+    let at = Place {
+        store: &store,
+        beside: &[],
+        artifacts: &place.artifacts,
+        name: "image",
+        runtime: place.runtime.handle(),
+    };
     let told = Mutex::new((0, 0));
     let tell = |event: Event<'_>| match event {
         Event::Read { bytes, .. } => told.lock().unwrap().0 += bytes,

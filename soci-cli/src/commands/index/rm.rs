@@ -1,10 +1,10 @@
-//! `soci index rm`: forget indexes. Blobs of an image layout stay, as with upstream's; containerd deletes the index and
-//! collects what only it has kept.
+//! `soci index rm`: forget indexes. Blobs of an image layout stay until it is pruned, as with upstream's; containerd collects
+//! the index and what only it has kept.
 
 use anyhow::{Result, bail};
 use soci_core::{
     digest::Digest,
-    store::{ArtifactKind, StoreError},
+    store::{ArtifactKind, ContentStore, StoreError},
 };
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     sources,
 };
 
-/// Remove SOCI indexes. Blobs of our own store stay.
+/// Remove SOCI indexes. Their blobs stay in our own store, until `soci store prune` or with --purge; containerd collects them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Digests of the indexes.
@@ -21,6 +21,9 @@ pub(crate) struct Args {
     /// All of this image: as it was named when they were created, or as containerd names it.
     #[arg(long, value_name = "IMAGE")]
     r#ref: Option<String>,
+    /// Also give back the bytes of what only these indexes kept in our own store: zTOCs, prefetch artifacts.
+    #[arg(long)]
+    purge: bool,
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
@@ -30,14 +33,14 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     let root = Root::open(global)?;
     if let Some(name) = &args.r#ref {
         for index in sources::indexes_of(name, &root)? {
-            remove(&root, &index.digest)?;
+            remove(&root, &index.digest, args.purge)?;
         }
         return Ok(());
     }
     for text in &args.digests {
         let digest = root::digest(Some(text))?;
         match root.artifacts.get(&digest) {
-            Ok(record) if record.kind == ArtifactKind::SociIndex => remove(&root, &digest)?,
+            Ok(record) if record.kind == ArtifactKind::SociIndex => remove(&root, &digest, args.purge)?,
             Ok(_) => bail!("the digest {digest} does not correspond to an index"),
             Err(StoreError::NotFound(_)) => bail!("the index of the digest {digest} doesn't exist"),
             Err(error) => return Err(error.into()),
@@ -46,10 +49,11 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     Ok(())
 }
 
-fn remove(root: &Root, index: &Digest) -> Result<()> {
-    root.artifacts.remove(index)?;
-    for store in root.stores()? {
-        store.release(index)?;
+/// As upstream's tool, our own store keeps the blobs, and `rebuild-db` brings the index back, until the store is pruned.
+fn remove(root: &Root, index: &Digest, purge: bool) -> Result<()> {
+    let own = ContentStore::Layout(root.layout().clone());
+    if purge || own.size(index)?.is_none() {
+        return root.remove(index);
     }
-    Ok(())
+    Ok(root.artifacts.forget(index)?)
 }

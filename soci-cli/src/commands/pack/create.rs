@@ -66,7 +66,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     let root = Root::open(global)?;
     let runtime = Runtime::new().context("cannot start the runtime")?;
     let (source, images) = runtime.block_on(args.image.resolve(&root))?;
-    let store = root.store_for(&source)?;
+    let (store, stores) = (root.store_for(&source)?, root.stores()?);
     let progress = Progress::new(args.quiet || args.json);
     let heard = made::Heard::default();
     let tell = |event: Event<'_>| {
@@ -79,6 +79,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         let (index, fine) = (newest_index(&root, image)?, newest_fine_index(&root, image)?);
         let place = Place {
             store: &store,
+            beside: &stores,
             artifacts: &root.artifacts,
             name: &image.reference,
             runtime: runtime.handle(),
@@ -88,13 +89,13 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
             fine_tables: fine_tables(fine.iter().flat_map(|fine| &fine.layers)),
         });
         let made = make(image, &image.manifest, in_parts, &settings, place, &tell)?;
-        packs.push(made.descriptor.digest);
+        packs.push((image.manifest.digest, made.descriptor.digest));
     }
     pack_args::tie(&store, source.name(), &settings.purpose, &packs)?;
     if args.json {
         out!("{}", json::pretty(&Made { image: source.name(), packs: heard.take().packs })?);
     } else if args.quiet {
-        for pack in &packs {
+        for (_, pack) in &packs {
             out!("{pack}");
         }
     }

@@ -4,6 +4,7 @@ mod create;
 mod info;
 mod list;
 mod push;
+mod rm;
 mod verify;
 
 use std::collections::BTreeMap;
@@ -43,6 +44,8 @@ pub(crate) enum Command {
     /// Push one pack to the registry of its image.
     #[command(after_help = "Example:\n  soci pack push sha256:0f2a... registry.example.com/app:v1")]
     Push(push::Args),
+    /// Remove packs, and give their bytes back.
+    Rm(rm::Args),
 }
 
 impl Command {
@@ -53,6 +56,7 @@ impl Command {
             Self::Info(args) => info::run(&args, global),
             Self::Verify(args) => verify::run(&args, global),
             Self::Push(args) => push::run(args, global),
+            Self::Rm(args) => rm::run(&args, global),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::json;
 
 /// What a JSON value is by the specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(crate) enum Shape {
     Manifest,
     Index,
     Descriptor,
@@ -66,7 +66,7 @@ impl Shape {
 }
 
 /// The bytes of an object of that shape.
-pub(super) fn encode(object: &Map<String, Value>, shape: Shape) -> Vec<u8> {
+pub(crate) fn encode(object: &Map<String, Value>, shape: Shape) -> Vec<u8> {
     let mut out = Vec::new();
     write_object(&mut out, object, shape);
     out
