@@ -202,7 +202,7 @@ fn errors_are_upstreams() {
     assert_eq!(place.run("index rm"), "", "nothing to do is no error");
 }
 
-/// Removed indexes leave their blobs in our own store, from which the records come back.
+/// Removed indexes leave their blobs in our own store, from which the records come back, as with upstream's tool.
 #[test]
 fn what_was_removed_comes_back_with_the_records() {
     let place = place();

@@ -399,3 +399,24 @@ async fn one_pack_is_pushed_and_found_as_a_referrer() {
     let verified = place.soci.run(["pack", "verify", "-q", &pack.to_string(), &reference]);
     verified.ok();
 }
+
+#[test]
+fn a_removed_pack_gives_its_bytes_back() {
+    let place = place();
+    let pack = told(&place.create(&["--fine", "--pack"]).ok());
+    let blob = place.manifest(&pack).layers[0].digest;
+    let (index, fine) = (place.soci.run(["index", "ls", "-q"]).ok(), place.store().index().unwrap().len());
+    assert_eq!(fine, 3, "index, fine index, pack");
+    assert!(place.soci.run(["pack", "rm", index.trim_end()]).failed().ends_with("is not a pack"));
+    place.soci.run(["pack", "rm", &pack.to_string()]).ok();
+    assert!(!place.store().has(&pack) && !place.store().has(&blob));
+    assert_eq!(place.store().index().unwrap().len(), 2);
+    assert!(place.soci.run(["pack", "rm", &pack.to_string()]).failed().contains("no pack"));
+    // A pack takes the place of the one with the same name, bytes and all.
+    let first = told(&place.create(&["--pack"]).ok());
+    let second = told(&place.create(&["--pack", "--pack-budget", "60%"]).ok());
+    assert!(first != second && !place.store().has(&first) && place.store().has(&second));
+    // A record whose blob is gone stops nothing.
+    std::fs::remove_file(place.store().blob_path(&second)).unwrap();
+    place.create(&["--pack"]).ok();
+}

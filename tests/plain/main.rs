@@ -13,6 +13,7 @@ mod cli_push;
 mod cli_record;
 mod cli_registry;
 mod cli_sockets;
+mod cli_store;
 mod cli_trace;
 mod cli_trace_tools;
 mod cli_words;

@@ -5,6 +5,7 @@
 mod containerd;
 mod containerd_companions;
 mod containerd_images;
+mod containerd_kinds;
 mod doctor;
 mod ebpf;
 mod ebpf_exact;

@@ -104,7 +104,9 @@ fn rule(part: &str) -> Result<Rule, String> {
 fn split_tail(part: &str) -> (&str, Option<Duration>) {
     let split = part.rsplit_once('+').and_then(|(text, tail)| {
         let escaped = text.bytes().rev().take_while(|&byte| byte == b'\\').count() % 2 == 1;
-        if escaped { None } else { Some((text, duration::parse(tail.trim_end())?)) }
+        let tail = tail.trim_end();
+        // `[0-9]+0` is an expression; nobody records for no time.
+        if escaped || tail == "0" { None } else { Some((text, duration::parse(tail)?)) }
     });
     split.map_or((part, None), |(text, tail)| (text, Some(tail)))
 }

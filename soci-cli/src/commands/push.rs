@@ -107,7 +107,9 @@ async fn push(mut args: Args, name: &str, reference: &Reference, root: &Root, de
             let of = move |index: &&Artifact| {
                 index.oci_digest == manifest && index.artifact_type.as_deref() == Some(version.media_type())
             };
-            indexes.iter().find(of)
+            // A record may outlive its blob, which containerd collects with the image.
+            let here = |index: &&Artifact| matches!(root.store_of(&index.digest), Ok(Some(_)));
+            indexes.iter().filter(of).find(here)
         };
         let within = image.manifest.annotations.contains_key(media_type::INDEX_DIGEST);
         v2_seen |= within || of_image(IndexVersion::V2).is_some();

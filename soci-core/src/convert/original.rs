@@ -6,9 +6,19 @@ use serde_json::{Map, Value, json};
 
 use super::ConvertError;
 use crate::{
-    image::{Descriptor, Image, ImageIndex, ImageSource, ManifestError, Platform},
+    image::{
+        Descriptor, Image, ImageError, ImageIndex, ImageSource, MAX_MANIFEST, ManifestError, Platform,
+        document::{Shape, encode},
+    },
     media_type,
 };
+
+/// Lists within lists that are opened.
+const MAX_DEPTH: usize = 4;
+/// Lists that are opened.
+const MAX_LISTS: usize = 1000;
+/// Entries of all lists together, above which no more are opened.
+const MAX_ENTRIES: usize = 10_000;
 
 /// Which platforms are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +54,13 @@ impl Original {
         if let Some(target) = target.filter(|target| media_type::is_manifest(&target.media_type)) {
             return Self::of_manifest(source, target, names).await;
         }
+        ImageIndex::parse(raw.clone(), media_type::OCI_INDEX)?;
         let mut document: Map<String, Value> = serde_json::from_slice(&raw).map_err(ManifestError::from)?;
-        let listed = ImageIndex::parse(raw, media_type::OCI_INDEX)?.manifests;
+        if let Some(entries) = document.get_mut("manifests").and_then(Value::as_array_mut) {
+            *entries = flat(source, std::mem::take(entries)).await?;
+        }
+        let raw = encode(&document, Shape::Index);
+        let listed = ImageIndex::parse(raw.into(), media_type::OCI_INDEX)?.manifests;
         let mut here = Vec::new();
         for entry in listed {
             here.push((!only_present || source.has(&entry).await?).then_some(entry));
@@ -121,6 +136,37 @@ impl Original {
     pub(super) fn into_document(self) -> Map<String, Value> {
         self.document
     }
+}
+
+/// The entries of an image index, with those of the indexes in it in their places: what is converted has to be named by the
+/// document that is written anew. An index that is not here stays as it is.
+async fn flat(source: &ImageSource, entries: Vec<Value>) -> Result<Vec<Value>, ConvertError> {
+    let (mut flat, mut opened) = (Vec::new(), 0);
+    let mut left: Vec<(Value, usize)> = entries.into_iter().rev().map(|entry| (entry, 0)).collect();
+    while let Some((entry, depth)) = left.pop() {
+        let descriptor: Option<Descriptor> = serde_json::from_value(entry.clone()).ok();
+        let list = descriptor.filter(|it| media_type::is_index(&it.media_type));
+        let Some(list) =
+            list.filter(|_| depth < MAX_DEPTH && opened < MAX_LISTS && flat.len() + left.len() < MAX_ENTRIES)
+        else {
+            flat.push(entry);
+            continue;
+        };
+        opened += 1;
+        let raw = match source.blob_of(&list, MAX_MANIFEST as u64).await {
+            Err(ImageError::NoBlob(_)) => {
+                flat.push(entry);
+                continue;
+            }
+            raw => raw?,
+        };
+        ImageIndex::parse(raw.clone(), &list.media_type)?;
+        let mut list: Map<String, Value> = serde_json::from_slice(&raw).map_err(ManifestError::from)?;
+        if let Some(Value::Array(inner)) = list.remove("manifests") {
+            left.extend(inner.into_iter().rev().map(|entry| (entry, depth + 1)));
+        }
+    }
+    Ok(flat)
 }
 
 fn tags(target: &Descriptor) -> impl Iterator<Item = (String, String)> {

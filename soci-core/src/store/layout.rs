@@ -268,11 +268,11 @@ impl LayoutStore {
         if !change(&mut entries) {
             return Ok(());
         }
-        let grown = entries.len() >= before;
+        let (grown, count) = (entries.len() > before, entries.len());
         document.insert("manifests".to_owned(), Value::Array(entries));
         let bytes = encode(&document, Shape::Index);
         if grown && bytes.len() > MAX_LISTED {
-            return Err(StoreError::Full { path, entries: before, bytes: raw.len() });
+            return Err(StoreError::Full { path, entries: count, bytes: bytes.len() });
         }
         self.publish(&bytes, &path)
     }

@@ -76,13 +76,17 @@ pub enum StoreError {
         source: ManifestError,
     },
     /// `index.json` lists so much that its readers would soon refuse it.
-    #[error("{} lists {entries} manifests in {bytes} bytes, at most {} are written", path.display(), layout::MAX_LISTED)]
+    #[error(
+        "{} would list {entries} manifests in {bytes} bytes, more than {}: make room with `soci store prune`",
+        path.display(),
+        layout::MAX_LISTED
+    )]
     Full {
         /// The file.
         path: PathBuf,
-        /// Manifests in it.
+        /// Manifests that would be in it.
         entries: usize,
-        /// Its length.
+        /// The length that it would have.
         bytes: usize,
     },
     /// containerd refused or failed.
