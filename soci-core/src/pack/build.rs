@@ -223,9 +223,8 @@ fn replace(
 fn ztocs(in_parts: InParts<'_>, place: Place<'_>) -> HashMap<Digest, Ztoc> {
     let mut ztocs = HashMap::new();
     let stores = std::iter::once(place.store).chain(place.beside);
-    let read = |blob: &Descriptor| {
-        stores.clone().find_map(|store| store.read_at_most(&blob.digest, blob.size).ok())
-    };
+    let read =
+        |blob: &Descriptor| stores.clone().find_map(|store| store.read_at_most(&blob.digest, blob.size).ok());
     if let Some(tables) = in_parts.fine_tables
         && let Some(Ok(bundle)) = read(tables).map(Bundle::open)
     {

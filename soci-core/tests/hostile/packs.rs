@@ -57,7 +57,8 @@ fn a_pack_is_made_and_verified_in_less_memory_than_it_has_bytes() {
     let items = vec![PlanItem { path: Arc::from(&b"f"[..]), range, first_need_ns: 0 }];
     let settings =
         PackSettings { plan: Plan { must_have: 1, items }, budget: None, purpose: Purpose::default() };
-    let place = Place { store: &store, artifacts: &artifacts, name: "image", runtime: runtime.handle() };
+    let place =
+        Place { store: &store, beside: &[], artifacts: &artifacts, name: "image", runtime: runtime.handle() };
     let report =
         crate::measured(0, || make(&image, &image.manifest, None, &settings, place, &|_| {})).unwrap();
     assert_eq!(report.plain, LENGTH);
