@@ -278,9 +278,10 @@ impl Artifacts {
         for entry in fs::read_dir(&self.dir).map_err(failed())? {
             let entry = entry.map_err(failed())?;
             let name = entry.file_name();
-            let is_record = |name: &str| name.ends_with(".json") || name.ends_with(FORGOTTEN);
-            if name.to_str().is_some_and(|name| name.starts_with(&start) && is_record(name)) {
-                paths.push(entry.path());
+            let path = entry.path();
+            let is_record = path.extension().is_some_and(|end| end == "json" || end == FORGOTTEN);
+            if is_record && name.to_str().is_some_and(|name| name.starts_with(&start)) {
+                paths.push(path);
             }
         }
         Ok(paths)

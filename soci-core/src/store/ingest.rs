@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Where nothing tells whether a writer lives: one that has written nothing for so long does not.
-const ABANDONED: Duration = Duration::from_secs(24 * 3600);
+const ABANDONED: Duration = Duration::from_hours(24);
 /// Times that a sweeper, which holds a file's lock for an instant, may take away what was just made.
 const ATTEMPTS: usize = 100;
 

@@ -15,7 +15,7 @@ use crate::{
 };
 
 struct Lab {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     layout: LayoutStore,
     artifacts: Artifacts,
     store: ContentStore,
@@ -27,7 +27,7 @@ impl Lab {
         let layout = LayoutStore::open(&dir.path().join("content")).unwrap();
         let artifacts = Artifacts::open(dir.path()).unwrap();
         let store = ContentStore::Layout(layout.clone());
-        Self { _dir: dir, layout, artifacts, store }
+        Self { dir, layout, artifacts, store }
     }
 
     /// An index of an image with these zTOCs, made so many hours ago.
@@ -194,7 +194,7 @@ fn equal_prefetch_artifacts_of_two_layers_have_two_records() {
         |layer: &[u8]| Artifact::new(ArtifactKind::SociPrefetch, &blob, Digest::of(layer), &lab.store);
     // As an earlier version wrote it.
     let old = serde_json::to_vec(&record(b"one")).unwrap();
-    let plain = lab._dir.path().join("artifacts").join(format!("{}.json", blob.digest.hex()));
+    let plain = lab.dir.path().join("artifacts").join(format!("{}.json", blob.digest.hex()));
     fs::write(&plain, old).unwrap();
     for layer in [&b"one"[..], b"two", b"one"] {
         lab.artifacts.put(&record(layer)).unwrap();
