@@ -86,6 +86,13 @@ fn registry(error: &RegistryError) -> Option<&'static str> {
             Some("mend or remove the hosts.toml of this registry")
         }
         RegistryError::Transport { url, source } => transport(url, source),
+        RegistryError::ReferrersTag { .. } => Some(
+            "this registry lists what refers to an image under a tag: leave tags sha256-* out of the rule by which tags \
+             cannot be changed, or push the result of soci convert, which needs no such tag",
+        ),
+        RegistryError::NotListed { .. } => {
+            Some("nodes would not find it: push the result of soci convert, whose image index lists it")
+        }
         _ => None,
     }
 }

@@ -19,6 +19,7 @@ use soci_core::{
     containerd::Containerd,
     digest::Digest,
     image::ImageSource,
+    registry::Content,
     store::{Artifact, ArtifactKind, Artifacts, ContentStore, LayoutStore, StoreError},
 };
 
@@ -187,6 +188,18 @@ impl Root {
     pub(crate) fn read(&self, digest: &Digest) -> Result<Bytes> {
         match self.store_of(digest)? {
             Some(store) => Ok(store.read(digest)?),
+            None => Err(StoreError::NotFound(*digest).into()),
+        }
+    }
+
+    /// A blob to be sent: from its file where it is one, so that it is never in memory as a whole.
+    pub(crate) fn content(&self, digest: &Digest) -> Result<Content> {
+        match self.store_of(digest)? {
+            Some(ContentStore::Layout(layout)) => {
+                let path = layout.blob_path(digest);
+                Content::file(&path).with_context(|| format!("cannot read {}", path.display()))
+            }
+            Some(store) => Ok(Content::Bytes(store.read(digest)?)),
             None => Err(StoreError::NotFound(*digest).into()),
         }
     }

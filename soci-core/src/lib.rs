@@ -4,6 +4,7 @@
 //! the modules named below. Invariant: bytes that come from a registry are checked before anything is derived
 //! from them.
 
+pub mod any_digest;
 pub mod budget;
 mod compression;
 #[cfg(feature = "containerd")]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::response::Response;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, LOCATION, RETRY_AFTER};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, LINK, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
@@ -45,6 +45,12 @@ pub enum Fault {
     Corrupt,
     /// The answer never comes.
     Hang,
+    /// The request is done, but its answer is status 502.
+    Lost,
+    /// Status 200 with this body, in place of the answer.
+    Body(&'static str),
+    /// The same, with a link to a next page, which is this one again.
+    Page(&'static str),
 }
 
 /// Which requests a fault is for.
@@ -155,6 +161,12 @@ pub(crate) async fn before(fault: &Fault, uri: &str, headers: &mut HeaderMap) ->
             }
             return Some(response);
         }
+        Fault::Body(body) => return Some(Response::new(Body::from(*body))),
+        Fault::Page(body) => {
+            let mut response = Response::new(Body::from(*body));
+            response.headers_mut().insert(LINK, header(&format!("<{uri}>; rel=\"next\"")));
+            return Some(response);
+        }
         Fault::RedirectLoop => return Some(redirect(uri)),
         Fault::RedirectTo(target) => return Some(redirect(target)),
         _ => {}
@@ -170,6 +182,10 @@ pub(crate) async fn after(fault: &Fault, response: Response) -> Response {
         Fault::Throttle(rate) => throttled(bytes.clone(), *rate),
         Fault::Truncate(keep) => cut(bytes.clone(), *keep, false),
         Fault::Stall(keep) => cut(bytes.clone(), *keep, true),
+        Fault::Lost => {
+            parts.status = StatusCode::BAD_GATEWAY;
+            Body::from(bytes.clone())
+        }
         Fault::Corrupt => Body::from(bytes.iter().map(|byte| !byte).collect::<Vec<_>>()),
         Fault::ShiftContentRange(by) => {
             if let Some(value) = parts.headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok()) {

@@ -101,15 +101,24 @@ impl TestRegistry {
         Self::with(Habits::default())
     }
 
+    /// An open registry on a port of this loopback address (`ADDRESS:0`).
+    pub fn on(address: &str) -> Self {
+        Self::at(address, Habits::default())
+    }
+
     /// A registry with these habits.
     pub fn with(habits: Habits) -> Self {
+        Self::at("127.0.0.1:0", habits)
+    }
+
+    fn at(address: &str, habits: Habits) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("test-registry")
             .enable_all()
             .build()
             .expect("a runtime can be made");
-        let bind = || std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
+        let bind = || std::net::TcpListener::bind(address).expect("a loopback port is free");
         let listeners = [bind(), bind(), bind()];
         let addresses = [0, 1, 2].map(|i: usize| listeners[i].local_addr().expect("a bound socket"));
         let state = Arc::new(State {
@@ -173,6 +182,12 @@ impl TestRegistry {
                 .insert((repository.to_owned(), reference), (media_type.to_owned(), raw.clone()));
         }
         digest
+    }
+
+    /// Answers requests for `reference` with this manifest, whatever its digest is.
+    pub fn serve_as(&self, repository: &str, reference: &str, media_type: &str, raw: impl Into<Bytes>) {
+        let key = (repository.to_owned(), reference.to_owned());
+        self.state.content.lock().manifests.insert(key, (media_type.to_owned(), raw.into()));
     }
 
     /// The blob with this digest.

@@ -19,6 +19,9 @@ use super::resolver::{Indexed, Source, short_spans};
 use super::tables::parsed;
 use crate::span::chain;
 
+/// Entries of an image index without an artifact type that are looked at.
+const MAX_UNTYPED: usize = 16;
+
 /// Which companions an image is to be served with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Companions {
@@ -169,9 +172,29 @@ impl Source {
             return found;
         }
         let Some(name) = name.digest().or(name.tag()) else { return found };
-        let mut found = self.listed_in_index(image, name).await;
+        let listed = self.listed_in_index(image, name).await;
+        let mut found = self.with_types(image, listed).await;
         found.retain(|entry| may(entry, Listed::ByImage));
         found
+    }
+
+    /// Tools that copy an image may drop the artifact types of its index: then the manifests tell what they are.
+    async fn with_types(&self, image: &Manifest, listed: Vec<Descriptor>) -> Vec<Descriptor> {
+        let index = image.annotations.get(media_type::INDEX_DIGEST);
+        let typed = listed.into_iter().enumerate().map(|(at, mut entry)| async move {
+            let is_index = index.is_some_and(|index| *index == entry.digest.to_string());
+            if entry.artifact_type.is_some() || is_index || at >= MAX_UNTYPED {
+                return entry;
+            }
+            if let Ok(manifest) = self.manifest(entry.digest).await
+                && let Some(kind) = companion_of(&manifest, &image.digest)
+            {
+                entry.artifact_type = Some(kind.artifact_type().to_owned());
+                entry.annotations.extend(manifest.annotations);
+            }
+            entry
+        });
+        futures_util::future::join_all(typed).await
     }
 
     async fn listed_in_index(&self, image: &Manifest, name: &str) -> Vec<Descriptor> {

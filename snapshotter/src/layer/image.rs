@@ -1,7 +1,7 @@
 //! One image on its way to being served: found once, shared by all who prepare its layers.
 //!
-//! State: results that succeeded, each in its own cell (single flight; a failure leaves the cell empty, so the next
-//! caller tries again). The context keeps its layers alive until the [`super::Node`] drops it for being idle; mounts keep
+//! State: results that succeeded, each in its own cell (single flight). A failure leaves the cell empty, so that a later caller
+//! tries again; what all layers need fails once for all of them ([`Found`]). The context keeps its layers alive until the [`super::Node`] drops it for being idle; mounts keep
 //! them longer.
 
 use std::pin::pin;
@@ -9,16 +9,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use soci_core::digest::Digest;
 use soci_core::image::{Descriptor, Manifest};
 use soci_core::index::DEFAULT_MIN_LAYER_SIZE;
 use soci_core::media_type;
-use soci_core::registry::Reference;
+use soci_core::registry::{RangeFetcher, Reference};
 use soci_core::ztoc::Ztoc;
 use tokio::sync::OnceCell;
 
 use super::companions::{Companions, FineIndexes, PackSource};
+use super::found::Found;
 use super::node::Services;
 use super::resolver::{Indexed, ManifestAndConfig, Source};
 use super::{Layer, LayerError};
@@ -62,10 +64,10 @@ pub struct ImageContext {
     pub(super) number: u64,
     pub(super) services: Arc<Services>,
     pub(super) source: Source,
-    manifest: OnceCell<Manifest>,
-    config: OnceCell<Arc<ManifestAndConfig>>,
-    index: OnceCell<Option<Index>>,
-    referrers: OnceCell<Vec<Descriptor>>,
+    manifest: Found<Manifest>,
+    config: Found<Arc<ManifestAndConfig>>,
+    index: Found<Option<Index>>,
+    referrers: Found<Vec<Descriptor>>,
     companions: OnceCell<Vec<Descriptor>>,
     fine: OnceCell<Option<Arc<FineIndexes>>>,
     pack: OnceCell<Option<PackSource>>,
@@ -85,10 +87,10 @@ impl ImageContext {
             number,
             services,
             source,
-            manifest: OnceCell::new(),
-            config: OnceCell::new(),
-            index: OnceCell::new(),
-            referrers: OnceCell::new(),
+            manifest: Found::new(),
+            config: Found::new(),
+            index: Found::new(),
+            referrers: Found::new(),
             companions: OnceCell::new(),
             fine: OnceCell::new(),
             pack: OnceCell::new(),
@@ -119,7 +121,7 @@ impl ImageContext {
     /// The image's manifest and configuration, fetched at most once.
     pub async fn manifest(&self) -> Result<Arc<ManifestAndConfig>, LayerError> {
         self.touch();
-        let config = self.config.get_or_try_init(|| async {
+        let config = self.config.or_find(async {
             let manifest = self.image_manifest().await?.clone();
             let config = self.source.config(&manifest).await?;
             Ok::<_, LayerError>(Arc::new(ManifestAndConfig { manifest, config }))
@@ -167,7 +169,10 @@ impl ImageContext {
         self.touch();
         let Some(index) = self.index().await? else { return Ok(LayerState::NoIndex) };
         match index.layers.iter().find(|(indexed, _)| indexed.layer == *layer) {
-            Some((indexed, cell)) => Ok(LayerState::Lazy(self.ready(indexed, cell).await?)),
+            Some((indexed, cell)) => {
+                let ready: BoxFuture<'_, _> = Box::pin(self.ready(indexed, cell));
+                Ok(LayerState::Lazy(ready.await?))
+            }
             None => Ok(LayerState::NoZtoc),
         }
     }
@@ -232,7 +237,7 @@ impl ImageContext {
 
     /// Everything that refers to the image. Asked once, also for the index where that is found so.
     async fn referrers(&self) -> Result<&[Descriptor], LayerError> {
-        let found = self.referrers.get_or_try_init(|| async {
+        let found = self.referrers.or_find(async {
             // Without companions, only indexes are asked for.
             let wanted = (!self.services.pack.asks_for_referrers()).then_some(media_type::SOCI_INDEX_V1);
             self.source.referrers(&self.request.manifest_digest, wanted).await
@@ -313,11 +318,11 @@ impl ImageContext {
     }
 
     async fn image_manifest(&self) -> Result<&Manifest, LayerError> {
-        self.manifest.get_or_try_init(|| self.source.manifest(self.request.manifest_digest)).await
+        self.manifest.or_find(self.source.manifest(self.request.manifest_digest)).await
     }
 
     pub(super) async fn index(&self) -> Result<Option<&Index>, LayerError> {
-        let found = self.index.get_or_try_init(|| async {
+        let found = self.index.or_find(async {
             let manifest = self.image_manifest().await?;
             let allowed = self.services.discovery;
             let named = Source::named_index(manifest, self.request.index_digest, allowed)?;
@@ -364,6 +369,7 @@ impl ImageContext {
             };
             let name = format!("{}/{}", self.source.repository.host(), self.source.repository.name());
             let fetcher = self.source.repository.range_fetcher(indexed.layer, indexed.size);
+            self.check_parts(indexed, &fetcher).await?;
             let windows = ztoc.windows().map(|windows| (windows.digest(), windows.size()));
             let windows = windows.map(|(digest, size)| self.source.repository.range_fetcher(digest, size));
             let layer = Arc::clone(&self.services).layer(indexed.layer, ztoc).await?;
@@ -373,6 +379,23 @@ impl ImageContext {
             Ok::<_, LayerError>(layer)
         });
         layer.await.cloned()
+    }
+
+    /// Fails when the registry gives no parts of the layer. It has told so, as a rule, with the first blob that was fetched; only
+    /// a yes or no counts, and what was lazy before stays so.
+    async fn check_parts(&self, indexed: &Indexed, fetcher: &RangeFetcher) -> Result<(), LayerError> {
+        if self.request.companions != Companions::Discover {
+            return Ok(());
+        }
+        let found: BoxFuture<'_, _> = Box::pin(fetcher.find_out_parts());
+        match found.await {
+            Ok(false) => Err(LayerError::NoParts(indexed.layer)),
+            Ok(true) => Ok(()),
+            Err(error) => {
+                tracing::debug!(layer = %indexed.layer, error = %chain(&error), "not known whether parts can be had");
+                Ok(())
+            }
+        }
     }
 
     /// The layer's fine index, if there is one that can be used.

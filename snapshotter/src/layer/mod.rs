@@ -9,6 +9,7 @@
 
 mod ahead;
 mod companions;
+mod found;
 mod image;
 mod node;
 mod opening;
@@ -145,6 +146,12 @@ pub enum LayerError {
         /// The limit.
         limit: u64,
     },
+    /// The registry gives no parts of the layer: it can only be read as a whole.
+    #[error("the registry gives no parts of layer {0}: it ignores ranges")]
+    NoParts(Digest),
+    /// It was looked for a short while ago, and failed.
+    #[error(transparent)]
+    Shared(Arc<LayerError>),
     /// The process is ending.
     #[error("the work was cut off")]
     CutOff,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use soci_core::pack::{BlockOpener, PackHead};
-use soci_core::registry::{Pieces, RangeFetcher};
+use soci_core::registry::{Giver, Pieces};
 use tokio::task::JoinHandle;
 
 use super::pack::PackFailure;
@@ -37,16 +37,11 @@ impl Opening {
     }
 
     /// The plain bytes of a block. When they are not right, whoever sent them is not trusted any more. Blocking.
-    pub(super) fn open(
-        &self,
-        block: usize,
-        stored: &[u8],
-        fetcher: &RangeFetcher,
-    ) -> Result<Vec<u8>, PackFailure> {
+    pub(super) fn open(&self, block: usize, stored: &[u8], giver: &Giver) -> Result<Vec<u8>, PackFailure> {
         let idle = self.openers.lock().pop();
         let mut opener = idle.unwrap_or_default();
         let plain = opener.open(&self.head, block, stored).inspect_err(|_| {
-            fetcher.distrust();
+            giver.distrust();
         })?;
         self.openers.lock().push(opener);
         Ok(plain)
@@ -68,7 +63,6 @@ pub(super) struct Ahead<T> {
 pub(super) async fn open_ahead<T>(
     mut layers: Pin<Box<dyn Future<Output = T> + Send + '_>>,
     opening: &Arc<Opening>,
-    fetcher: &RangeFetcher,
     reading: &mut Pieces,
     at_once: u64,
 ) -> Ahead<T> {
@@ -82,8 +76,8 @@ pub(super) async fn open_ahead<T>(
             && opened.len() < OPENED
             && let Some(stored) = take_waiting(opening.head(), opened.len(), reading).await
         {
-            let (this, fetcher, block) = (Arc::clone(opening), fetcher.clone(), opened.len());
-            in_work = Some(tokio::task::spawn_blocking(move || this.open(block, &stored, &fetcher)));
+            let (this, giver, block) = (Arc::clone(opening), reading.giver(), opened.len());
+            in_work = Some(tokio::task::spawn_blocking(move || this.open(block, &stored, &giver)));
         }
         tokio::select! {
             biased;

@@ -110,7 +110,7 @@ impl Opened {
         let far_away = begun.elapsed() >= FAR_AWAY;
         let raw = take(stream, &mut reading, pack.head.size).await?;
         let (opened, raw) = Self::stored(pack, raw.into()).await.inspect_err(|_| {
-            fetcher.distrust();
+            reading.giver().distrust();
         })?;
         Ok((Self { reading: Some(reading), far_away, ..opened }, raw))
     }
@@ -144,7 +144,7 @@ pub(super) async fn bring(
     let opening = Arc::new(Opening::new(head));
     let head = opening.head();
     let Ahead { layers: lazy, opened, failure } = match &mut reading {
-        Some(reading) => open_ahead(target.lazy, &opening, fetcher, reading, stream.at_once()).await,
+        Some(reading) => open_ahead(target.lazy, &opening, reading, stream.at_once()).await,
         None => Ahead { layers: target.lazy.await, opened: Vec::new(), failure: None },
     };
     if lazy.is_empty() {
@@ -364,10 +364,10 @@ impl Work {
             let stored = take(stream, &mut reading, blocks[block].stored.len()).await?;
             self.stats.pack_bytes.add(stored.len() as u64);
             let (turn, slot) = (stream.inflate_turn().await, Arc::clone(&room).acquire_owned().await.ok());
-            let (this, fetcher) = (Arc::clone(self), fetcher.clone());
+            let (this, giver) = (Arc::clone(self), reading.giver());
             fills.spawn_blocking(move || {
                 let _turns = (turn, slot);
-                let plain = this.opening.open(block, &stored, &fetcher)?;
+                let plain = this.opening.open(block, &stored, &giver)?;
                 this.store(block, plain)
             });
             while let Some(filled) = fills.try_join_next() {

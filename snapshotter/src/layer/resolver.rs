@@ -219,7 +219,7 @@ impl Source {
         }
         let bytes = self
             .repository
-            .blob(&digest, size)
+            .blob_of_size(&digest, size)
             .await
             .map_err(|source| LayerError::registry(what, digest, source))?;
         self.keep(bytes.clone()).await?;

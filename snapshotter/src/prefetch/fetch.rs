@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use soci_core::registry::Pieces;
+use soci_core::registry::{Giver, Pieces};
 use soci_core::units::{ByteRange, SpanId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -142,7 +142,7 @@ pub(super) async fn fetch(engine: &Engine, run: Run, mut transfer: Transfer) {
                         engine,
                         &manager,
                         class,
-                        Filling { claim, compressed, window, room, _told: told },
+                        Filling { claim, compressed, window, room, giver: split.body.giver(), _told: told },
                     );
                 }
                 Err(error) => {
@@ -181,6 +181,8 @@ struct Filling {
     /// Where its window comes from.
     window: Option<windows::Before>,
     room: Option<OwnedSemaphorePermit>,
+    /// Who is to blame when they are wrong.
+    giver: Giver,
     /// Dropped when the span is over, one way or the other: the next one of the run waits for that.
     _told: oneshot::Sender<()>,
 }
@@ -201,7 +203,7 @@ fn spawn_fill(engine: &Engine, manager: &Arc<SpanManager>, class: Class, filling
     };
     let (pool, manager, cancelled) = (Arc::clone(pool), Arc::clone(manager), manager.cancelled());
     engine.0.runtime.spawn(async move {
-        let Filling { mut claim, mut compressed, window, room: _room, _told } = filling;
+        let Filling { mut claim, mut compressed, window, room: _room, mut giver, _told } = filling;
         let span = claim.span();
         let window = match windows::window(&manager, span, window).await {
             Ok(window) => window,
@@ -223,7 +225,7 @@ fn spawn_fill(engine: &Engine, manager: &Arc<SpanManager>, class: Class, filling
             claim = returned;
             manager.states().take_unused(span);
             let again = match error {
-                SpanError::Digest { .. } if manager.distrust() => whole(&manager, span).await,
+                SpanError::Digest { .. } if giver.distrust() => whole(&manager, span).await,
                 SpanError::Digest { .. } if retries > 0 => {
                     retries -= 1;
                     whole(&manager, span).await
@@ -231,7 +233,7 @@ fn spawn_fill(engine: &Engine, manager: &Arc<SpanManager>, class: Class, filling
                 other => Err(other),
             };
             match again {
-                Ok(bytes) => compressed = bytes,
+                Ok(again) => (compressed, giver) = again,
                 Err(error) => return give_up(&stats, claim, error),
             }
         }
@@ -245,9 +247,9 @@ fn give_up(stats: &Stats, claim: Claim, error: SpanError) {
 }
 
 /// Fetches the compressed bytes of one span by a request of its own.
-async fn whole(manager: &SpanManager, span: SpanId) -> Result<Vec<u8>, SpanError> {
+async fn whole(manager: &SpanManager, span: SpanId) -> Result<(Vec<u8>, Giver), SpanError> {
     let range = manager.ztoc().spans().compressed_range(span);
-    manager.fetch(range).await?.collect().await.map_err(SpanError::Fetch)
+    manager.fetch(range).await?.collect_from().await.map_err(SpanError::Fetch)
 }
 
 async fn permit(semaphore: &Arc<Semaphore>, count: u32) -> Option<OwnedSemaphorePermit> {

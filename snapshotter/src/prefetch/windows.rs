@@ -59,11 +59,11 @@ async fn find(manager: &Arc<SpanManager>, span: SpanId) -> Result<Option<Window>
     }
     let mut retries = manager.options().verification_retries;
     loop {
-        let bytes = manager.fetch_window(place.range).await?;
+        let (bytes, giver) = manager.fetch_window(place.range).await?;
         match Window::open(&place, &bytes) {
             Ok(window) => return Ok(Some(window)),
             // As with a span's own bytes: a mirror is asked once, and nobody else more often than configured.
-            Err(WindowError::Digest { .. }) if manager.distrust() => {}
+            Err(WindowError::Digest { .. }) if giver.distrust() => {}
             Err(WindowError::Digest { .. }) if retries > 0 => retries -= 1,
             Err(source) => return Err(SpanError::Window { span, source }),
         }

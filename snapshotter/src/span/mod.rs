@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use soci_core::coverage::Coverage;
 use soci_core::digest::Digest;
-use soci_core::registry::{RangeBody, RangeFetcher};
+use soci_core::registry::{Giver, RangeBody, RangeFetcher};
 use soci_core::units::{ByteRange, SpanId};
 use soci_core::ztoc::{self, Window, Ztoc};
 use tokio::sync::watch;
@@ -237,18 +237,13 @@ impl SpanManager {
         }
     }
 
-    /// Says that bytes received were wrong. `true`: there is another server to ask.
-    pub fn distrust(&self) -> bool {
-        self.sources.distrust()
-    }
-
     /// Starts a ranged request for compressed bytes, at the first source that gives them.
     pub async fn fetch(&self, range: ByteRange) -> Result<RangeBody, SpanError> {
         self.sources.fetch(range, &self.stats).await
     }
 
     /// Fetches a window, as it is stored. Its length was limited when the table was opened.
-    pub async fn fetch_window(&self, range: ByteRange) -> Result<Vec<u8>, SpanError> {
+    pub async fn fetch_window(&self, range: ByteRange) -> Result<(Vec<u8>, Giver), SpanError> {
         self.sources.windows(range, &self.stats).await
     }
 

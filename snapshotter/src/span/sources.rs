@@ -4,7 +4,7 @@
 //! index too, if the layer is served with one.
 
 use parking_lot::Mutex;
-use soci_core::registry::{RangeBody, RangeFetcher};
+use soci_core::registry::{Giver, RangeBody, RangeFetcher};
 use soci_core::units::ByteRange;
 
 use super::{SpanError, chain};
@@ -33,26 +33,19 @@ impl Sources {
         sources.truncate(MAX_SOURCES);
     }
 
-    /// Says that bytes received were wrong. `true`: there is another server to ask.
-    pub(super) fn distrust(&self) -> bool {
-        let mut another = false;
-        for source in self.0.lock().iter() {
-            // All are told.
-            another |= source.layer.distrust();
-            another |= source.windows.as_ref().is_some_and(RangeFetcher::distrust);
-        }
-        another
-    }
-
     /// Starts a request for bytes of the layer, at the first source that gives them.
     pub(super) async fn fetch(&self, range: ByteRange, stats: &Stats) -> Result<RangeBody, SpanError> {
         self.first(range, stats, |source| Some(&source.layer)).await
     }
 
     /// Fetches bytes of the blob of windows. The caller has a limit for the length of `range`.
-    pub(super) async fn windows(&self, range: ByteRange, stats: &Stats) -> Result<Vec<u8>, SpanError> {
+    pub(super) async fn windows(
+        &self,
+        range: ByteRange,
+        stats: &Stats,
+    ) -> Result<(Vec<u8>, Giver), SpanError> {
         let body = self.first(range, stats, |source| source.windows.as_ref()).await?;
-        body.collect().await.map_err(SpanError::Fetch)
+        body.collect_from().await.map_err(SpanError::Fetch)
     }
 
     async fn first(

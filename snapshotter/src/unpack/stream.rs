@@ -7,9 +7,9 @@
 use std::io::{self, Read};
 
 use bytes::{Buf, Bytes};
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use soci_core::digest::{Digest, Hasher};
-use soci_core::registry::{FetchError, RangeFetcher};
+use soci_core::registry::{FetchError, RangeBody, RangeFetcher};
 use soci_core::units::ByteRange;
 use tokio::sync::mpsc;
 
@@ -22,25 +22,56 @@ fn chunks(size: u64, chunk: u64) -> impl Iterator<Item = ByteRange> {
     })
 }
 
-/// The whole blob in pieces, in order, with `ahead` requests in flight.
+/// The whole blob in pieces, in order, with `ahead` requests in flight; in one request where the registry gives no parts.
 pub(super) fn blob(
     fetcher: RangeFetcher,
     size: u64,
     chunk: u64,
     ahead: usize,
 ) -> impl Stream<Item = Result<Vec<Bytes>, FetchError>> {
-    let fetch = move |range| {
-        let fetcher = fetcher.clone();
-        async move {
-            let mut body = fetcher.fetch(range).await?;
-            let mut pieces = Vec::new();
-            while let Some(piece) = body.chunk().await? {
-                pieces.push(piece);
+    let begin = async move {
+        let mut ranges: Vec<_> = chunks(size, chunk).collect();
+        let mut first = None;
+        if ranges.len() > 1 && fetcher.gives_parts() != Some(true) {
+            // The header of the answer for the first chunk tells.
+            let answer = fetcher.fetch(ranges[0]).await;
+            if answer.is_ok() && fetcher.gives_parts() == Some(false) {
+                return one_after_the_other(fetcher, ByteRange::new(0, size)).boxed();
             }
-            Ok(pieces)
+            first = Some(answer);
+            ranges.remove(0);
         }
+        let rest = ranges.into_iter().map(move |range| {
+            let fetcher = fetcher.clone();
+            async move { all(fetcher.fetch(range).await).await }.boxed()
+        });
+        let all = first.map(|answer| all(answer).boxed()).into_iter().chain(rest);
+        stream::iter(all).buffered(ahead.max(1)).boxed()
     };
-    stream::iter(chunks(size, chunk)).map(fetch).buffered(ahead.max(1))
+    stream::once(begin).flatten()
+}
+
+/// The pieces of one answer.
+async fn all(answer: Result<RangeBody, FetchError>) -> Result<Vec<Bytes>, FetchError> {
+    let (mut body, mut pieces) = (answer?, Vec::new());
+    while let Some(piece) = body.chunk().await? {
+        pieces.push(piece);
+    }
+    Ok(pieces)
+}
+
+/// The pieces of one answer as they come.
+fn one_after_the_other(
+    fetcher: RangeFetcher,
+    range: ByteRange,
+) -> impl Stream<Item = Result<Vec<Bytes>, FetchError>> {
+    let body = async move { fetcher.fetch(range).await };
+    let pieces = |body: RangeBody| {
+        stream::try_unfold(body, |mut body| async move {
+            Ok(body.chunk().await?.map(|piece| (vec![piece], body)))
+        })
+    };
+    stream::once(body).map_ok(pieces).try_flatten()
 }
 
 /// Sends the pieces of a blob until it ends, fails, or nobody reads any more.

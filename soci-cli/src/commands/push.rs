@@ -3,7 +3,7 @@
 //! Blobs go first, the manifest last: a registry never has an index that names what is not there. A registry without
 //! referrers API gets the referrers tag. Messages are upstream's.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -12,12 +12,13 @@ use soci_core::{
     image::{Descriptor, ImageError, ImageSource},
     index::{EMPTY_CONFIG, IndexVersion, SociIndex},
     media_type,
-    registry::{Content, Reference, RegistryError, Repository},
+    registry::{Content, Reference, Referrer, RegistryError, Repository},
     store::{Artifact, ArtifactKind},
 };
 use tokio::{runtime::Runtime, sync::Semaphore, task::JoinSet};
 
-use super::{push_companions::push_companions, push_image::push_image};
+use super::push_companions::{Parcel, has, hinted, push_companions, push_parcel};
+use super::push_image::push_image;
 use crate::{
     cli::Global,
     error::Hinted,
@@ -132,8 +133,15 @@ async fn push(mut args: Args, name: &str, reference: &Reference, root: &Root, de
         if args.existing_index != "allow" && !go_on(&args, &repository, manifest, &say).await? {
             continue;
         }
-        push_index(&repository, root, index, uploads, &say).await?;
-        push_companions(&repository, root, &manifest, uploads, &say).await?;
+        let mut unlisted = Vec::new();
+        let sent = push_index(&repository, root, index, uploads, &mut unlisted, &say).await;
+        sent.map_err(|error| hinted(error.context("error pushing graph to remote")))?;
+        let refused = push_companions(&repository, root, &manifest, uploads, &mut unlisted, &say).await?;
+        if !unlisted.is_empty() {
+            let listed = repository.list_referrers(&manifest, &unlisted).await;
+            listed.context("error pushing graph to remote")?;
+        }
+        refused.into_result()?;
         if args.quiet {
             out!("{}", index.digest);
         }
@@ -200,7 +208,16 @@ async fn warn_of_others(repository: &Repository, manifest: Digest, index: Digest
 async fn go_on(args: &Args, repository: &Repository, manifest: Digest, say: &Progress) -> Result<bool> {
     say.line("checking if a soci index already exists in remote repository...");
     let referrers = repository.referrers(&manifest, Some(IndexVersion::V1.media_type())).await;
-    let message = match referrers.context("failed to fetch list of referrers")?.as_slice() {
+    let referrers = match referrers {
+        Err(error @ (RegistryError::Denied { .. } | RegistryError::Unavailable { .. }))
+            if args.existing_index == "warn" =>
+        {
+            say!("note: the registry does not say whether it has an index: {error}");
+            return Ok(true);
+        }
+        found => found.context("failed to fetch list of referrers")?,
+    };
+    let message = match referrers.as_slice() {
         [] => return Ok(true),
         [one] => format!("soci index found in remote repository with digest: {}", one.digest),
         _ => "multiple soci indices found in remote repository".to_owned(),
@@ -218,6 +235,7 @@ async fn push_index(
     root: &Root,
     index: &Artifact,
     uploads: usize,
+    unlisted: &mut Vec<Referrer>,
     say: &Progress,
 ) -> Result<()> {
     let digest = index.digest;
@@ -225,38 +243,17 @@ async fn push_index(
     let parsed = SociIndex::parse(raw.clone())?;
     let subject = parsed.subject.as_ref().context("a version 1 index has a subject")?.digest;
     say.line(&format!("pushing soci index with digest: {digest}"));
-    match repository.manifest(&digest.to_string()).await {
-        Ok(_) => {
-            say.line(&format!("skipped artifact with digest: {digest}"));
-            return Ok(());
-        }
-        Err(RegistryError::NotFound { .. }) => {}
-        Err(error) => return Err(error).context("error pushing graph to remote"),
-    }
-    let config =
-        Descriptor::new(IndexVersion::V1.media_type(), Digest::of(EMPTY_CONFIG), EMPTY_CONFIG.len() as u64);
-    let mut blobs = vec![(config.digest, Content::Bytes(EMPTY_CONFIG.into()))];
-    let mut named = HashSet::from([config.digest]);
-    for entry in &parsed.layers {
-        if named.insert(entry.digest) {
-            blobs.push((entry.digest, Content::Bytes(root.read(&entry.digest)?)));
-        }
-    }
-    match repository.manifest(&subject.to_string()).await {
-        Ok(_) => say.line(&format!("skipped artifact with digest: {subject}")),
-        Err(RegistryError::NotFound { .. }) => {
-            say!("note: the registry does not have the image manifest {subject}; push the image as well");
-        }
-        Err(error) => return Err(error).context("error pushing graph to remote"),
-    }
-    push_blobs(repository, blobs, uploads, say).await.context("error pushing graph to remote")?;
-    say.line(&format!("pushing artifact with digest: {digest}"));
+    let artifact_type = IndexVersion::V1.media_type();
+    let empty = Descriptor::new(artifact_type, Digest::of(EMPTY_CONFIG), EMPTY_CONFIG.len() as u64);
+    let blobs = std::iter::once(empty.embed(EMPTY_CONFIG)).chain(parsed.layers).collect();
     let mut descriptor = Descriptor::new(media_type::OCI_MANIFEST, digest, raw.len() as u64);
-    descriptor.artifact_type = Some(IndexVersion::V1.media_type().to_owned());
+    descriptor.artifact_type = Some(artifact_type.to_owned());
     descriptor.annotations = parsed.annotations;
-    let pushed = repository.push_referrer(&subject, descriptor, &raw).await;
-    pushed.context("error pushing graph to remote")?;
-    say.line(&format!("successfully pushed artifact with digest: {digest}"));
+    let parcel = Parcel { referrer: Referrer { descriptor, raw }, blobs };
+    push_parcel(repository, root, parcel, uploads, unlisted, say).await?;
+    if !has(repository, &subject).await? {
+        say!("note: the registry does not have the image manifest {subject}; push the image as well");
+    }
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use soci_core::{
     image::ImageSource,
     index::IndexVersion,
-    registry::{Reference, Repository},
+    registry::{Reference, RegistryError, Repository},
 };
 
 use super::push::push_blobs;
@@ -39,13 +39,27 @@ pub(super) async fn push_image(
     for manifest in &whole.manifests {
         let digest = manifest.digest.to_string();
         let name = if whole.index.is_none() { tag } else { &digest };
-        repository.push_manifest(name, &manifest.media_type, &manifest.raw).await.with_context(failed)?;
+        put(repository, name, &manifest.media_type, &manifest.raw).await.with_context(failed)?;
         say.line(&format!("pushed image manifest {digest}"));
     }
     if let Some(index) = &whole.index {
-        repository.push_manifest(tag, &index.media_type, &index.raw).await.with_context(failed)?;
+        put(repository, tag, &index.media_type, &index.raw).await.with_context(failed)?;
         say.line(&format!("pushed image index {}", index.digest));
     }
     let soci = IndexVersion::V2.media_type();
     Ok(whole.manifests.iter().any(|manifest| manifest.config.media_type == soci))
+}
+
+/// Sends a manifest. A tag that names it already is as good as written, whatever the registry's rules for its tags are.
+async fn put(repository: &Repository, name: &str, media_type: &str, raw: &[u8]) -> Result<(), RegistryError> {
+    match repository.push_manifest(name, media_type, raw).await {
+        Err(
+            refused @ (RegistryError::Status { status: 400 | 405 | 409 | 412, .. }
+            | RegistryError::Denied { .. }),
+        ) => match repository.manifest(name).await {
+            Ok((there, ..)) if there == raw => Ok(()),
+            _ => Err(refused),
+        },
+        pushed => pushed.map(drop),
+    }
 }

@@ -15,7 +15,7 @@ use crate::digest::Digest;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Descriptor {
     /// Media type of the blob.
-    #[serde(rename = "mediaType", default)]
+    #[serde(rename = "mediaType", default, deserialize_with = "null_is_default")]
     pub media_type: String,
     /// Digest of the blob.
     pub digest: Digest,
@@ -25,7 +25,7 @@ pub struct Descriptor {
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
     /// Annotations.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "annotations", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// The blob itself in base64; see [`Descriptor::embedded`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -70,6 +70,14 @@ impl Descriptor {
     pub fn annotation(&self, key: &str) -> Option<&str> {
         self.annotations.get(key).map(String::as_str)
     }
+}
+
+/// Annotations; one that is `null` is none.
+pub(super) fn annotations<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
+    let read: BTreeMap<String, Option<String>> = null_is_default(deserializer)?;
+    Ok(read.into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
 }
 
 /// Go writes `null` for an empty list or map; read it as empty.

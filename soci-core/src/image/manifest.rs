@@ -6,10 +6,13 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Descriptor, descriptor::null_is_default};
+use super::descriptor::{annotations, null_is_default};
+use super::list::MAX_ENTRIES;
+use super::{Descriptor, List};
 use crate::{
     budget::{Budget, OverLimit},
     digest::Digest,
@@ -44,6 +47,9 @@ pub enum ManifestError {
     /// Both in one: different readers would take it for different things.
     #[error("manifest has the fields of a list of manifests, too")]
     Both,
+    /// The list of manifests is none, or is too long.
+    #[error("it is not a list of at most {MAX_ENTRIES} manifests")]
+    NoList,
 }
 
 /// One platform's image manifest (or an artifact manifest of the same shape).
@@ -84,7 +90,7 @@ pub struct ImageIndex {
 struct ManifestFields {
     #[serde(rename = "schemaVersion", default)]
     schema_version: u64,
-    #[serde(rename = "mediaType", default)]
+    #[serde(rename = "mediaType", default, deserialize_with = "null_is_default")]
     media_type: String,
     #[serde(rename = "artifactType", default)]
     artifact_type: Option<String>,
@@ -95,18 +101,18 @@ struct ManifestFields {
     manifests: Value,
     #[serde(default)]
     subject: Option<Descriptor>,
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(default, deserialize_with = "annotations")]
     annotations: BTreeMap<String, String>,
 }
 
+/// The fields by which a document tells what it is.
 #[derive(Deserialize)]
-struct IndexFields {
+struct KindFields {
     #[serde(rename = "schemaVersion", default)]
     schema_version: u64,
-    #[serde(rename = "mediaType", default)]
+    #[serde(rename = "mediaType", default, deserialize_with = "null_is_default")]
     media_type: String,
-    #[serde(default, deserialize_with = "null_is_default")]
-    manifests: Vec<Descriptor>,
+    manifests: Option<IgnoredAny>,
     #[serde(default)]
     config: Value,
     #[serde(default)]
@@ -155,7 +161,7 @@ impl ImageIndex {
     /// When the bytes are too large, not JSON, of another schema, or a manifest.
     pub fn parse(raw: Bytes, served_as: &str) -> Result<Self, ManifestError> {
         limit(&raw)?;
-        let fields: IndexFields = serde_json::from_slice(&raw)?;
+        let fields: KindFields = serde_json::from_slice(&raw)?;
         schema(fields.schema_version)?;
         let media_type = own_or(fields.media_type, served_as);
         if media_type::is_manifest(&media_type) {
@@ -164,7 +170,12 @@ impl ImageIndex {
         if !is_empty(&fields.config) || !is_empty(&fields.layers) {
             return Err(ManifestError::Both);
         }
-        Ok(Self { digest: Digest::of(&raw), raw, media_type, manifests: fields.manifests })
+        // An entry that we cannot read is of a tool or a platform that is none of our business.
+        let manifests = match fields.manifests {
+            Some(_) => List::parse(&raw).ok_or(ManifestError::NoList)?.descriptors(),
+            None => Vec::new(),
+        };
+        Ok(Self { digest: Digest::of(&raw), raw, media_type, manifests })
     }
 
     /// The bytes of an OCI image index with these manifests.
@@ -172,6 +183,27 @@ impl ImageIndex {
         let file = IndexFile { schema_version: 2, media_type: media_type::OCI_INDEX, manifests };
         json::to_vec(&file).expect("descriptors always encode")
     }
+}
+
+/// The media type of a document that was served as `served_as`: its own, what it was served as, or, when neither says whether
+/// it is a manifest or a list, that of its fields.
+///
+/// # Errors
+/// When the bytes are too large or not JSON.
+pub(super) fn kind(raw: &[u8], served_as: &str) -> Result<String, ManifestError> {
+    limit(raw)?;
+    let is_known = |kind: &str| media_type::is_index(kind) || media_type::is_manifest(kind);
+    let fields: KindFields = match serde_json::from_slice(raw) {
+        Ok(fields) => fields,
+        // The reason is found again by whoever reads it as what it was served as.
+        Err(_) if is_known(served_as) => return Ok(served_as.to_owned()),
+        Err(error) => return Err(error.into()),
+    };
+    if is_known(served_as) || is_known(&fields.media_type) {
+        return Ok(own_or(fields.media_type, served_as));
+    }
+    let by_fields = if fields.manifests.is_some() { media_type::OCI_INDEX } else { media_type::OCI_MANIFEST };
+    Ok(by_fields.to_owned())
 }
 
 #[derive(Serialize)]
@@ -233,8 +265,8 @@ mod tests {
         assert!(matches!(Manifest::parse(manifest(&index), ""), Err(ManifestError::MediaType(_))));
         // containerd refuses them, too: a registry, a scanner and a runtime would see different images.
         assert!(matches!(Manifest::parse(manifest(",\"manifests\":[{}]"), ""), Err(ManifestError::Both)));
-        assert!(Manifest::parse(manifest(",\"manifests\":[]"), "").is_ok());
-        assert!(matches!(ImageIndex::parse(manifest(",\"manifests\":[]"), ""), Err(ManifestError::Both)));
+        assert!(Manifest::parse(manifest(",\"manifests\":[{}]"), "").is_ok());
+        assert!(matches!(ImageIndex::parse(manifest(",\"manifests\":[{}]"), ""), Err(ManifestError::Both)));
         let old = Bytes::from_static(b"{\"schemaVersion\":1,\"manifests\":[]}");
         assert!(matches!(ImageIndex::parse(old, ""), Err(ManifestError::Schema(1))));
         assert!(matches!(Manifest::parse(Bytes::from_static(b"<html>"), ""), Err(ManifestError::Json(_))));
@@ -245,5 +277,41 @@ mod tests {
         let negative = manifest("").to_vec();
         let negative = String::from_utf8(negative).unwrap().replace("\"size\":2", "\"size\":-2");
         assert!(Manifest::parse(negative.into(), "").is_err());
+    }
+
+    #[test]
+    fn a_document_is_one_kind_whatever_it_is_called() {
+        let both = manifest(",\"manifests\":[{}]");
+        assert!(matches!(Manifest::parse(both.clone(), media_type::OCI_MANIFEST), Err(ManifestError::Both)));
+        assert!(matches!(ImageIndex::parse(both, media_type::OCI_INDEX), Err(ManifestError::Both)));
+        let layers = Bytes::from_static(b"{\"schemaVersion\":2,\"manifests\":[],\"layers\":[{}]}");
+        assert!(matches!(ImageIndex::parse(layers, media_type::OCI_INDEX), Err(ManifestError::Both)));
+        let list = "{\"schemaVersion\":2,\"mediaType\":null,\"manifests\":null,\"config\":null}";
+        assert!(ImageIndex::parse(list.into(), media_type::OCI_INDEX).is_ok());
+
+        let index = "{\"schemaVersion\":2,\"manifests\":[]}";
+        let named = format!("{{\"schemaVersion\":2,\"mediaType\":\"{}\"}}", media_type::DOCKER_MANIFEST_LIST);
+        for (raw, served_as, expected) in [
+            (index, "application/json", media_type::OCI_INDEX),
+            (index, "", media_type::OCI_INDEX),
+            (index, media_type::OCI_MANIFEST, media_type::OCI_MANIFEST),
+            (&named, "text/plain", media_type::DOCKER_MANIFEST_LIST),
+            (&named, media_type::OCI_MANIFEST, media_type::DOCKER_MANIFEST_LIST),
+            ("{\"schemaVersion\":2,\"config\":{}}", "application/json", media_type::OCI_MANIFEST),
+        ] {
+            assert_eq!(kind(raw.as_bytes(), served_as).unwrap(), expected, "{raw} as {served_as}");
+        }
+        assert!(kind(b"<html>", "text/html").is_err());
+    }
+
+    #[test]
+    fn entries_of_other_tools_spoil_no_index() {
+        let raw = format!(
+            "{{\"schemaVersion\":2,\"manifests\":[{{\"mediaType\":\"a\",\"digest\":\"sha512:00\",\"size\":1}},\
+             {{\"mediaType\":null,\"digest\":\"{DIGEST}\",\"size\":2,\"platform\":{{\"variant\":null}},\"annotations\":{{\"a\":null}}}}]}}"
+        );
+        let index = ImageIndex::parse(raw.into(), "").unwrap();
+        assert_eq!(index.manifests.len(), 1);
+        assert!(ImageIndex::parse(Bytes::from_static(b"{\"schemaVersion\":2,\"manifests\":7}"), "").is_err());
     }
 }

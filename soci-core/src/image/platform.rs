@@ -10,13 +10,18 @@ use super::descriptor::null_is_default;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Platform {
     /// `GOARCH`: amd64, arm64, ...
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub architecture: String,
     /// `GOOS`: linux, ...
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub os: String,
     /// Version of the operating system (Windows).
-    #[serde(rename = "os.version", default, skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "os.version",
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub os_version: String,
     /// Features of the operating system (Windows).
     #[serde(
@@ -27,7 +32,7 @@ pub struct Platform {
     )]
     pub os_features: Vec<String>,
     /// Variant of the processor: v7, v8, ...
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
     pub variant: String,
 }
 
@@ -60,18 +65,16 @@ impl Platform {
             p.os = "darwin".into();
         }
         p.variant = p.variant.to_lowercase();
-        let (architecture, variant) = match p.architecture.to_lowercase().as_str() {
-            "i386" | "x86" => ("386", String::new()),
-            "x86_64" | "x86-64" | "amd64" => {
-                ("amd64", if p.variant == "v1" { String::new() } else { p.variant.clone() })
-            }
-            "aarch64" | "arm64" => (
-                "arm64",
-                if matches!(p.variant.as_str(), "8" | "v8") { String::new() } else { p.variant.clone() },
-            ),
-            "armhf" => ("arm", "v7".into()),
-            "armel" => ("arm", "v6".into()),
-            other => {
+        let (architecture, variant) = match (p.architecture.to_lowercase().as_str(), p.variant.as_str()) {
+            ("i386" | "x86", _) => ("386", String::new()),
+            ("x86_64" | "x86-64" | "amd64", "v1") => ("amd64", String::new()),
+            ("x86_64" | "x86-64" | "amd64", variant) => ("amd64", variant.to_owned()),
+            ("aarch64" | "arm64", "8" | "v8") => ("arm64", String::new()),
+            ("aarch64" | "arm64", variant) => ("arm64", variant.to_owned()),
+            ("armhf", _) | ("arm", "" | "7") => ("arm", "v7".into()),
+            ("armel", _) => ("arm", "v6".into()),
+            ("arm", variant @ ("5" | "6" | "8")) => ("arm", format!("v{variant}")),
+            (other, _) => {
                 p.architecture = other.into();
                 return p;
             }
@@ -79,6 +82,25 @@ impl Platform {
         p.architecture = architecture.into();
         p.variant = variant;
         p
+    }
+
+    /// This platform, and those whose images run on it, the best first: a lower variant of the same architecture, as containerd
+    /// falls back. (containerd goes on to the 32-bit architecture; who wants that one names it.)
+    pub fn choices(&self) -> Vec<Self> {
+        let own = self.normalized();
+        let (first, last, default) = match own.architecture.as_str() {
+            "arm" => ("v8", 5, 7),
+            "arm64" => ("v9", 8, 8),
+            "amd64" => ("v4", 1, 1),
+            _ => return vec![own],
+        };
+        let number = |variant: &str| variant.strip_prefix('v')?.parse::<u8>().ok();
+        let held = if own.variant.is_empty() { Some(default) } else { number(&own.variant) };
+        let Some(held) = held.filter(|held| number(first).is_some_and(|first| *held <= first)) else {
+            return vec![own];
+        };
+        let lower = (last..held).rev().map(|n| Self { variant: format!("v{n}"), ..own.clone() }.normalized());
+        std::iter::once(own.clone()).chain(lower).collect()
     }
 
     /// Whether an image for `other` can be taken when this platform is asked for.
@@ -128,6 +150,12 @@ mod tests {
             ("linux/arm64/v8", "linux/arm64"),
             ("Linux/armhf", "linux/arm/v7"),
             ("linux/riscv64", "linux/riscv64"),
+            ("linux/arm", "linux/arm/v7"),
+            ("linux/arm/7", "linux/arm/v7"),
+            ("linux/arm/6", "linux/arm/v6"),
+            ("linux/arm/v6", "linux/arm/v6"),
+            ("linux/amd64/v1", "linux/amd64"),
+            ("linux/amd64/v3", "linux/amd64/v3"),
         ] {
             assert_eq!(text.parse::<Platform>().unwrap().to_string(), want);
         }
@@ -136,5 +164,23 @@ mod tests {
         }
         assert!(Platform::new("linux", "aarch64").matches(&"linux/arm64/v8".parse().unwrap()));
         assert!(!Platform::new("linux", "amd64").matches(&Platform::new("linux", "arm64")));
+    }
+
+    #[test]
+    fn choices_go_down_the_variants() {
+        let of = |text: &str| {
+            let choices = text.parse::<Platform>().unwrap().choices();
+            choices.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(of("linux/arm"), "linux/arm/v7 linux/arm/v6 linux/arm/v5");
+        assert_eq!(of("linux/arm/v6"), "linux/arm/v6 linux/arm/v5");
+        assert_eq!(of("linux/arm/v5"), "linux/arm/v5");
+        assert_eq!(of("linux/amd64/v3"), "linux/amd64/v3 linux/amd64/v2 linux/amd64");
+        assert_eq!(of("linux/amd64"), "linux/amd64");
+        assert_eq!(of("linux/arm64"), "linux/arm64");
+        assert_eq!(of("linux/arm64/v9"), "linux/arm64/v9 linux/arm64");
+        for text in ["linux/riscv64", "linux/arm/v99", "linux/arm/x", "windows/386"] {
+            assert_eq!(of(text), text);
+        }
     }
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::{
     Archive, Descriptor, Documents, ImageConfig, ImageError, ImageIndex, LayerReader, MAX_CONFIG,
-    MAX_MANIFEST, Manifest, Platform,
+    MAX_MANIFEST, Manifest, Platform, manifest,
 };
 use crate::{
     budget::Budget,
@@ -303,18 +303,28 @@ impl ImageSource {
         Ok(flat)
     }
 
+    /// The first image that is for the platform, else for the best one that falls back on it.
     async fn choose(
         &self,
         manifests: &[Descriptor],
         platform: &Platform,
         documents: &mut Documents,
     ) -> Result<Descriptor, ImageError> {
+        let mut known = Vec::new();
         for manifest in images(manifests) {
-            if platform.matches(&self.counted_platform_of(manifest, documents).await?) {
+            let of_manifest = self.counted_platform_of(manifest, documents).await?;
+            if platform.matches(&of_manifest) {
                 return Ok(manifest.clone());
             }
+            known.push((of_manifest, manifest));
         }
-        Err(ImageError::NoPlatform(platform.clone()))
+        let fitting = platform.choices().into_iter().find_map(|choice| {
+            known
+                .iter()
+                .find(|(platform, _)| choice.matches(platform))
+                .map(|(_, manifest)| (*manifest).clone())
+        });
+        fitting.ok_or_else(|| ImageError::NoPlatform(platform.clone()))
     }
 
     /// The platform of a manifest in a list, which may have to be read for it.
@@ -369,6 +379,7 @@ pub(super) enum Root {
 }
 
 fn root(mut target: Descriptor, raw: Bytes) -> Result<Root, ImageError> {
+    target.media_type = manifest::kind(&raw, &target.media_type)?;
     if media_type::is_index(&target.media_type) {
         let index = ImageIndex::parse(raw, &target.media_type)?;
         return Ok(Root::List(Some(Box::new(target)), index.manifests));

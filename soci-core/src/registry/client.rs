@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use http::header::ACCEPT;
 use http::{HeaderValue, Method};
-use oci_client::Reference;
+use reqwest::Url;
 
 use super::auth::{Access, Action};
 use super::error::{RegistryError, printable};
@@ -16,8 +16,10 @@ use super::hosts::{Capabilities, Endpoint, Hosts, Route};
 use super::link::Links;
 use super::options::RegistryOptions;
 use super::range::{RangeBody, RangeFetcher, Source};
+use super::reference::{Reference, TagOrDigest};
 use super::traffic::{RequestKind, Traffic};
 use super::transport::{Call, Transport};
+use crate::any_digest::AnyDigest;
 use crate::digest::{Digest, Hasher};
 
 /// Largest manifest or index read, in bytes.
@@ -94,54 +96,53 @@ impl Repository {
         &self.name
     }
 
-    /// The manifest or index `tag_or_digest`: its bytes, their digest, and their media type (Content-Type,
-    /// empty if the server sent none).
+    /// The manifest or index that a tag or digest names: its bytes, their SHA-256, and their media type (Content-Type, empty if
+    /// the server sent none).
     pub async fn manifest(&self, tag_or_digest: &str) -> Result<(Bytes, Digest, String), RegistryError> {
-        self.manifest_as(tag_or_digest, RequestKind::Manifest).await
-    }
-
-    pub(super) async fn manifest_as(
-        &self,
-        tag_or_digest: &str,
-        kind: RequestKind,
-    ) -> Result<(Bytes, Digest, String), RegistryError> {
-        let wanted = match tag_or_digest.parse::<Digest>() {
-            Ok(_) => Capabilities::PULL,
-            Err(_) => Capabilities::RESOLVE,
-        };
-        let (mirrors, last) = self.route.to(wanted)?;
+        let kind = RequestKind::Manifest;
+        let wanted = &tag_or_digest.parse::<TagOrDigest>()?;
+        let (mirrors, last) = self.route.to(match wanted {
+            TagOrDigest::Digest(_) => Capabilities::PULL,
+            TagOrDigest::Tag(_) => Capabilities::RESOLVE,
+        })?;
         for mirror in self.transport.awake(mirrors) {
-            match self.manifest_from(&mirror, tag_or_digest, kind, false).await {
+            match self.manifest_from(&mirror, wanted, kind, false).await {
                 Err(error) => self.transport.resting.note(&mirror, &error),
                 found => return found,
             }
         }
-        self.manifest_from(&last, tag_or_digest, kind, true).await
+        self.manifest_from(&last, wanted, kind, true).await
     }
 
     pub(super) async fn manifest_from(
         &self,
         server: &Endpoint,
-        tag_or_digest: &str,
+        wanted: &TagOrDigest,
         kind: RequestKind,
         patient: bool,
     ) -> Result<(Bytes, Digest, String), RegistryError> {
-        let path = manifest_path(tag_or_digest)?;
+        let path = format!("manifests/{wanted}");
         let mut call = self.call(server, Method::GET, &path, kind, Action::Pull)?;
         call.patient = patient;
         call.headers.insert(ACCEPT, HeaderValue::from_static(MANIFEST_TYPES));
         let url = call.url.clone();
         let (bytes, stated, media_type) = self.read(&call, MAX_MANIFEST).await?;
-        let actual = Digest::of(&bytes);
-        let expected = tag_or_digest.parse::<Digest>().ok().or(stated).unwrap_or(actual);
-        if actual != expected {
-            return Err(RegistryError::Digest { url: printable(&url), expected, actual });
+        let expected = match wanted {
+            TagOrDigest::Digest(digest) => Some(*digest),
+            TagOrDigest::Tag(_) => stated,
+        };
+        if let Some(expected) = expected {
+            check(&url, expected, expected.of(&bytes))?;
         }
-        Ok((bytes, actual, media_type))
+        Ok((bytes.clone(), Digest::of(&bytes), media_type))
     }
 
     /// Sends `call` and reads the whole body, beginning again when it breaks off.
-    async fn read(&self, call: &Call, limit: u64) -> Result<(Bytes, Option<Digest>, String), RegistryError> {
+    async fn read(
+        &self,
+        call: &Call,
+        limit: u64,
+    ) -> Result<(Bytes, Option<AnyDigest>, String), RegistryError> {
         let mut budget = self.transport.budget_for(call);
         loop {
             let reply = self.transport.send_within(call, &mut budget).await?;
@@ -174,7 +175,7 @@ impl Repository {
         }
         let actual = hasher.finish();
         if actual != *digest {
-            return Err(RegistryError::Digest { url: url(), expected: *digest, actual });
+            return Err(RegistryError::digest(url(), *digest, actual));
         }
         Ok(blob.freeze())
     }
@@ -182,6 +183,23 @@ impl Repository {
     /// The whole blob as it arrives. The digest is the caller's to check.
     pub async fn blob_stream(&self, digest: &Digest) -> Result<RangeBody, RegistryError> {
         RangeBody::open_whole(Arc::new(Source::new(self.clone(), *digest))).await
+    }
+
+    /// The whole blob of `size` bytes, its digest checked. Of a server that is not known to give parts of blobs it is asked for as
+    /// a part: the answer tells, at no cost, whether layers can be lazy there ([`RangeFetcher::gives_parts`]).
+    pub async fn blob_of_size(&self, digest: &Digest, size: u64) -> Result<Bytes, RegistryError> {
+        let source = Source::new(self.clone(), *digest);
+        if size == 0 || source.gives_parts() == Some(true) {
+            return self.blob(digest, size).await;
+        }
+        let body = RangeBody::open_all(Arc::new(source), size).await?;
+        let blob = Bytes::from(body.collect().await?);
+        let actual = Digest::of(&blob);
+        if actual == *digest {
+            return Ok(blob);
+        }
+        let url = format!("{}/{}/blobs/{digest}", self.host, self.name);
+        Err(RegistryError::digest(url, *digest, actual))
     }
 
     /// Whether the registry has the blob.
@@ -226,13 +244,10 @@ impl Repository {
     }
 }
 
-/// Path of a manifest, for a tag or digest that is one: it may come from a label or an annotation.
-pub(super) fn manifest_path(tag_or_digest: &str) -> Result<String, RegistryError> {
-    let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '+');
-    if tag_or_digest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
-        && tag_or_digest.chars().all(is_word)
-    {
-        return Ok(format!("manifests/{tag_or_digest}"));
+/// Refuses content that does not have the digest it should have.
+pub(super) fn check(url: &Url, expected: AnyDigest, actual: AnyDigest) -> Result<(), RegistryError> {
+    if actual == expected {
+        return Ok(());
     }
-    Err(RegistryError::Protocol { url: tag_or_digest.to_owned(), reason: "not a tag or digest".to_owned() })
+    Err(RegistryError::digest(printable(url), expected, actual))
 }

@@ -10,6 +10,7 @@ use reqwest::{StatusCode, Url};
 
 use super::auth::KeychainError;
 use super::hosts::{Capabilities, HostsError};
+use crate::any_digest::AnyDigest;
 use crate::digest::Digest;
 use crate::units::ByteRange;
 
@@ -136,9 +137,26 @@ pub enum RegistryError {
         /// Address asked, without query.
         url: String,
         /// Digest asked for.
-        expected: Digest,
+        expected: Box<AnyDigest>,
         /// Digest of what came.
-        actual: Digest,
+        actual: Box<AnyDigest>,
+    },
+    /// The registry took a manifest that refers to another, and does not say so when it is asked.
+    #[error("{url} does not list {digest}, which the registry has")]
+    NotListed {
+        /// Address of the list, without query.
+        url: String,
+        /// The manifest.
+        digest: Digest,
+    },
+    /// The tag under which a registry without referrers API keeps referrers cannot be written.
+    #[error("cannot write the referrers tag {tag}")]
+    ReferrersTag {
+        /// The tag.
+        tag: String,
+        /// Cause.
+        #[source]
+        source: Box<RegistryError>,
     },
     /// The content is larger than the caller's or the format's limit.
     #[error("{url}: larger than {limit} bytes")]
@@ -202,6 +220,7 @@ impl RegistryError {
                 | Self::Truncated { .. }
                 | Self::TimedOut { .. }
                 | Self::Transport { .. }
+                | Self::NotListed { .. }
         )
     }
 
@@ -215,6 +234,10 @@ impl RegistryError {
 
     pub(crate) fn protocol(url: &Url, reason: impl Into<String>) -> Self {
         Self::Protocol { url: printable(url), reason: reason.into() }
+    }
+
+    pub(crate) fn digest(url: String, expected: impl Into<AnyDigest>, actual: impl Into<AnyDigest>) -> Self {
+        Self::Digest { url, expected: Box::new(expected.into()), actual: Box::new(actual.into()) }
     }
 
     pub(crate) fn transport(url: &Url, source: reqwest::Error) -> Self {

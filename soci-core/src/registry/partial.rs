@@ -7,11 +7,14 @@ use http::{HeaderValue, StatusCode};
 
 use super::error::RegistryError;
 use super::reply::Reply;
+use super::traffic::RequestKind;
 use crate::units::ByteRange;
 
 /// The bytes wanted from one request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Want {
+    /// What they are wanted for.
+    pub(super) kind: RequestKind,
     pub(super) start: u64,
     /// `None`: up to the end of the blob.
     pub(super) end: Option<u64>,
@@ -23,13 +26,11 @@ pub(super) struct Want {
 pub(super) struct Accepted {
     pub(super) skip: u64,
     pub(super) end: Option<u64>,
+    /// Whether a part came as a part; `None`: not a part was asked for, but the whole.
+    pub(super) as_part: Option<bool>,
 }
 
 impl Want {
-    pub(super) fn is_whole(self) -> bool {
-        self.start == 0 && self.end.is_none()
-    }
-
     pub(super) fn header(self) -> Option<HeaderValue> {
         let text = match self.end {
             None if self.start == 0 => return None,
@@ -64,7 +65,7 @@ impl Want {
                     let wanted = ByteRange::new(self.start, self.end.unwrap_or(u64::MAX));
                     return refuse(format!("asked for {wanted}, got Content-Range {sent:?}"));
                 }
-                Ok(Accepted { skip: 0, end: Some(range.end) })
+                Ok(Accepted { skip: 0, end: Some(range.end), as_part: Some(true) })
             }
             StatusCode::OK => {
                 if let (Some(length), Some(size)) = (length, self.size)
@@ -78,7 +79,13 @@ impl Want {
                 if length.is_some_and(|length| length < self.start) {
                     return refuse("blob is shorter than before".to_owned());
                 }
-                Ok(Accepted { skip: self.start, end: self.end.or(length) })
+                // Some answer a request for all of a blob, as a range, as if it were none.
+                let is_all = self.start == 0 && (self.end.is_none() || self.end == self.size);
+                Ok(Accepted {
+                    skip: self.start,
+                    end: self.end.or(length),
+                    as_part: (!is_all).then_some(false),
+                })
             }
             status => refuse(format!("status {status} to a read")),
         }
@@ -145,7 +152,8 @@ mod tests {
 
     #[test]
     fn range_header_is_inclusive() {
-        let want = |start, end| Want { start, end, size: None, max_skip: 0 }.header();
+        let want =
+            |start, end| Want { kind: RequestKind::Range, start, end, size: None, max_skip: 0 }.header();
         assert_eq!(want(0, Some(1)), HeaderValue::try_from("bytes=0-0").ok());
         assert_eq!(want(7, None), HeaderValue::try_from("bytes=7-").ok());
         assert_eq!(want(0, None), None);

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use bytes::{Buf as _, Bytes};
 
 use super::error::FetchError;
-use super::range::RangeBody;
+use super::range::{Giver, RangeBody};
 
 /// The bytes of a body, one after the other.
 #[derive(Debug)]
@@ -22,6 +22,11 @@ impl Pieces {
     /// All of `body`.
     pub const fn new(body: RangeBody) -> Self {
         Self { body, rest: VecDeque::new(), waiting: 0 }
+    }
+
+    /// Who has given the bytes.
+    pub fn giver(&self) -> Giver {
+        self.body.giver()
     }
 
     /// Bytes that have arrived and were not taken yet.

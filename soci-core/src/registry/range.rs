@@ -1,7 +1,9 @@
 //! Reading blobs: byte ranges of a known blob, and whole blobs.
 //!
 //! A [`RangeFetcher`] owns the address that the registry redirected to, until that address stops working, and knows
-//! which mirrors failed for this blob; a [`RangeBody`] owns one transfer. Invariants: every byte handed on stands at the offset it was asked for, as far
+//! which mirrors failed for this blob; a [`RangeBody`] owns one transfer. A server that answers a request for a part with the
+//! whole blob is asked once more (some do so while they fetch it themselves), then the whole is read and the part cut out.
+//! Invariants: every byte handed on stands at the offset it was asked for, as far
 //! as the server's headers tell (digests are the caller's to check); a body ends exactly at the end of its
 //! range or with an error; what was received is never asked for again.
 
@@ -28,6 +30,11 @@ use crate::units::ByteRange;
 
 /// Bytes in front of a range that are read and thrown away when a server answers with the whole blob.
 const MAX_SKIP: u64 = 1 << 20;
+
+/// The same on a server that does not give the part when asked again: what it costs is better than an error in a container.
+const MAX_READ_OVER: u64 = 4 << 30;
+/// How often a server is asked for a part before it is believed to give none.
+const ASKED_FOR_PART: usize = 2;
 
 /// How long a mirror that failed for a blob is not asked for it.
 const AVOID: Duration = Duration::from_mins(1);
@@ -56,10 +63,29 @@ impl RangeFetcher {
         self.size
     }
 
-    /// Says that the bytes received last were not the blob's. `true`: a mirror is to blame, and is not asked again soon, so
-    /// that another attempt asks somebody else.
-    pub fn distrust(&self) -> bool {
-        self.source.distrust()
+    /// Whether parts of the blob can be had, as far as requests of this blob, or of others of its server, have told.
+    pub fn gives_parts(&self) -> Option<bool> {
+        self.source.gives_parts()
+    }
+
+    /// The same, asking for the last byte if it is not known. Of a small blob it does not matter: it is read whole at once.
+    ///
+    /// # Errors
+    /// When the registry does not say.
+    pub async fn find_out_parts(&self) -> Result<bool, FetchError> {
+        if self.size <= MAX_SKIP || self.gives_parts() == Some(true) {
+            return Ok(true);
+        }
+        let (kind, start, end) = (RequestKind::Range, self.size - 1, Some(self.size));
+        let want = Want { kind, start, end, size: Some(self.size), max_skip: u64::MAX };
+        for _ in 0..ASKED_FOR_PART {
+            // The rest of a whole blob is not waited for.
+            let (_, accepted, _) = self.source.request(want).await?;
+            if accepted.as_part == Some(true) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Starts to read `range`, which must lie within the blob. Returns when the first response header that
@@ -72,8 +98,14 @@ impl RangeFetcher {
             let url = self.source.name();
             return Err(RegistryError::RangeNotSatisfiable { url, range });
         }
-        RangeBody::open(Arc::clone(&self.source), range.start, Some(range.end), Some(self.size), MAX_SKIP)
-            .await
+        let want = Want {
+            kind: RequestKind::Range,
+            start: range.start,
+            end: Some(range.end),
+            size: Some(self.size),
+            max_skip: MAX_READ_OVER,
+        };
+        RangeBody::open(Arc::clone(&self.source), want).await
     }
 }
 
@@ -92,8 +124,8 @@ pub(crate) struct Source {
 struct Choice {
     /// Mirrors (by number) that failed for this blob, and until when they are not asked.
     avoided: HashMap<usize, Instant>,
-    /// Who answered last; `None`: nobody yet, or the last server.
-    mirror: Option<usize>,
+    /// Whether the last part that was asked for came as one.
+    gives_parts: Option<bool>,
     /// Where the server asked redirected to last, and which server that was.
     target: Option<(Url, Option<usize>)>,
 }
@@ -113,38 +145,56 @@ impl Source {
     }
 
     /// Asks the first server that is not avoided, and the next ones at once when a mirror fails.
-    async fn request(&self, want: Want) -> Result<(Reply, Accepted), RegistryError> {
+    /// Tells also which mirror answered; `None`: the registry itself.
+    async fn request(&self, want: Want) -> Result<(Reply, Accepted, Option<usize>), RegistryError> {
         let (mirrors, last) = self.repository.route.to(Capabilities::PULL)?;
         for (number, mirror) in mirrors.iter().enumerate() {
             if self.avoids(number) || self.transport().resting.has(mirror) {
                 continue;
             }
             match self.request_from(mirror, Some(number), want).await {
-                Ok(answer) => {
-                    self.choice.lock().mirror = Some(number);
-                    return Ok(answer);
-                }
+                Ok((reply, accepted)) => return Ok((reply, accepted, Some(number))),
                 Err(error) => {
                     self.transport().resting.note(mirror, &error);
                     self.choice.lock().avoided.insert(number, Instant::now() + AVOID);
                 }
             }
         }
-        let answer = self.request_from(&last, None, want).await?;
-        self.choice.lock().mirror = None;
-        Ok(answer)
+        let (reply, accepted) = self.request_from(&last, None, want).await?;
+        Ok((reply, accepted, None))
+    }
+
+    /// Whether parts of the blob can be had, if that is known.
+    pub(crate) fn gives_parts(&self) -> Option<bool> {
+        let of_blob = self.choice.lock().gives_parts;
+        of_blob.or_else(|| {
+            let (mirrors, last) = self.repository.route.to(Capabilities::PULL).ok()?;
+            let numbered = mirrors.iter().enumerate();
+            let mut asked =
+                numbered.filter(|(n, mirror)| !self.avoids(*n) && !self.transport().resting.has(mirror));
+            let server = asked.next().map_or(&last, |(_, mirror)| mirror);
+            self.transport().manners.gives_parts(server).then_some(true)
+        })
+    }
+
+    fn note_parts(&self, server: &Endpoint, accepted: &Accepted) {
+        if let Some(as_part) = accepted.as_part {
+            self.choice.lock().gives_parts = Some(as_part);
+            self.transport().manners.note_gives_parts(server, as_part);
+        }
     }
 
     fn avoids(&self, mirror: usize) -> bool {
         self.choice.lock().avoided.get(&mirror).is_some_and(|until| *until > Instant::now())
     }
 
-    fn distrust(&self) -> bool {
+    /// Does not ask these mirrors for the blob for a while.
+    fn distrust(&self, mirrors: &[usize]) -> bool {
         let mut choice = self.choice.lock();
-        let Some(mirror) = choice.mirror.take() else { return false };
-        tracing::warn!(mirror, blob = self.name(), "wrong bytes from a mirror");
-        choice.avoided.insert(mirror, Instant::now() + DISTRUST);
-        true
+        for mirror in mirrors {
+            choice.avoided.insert(*mirror, Instant::now() + DISTRUST);
+        }
+        !mirrors.is_empty()
     }
 
     /// One attempt; a cached redirect target that fails is forgotten, and unless the failure is transient the
@@ -156,15 +206,15 @@ impl Source {
         want: Want,
     ) -> Result<(Reply, Accepted), RegistryError> {
         let access = &self.repository.access(server, Action::Pull);
-        if let Some(outcome) = self.request_from_target(access, number, want).await {
+        if let Some(outcome) = self.request_from_target(server, access, number, want).await {
             return outcome;
         }
         // The first requests for a blob wait for the one that finds out where the registry redirects to, but
         // not on a registry that is known to serve its blobs itself.
         let looking_up =
-            if self.transport().serves_blobs(server) { None } else { Some(self.lookup.lock().await) };
+            if self.transport().manners.serves_blobs(server) { None } else { Some(self.lookup.lock().await) };
         if looking_up.is_some()
-            && let Some(outcome) = self.request_from_target(access, number, want).await
+            && let Some(outcome) = self.request_from_target(server, access, number, want).await
         {
             return outcome;
         }
@@ -172,13 +222,15 @@ impl Source {
         let reply = self.transport().attempt(&call(access, url.clone(), want)).await?;
         let accepted = want.check(&reply)?;
         let redirected = *reply.url() != url;
-        self.transport().note_serves_blobs(server, !redirected);
+        self.note_parts(server, &accepted);
+        self.transport().manners.note_serves_blobs(server, !redirected);
         self.choice.lock().target = redirected.then(|| (reply.url().clone(), number));
         Ok((reply, accepted))
     }
 
     async fn request_from_target(
         &self,
+        server: &Endpoint,
         access: &Access,
         number: Option<usize>,
         want: Want,
@@ -189,7 +241,10 @@ impl Source {
             Err(error) => Err(error),
         };
         match outcome {
-            Ok(answer) => Some(Ok(answer)),
+            Ok(answer) => {
+                self.note_parts(server, &answer.1);
+                Some(Ok(answer))
+            }
             Err(error) => {
                 tracing::debug!(%error, "redirect target no longer usable");
                 self.forget(&target);
@@ -207,8 +262,7 @@ impl Source {
 }
 
 fn call(access: &Access, url: Url, want: Want) -> Call {
-    let kind = if want.is_whole() { RequestKind::Blob } else { RequestKind::Range };
-    let mut call = Call::get(url, kind, &access.endpoint.link);
+    let mut call = Call::get(url, want.kind, &access.endpoint.link);
     call.access = Some(access.clone());
     if let Some(header) = want.header() {
         call.headers.insert(RANGE, header);
@@ -223,42 +277,69 @@ fn call(access: &Access, url: Url, want: Want) -> Call {
 #[derive(Debug)]
 pub struct RangeBody {
     source: Arc<Source>,
-    next: u64,
-    end: Option<u64>,
-    size: Option<u64>,
-    max_skip: u64,
+    /// What is still wanted: `start` is the offset of the next byte.
+    want: Want,
     budget: Budget,
     reply: Option<Reply>,
     skip: u64,
+    /// Answers that were the whole blob in place of a part far inside, and were thrown away.
+    refused: usize,
+    /// Mirrors that have answered.
+    mirrors: Vec<usize>,
+}
+
+/// Who has given the bytes of a body.
+#[derive(Debug, Clone)]
+pub struct Giver {
+    source: Arc<Source>,
+    mirrors: Vec<usize>,
+}
+
+impl Giver {
+    /// Says that the bytes were not the blob's. `true`: a mirror is to blame, and is not asked again soon, so that another
+    /// attempt asks somebody else.
+    pub fn distrust(&self) -> bool {
+        let to_blame = self.source.distrust(&self.mirrors);
+        if to_blame {
+            tracing::warn!(mirrors = ?self.mirrors, blob = self.source.name(), "wrong bytes from a mirror");
+        }
+        to_blame
+    }
 }
 
 impl RangeBody {
-    pub(crate) async fn open(
-        source: Arc<Source>,
-        start: u64,
-        end: Option<u64>,
-        size: Option<u64>,
-        max_skip: u64,
-    ) -> Result<Self, RegistryError> {
+    async fn open(source: Arc<Source>, want: Want) -> Result<Self, RegistryError> {
         let budget = source.transport().budget();
-        let mut body = Self { source, next: start, end, size, max_skip, budget, reply: None, skip: 0 };
+        let mut body = Self { source, want, budget, reply: None, skip: 0, refused: 0, mirrors: Vec::new() };
         body.ensure_reply().await?;
         Ok(body)
     }
 
     /// A whole blob of unknown size.
     pub(crate) async fn open_whole(source: Arc<Source>) -> Result<Self, RegistryError> {
-        Self::open(source, 0, None, None, u64::MAX).await
+        let want = Want { kind: RequestKind::Blob, start: 0, end: None, size: None, max_skip: u64::MAX };
+        Self::open(source, want).await
+    }
+
+    /// A whole blob of this size, asked for as a part.
+    pub(crate) async fn open_all(source: Arc<Source>, size: u64) -> Result<Self, RegistryError> {
+        let (kind, end, size) = (RequestKind::Blob, Some(size), Some(size));
+        Self::open(source, Want { kind, start: 0, end, size, max_skip: u64::MAX }).await
+    }
+
+    /// Who has given the bytes up to here.
+    pub fn giver(&self) -> Giver {
+        Giver { source: Arc::clone(&self.source), mirrors: self.mirrors.clone() }
     }
 
     /// Offset in the blob of the next byte.
     pub fn position(&self) -> u64 {
-        self.next
+        self.want.start
     }
 
     /// Bytes still to come; `None` when the server did not say how long the blob is.
     pub fn remaining(&self) -> Option<u64> {
-        Some(self.end?.saturating_sub(self.next))
+        Some(self.want.end?.saturating_sub(self.want.start))
     }
 
     /// The next bytes, never empty; `None` at the end of the range. May be cancelled and called again without
@@ -281,21 +362,48 @@ impl RangeBody {
     ///
     /// # Errors
     /// Those of [`RangeBody::chunk`].
-    pub async fn collect(mut self) -> Result<Vec<u8>, FetchError> {
+    pub async fn collect(self) -> Result<Vec<u8>, FetchError> {
+        self.collect_from().await.map(|(bytes, _)| bytes)
+    }
+
+    /// The same, and who has given it.
+    ///
+    /// # Errors
+    /// Those of [`RangeBody::chunk`].
+    pub async fn collect_from(mut self) -> Result<(Vec<u8>, Giver), FetchError> {
         let mut bytes = Vec::new();
         while let Some(chunk) = self.chunk().await? {
             bytes.extend_from_slice(&chunk);
         }
-        Ok(bytes)
+        Ok((bytes, self.giver()))
     }
 
     /// Makes sure that there is an answer to read from, unless nothing is left to read.
     async fn ensure_reply(&mut self) -> Result<(), RegistryError> {
         while self.reply.is_none() && self.remaining() != Some(0) {
-            let want = Want { start: self.next, end: self.end, size: self.size, max_skip: self.max_skip };
+            let want = self.want;
             match self.source.request(want).await {
-                Ok((reply, accepted)) => {
-                    (self.reply, self.skip, self.end) = (Some(reply), accepted.skip, accepted.end);
+                Ok((_, accepted, _))
+                    if accepted.skip > MAX_SKIP
+                        && want.kind == RequestKind::Range
+                        && self.refused + 1 < ASKED_FOR_PART =>
+                {
+                    self.refused += 1;
+                    self.source.transport().traffic.count_retry();
+                }
+                Ok((reply, accepted, mirror)) => {
+                    if accepted.skip > MAX_SKIP {
+                        let (blob, skip) = (self.source.name(), accepted.skip);
+                        tracing::warn!(
+                            blob,
+                            skip,
+                            "the server gives no part of the blob: it is read from its beginning"
+                        );
+                    }
+                    (self.reply, self.skip, self.want.end) = (Some(reply), accepted.skip, accepted.end);
+                    if let Some(mirror) = mirror.filter(|mirror| !self.mirrors.contains(mirror)) {
+                        self.mirrors.push(mirror);
+                    }
                 }
                 Err(RegistryError::Status { url, status: 416, .. }) => {
                     let range = ByteRange::new(want.start, want.end.unwrap_or(u64::MAX));
@@ -312,8 +420,8 @@ impl RangeBody {
         let Some(reply) = &mut self.reply else { return Ok(None) };
         loop {
             let Some(mut piece) = reply.chunk().await? else {
-                if self.end.is_none() && self.skip == 0 {
-                    self.end = Some(self.next);
+                if self.want.end.is_none() && self.skip == 0 {
+                    self.want.end = Some(self.want.start);
                     return Ok(None);
                 }
                 return Err(RegistryError::Truncated { url: printable(reply.url()) });
@@ -321,13 +429,13 @@ impl RangeBody {
             let skipped = self.skip.min(piece.len() as u64);
             piece.advance(skipped as usize);
             self.skip -= skipped;
-            if let Some(end) = self.end {
-                piece.truncate(usize::try_from(end - self.next).unwrap_or(usize::MAX));
+            if let Some(end) = self.want.end {
+                piece.truncate(usize::try_from(end - self.want.start).unwrap_or(usize::MAX));
             }
             if piece.is_empty() {
                 continue;
             }
-            self.next += piece.len() as u64;
+            self.want.start += piece.len() as u64;
             self.budget.earn(piece.len());
             if self.remaining() == Some(0) {
                 self.reply = None;

@@ -4,20 +4,22 @@
 //! Invariants: Authorization goes only to the registry it is for, also across redirects; no redirect leads
 //! from HTTPS to plain HTTP; every wait has a limit.
 
-use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use parking_lot::Mutex;
 use reqwest::Url;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::auth::{Access, Auth};
 use super::content::Content;
 use super::error::{Phase, RegistryError, printable};
+use super::follow::follow;
 use super::hosts::{Endpoint, Resting};
 use super::link::Link;
+use super::manners::Manners;
 use super::options::RegistryOptions;
 use super::reply::Reply;
 use super::retry::{Budget, RetryPolicy};
@@ -40,6 +42,8 @@ pub(crate) struct Call {
     pub(crate) link: Link,
     /// Worth repeated attempts: there is no other server to ask.
     pub(crate) patient: bool,
+    /// Time for the response header, once all is sent, where it takes more than usual.
+    pub(crate) time_to_answer: Option<Duration>,
 }
 
 impl Call {
@@ -54,6 +58,7 @@ impl Call {
             access: None,
             link: link.clone(),
             patient: true,
+            time_to_answer: None,
         }
     }
 }
@@ -64,8 +69,7 @@ pub(crate) struct Transport {
     retry: RetryPolicy,
     auth: Auth,
     watch: Option<fn(&str)>,
-    /// Registries whose last blob came without a redirect.
-    serving_blobs: Mutex<HashSet<Endpoint>>,
+    pub(crate) manners: Manners,
     /// Mirrors that could not be reached lately.
     pub(crate) resting: Resting,
     /// Held while a referrers tag is read, changed and written.
@@ -79,7 +83,7 @@ impl Transport {
             retry: options.retry,
             auth: Auth::new(Arc::clone(&options.keychain), options.credential_fresh),
             watch: options.watch,
-            serving_blobs: Mutex::default(),
+            manners: Manners::default(),
             resting: Resting::default(),
             tag_writer: tokio::sync::Mutex::default(),
             traffic: Arc::default(),
@@ -90,21 +94,6 @@ impl Transport {
     pub(crate) fn awake(&self, mut mirrors: Vec<Endpoint>) -> Vec<Endpoint> {
         mirrors.retain(|mirror| !self.resting.has(mirror));
         mirrors
-    }
-
-    /// Whether this registry is known to serve blobs itself, without redirects.
-    pub(crate) fn serves_blobs(&self, endpoint: &Endpoint) -> bool {
-        self.serving_blobs.lock().contains(endpoint)
-    }
-
-    /// Notes how this registry answered for a blob.
-    pub(crate) fn note_serves_blobs(&self, endpoint: &Endpoint, itself: bool) {
-        let mut serving = self.serving_blobs.lock();
-        if !itself {
-            serving.remove(endpoint);
-        } else if !serving.contains(endpoint) {
-            serving.insert(endpoint.clone());
-        }
     }
 
     /// A fresh retry budget for one operation.
@@ -155,7 +144,7 @@ impl Transport {
             if !may_follow || call.method != Method::GET && call.method != Method::HEAD {
                 return Err(RegistryError::protocol(&url, format!("{} was redirected", call.method)));
             }
-            url = redirect_target(&url, reply.headers())?;
+            url = follow(&url, reply.header(LOCATION))?;
         }
         Err(RegistryError::TooManyRedirects { url: printable(&url) })
     }
@@ -166,7 +155,7 @@ impl Transport {
             return self.once(call, url, None).await;
         };
         let shown = self.auth.header(self, access).await?;
-        let mut reply = self.once(call, url, shown.as_ref().map(|(header, _)| header)).await?;
+        let reply = self.once(call, url, shown.as_ref().map(|(header, _)| header)).await?;
         let challenges = reply.challenges();
         if !self.auth.may_help(access, reply.status(), shown.as_ref(), &challenges) {
             if let Some((_, challenge)) = shown.as_ref().filter(|_| is_let_in(reply.status())) {
@@ -174,7 +163,22 @@ impl Transport {
             }
             return Ok(reply);
         }
-        let mut refused: Vec<_> = shown.into_iter().map(|(header, _)| header).collect();
+        let shown = shown.map(|(header, _)| header);
+        let answer: BoxFuture<'_, _> = Box::pin(self.answer(call, url, access, reply, challenges, shown));
+        answer.await
+    }
+
+    /// Answers the challenges of `reply`, which came to a request with the header `shown`.
+    async fn answer(
+        &self,
+        call: &Call,
+        url: &Url,
+        access: &Access,
+        mut reply: Reply,
+        challenges: Vec<String>,
+        shown: Option<HeaderValue>,
+    ) -> Result<Reply, RegistryError> {
+        let mut refused: Vec<_> = shown.into_iter().collect();
         let (before, mut failure) = (refused.len(), None);
         for challenge in self.auth.ways(access, &challenges) {
             match self.auth.grant(self, access, &challenge, &refused).await {
@@ -234,13 +238,13 @@ impl Transport {
         let deadline = Instant::now() + timeouts.whole;
         let sending = request.send();
         let response = match progress {
-            None => timeout(timeouts.connect + timeouts.header, sending)
+            None => timeout(timeouts.connect + call.time_to_answer.unwrap_or(timeouts.header), sending)
                 .await
                 .map_err(|_| RegistryError::timed_out(url, Phase::Header))?,
             Some(progress) => {
                 tokio::select! {
                     response = sending => response,
-                    () = progress.stalled(timeouts.stall, timeouts.whole) =>
+                    () = progress.stalled(timeouts.stall, call.time_to_answer.unwrap_or(timeouts.whole).max(timeouts.whole)) =>
                         return Err(RegistryError::timed_out(url, Phase::Stall)),
                 }
             }
@@ -258,15 +262,9 @@ fn is_let_in(status: StatusCode) -> bool {
     !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) && !status.is_server_error()
 }
 
-/// Where an answer with a redirect status leads to.
-fn redirect_target(from: &Url, headers: &HeaderMap) -> Result<Url, RegistryError> {
-    let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
-    let location = location.ok_or_else(|| RegistryError::protocol(from, "redirect without a Location"))?;
-    let target = from
-        .join(location)
-        .map_err(|error| RegistryError::protocol(from, format!("redirect to an invalid URL: {error}")))?;
-    match (from.scheme(), target.scheme()) {
-        ("http", "http") | (_, "https") => Ok(target),
-        _ => Err(RegistryError::protocol(from, format!("redirect to scheme {}", target.scheme()))),
-    }
+/// Time that a registry gets to store and digest `size` bytes: object stores put the parts of an upload together first.
+pub(crate) fn time_to_digest(size: u64) -> Duration {
+    const AT_LEAST: Duration = Duration::from_secs(30);
+    const BYTES_PER_SECOND: u64 = 8 << 20;
+    AT_LEAST + Duration::from_secs(size / BYTES_PER_SECOND)
 }

@@ -1,16 +1,13 @@
 //! `soci pack push`: bring one pack to the registry of its image.
 
 use anyhow::{Context, Result, bail};
-use soci_core::{
-    image::ImageError,
-    registry::{Reference, RegistryError},
-};
+use soci_core::{image::ImageError, registry::Reference};
 use tokio::runtime::Runtime;
 
 use super::Pack;
 use crate::{
     cli::Global,
-    commands::push_companions::push_companion,
+    commands::push_companions::{companion, has, hinted, push_parcel},
     output::progress::Progress,
     root::{self, Root},
     sources::RegistryFlags,
@@ -47,14 +44,16 @@ async fn push(args: &Args, pack: &Pack, reference: &Reference, root: &Root) -> R
     let repository = args.registry.registry(&reference.whole())?.repository(reference);
     let say = Progress::new(args.quiet);
     let subject = pack.manifest.subject.as_ref().context("the pack's manifest has no subject")?.digest;
-    match repository.manifest(&subject.to_string()).await {
-        Ok(_) => {}
-        Err(RegistryError::NotFound { .. }) => {
-            say!("note: the registry does not have the image manifest {subject}; push the image as well");
-        }
-        Err(error) => return Err(error).context("ask for the image manifest"),
+    if !has(&repository, &subject).await.context("ask for the image manifest")? {
+        say!("note: the registry does not have the image manifest {subject}; push the image as well");
     }
-    push_companion(&repository, root, &subject, &pack.record, 2, &say).await.context("push the pack")?;
+    let parcel = companion(root, &subject, &pack.record)?;
+    let mut unlisted = Vec::new();
+    let pushed = push_parcel(&repository, root, parcel, 2, &mut unlisted, &say).await;
+    pushed.map_err(|error| hinted(error.context("push the pack")))?;
+    if !unlisted.is_empty() {
+        repository.list_referrers(&subject, &unlisted).await.context("push the pack")?;
+    }
     if args.quiet {
         out!("{}", pack.record.digest);
     }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
+use futures_util::future::BoxFuture;
 use http::{HeaderValue, StatusCode};
 use parking_lot::Mutex;
 
@@ -175,7 +176,7 @@ impl Auth {
         let before = slot.newest().map(|grant| grant.scope).unwrap_or_default();
         let scope = scope::union([access.scope().as_str(), challenge.scope(), before.as_str()]);
         let usable = |grant: &Grant| grant.expires > Instant::now() && !refused.contains(&grant.header);
-        let obtain = self.obtain(transport, access, challenge, scope);
+        let obtain: BoxFuture<'_, _> = Box::pin(self.obtain(transport, access, challenge, scope));
         slot.get(usable, obtain).await.map(|grant| grant.header)
     }
 

@@ -136,7 +136,9 @@ fn directories(root: &Path, name: &str) -> Vec<PathBuf> {
     if name.is_empty() || name.starts_with('.') || name.contains('/') {
         return vec![root.join("_default")];
     }
-    let with_port = name.rsplit_once(':').map(|(host, port)| format!("{host}_{port}_"));
+    let port = name.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let port = port.filter(|(host, _)| !host.starts_with('[') || host.ends_with(']'));
+    let with_port = port.map(|(host, port)| format!("{host}_{port}_"));
     with_port
         .into_iter()
         .chain([name.to_owned(), "_default".to_owned()])

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
-use oci_client::Reference;
 use parking_lot::Mutex;
 use reqwest::Url;
 
@@ -25,6 +24,7 @@ pub(crate) use resting::Resting;
 
 use super::error::RegistryError;
 use super::link::{Link, Links};
+use super::reference::Reference;
 
 /// How long a look at the `hosts.toml` files is good: a change needs no restart.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
