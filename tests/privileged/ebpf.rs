@@ -208,8 +208,7 @@ fn what_is_lost_of_other_containers_does_not_count_and_they_fill_no_buffer_once_
     fs::copy("/bin/sh", path("containerd-shim")).unwrap(); // by whose name it starts containers
     let settings = Settings { ring_bytes: 16 << 10, ..Settings::default() };
     let mut capture = Ebpf::watch(Scope::Tree { room: TRACKED_MAX }, &settings).unwrap();
-    let script =
-        r#"sleep 1000 & pid=$!; echo $pid; while read line; do "$1" flood "$2" 4096; echo done; done; kill $pid"#;
+    let script = r#"sleep 1000 & pid=$!; echo $pid; while read line; do "$1" flood "$2" 4096; echo done; done; kill $pid"#;
     let mut shim = Command::new(path("containerd-shim"));
     let shim = shim.args(["-c", script, "sh"]).args([path("access"), path("big")]);
     let mut shim = shim.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
