@@ -5,7 +5,6 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::archive::Series;
 use super::disk;
 use super::kernel::Kernel;
 use super::machine::Disk;
@@ -60,8 +59,7 @@ pub(super) fn script(kernel: &Kernel, long: bool) -> String {
         scenario("mapped.sh ext4 ext4 ext4");
         scenario("mapped.sh xfs xfs xfs");
         scenario("starts.sh");
-    } else if kernel.series != Series::Newest {
-        // There, with --long: not seen to pass yet.
+    } else {
         scenario(&format!("reads.sh slow slow-ext4 ext4 {odd}"));
         scenario("mapped.sh xfs xfs xfs");
     }
