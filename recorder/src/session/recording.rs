@@ -178,7 +178,7 @@ mod tests {
         for count in [1, 16_384, 16_385, 16_386, 100_000] {
             let of_it = (0..count).map(|number| access(started + Duration::from_micros(number), number));
             let later =
-                (0..40_000).map(|number| access(ended + Duration::from_millis(number), count + number));
+                (0..40_000).map(|number| access(ended + Duration::from_millis(1 + number), count + number));
             assert_eq!(record(of_it.chain(later), started, ended, 0), (count, 0));
         }
     }
