@@ -34,7 +34,7 @@ fn trace(blocks: &[&[u8]]) -> Vec<u8> {
     };
     block(1, &serde_json::to_vec(&header).unwrap());
     for records in blocks {
-        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
+        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::best());
         encoder.write_all(records).unwrap();
         block(2, &encoder.finish().unwrap());
     }
