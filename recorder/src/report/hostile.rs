@@ -33,7 +33,7 @@ fn report(names: &[Vec<u8>], numbers: u64) -> Report {
                 phase: [Phase::Start, Phase::Tail][at % 2],
                 kind: AccessKind::Fault,
                 path: [at.to_string().as_bytes(), name].concat().into(),
-                layer: [Some(0), None, Some(u32::MAX)][at % 3],
+                layer: [Some(0), None][at % 2],
                 offset: 0,
                 len: numbers,
                 process: Arc::new(Process { pid: at as u32, comm }),

@@ -3,7 +3,7 @@
 use soci_core::digest::Digest;
 use soci_core::prefetch::{ImageView, LayerFile};
 use soci_core::tar::EntryKind;
-use soci_core::trace::{Access, AccessKind, TraceReader};
+use soci_core::trace::{Access, AccessKind, LayerRef, TraceReader};
 use soci_core::units::ByteRange;
 
 use super::super::{Format, ImageFiles, Imported, Target, import};
@@ -16,10 +16,11 @@ fn read(log: &str) -> (Vec<Access>, Imported) {
         link: String::new().into(),
     };
     let files: Vec<LayerFile> = ["app/main", "app/data", "lib/x.so", "etc/conf"].map(file).into();
+    let layer = LayerRef { digest: Digest::of(b"0"), size: 1 };
     let target = Target {
         image: "image".into(),
         manifest: Digest::of(b"m"),
-        files: ImageFiles::new(ImageView::build([(0, &files)]), Vec::new()),
+        files: ImageFiles::new(ImageView::build([(0, &files)]), vec![layer]),
         working_dir: "/app".into(),
         now: "2026-01-01T00:00:00Z".into(),
     };
