@@ -8,10 +8,10 @@ use std::process::Command;
 
 use harness::containerd::Containerd;
 use harness::disk_image;
-use harness::image::gzip;
 use soci_core::digest::Digest;
-use soci_core::media_type::OCI_LAYER_GZIP;
-use soci_core::testing::{TarBuilder, TarEntry, TarFormat};
+use soci_core::testing::{
+    GzipShape, ImageBuilder, LayerFormat as ImageLayerFormat, TarBuilder, TarEntry, TarFormat,
+};
 use soci_core::unpack::{ApplyOptions, LayerFormat, unpack_layer};
 
 /// A tar of a file with holes, in one of GNU tar's formats.
@@ -51,9 +51,10 @@ fn sparse_files_and_global_headers_are_what_containerd_unpacks() {
     }
 
     let containerd = Containerd::plain(work.path());
-    let layers: Vec<_> = tars.iter().map(|tar| (OCI_LAYER_GZIP, gzip(tar, 6))).collect();
     let (image, tar) = (work.path().join("image"), work.path().join("image.tar"));
-    disk_image::write(&image, "v1", &layers);
+    let gzip = ImageLayerFormat::Gzip(GzipShape::Level(6));
+    let layers = tars.iter().fold(ImageBuilder::new(), |image, tar| image.layer(tar, &gzip));
+    layers.write(&image, "v1").unwrap();
     disk_image::pack(&image, &tar);
     let to = work.path().join("theirs");
     fs::create_dir(&to).unwrap();
