@@ -1,9 +1,11 @@
 //! `cargo xtask test`: what must hold before a change lands. Formatting, lints, unit and integration tests,
-//! then the tests that mount and enter namespaces, one at a time, then scenarios on other kernels.
+//! scenarios on other kernels, then the tests that mount and enter namespaces, one at a time.
 //!
 //! Owns no state. A need that this machine does not meet is an error that says what to do, never a test
 //! that is silently left out.
 
+use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -50,17 +52,10 @@ enum Tier {
     Vm,
 }
 
-/// Runs the subcommand, and says at its end how long each part took.
+/// Runs the subcommand. The tests come last, so that their runner's closing line is the last one; how long each part took
+/// stands before them, and with the tests in a file of the target folder.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut durations = Durations::default();
-    let result = tiers(args, &mut durations);
-    for (part, seconds) in &durations.0 {
-        eprintln!("{part:>10}: {seconds:6.0} s");
-    }
-    result
-}
-
-fn tiers(args: &Args, durations: &mut Durations) -> Result<()> {
     let wants = |tier| args.tiers.is_empty() || args.tiers.contains(&tier);
     if wants(Tier::Privileged) {
         setup::require_root("the privileged tests")?;
@@ -96,14 +91,17 @@ fn tiers(args: &Args, durations: &mut Durations) -> Result<()> {
     if !plain && !privileged {
         return Ok(());
     }
-    if exec::succeeds(&mut cargo(["nextest", "--version"])) {
+    eprint!("{durations}");
+    let result = if exec::succeeds(&mut cargo(["nextest", "--version"])) {
         let result = durations.of("tests", || suite.nextest(plain, privileged));
         // They overlap: the privileged ones run one at a time, beside the others.
         durations.0.extend(suite.times().unwrap_or_default());
         result
     } else {
         durations.of("tests", || suite.libtest(plain, privileged))
-    }
+    };
+    suite.keep(&durations)?;
+    result
 }
 
 /// How long each part took, in seconds.
@@ -116,6 +114,12 @@ impl Durations {
         let result = work();
         self.0.push((part, begin.elapsed().as_secs_f64()));
         result
+    }
+}
+
+impl fmt::Display for Durations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|(part, seconds)| writeln!(f, "{part:>10}: {seconds:6.0} s"))
     }
 }
 
@@ -158,9 +162,17 @@ impl Suite {
 
     /// The seconds of all tests of a tier, from the report of nextest.
     fn times(&self) -> Result<Vec<(&'static str, f64)>> {
-        let target = self.binaries.parent().context("programs lie in target/PROFILE")?;
-        let report = target.join("nextest").join(profile()).join("junit.xml");
-        Ok(times_of(&std::fs::read_to_string(report)?))
+        let report = self.target()?.join("nextest").join(profile()).join("junit.xml");
+        Ok(times_of(&fs::read_to_string(report)?))
+    }
+
+    /// Keeps the durations for whoever wants to look at them.
+    fn keep(&self, durations: &Durations) -> Result<()> {
+        Ok(fs::write(self.target()?.join("test-seconds.txt"), durations.to_string())?)
+    }
+
+    fn target(&self) -> Result<&Path> {
+        self.binaries.parent().context("programs lie in target/PROFILE")
     }
 
     /// Without nextest: the same tests by cargo's own runner.
