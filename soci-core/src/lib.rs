@@ -31,6 +31,7 @@ pub mod tar;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod trace;
+pub mod tree;
 pub mod units;
 pub mod unpack;
 mod varint;

@@ -26,4 +26,5 @@ pub mod soci;
 pub mod tls;
 pub mod tree;
 pub mod truth;
+pub mod unpacker;
 pub mod way;

@@ -30,6 +30,34 @@ impl Item {
         Self { mtime: other.mtime, ..self.clone() } == *other
     }
 
+    /// Whether it is a directory like `other`, which was made in one with the set-group-ID bit, at another time.
+    pub fn same_but_made(&self, other: &Self) -> bool {
+        let inherited = other.mode & 0o2000;
+        let group = if inherited == 0 { self.owner.1 } else { other.owner.1 };
+        let (mode, owner) = (self.mode | inherited, (self.owner.0, group));
+        self.is_directory() && Self { mode, owner, mtime: other.mtime, ..self.clone() } == *other
+    }
+
+    /// Whether it is a directory.
+    pub fn is_directory(&self) -> bool {
+        self.mode & 0o170_000 == 0o040_000
+    }
+
+    /// The type bits of its mode.
+    pub fn kind(&self) -> u32 {
+        self.mode & 0o170_000
+    }
+
+    /// Digest of a regular file's content.
+    pub fn content(&self) -> Option<Digest> {
+        self.content
+    }
+
+    /// Whole seconds of its modification time.
+    pub fn seconds(&self) -> i64 {
+        self.mtime.0
+    }
+
     /// Whether only the number of names differs.
     pub fn same_but_links(&self, other: &Self) -> bool {
         Self { links: other.links, ..self.clone() } == *other
@@ -39,7 +67,8 @@ impl Item {
 /// A tree by relative name.
 pub type Tree = BTreeMap<PathBuf, Item>;
 
-/// Looks at everything below `root`, itself included.
+/// Looks at everything below `root`, itself included. Names with nothing behind them are left out: overlayfs lists the
+/// whiteouts of directories that it does not merge.
 pub fn listing(root: &Path) -> Tree {
     let mut names = vec![PathBuf::new()];
     let mut open = vec![PathBuf::new()];
@@ -55,15 +84,18 @@ pub fn listing(root: &Path) -> Tree {
     }
     names.sort();
     let mut inodes = BTreeMap::new();
-    names.into_iter().map(|name| (name.clone(), item(root, &name, &mut inodes))).collect()
+    names.into_iter().filter_map(|name| Some((name.clone(), item(root, &name, &mut inodes)?))).collect()
 }
 
-fn item(root: &Path, name: &Path, inodes: &mut BTreeMap<(u64, u64), PathBuf>) -> Item {
+fn item(root: &Path, name: &Path, inodes: &mut BTreeMap<(u64, u64), PathBuf>) -> Option<Item> {
     let path = root.join(name);
-    let meta = fs::symlink_metadata(&path).unwrap();
+    let meta = match fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        meta => meta.unwrap(),
+    };
     let kind = meta.file_type();
     let is_device = kind.is_char_device() || kind.is_block_device();
-    Item {
+    Some(Item {
         mode: meta.mode(),
         owner: (meta.uid(), meta.gid()),
         mtime: (meta.mtime(), meta.mtime_nsec()),
@@ -78,7 +110,7 @@ fn item(root: &Path, name: &Path, inodes: &mut BTreeMap<(u64, u64), PathBuf>) ->
         } else {
             inodes.entry((meta.dev(), meta.ino())).or_insert_with(|| name.to_owned()).clone()
         },
-    }
+    })
 }
 
 fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
@@ -100,12 +132,12 @@ fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
         .collect()
 }
 
-/// The names at which two trees differ, with both sides.
+/// The names at which two trees differ, with both sides. The root is left out: nothing describes that of a layer.
 pub fn differences(left: &Tree, right: &Tree) -> Vec<String> {
     let names: std::collections::BTreeSet<_> = left.keys().chain(right.keys()).collect();
     names
         .into_iter()
-        .filter(|name| left.get(*name) != right.get(*name))
+        .filter(|name| !name.as_os_str().is_empty() && left.get(*name) != right.get(*name))
         .map(|name| format!("{}:\n  {:?}\n  {:?}", name.display(), left.get(name), right.get(name)))
         .collect()
 }

@@ -11,8 +11,7 @@ use harness::node::TestNode;
 use harness::registry::TestRegistry;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
-use snapshotter::fs::{LayerFs, Tree};
-use snapshotter::layer::MountOptions;
+use snapshotter::fs::{InodeNo, LayerFs};
 use soci_core::digest::Digest;
 
 /// A file's content: pseudo-random in parts, so that gzip makes blocks of all kinds.
@@ -71,7 +70,8 @@ fn check(
     std::thread::scope(|scope| {
         let one = |read: &Read| -> Result<(), String> {
             let (name, whole) = &files[read.file % files.len()];
-            let ino = fs.lookup(Tree::ROOT, name.as_bytes()).map_err(|error| format!("{name}: {error}"))?.ino;
+            let ino =
+                fs.lookup(InodeNo::ROOT, name.as_bytes()).map_err(|error| format!("{name}: {error}"))?.ino;
             let offset = (read.offset * whole.len() as f64) as usize;
             let start = offset.min(whole.len());
             let want = &whole[start..(start + read.size as usize).min(whole.len())];
@@ -125,7 +125,7 @@ proptest! {
         let root = tempfile::tempdir().unwrap();
         let mut node = TestNode::new(root.path(), |_| {});
         let mut layer = node.layer(&image, 0);
-        let mut fs = Arc::new(layer.fs(MountOptions::default()));
+        let mut fs = Arc::new(layer.fs());
         let mut faulty = false;
         for step in &steps {
             match step {
@@ -151,7 +151,7 @@ proptest! {
                     faulty = false;
                     node = TestNode::new(root.path(), |_| {});
                     layer = node.layer(&image, 0);
-                    fs = Arc::new(layer.fs(MountOptions::default()));
+                    fs = Arc::new(layer.fs());
                 }
             }
         }

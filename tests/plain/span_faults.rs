@@ -10,8 +10,8 @@ use harness::node::TestNode;
 use harness::patience::eventually;
 use harness::registry::TestRegistry;
 use serde_json::json;
-use snapshotter::fs::{LayerFs, Tree};
-use snapshotter::layer::{Layer, LayerState, MountOptions};
+use snapshotter::fs::{InodeNo, LayerFs};
+use snapshotter::layer::{Layer, LayerState};
 use soci_core::digest::Digest;
 use soci_core::registry::{HostPolicy, Registry, RegistryOptions, Server};
 use soci_core::units::SpanId;
@@ -73,12 +73,12 @@ impl Lab {
 }
 
 fn read(node: &TestNode, layer: &Arc<Layer>, name: &str, offset: u64, size: u32) -> Result<Vec<u8>, String> {
-    let fs = layer.fs(MountOptions::default());
+    let fs = layer.fs();
     read_fs(node, &fs, name, offset, size)
 }
 
 fn read_fs(node: &TestNode, fs: &LayerFs, name: &str, offset: u64, size: u32) -> Result<Vec<u8>, String> {
-    let ino = fs.lookup(Tree::ROOT, name.as_bytes()).unwrap().ino;
+    let ino = fs.lookup(InodeNo::ROOT, name.as_bytes()).unwrap().ino;
     match fs.read_cached(ino, offset, size) {
         Ok(Some(bytes)) => Ok(bytes.to_vec()),
         Ok(None) => node

@@ -7,8 +7,8 @@ use harness::image::{LayerSource, Published, TarWriter, publish};
 use harness::node::TestNode;
 use harness::patience::eventually;
 use harness::registry::TestRegistry;
-use snapshotter::fs::Tree;
-use snapshotter::layer::{Layer, MountOptions, NodeOptions};
+use snapshotter::fs::InodeNo;
+use snapshotter::layer::{Layer, NodeOptions};
 use snapshotter::prefetch::BackgroundOptions;
 use soci_core::units::ByteRange;
 
@@ -53,17 +53,17 @@ fn background(options: &mut NodeOptions) {
 /// Where the file's bytes `start..end` lie in the layer.
 fn plain(layer: &Layer, start: u64, end: u64) -> ByteRange {
     let fs = layer_fs(layer);
-    let at = fs.content(fs.lookup(Tree::ROOT, b"file").unwrap().ino).unwrap().start;
+    let at = fs.content(fs.lookup(InodeNo::ROOT, b"file").unwrap().ino).unwrap().start;
     ByteRange::new(at + start, at + end)
 }
 
 fn layer_fs(layer: &Layer) -> snapshotter::fs::LayerFs {
-    layer.fs(MountOptions::default())
+    layer.fs()
 }
 
 fn read(node: &TestNode, layer: &Layer, start: u64, end: u64) -> Vec<u8> {
     let fs = layer_fs(layer);
-    let ino = fs.lookup(Tree::ROOT, b"file").unwrap().ino;
+    let ino = fs.lookup(InodeNo::ROOT, b"file").unwrap().ino;
     let size = (end - start) as u32;
     let bytes = match fs.read_cached(ino, start, size).unwrap() {
         Some(bytes) => bytes,

@@ -34,7 +34,7 @@ fn daemon_mounts_images() -> bool {
     let node = TestNode::new(root.path(), |_| {});
     let mountpoint = root.path().join("mnt");
     fs::create_dir(&mountpoint).unwrap();
-    let _mounted = node.layer(&image, 0).mount(&mountpoint, MountOptions::default()).unwrap();
+    let _mounted = node.layer(&image, 0).mount(&mountpoint, &MountOptions::default()).unwrap();
     node.stats.erofs_mounts.get() == 1
 }
 

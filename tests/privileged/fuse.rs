@@ -82,7 +82,7 @@ fn one_of_everything(root: &Path) {
     );
     assert!(
         Command::new("touch")
-            .args(["-d", "1969-12-31 23:59:58 UTC", "zero"])
+            .args(["-d", "1970-01-01 00:00:00 UTC", "zero"])
             .current_dir(root)
             .status()
             .unwrap()
@@ -142,10 +142,10 @@ impl Lab {
     }
 
     fn mount(&self, at: usize) -> FuseMount {
-        self.mount_with(at, MountOptions::default())
+        self.mount_with(at, &MountOptions::default())
     }
 
-    fn mount_with(&self, at: usize, options: MountOptions) -> FuseMount {
+    fn mount_with(&self, at: usize, options: &MountOptions) -> FuseMount {
         let mountpoint = self.root.path().join(format!("mnt{at}"));
         fs::create_dir_all(&mountpoint).unwrap();
         let mounted = self.node.layer(&self.image, at).mount(&mountpoint, options).unwrap();
@@ -294,8 +294,9 @@ fn whiteouts_hide_through_overlayfs(way: Way) {
         let overlay = Overlay::new(&work.path().join("merged"), &[upper, layers[0].mountpoint()], "");
         assert_same(&want, &listing(&overlay.0));
     }
-    let options = MountOptions { opaque: snapshotter::fs::xattr::OpaqueMark::User };
-    let layers = [lab.mount_with(0, options), lab.mount_with(1, options)];
+    let options =
+        MountOptions { opaque: snapshotter::fs::xattr::OpaqueMark::User, ..MountOptions::default() };
+    let layers = [lab.mount_with(0, &options), lab.mount_with(1, &options)];
     let overlay = Overlay::new(
         &work.path().join("merged-user"),
         &[layers[1].mountpoint(), layers[0].mountpoint()],
@@ -327,7 +328,10 @@ fn the_answers_of_a_read_only_file_system(way: Way) {
     );
     assert_eq!(rustix::fs::llistxattr(root.join("plain"), &mut small[..]).unwrap_err(), Errno::RANGE);
     let statfs = rustix::fs::statvfs(root).unwrap();
-    assert!(statfs.f_files > 3000 && statfs.f_blocks > 0 && statfs.f_bavail == 0);
+    assert!(statfs.f_files > 3000 && statfs.f_blocks > 0);
+    // The kernel says of any EROFS image that it is full.
+    let is_image = harness::way::kind(root).as_deref() == Some("erofs");
+    assert_eq!(statfs.f_bavail == 0, is_image, "a layer is not a full disk");
 
     let big = File::open(root.join("usr/big")).unwrap();
     let want = fs::read(work.path().join("usr/big")).unwrap();
@@ -422,7 +426,7 @@ fn a_full_disk_is_an_error_and_no_damage(way: Way) {
     let layer = node.layer(&image, 0);
     let mountpoint = work.path().join("mnt");
     fs::create_dir(&mountpoint).unwrap();
-    let mounted = layer.mount(&mountpoint, MountOptions::default()).unwrap();
+    let mounted = layer.mount(&mountpoint, &MountOptions::default()).unwrap();
     let file = File::open(mountpoint.join("usr/big")).unwrap();
     let mut failures = 0;
     let mut part = vec![0; 64 << 10];

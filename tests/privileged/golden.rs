@@ -106,7 +106,7 @@ fn the_reference_image_is_what_gnu_tar_unpacks() {
         .map(|at| {
             let mountpoint = work.path().join(format!("layer{at}"));
             fs::create_dir(&mountpoint).unwrap();
-            node.layer(&image, at).mount(&mountpoint, MountOptions::default()).unwrap()
+            node.layer(&image, at).mount(&mountpoint, &MountOptions::default()).unwrap()
         })
         .collect();
     let merged = work.path().join("merged");

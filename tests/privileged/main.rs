@@ -15,9 +15,10 @@ mod erofs;
 mod fuse;
 #[cfg(feature = "shared")]
 mod golden;
+mod implied;
 #[cfg(feature = "shared")]
 mod interop;
-mod overlay;
+mod merge;
 mod pack_pages;
 mod permissions;
 mod record;

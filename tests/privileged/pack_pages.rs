@@ -33,7 +33,7 @@ fn mounts(way: Way, here: &Running, dir: &Path) -> Vec<FuseMount> {
     let mount = |(at, layer): (usize, &std::sync::Arc<snapshotter::layer::Layer>)| {
         let place = dir.join(at.to_string());
         std::fs::create_dir(&place).unwrap();
-        let mounted = layer.mount(&place, MountOptions::default()).unwrap();
+        let mounted = layer.mount(&place, &MountOptions::default()).unwrap();
         way.check(&place);
         mounted
     };

@@ -186,7 +186,7 @@ fn on_a_lazy_layer_ebpf_misses_nothing() {
     let node = TestNode::new(root.path(), |_| {});
     let mountpoint = root.path().join("layer");
     fs::create_dir(&mountpoint).unwrap();
-    let mounted = node.layer(&image, 0).mount(&mountpoint, MountOptions::default()).unwrap();
+    let mounted = node.layer(&image, 0).mount(&mountpoint, &MountOptions::default()).unwrap();
     // Nothing can be written there, and short processes have been tried elsewhere.
     let words = all(&["bin/access"]).into_iter().filter(|kind| !["copy", "forks"].contains(kind));
     let recording = home.in_directory(&mountpoint, &words.collect::<Vec<_>>());

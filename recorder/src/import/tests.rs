@@ -16,6 +16,7 @@ fn target() -> Target {
         kind,
         content: ByteRange::new(512, 512 + size),
         link: link.to_owned().into(),
+        device: (0, 1),
     };
     let file = |name: &str, size| entry(name, EntryKind::Reg, size, "");
     let low = [

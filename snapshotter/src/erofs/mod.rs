@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use crate::fs::attr::{Attr, Kind};
 use crate::fs::error::FsError;
-use crate::fs::{InodeNo, LayerFs, Tree};
+use crate::fs::{InodeNo, LayerFs};
 use format::{BLOCK, DIRENT_SIZE, Data, INODE_SIZE, SLOT, SUPERBLOCK, SUPERBLOCK_SIZE};
 
 /// Why a layer has no image.
@@ -213,7 +213,7 @@ impl<'a> Directory<'a> {
 fn write(nodes: &[Option<Node<'_>>], content: u32, blocks: u32) -> Vec<u8> {
     let mut out = vec![0; SUPERBLOCK as usize];
     let number = |ino: InodeNo| nodes[ino.0 as usize - 1].as_ref().map_or(0, Node::number);
-    let root = u16::try_from(number(Tree::ROOT)).unwrap_or(0);
+    let root = u16::try_from(number(InodeNo::ROOT)).unwrap_or(0);
     out.extend(format::superblock(root, nodes.iter().flatten().count() as u64, blocks));
     for node in nodes.iter().flatten() {
         out.resize(node.place as usize, 0);

@@ -4,6 +4,8 @@
 //! entry's kind only, never from its mode bits.
 
 use soci_core::tar::{EntryKind, Mtime};
+use soci_core::tree;
+use soci_core::unpack::DirectoryAttributes;
 use soci_core::ztoc::FileEntry;
 
 use super::InodeNo;
@@ -68,7 +70,7 @@ impl Attr {
         Self {
             ino,
             kind: Kind::Directory,
-            perm: 0o755,
+            perm: tree::ROOT_MODE,
             uid: 0,
             gid: 0,
             size: 0,
@@ -78,15 +80,22 @@ impl Attr {
         }
     }
 
-    /// Attributes of an entry.
-    pub fn of_entry(ino: InodeNo, nlink: u32, entry: &FileEntry) -> Self {
+    /// The same with what the layers below say.
+    #[must_use]
+    pub const fn described_by(self, found: &DirectoryAttributes) -> Self {
+        let (perm, uid, gid, mtime) = (found.permissions, found.uid, found.gid, found.mtime);
+        Self { perm, uid, gid, mtime, ..self }
+    }
+
+    /// Attributes of what an entry is. `said` is the entry that describes it: itself, or a hard link to it.
+    pub fn of_entry(ino: InodeNo, nlink: u32, entry: &FileEntry, said: &FileEntry) -> Self {
         let kind = Kind::of(entry.kind);
         Self {
             ino,
             kind,
-            perm: (entry.mode & 0o7777) as u16,
-            uid: entry.uid,
-            gid: entry.gid,
+            perm: tree::permissions(entry.kind, said.mode.into()),
+            uid: tree::owner(said.uid.into()),
+            gid: tree::owner(said.gid.into()),
             size: match kind {
                 Kind::Regular => entry.size,
                 Kind::Symlink => entry.link_name.len() as u64,
@@ -97,7 +106,7 @@ impl Attr {
                 Kind::Char | Kind::Block => (entry.dev_major, entry.dev_minor),
                 _ => (0, 0),
             },
-            mtime: entry.mtime,
+            mtime: tree::mtime(said.mtime),
         }
     }
 

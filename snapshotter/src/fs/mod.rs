@@ -1,13 +1,13 @@
 //! A read-only file system over one layer: what FUSE asks, answered in terms of the zTOC and its spans.
 //!
-//! No FUSE types here, so that another transport can come beside. [`LayerFs`] owns nothing that changes: the tree
-//! ([`tree`]) is fixed, content comes from the layer's [`SpanManager`]. All answers but content are from memory.
+//! No FUSE types here, so that another transport can come beside. What a layer looks like [`soci_core::tree`] knows.
+//! [`LayerFs`] owns nothing that changes: the tree is fixed, content comes from the layer's [`SpanManager`]. All answers
+//! but content are from memory.
 
 pub mod attr;
 pub mod error;
+mod inherited;
 pub mod places;
-mod tree;
-pub mod whiteout;
 pub mod xattr;
 
 #[cfg(test)]
@@ -16,19 +16,35 @@ mod tests;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use soci_core::tar::EntryKind;
+use soci_core::tree::{self, Inode, LayerTree, Origin};
 use soci_core::units::ByteRange;
 use soci_core::ztoc::{FileEntry, Ztoc};
 
 use crate::span::SpanManager;
 use attr::{Attr, Kind};
 use error::FsError;
-pub use tree::Tree;
-use tree::{Inode, Origin};
+pub use inherited::Inherited;
 use xattr::OpaqueMark;
 
-/// Number of an inode; the root is 1.
+/// Number of an inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InodeNo(pub u64);
+
+impl InodeNo {
+    /// The root's.
+    pub const ROOT: Self = Self(1);
+
+    /// That of an inode of a tree.
+    const fn of(number: u32) -> Self {
+        Self(number as u64 + 1)
+    }
+
+    /// The number in the tree.
+    fn in_tree(self) -> Option<u32> {
+        u32::try_from(self.0.checked_sub(1)?).ok()
+    }
+}
 
 /// One name of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,19 +61,26 @@ pub struct DirEntry<'a> {
 #[derive(Debug)]
 pub struct LayerFs {
     ztoc: Ztoc,
-    tree: Arc<Tree>,
+    tree: Arc<LayerTree>,
     spans: Arc<SpanManager>,
     opaque: OpaqueMark,
+    inherited: Inherited,
     xattrs: bool,
 }
 
 impl LayerFs {
-    /// The file system of a layer; `opaque` as the overlay above it is mounted.
-    pub fn new(tree: Arc<Tree>, spans: Arc<SpanManager>, opaque: OpaqueMark) -> Self {
+    /// The file system of a layer; `opaque` as the overlay above it is mounted, `inherited` as the layers below it are.
+    pub fn new(
+        tree: Arc<LayerTree>,
+        spans: Arc<SpanManager>,
+        opaque: OpaqueMark,
+        inherited: Inherited,
+    ) -> Self {
         let ztoc = spans.ztoc().clone();
-        let xattrs =
-            tree.has_opaque() || ztoc.files().iter().any(|file| file.xattrs_schily().next().is_some());
-        Self { ztoc, tree, spans, opaque, xattrs }
+        let xattrs = tree.has_opaque()
+            || inherited.has_xattrs()
+            || ztoc.files().iter().any(|file| file.xattrs_schily().next().is_some());
+        Self { ztoc, tree, spans, opaque, inherited, xattrs }
     }
 
     /// Whether a file of the layer has a POSIX ACL.
@@ -67,12 +90,12 @@ impl LayerFs {
     }
 
     fn inode(&self, ino: InodeNo) -> Result<&Inode, FsError> {
-        self.tree.inode(ino).ok_or(FsError::NotFound)
+        self.tree.inode(ino.in_tree().ok_or(FsError::NotFound)?).ok_or(FsError::NotFound)
     }
 
     fn directory(&self, ino: InodeNo) -> Result<&Inode, FsError> {
         let inode = self.inode(ino)?;
-        if self.attr(ino)?.kind == Kind::Directory { Ok(inode) } else { Err(FsError::NotDirectory) }
+        if inode.is_directory { Ok(inode) } else { Err(FsError::NotDirectory) }
     }
 
     fn entry(&self, inode: &Inode) -> Option<&FileEntry> {
@@ -85,22 +108,26 @@ impl LayerFs {
     /// Attributes of an inode.
     pub fn attr(&self, ino: InodeNo) -> Result<Attr, FsError> {
         let inode = self.inode(ino)?;
-        let files = self.ztoc.files();
+        let file = |entry: u32| self.ztoc.files().get(entry as usize).ok_or(FsError::NotFound);
         Ok(match inode.origin {
-            Origin::Implied => Attr::implied_directory(ino, inode.nlink),
+            Origin::Implied => {
+                let found = ino.in_tree().and_then(|number| self.inherited.get(number));
+                let nobody = Attr::implied_directory(ino, inode.nlink);
+                found.map_or(nobody, |found| nobody.described_by(found))
+            }
             Origin::Entry(entry) => {
-                Attr::of_entry(ino, inode.nlink, files.get(entry as usize).ok_or(FsError::NotFound)?)
+                let described = self.tree.described_by(inode).unwrap_or(entry);
+                Attr::of_entry(ino, inode.nlink, file(entry)?, file(described)?)
             }
-            Origin::Whiteout(entry) => {
-                Attr::whiteout(ino, files.get(entry as usize).ok_or(FsError::NotFound)?)
-            }
+            Origin::Whiteout(entry) => Attr::whiteout(ino, file(entry)?),
         })
     }
 
     /// What `parent` has under `name`.
     pub fn lookup(&self, parent: InodeNo, name: &[u8]) -> Result<Attr, FsError> {
         let directory = self.directory(parent)?;
-        self.attr(self.tree.child(self.ztoc.files(), directory, name).ok_or(FsError::NotFound)?)
+        let child = self.tree.child(self.ztoc.files(), directory, name).ok_or(FsError::NotFound)?;
+        self.attr(InodeNo::of(child))
     }
 
     /// Target of a symbolic link, as recorded.
@@ -112,43 +139,57 @@ impl LayerFs {
     /// The names of a directory from place `from` on (0 for the start), `.` and `..` first, then sorted by name.
     pub fn list(&self, ino: InodeNo, from: u64) -> Result<impl Iterator<Item = DirEntry<'_>>, FsError> {
         let directory = self.directory(ino)?;
-        let dots = [(&b"."[..], ino), (&b".."[..], self.tree.parent(ino))];
+        let above = ino.in_tree().map_or(InodeNo::ROOT, |number| InodeNo::of(self.tree.parent(number)));
+        let dots = [(&b"."[..], ino), (&b".."[..], above)];
         let skip = usize::try_from(from).unwrap_or(usize::MAX);
         let rest = self.tree.list(self.ztoc.files(), directory, skip.saturating_sub(dots.len()));
-        let named = dots.into_iter().skip(skip).chain(rest);
+        let named = dots.into_iter().skip(skip).chain(rest.map(|(name, number)| (name, InodeNo::of(number))));
         Ok((from..).zip(named).map(|(at, (name, ino))| DirEntry { name, ino, next: at + 1 }))
     }
 
     /// The numbers of all inodes; those that no name leads to have no links.
     pub(crate) fn inodes(&self) -> impl Iterator<Item = InodeNo> + use<> {
-        self.tree.inodes()
+        inodes(&self.tree)
     }
 
     /// Names and values of all extended attributes.
     pub(crate) fn xattrs(&self, ino: InodeNo) -> Result<impl Iterator<Item = (&[u8], &[u8])>, FsError> {
         let inode = self.inode(ino)?;
-        Ok(xattr::all(self.entry(inode), inode.opaque.then_some(self.opaque)))
+        let number = ino.in_tree().ok_or(FsError::NotFound)?;
+        let kind = self.entry(inode).map_or(EntryKind::Dir, |entry| entry.kind);
+        let sources =
+            move || self.tree.attributed_by(number).filter_map(|entry| self.ztoc.files().get(entry as usize));
+        // What a later entry says again counts.
+        let is_first = move |at: usize, name: &[u8]| {
+            sources().take(at).all(|file| file.xattrs_schily().all(|(other, _)| other != name))
+        };
+        let stays = move |at: usize, name: &[u8]| tree::xattr_stays(kind, name) && is_first(at, name);
+        let said = sources().enumerate().flat_map(move |(at, file)| {
+            let kept = move |name| tree::keeps_xattr(kind, name) && (at == 0 || stays(at, name));
+            file.xattrs_schily().filter(move |(name, _)| kept(name))
+        });
+        let inherited =
+            if inode.origin == Origin::Implied { self.inherited.get(number) } else { None }.into_iter();
+        let inherited = inherited.flat_map(|found| &found.xattrs);
+        let inherited = inherited.map(|(name, value)| (name.as_slice(), value.as_slice()));
+        Ok(said.chain(inherited).chain(inode.opaque.then_some(self.opaque.attribute())))
     }
 
     /// Value of one extended attribute.
     pub fn xattr(&self, ino: InodeNo, name: &[u8]) -> Result<&[u8], FsError> {
-        let (entry, opaque) = self.xattr_sources(ino)?;
-        xattr::value(entry, opaque, name)
+        self.any_xattrs()?;
+        xattr::value(self.xattrs(ino)?, name)
     }
 
     /// Names of the extended attributes, each with a NUL after it.
     pub fn xattr_names(&self, ino: InodeNo) -> Result<Vec<u8>, FsError> {
-        let (entry, opaque) = self.xattr_sources(ino)?;
-        Ok(xattr::names(entry, opaque))
+        self.any_xattrs()?;
+        Ok(xattr::names(self.xattrs(ino)?))
     }
 
     /// `NoAttributes` when nothing in the layer has any: the kernel then stops asking.
-    fn xattr_sources(&self, ino: InodeNo) -> Result<(Option<&FileEntry>, Option<OpaqueMark>), FsError> {
-        if !self.xattrs {
-            return Err(FsError::NoAttributes);
-        }
-        let inode = self.inode(ino)?;
-        Ok((self.entry(inode), inode.opaque.then_some(self.opaque)))
+    const fn any_xattrs(&self) -> Result<(), FsError> {
+        if self.xattrs { Ok(()) } else { Err(FsError::NoAttributes) }
     }
 
     /// Where the content of a regular file lies in the layer's tar.
@@ -179,8 +220,13 @@ impl LayerFs {
         Ok(self.spans.read(part, content).await.map_err(FsError::Content)?.into())
     }
 
-    /// Bytes and inodes, for `statfs`: (bytes of the plain tar, inodes).
-    pub fn totals(&self) -> (u64, u64) {
-        (self.ztoc.uncompressed_size(), self.tree.len() as u64)
+    /// For `statfs`: bytes of the plain tar, bytes that its cache may still take, inodes.
+    pub fn totals(&self) -> (u64, u64, u64) {
+        (self.ztoc.uncompressed_size(), self.spans.cache().space(), self.tree.len() as u64)
     }
+}
+
+/// The numbers of all inodes of a tree; those that no name leads to have no links.
+pub(crate) fn inodes(tree: &LayerTree) -> impl Iterator<Item = InodeNo> + use<> {
+    (0..tree.len() as u32).map(InodeNo::of)
 }

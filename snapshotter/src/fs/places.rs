@@ -1,8 +1,8 @@
 //! Which file has which bytes of the layer's tar. Built once, never changes.
 
+use soci_core::tree::clean;
 use soci_core::units::ByteRange;
 
-use super::tree::cleaned;
 use super::{InodeNo, LayerFs};
 
 /// Files in the order of their content in the tar.
@@ -25,14 +25,14 @@ impl Places {
             let content = fs.content(ino).ok().filter(|content| !content.is_empty())?;
             Some(Place { content, ino })
         };
-        let mut files: Vec<_> = fs.tree.inodes().filter_map(place).collect();
+        let mut files: Vec<_> = fs.inodes().filter_map(place).collect();
         files.sort_by_key(|file| file.content.start);
         Self(files)
     }
 
     /// A file's path in the layer, cleaned, without a leading slash. That of its first entry, when it has several names.
     pub fn path(fs: &LayerFs, file: InodeNo) -> Option<Vec<u8>> {
-        cleaned(&fs.entry(fs.inode(file).ok()?)?.name)
+        Some(clean(&fs.entry(fs.inode(file).ok()?)?.name))
     }
 
     /// The files that have bytes of `range`, each with those of its own bytes.

@@ -11,8 +11,8 @@ use fuser::{
 
 use super::{Adapter, answer, file_attr, negotiate};
 use crate::erofs::device::Device;
+use crate::fs::InodeNo;
 use crate::fs::attr::{Attr, Kind};
-use crate::fs::{InodeNo, Tree};
 
 /// Name of the file.
 pub(super) const NAME: &str = "layer.erofs";
@@ -23,7 +23,7 @@ impl<K> Adapter<Device, K> {
     fn attr(&self, ino: INodeNo) -> Option<Attr> {
         let directory = Attr::implied_directory(InodeNo(ino.0), 2);
         match ino {
-            INodeNo(root) if root == Tree::ROOT.0 => Some(directory),
+            INodeNo(root) if root == InodeNo::ROOT.0 => Some(directory),
             FILE => {
                 let size = self.of.image().size();
                 Some(Attr { kind: Kind::Regular, perm: 0o400, nlink: 1, size, ..directory })

@@ -200,8 +200,10 @@ impl<K: Send + Sync + 'static> Filesystem for Adapter<LayerFs, K> {
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        let (bytes, inodes) = self.of.totals();
-        reply.statfs(bytes.div_ceil(4096), 0, 0, inodes, 0, 4096, 255, 4096);
+        let (used, free, inodes) = self.of.totals();
+        // Not full, though nothing can be written: monitors warn of full file systems.
+        let (used, free) = (used.div_ceil(4096), free / 4096);
+        reply.statfs(used.saturating_add(free), free, free, inodes, 0, 4096, 255, 4096);
     }
 
     fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {

@@ -17,6 +17,8 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen,
 };
 
+use soci_core::unpack::UnpackError;
+
 use super::Adapter;
 use super::device;
 use super::kernel::Kernel;
@@ -55,6 +57,9 @@ pub enum MountError {
         #[source]
         source: io::Error,
     },
+    /// The layers below could not be asked what directories look like that this one implies.
+    #[error("read what the layers below say of the layer's directories")]
+    Below(#[source] UnpackError),
     /// The kernel did not begin to talk, or the event loops did not start.
     #[error("fuse session on {path} did not start")]
     Session {

@@ -19,7 +19,7 @@ mod resolver;
 mod tables;
 mod warm;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -29,13 +29,14 @@ use soci_core::image::{ConfigError, ManifestError};
 use soci_core::prefetch::ArtifactError;
 use soci_core::registry::RegistryError;
 use soci_core::store::StoreError;
+use soci_core::tree::{LayerTree, Reason};
 use soci_core::ztoc::ZtocError;
 use tokio::sync::watch;
 
 use crate::erofs::Image;
 use crate::erofs::device::Device;
 use crate::fs::xattr::OpaqueMark;
-use crate::fs::{LayerFs, Tree};
+use crate::fs::{Inherited, LayerFs, inodes};
 use crate::fuse::kernel::Kernel;
 use crate::fuse::{Adapter, FuseOptions};
 use crate::span::{Interest, SpanManager, chain};
@@ -131,6 +132,16 @@ pub enum LayerError {
         #[source]
         source: ArtifactError,
     },
+    /// The layer has entries that no layer can have. No unpacker takes them either.
+    #[error("layer has {count} entries that cannot be shown, the first is {name:?}: {reason}")]
+    Entries {
+        /// How many.
+        count: usize,
+        /// Name of the first.
+        name: String,
+        /// What is wrong with it.
+        reason: Reason,
+    },
     /// The cache directory failed.
     #[error("span cache could not be opened")]
     Cache(#[source] std::io::Error),
@@ -168,11 +179,11 @@ impl LayerError {
 pub struct Layer {
     digest: Digest,
     spans: Arc<SpanManager>,
-    tree: Arc<Tree>,
+    tree: Arc<LayerTree>,
     fuse: FuseOptions,
     /// Whether the kernel is to be given images, as long as none has failed.
     images: Arc<AtomicBool>,
-    /// That of a mount with the default options.
+    /// That of a mount with the default options, of a layer that implies no directories.
     image: OnceLock<Option<Arc<Device>>>,
     stats: Arc<Stats>,
     runtime: tokio::runtime::Handle,
@@ -183,10 +194,13 @@ pub struct Layer {
 }
 
 /// How one mount of a layer differs from another.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct MountOptions {
     /// The attribute by which the overlay above knows opaque directories.
     pub opaque: OpaqueMark,
+    /// Directories of the layers below, nearest first, unpacked or mounted: they say what the directories look like that the
+    /// layer only implies.
+    pub below: Vec<PathBuf>,
 }
 
 impl Layer {
@@ -215,9 +229,24 @@ impl Layer {
         &self.spans
     }
 
+    /// Whether mounts of the layer on different layers differ.
+    pub fn implies_directories(&self) -> bool {
+        self.tree.implies_directories()
+    }
+
+    /// The file system, as a mount on nothing shows it.
+    pub fn fs(&self) -> LayerFs {
+        self.fs_on(OpaqueMark::default(), Inherited::default())
+    }
+
+    fn fs_on(&self, opaque: OpaqueMark, inherited: Inherited) -> LayerFs {
+        LayerFs::new(Arc::clone(&self.tree), Arc::clone(&self.spans), opaque, inherited)
+    }
+
     /// The file system, as a mount with these options shows it.
-    pub fn fs(&self, options: MountOptions) -> LayerFs {
-        LayerFs::new(Arc::clone(&self.tree), Arc::clone(&self.spans), options.opaque)
+    fn fs_with(&self, options: &MountOptions) -> Result<LayerFs, MountError> {
+        let inherited = Inherited::read(&self.tree, self.spans.ztoc().files(), &options.below);
+        Ok(self.fs_on(options.opaque, inherited.map_err(MountError::Below)?))
     }
 
     /// Mounts the layer read-only on an existing directory. Blocking, for the time of one mount(2) and the kernel's
@@ -225,7 +254,7 @@ impl Layer {
     pub fn mount(
         self: &Arc<Self>,
         mountpoint: &Path,
-        options: MountOptions,
+        options: &MountOptions,
     ) -> Result<FuseMount, MountError> {
         let mounted = self.mount_somehow(mountpoint, options);
         match &mounted {
@@ -247,10 +276,10 @@ impl Layer {
     fn mount_somehow(
         self: &Arc<Self>,
         mountpoint: &Path,
-        options: MountOptions,
+        options: &MountOptions,
     ) -> Result<FuseMount, MountError> {
         let mut refused = None;
-        if let Some(device) = self.image(options) {
+        if let Some(device) = self.image(options)? {
             match FuseMount::of_image(self.adapter(device), mountpoint) {
                 Ok(mount) => {
                     self.stats.erofs_mounts.inc();
@@ -259,7 +288,7 @@ impl Layer {
                 Err(error) => refused = Some(error),
             }
         }
-        let mount = FuseMount::new(self.adapter(Arc::new(self.fs(options))), mountpoint)?;
+        let mount = FuseMount::new(self.adapter(Arc::new(self.fs_with(options)?)), mountpoint)?;
         if let Some(error) = refused {
             self.images.store(false, Ordering::Relaxed);
             tracing::info!(error = %chain(&error), "layers cannot be mounted as images here: FUSE answers for names, too");
@@ -267,19 +296,29 @@ impl Layer {
         Ok(mount)
     }
 
-    /// The layer's image, if it is wanted and can be made. Made once for what nearly all mounts show. Blocking, for milliseconds.
-    fn image(&self, options: MountOptions) -> Option<Arc<Device>> {
+    /// The layer's image for a mount, if it is wanted and can be made. Blocking, for milliseconds.
+    fn image(&self, options: &MountOptions) -> Result<Option<Arc<Device>>, MountError> {
         if !self.images.load(Ordering::Relaxed) {
-            return None;
+            return Ok(None);
         }
-        let make = || {
-            let fs = Arc::new(self.fs(options));
-            let image = Image::of(&fs).inspect_err(|error| {
-                tracing::warn!(layer = %self.digest, error = %chain(error), "layer has no image: its names are asked for");
-            });
-            Some(Arc::new(Device::new(fs, image.ok()?)))
-        };
-        if options == MountOptions::default() { self.image.get_or_init(make).clone() } else { make() }
+        if options.opaque == OpaqueMark::default() && !self.implies_directories() {
+            return Ok(self.image.get_or_init(|| self.image_of(self.fs())).clone());
+        }
+        Ok(self.image_of(self.fs_with(options)?))
+    }
+
+    /// Makes the image ahead of the mounts, if nearly all of them show the same.
+    fn image_ahead(&self) {
+        if self.images.load(Ordering::Relaxed) && !self.implies_directories() {
+            self.image.get_or_init(|| self.image_of(self.fs()));
+        }
+    }
+
+    fn image_of(&self, fs: LayerFs) -> Option<Arc<Device>> {
+        let image = Image::of(&fs).inspect_err(|error| {
+            tracing::warn!(layer = %self.digest, error = %chain(error), "layer has no image: its names are asked for");
+        });
+        Some(Arc::new(Device::new(Arc::new(fs), image.ok()?)))
     }
 
     /// The kernel's sides of the layer's mounts.
@@ -295,7 +334,7 @@ impl Layer {
             let Some(layer) = this.upgrade() else { return };
             let forget = move || {
                 for kernel in layer.kernels() {
-                    if let Err(error) = kernel.forget(layer.tree.inodes()) {
+                    if let Err(error) = kernel.forget(inodes(&layer.tree)) {
                         tracing::error!(layer = %layer.digest, %error, "the kernel may keep wrong pages of a pack");
                     }
                 }

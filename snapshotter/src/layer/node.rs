@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use soci_core::digest::Digest;
 use soci_core::registry::Registry;
 use soci_core::store::LayoutStore;
+use soci_core::tree::LayerTree;
 use soci_core::ztoc::Ztoc;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -21,8 +22,7 @@ use super::companions::Companions;
 use super::image::{ImageContext, ImageRequest};
 use super::resolver::{Discovery, Source};
 use super::tables::Tables;
-use super::{Layer, LayerError, MountOptions, PackOptions};
-use crate::fs::Tree;
+use super::{Layer, LayerError, PackOptions};
 use crate::fuse::FuseOptions;
 use crate::prefetch::{Engine, EngineOptions};
 use crate::span::bitmap::BootId;
@@ -264,9 +264,11 @@ impl Services {
             let cache = SpanCache::open(&self.cache, identity, self.boot).map_err(LayerError::Cache)?;
             SpanManager::new(ztoc, cache, self.engine.clone(), Arc::clone(&self.stats), self.spans)
         };
-        let tree = Tree::build(spans.ztoc().files());
-        if tree.skipped() > 0 {
-            tracing::warn!(layer = %digest, entries = tree.skipped(), "entries of the layer were left out");
+        let files = spans.ztoc().files();
+        let tree = LayerTree::build(files, files.len());
+        if let Some(first) = tree.refused().first() {
+            let name = String::from_utf8_lossy(&files[first.entry as usize].name).into_owned();
+            return Err(LayerError::Entries { count: tree.refused().len(), name, reason: first.reason });
         }
         let layer = Arc::new(Layer {
             digest,
@@ -282,7 +284,7 @@ impl Services {
             spans,
         });
         // All layers of an image come here at once; their mounts come one after another.
-        layer.image(MountOptions::default());
+        layer.image_ahead();
         self.engine.runtime().spawn(Layer::follow(Arc::downgrade(&layer), layer.spans.forgotten()));
         *live = Live { layer: Arc::downgrade(&layer), spans: Arc::downgrade(layer.spans()) };
         self.stats.layers_resolved.inc();

@@ -226,6 +226,14 @@ impl Metadata {
         Ok(Chain { id, kind, parents })
     }
 
+    /// The snapshots below one of any kind, nearest first.
+    pub fn parents(&self, name: &str) -> Result<Vec<SnapshotId>> {
+        let snapshots = self.read()?.open_table(SNAPSHOTS)?;
+        let mut parents = ancestry(&snapshots, get(&snapshots, name)?)?;
+        parents.remove(0);
+        Ok(parents)
+    }
+
     /// All snapshots that match at least one of the filters (all of them without filters), by name.
     pub fn list(&self, filters: &[Filter]) -> Result<Vec<(SnapshotId, Info)>> {
         let snapshots = self.read()?.open_table(SNAPSHOTS)?;

@@ -227,23 +227,31 @@ impl Snapshotter {
 
     /// The mounts of a chain whose lazy layers are all being served.
     async fn mounts_of(self: &Arc<Self>, chain: &Chain) -> Result<Vec<Mount>> {
-        for id in &chain.parents {
-            if self.serving.is_dead(*id) {
-                self.revive(*id).await?;
-            }
-        }
+        self.serve(&chain.parents).await?;
         Ok(self.dirs.mounts(chain, self.userxattr))
     }
 
-    /// Mounts a lazy layer where its snapshot's files belong.
+    /// Serves those of a chain's lazy layers, nearest first, that could not be. Each may need those below it.
+    async fn serve(self: &Arc<Self>, parents: &[SnapshotId]) -> Result<()> {
+        for (at, id) in parents.iter().enumerate().rev() {
+            if self.serving.is_dead(*id) {
+                self.revive(*id, &parents[at + 1..]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Mounts a lazy layer where its snapshot's files belong, on those of `parents`, nearest first, which are being served.
     async fn mount_layer(
         &self,
         layer: Arc<Layer>,
         id: SnapshotId,
+        parents: &[SnapshotId],
     ) -> std::result::Result<FuseMount, MountError> {
         let opaque = if self.userxattr { OpaqueMark::User } else { OpaqueMark::Trusted };
         let mountpoint = self.dirs.fs(id);
-        blocking(move || layer.mount(&mountpoint, MountOptions { opaque })).await
+        let below = parents.iter().map(|id| self.dirs.fs(*id)).collect();
+        blocking(move || layer.mount(&mountpoint, &MountOptions { opaque, below })).await
     }
 
     fn measure(&self, id: SnapshotId) -> Result<Usage> {

@@ -120,6 +120,8 @@ impl Snapshotter {
         let image = self.node.image(&request);
         // Both before this Prepare ends: the next one must find the layers above begun.
         let (way, ()) = tokio::join!(self.choose(&image, job), self.start_whole_layers(&image, job));
+        // They say what the directories look like that the layer only implies.
+        self.serve(&job.chain.parents).await?;
         match way {
             Way::Lazy(layer) => {
                 if let Outcome::Committed = self.provide_lazy(&image, job, layer).await? {
@@ -163,7 +165,7 @@ impl Snapshotter {
         layer: Arc<Layer>,
     ) -> Result<Outcome> {
         let id = job.chain.id;
-        let mount = match self.mount_layer(layer, id).await {
+        let mount = match self.mount_layer(layer, id, &job.chain.parents).await {
             Ok(mount) => mount,
             Err(error) => {
                 self.lazy_failed(job, &error);

@@ -63,8 +63,8 @@ impl Snapshotter {
         let (this, chain) = (Arc::clone(self), job.chain.clone());
         blocking(move || {
             let destination = this.dirs.fs(chain.id);
-            let parents = chain.parents.iter().map(|id| this.dirs.fs(*id)).collect();
-            unpacked.place(&destination, parents)?;
+            let parents: Vec<_> = chain.parents.iter().map(|id| this.dirs.fs(*id)).collect();
+            unpacked.place(&destination, &parents)?;
             disk::usage(&destination)
                 .map_err(|source| WholeLayerError::Io { action: "measure an unpacked layer", source })
         })

@@ -115,6 +115,11 @@ impl SpanCache {
         self.identity.size
     }
 
+    /// Bytes that the cache's file system has left; 0 when it does not say.
+    pub fn space(&self) -> u64 {
+        rustix::fs::fstatvfs(&self.data).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     /// Digest of the compressed layer.
     pub const fn layer(&self) -> Digest {
         self.identity.layer

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use soci_core::unpack::{ApplyOptions, LayerFormat, SNIFF, Whiteouts, inherit, unpack_layer};
+use soci_core::unpack::{ApplyOptions, Below, LayerFormat, SNIFF, Whiteouts, inherit, unpack_layer};
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -34,9 +34,10 @@ impl UnpackedLayer {
 
     /// Moves the layer to where an empty directory is. Directories that the layer implies and does not list get the
     /// attributes they have in the layers below, whose directories are `parents`, nearest first.
-    pub fn place(self, destination: &Path, parents: Vec<PathBuf>) -> Result<()> {
-        if !parents.is_empty() {
-            inherit(&self.directory, &self.implied, parents).map_err(WholeLayerError::Inherit)?;
+    pub fn place(self, destination: &Path, parents: &[PathBuf]) -> Result<()> {
+        if !parents.is_empty() && !self.implied.is_empty() {
+            let below = Below::open(parents).map_err(WholeLayerError::Inherit)?;
+            inherit(&self.directory, &self.implied, &below).map_err(WholeLayerError::Inherit)?;
         }
         fs::rename(&self.directory, destination).map_err(io_error("move an unpacked layer to its snapshot"))
     }

@@ -15,7 +15,7 @@ use crate::{
     media_type::{self, LayerKind, layer_compression},
     store::{Artifact, ArtifactKind, Artifacts, ContentStore, StoreError},
     tar::{EntryKind, TarError},
-    unpack::{normalise, split},
+    tree::{clean, split},
     ztoc::{Algorithm, BuildError, BuildOptions, Built, ZstdError, Ztoc, build_gzip, build_tar, build_zstd},
 };
 
@@ -264,7 +264,7 @@ fn read(
 fn describes_its_directories(ztoc: &Ztoc) -> bool {
     let mut described = HashSet::from([Vec::new()]);
     ztoc.files().iter().all(|file| {
-        let path = normalise(&file.name);
+        let path = clean(&file.name);
         let known = described.contains(split(&path).0);
         if file.kind == EntryKind::Dir {
             described.insert(path);

@@ -5,6 +5,7 @@
 
 use super::{PrefetchArtifact, PrefetchSpan};
 use crate::{
+    tree::clean,
     units::{ByteRange, UncompressedOffset},
     ztoc::{Algorithm, Ztoc},
 };
@@ -69,15 +70,8 @@ pub(super) fn merge(mut ranges: Vec<PrefetchSpan>) -> Vec<PrefetchSpan> {
 
 /// `clean("/" + path)` without the leading slash.
 pub(super) fn normalise(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
+    // Nothing but whole parts is taken away.
+    String::from_utf8_lossy(&clean(path.as_bytes())).into_owned()
 }
 
 #[cfg(test)]

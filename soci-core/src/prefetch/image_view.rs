@@ -1,10 +1,8 @@
 //! The image as overlayfs shows it: for each visible path, the layer and the bytes it comes from.
 //!
-//! Owns one node for each visible path. Layers are put on top of each other with the kernel's rules: an upper entry
-//! hides a lower one of the same path, directories merge unless the upper one is opaque (`.wh..wh..opq`, or also named
-//! by a whiteout), whiteouts (`.wh.NAME`) hide lower entries only. Within one tar the last entry of a path wins and a
-//! directory named again keeps its content. A hard link stands for the content its target had at that point of the
-//! tar, else for the target in the layers below. What must always hold: memory is linear in the number of entries and
+//! Owns one node for each visible path. What each layer looks like [`crate::tree`] says; here they are put on top of each
+//! other with the kernel's rules: an upper entry hides a lower one of the same path, directories merge unless the upper one
+//! is opaque, whiteouts hide lower entries. What must always hold: memory is linear in the number of entries and
 //! nothing recurses, whatever the names are.
 
 use std::collections::{HashMap, VecDeque};
@@ -13,13 +11,11 @@ use bytes::Bytes;
 
 use crate::{
     tar::{Entry, EntryKind},
+    tree::{self, Entries, LayerTree, Origin},
     units::ByteRange,
-    unpack::Whiteout,
     ztoc::FileEntry,
 };
 
-/// Longest entry name that is looked at: the kernel's PATH_MAX. Longer ones cannot be opened, hence not planned.
-const MAX_NAME: usize = 4096;
 /// Most symbolic links on the way to a file, as in the kernel.
 const MAX_LINKS: usize = 40;
 const ROOT: usize = 0;
@@ -35,6 +31,8 @@ pub struct LayerFile {
     pub content: ByteRange,
     /// Target of a symbolic or hard link, raw.
     pub link: Bytes,
+    /// Major and minor number of a device.
+    pub device: (u32, u32),
 }
 
 impl From<&FileEntry> for LayerFile {
@@ -44,6 +42,7 @@ impl From<&FileEntry> for LayerFile {
             kind: file.kind,
             content: file.content_range(),
             link: file.link_name.clone(),
+            device: (file.dev_major, file.dev_minor),
         }
     }
 }
@@ -52,7 +51,30 @@ impl From<Entry> for LayerFile {
     fn from(entry: Entry) -> Self {
         let size = if entry.kind == EntryKind::Reg { entry.size } else { 0 };
         let content = ByteRange::new(entry.content_offset, entry.content_offset.saturating_add(size));
-        Self { name: entry.name.into(), kind: entry.kind, content, link: entry.link_name.into() }
+        let device = (entry.dev_major as u32, entry.dev_minor as u32);
+        Self { name: entry.name.into(), kind: entry.kind, content, link: entry.link_name.into(), device }
+    }
+}
+
+impl Entries for [&LayerFile] {
+    fn name(&self, entry: u32) -> &[u8] {
+        &self[entry as usize].name
+    }
+
+    fn kind(&self, entry: u32) -> EntryKind {
+        self[entry as usize].kind
+    }
+
+    fn link(&self, entry: u32) -> &[u8] {
+        &self[entry as usize].link
+    }
+
+    fn device(&self, entry: u32) -> (u32, u32) {
+        self[entry as usize].device
+    }
+
+    fn xattrs(&self, _entry: u32) -> impl Iterator<Item = (&[u8], &[u8])> {
+        std::iter::empty()
     }
 }
 
@@ -71,7 +93,7 @@ pub enum NotLocated {
     /// No such path in the image.
     #[error("not in the image")]
     Missing,
-    /// A directory, device, or a hard link to nothing.
+    /// A directory, device or fifo.
     #[error("not a regular file")]
     NotRegular,
     /// More symbolic links than the kernel would follow.
@@ -88,7 +110,7 @@ pub enum VisibleKind {
     File,
     /// Symbolic link.
     Symlink,
-    /// Device, fifo, or a hard link to nothing.
+    /// Device or fifo.
     Other,
 }
 
@@ -117,13 +139,6 @@ struct Node {
     children: HashMap<Bytes, usize>,
 }
 
-/// What a layer's whiteouts say about one of its directories.
-#[derive(Debug, Default)]
-struct Hides {
-    opaque: bool,
-    names: Vec<Bytes>,
-}
-
 #[derive(Debug)]
 struct Tree {
     nodes: Vec<Node>,
@@ -136,15 +151,17 @@ pub struct ImageView {
 }
 
 impl ImageView {
-    /// Puts layers on top of each other, lowest first. Each comes with the number that [`Located::layer`] will name.
+    /// Puts layers on top of each other, lowest first. Each comes with the number that [`Located::layer`] will name. Entries
+    /// that no layer can have are left out.
     pub fn build<'a, F>(layers: impl IntoIterator<Item = (usize, F)>) -> Self
     where
         F: IntoIterator<Item = &'a LayerFile>,
     {
-        let mut view = Self { tree: Tree::new(0) };
+        let mut view = Self { tree: Tree::new() };
         for (layer, files) in layers {
-            let (tree, hides) = view.layer_tree(layer, files);
-            view.put_on_top(&tree, &hides);
+            let files: Vec<&LayerFile> = files.into_iter().collect();
+            let tree = LayerTree::build(files.as_slice(), files.len());
+            view.put_on_top(layer, &files, &tree);
         }
         view
     }
@@ -263,65 +280,31 @@ impl ImageView {
         .filter(|(path, ..)| !path.is_empty())
     }
 
-    /// The tree of one layer alone, and what its whiteouts hide (by node).
-    fn layer_tree<'a>(
-        &self,
-        layer: usize,
-        files: impl IntoIterator<Item = &'a LayerFile>,
-    ) -> (Tree, HashMap<usize, Hides>) {
-        let mut tree = Tree::new(layer);
-        let mut hides: HashMap<usize, Hides> = HashMap::new();
-        for file in files {
-            let Some((base, parents)) = clean(&file.name).and_then(|mut path| Some((path.pop()?, path)))
-            else {
-                continue; // the root itself, or a name nobody can open
-            };
-            let parent = tree.directory(layer, &parents);
-            match Whiteout::of(&base) {
-                Whiteout::Opaque => hides.entry(parent).or_default().opaque = true,
-                Whiteout::Name(name) => hides.entry(parent).or_default().names.push(base.slice_ref(name)),
-                Whiteout::Aufs => {}
-                Whiteout::No => {
-                    let content = match file.kind {
-                        EntryKind::Dir => Content::Dir,
-                        EntryKind::Reg => Content::File(Located { layer, content: file.content }),
-                        EntryKind::Symlink => Content::Symlink(file.link.clone()),
-                        EntryKind::HardLink => self.link_target(&tree, &file.link),
-                        EntryKind::Char | EntryKind::Block | EntryKind::Fifo => Content::Other,
-                    };
-                    tree.set(parent, base, layer, content);
-                }
-            }
-        }
-        (tree, hides)
-    }
-
-    fn link_target(&self, tree: &Tree, link: &[u8]) -> Content {
-        let path = clean(&Bytes::copy_from_slice(link)).unwrap_or_default();
-        let target = tree.get(&path).or_else(|| self.tree.get(&path));
-        match target.map(|node| &node.content) {
-            None | Some(Content::Dir) => Content::Other,
-            Some(content) => content.clone(),
-        }
-    }
-
-    fn put_on_top(&mut self, upper: &Tree, hides: &HashMap<usize, Hides>) {
+    fn put_on_top(&mut self, layer: usize, files: &[&LayerFile], upper: &LayerTree) {
         let merged = &mut self.tree;
-        let mut open = vec![(ROOT, ROOT)];
+        let mut open = vec![(tree::ROOT, ROOT)];
         while let Some((from, to)) = open.pop() {
-            merged.nodes[to].layer = upper.nodes[from].layer;
-            if let Some(hides) = hides.get(&from) {
-                if hides.opaque {
-                    merged.nodes[to].children.clear();
-                }
-                for name in &hides.names {
-                    merged.nodes[to].children.remove(name);
-                }
+            merged.nodes[to].layer = layer;
+            let Some(directory) = upper.inode(from) else { continue };
+            // The kernel does not look whether the root is opaque.
+            if directory.opaque && from != tree::ROOT {
+                merged.nodes[to].children.clear();
             }
-            for (name, &child) in &upper.nodes[from].children {
-                let node = &upper.nodes[child];
-                let target = merged.set(to, name.clone(), node.layer, node.content.clone());
-                if matches!(node.content, Content::Dir) {
+            for (entry, name, child) in upper.named(files, directory) {
+                let Some(inode) = upper.inode(child) else { continue };
+                let content = match inode.origin {
+                    Origin::Whiteout(_) => {
+                        merged.nodes[to].children.remove(name);
+                        continue;
+                    }
+                    Origin::Implied => Content::Dir,
+                    Origin::Entry(entry) => Content::of(layer, files[entry as usize]),
+                };
+                let file = files[entry as usize];
+                let own = [&file.name, &file.link].into_iter().find(|all| is_in(all, name));
+                let name = own.map_or_else(|| Bytes::copy_from_slice(name), |all| all.slice_ref(name));
+                let target = merged.set(to, name, layer, content);
+                if inode.is_directory {
                     open.push((child, target));
                 }
             }
@@ -329,9 +312,25 @@ impl ImageView {
     }
 }
 
+/// Whether the bytes are a part of these, and no copy.
+fn is_in(all: &[u8], part: &[u8]) -> bool {
+    all.as_ptr_range().contains(&part.as_ptr())
+}
+
+impl Content {
+    fn of(layer: usize, file: &LayerFile) -> Self {
+        match file.kind {
+            EntryKind::Dir => Self::Dir,
+            EntryKind::Reg => Self::File(Located { layer, content: file.content }),
+            EntryKind::Symlink => Self::Symlink(file.link.clone()),
+            EntryKind::HardLink | EntryKind::Char | EntryKind::Block | EntryKind::Fifo => Self::Other,
+        }
+    }
+}
+
 impl Tree {
-    fn new(layer: usize) -> Self {
-        Self { nodes: vec![Node { layer, content: Content::Dir, children: HashMap::new() }] }
+    fn new() -> Self {
+        Self { nodes: vec![Node { layer: 0, content: Content::Dir, children: HashMap::new() }] }
     }
 
     /// Puts a node in a directory. A directory over a directory keeps the children; all else replaces.
@@ -347,37 +346,8 @@ impl Tree {
         self.nodes[parent].children.insert(name, new);
         new
     }
-
-    /// The directory at a path; made where it is missing, and where something else is in the way.
-    fn directory(&mut self, layer: usize, path: &[Bytes]) -> usize {
-        path.iter().fold(ROOT, |at, name| match self.nodes[at].children.get(name) {
-            Some(&child) if matches!(self.nodes[child].content, Content::Dir) => child,
-            _ => self.set(at, name.clone(), layer, Content::Dir),
-        })
-    }
-
-    fn get(&self, path: &[Bytes]) -> Option<&Node> {
-        let at = path.iter().try_fold(ROOT, |at, name| self.nodes[at].children.get(name).copied())?;
-        Some(&self.nodes[at])
-    }
 }
 
 fn split(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.split(|&b| b == b'/').filter(|part| !part.is_empty())
-}
-
-/// The components of a tar name: `.` dropped, `..` never above the root. `None` for names that are too long.
-fn clean(name: &Bytes) -> Option<Vec<Bytes>> {
-    if name.len() > MAX_NAME {
-        return None;
-    }
-    let mut path = Vec::new();
-    for part in split(name) {
-        match part {
-            b"." => {}
-            b".." => drop(path.pop()),
-            part => path.push(name.slice_ref(part)),
-        }
-    }
-    Some(path)
 }

@@ -13,6 +13,7 @@ fn file(name: &str, start: u64, len: u64) -> LayerFile {
         kind: EntryKind::Reg,
         content: ByteRange::new(start, start + len),
         link: Bytes::new(),
+        device: (0, 1),
     }
 }
 
@@ -102,12 +103,12 @@ fn links_lead_to_content_across_layers() {
     let at = |path: &str| view.locate(path.as_bytes()).map(|l| (l.layer, l.content.start));
     assert_eq!(at("lib/libc.so.6"), Ok((0, 100)));
     assert_eq!(at("abs"), Ok((0, 100)));
-    assert_eq!(at("cross"), Ok((0, 100)));
+    assert_eq!(at("cross"), Err(NotLocated::Missing), "no layer can have a link into another one");
     assert_eq!(at("hard"), Ok((1, 10)), "the content at the time of the link");
     assert_eq!(at("a"), Ok((1, 20)), "the last entry wins");
     assert_eq!(at("up"), Ok((1, 10)));
     assert_eq!(at("loop"), Err(NotLocated::Loop));
-    assert_eq!(at("dangling"), Err(NotLocated::NotRegular));
+    assert_eq!(at("dangling"), Err(NotLocated::Missing));
     assert_eq!(at("lib"), Err(NotLocated::NotRegular));
     assert_eq!(at("a/b"), Err(NotLocated::Missing));
 }

@@ -2,30 +2,31 @@
 //! directories by extended attribute, everything else as the archive says.
 //!
 //! [`Applier`] is a sink of [`crate::tar::Parser`]; [`unpack_layer`] is the whole pipeline (decompress, hash, walk,
-//! write). The caller owns the destination directory; nothing here ever touches a path outside it, whatever the
-//! archive says: every path is resolved by the kernel with the destination as its root.
+//! write). What an entry does is decided by [`crate::tree`]. The caller owns the destination directory; nothing here ever
+//! touches a path outside it, whatever the archive says: every path is resolved by the kernel with the destination as its root.
 
 mod applier;
+mod below;
 mod layer;
 mod metadata;
 mod place;
 #[cfg(test)]
 mod tests;
-mod whiteout;
+mod whiteouts;
 
 use std::io;
 use std::path::PathBuf;
 
-pub use applier::Applier;
+pub use applier::{Applier, inherit};
+pub use below::{Below, DirectoryAttributes};
 pub use layer::{Unpacked, unpack_layer};
-pub use place::inherit;
-pub(crate) use place::{normalise, split};
-pub use whiteout::{Whiteout, Whiteouts};
+pub use whiteouts::Whiteouts;
 
 pub use crate::compression::format::{LayerFormat, SNIFF, is_readable_layer};
 
 use crate::digest::Digest;
 use crate::tar::TarError;
+use crate::tree::Reason;
 
 /// How a layer is written.
 #[derive(Debug, Clone, Default)]
@@ -44,8 +45,8 @@ pub struct Applied {
     pub entries: u64,
     /// Bytes of file content.
     pub bytes: u64,
-    /// Directories that the archive implied and that did not get their attributes from [`ApplyOptions::parents`], for
-    /// [`inherit`] once the layers below are known. The layer's root is the empty path.
+    /// Directories that the archive implied and that did not get their attributes from [`ApplyOptions::parents`], the higher
+    /// ones first, for [`inherit`] once the layers below are known.
     pub implied: Vec<Vec<u8>>,
 }
 
@@ -63,23 +64,13 @@ pub enum UnpackError {
         #[source]
         source: io::Error,
     },
-    /// The name of an entry is a whiteout of nothing, or has too many symbolic links on its way.
-    #[error("bad entry name {path:?}: {reason}")]
-    Name {
+    /// The layer has an entry that no layer can have.
+    #[error("bad entry {path:?}: {reason}")]
+    Entry {
         /// The name in the archive.
         path: String,
         /// What is wrong with it.
-        reason: &'static str,
-    },
-    /// A number of the entry does not fit in its place (owner, device).
-    #[error("entry {path:?}: {field} {value} is out of range")]
-    Number {
-        /// The name in the archive.
-        path: String,
-        /// Which field.
-        field: &'static str,
-        /// Its value.
-        value: i64,
+        reason: Reason,
     },
     /// The archive is broken, or has an entry of a kind that containers are not run from.
     #[error("broken archive")]

@@ -14,6 +14,7 @@ fn read(log: &str) -> (Vec<Access>, Imported) {
         kind: EntryKind::Reg,
         content: ByteRange::new(512, 512 + 100_000),
         link: String::new().into(),
+        device: (0, 1),
     };
     let files: Vec<LayerFile> = ["app/main", "app/data", "lib/x.so", "etc/conf"].map(file).into();
     let layer = LayerRef { digest: Digest::of(b"0"), size: 1 };

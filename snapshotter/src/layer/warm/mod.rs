@@ -31,7 +31,7 @@ use tokio::time::{Instant, sleep_until};
 
 use self::held::Held;
 use self::names::Names;
-use super::{Layer, MountOptions};
+use super::Layer;
 use crate::fs::places::Places;
 use crate::fs::{InodeNo, LayerFs};
 use crate::fuse::kernel::Kernel;
@@ -131,7 +131,7 @@ impl Warm {
                 behind += extent.range.len();
                 let Some(layer) = places.get(usize::from(extent.layer)).copied().flatten() else { continue };
                 let (fs, files, paths) = files.entry(layer).or_insert_with(|| {
-                    let fs = layers[layer].fs(MountOptions::default());
+                    let fs = layers[layer].fs();
                     let files = Places::of(&fs);
                     (fs, files, HashMap::new())
                 });

@@ -1,0 +1,106 @@
+//! What the layers below say of a directory that a layer only implies: owner, mode, time and attributes.
+//!
+//! Owns descriptors of the layers' directories, unpacked or mounted. As in containerd, the nearest layer that has something
+//! at the path decides, each followed by itself: what hides it from a layer further up does not count.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, getxattr, listxattr, openat, openat2};
+use rustix::io::Errno;
+
+use super::UnpackError;
+use super::place::Place;
+use crate::tar::Mtime;
+use crate::tree::ROOT_MODE;
+
+/// The kernel's limit for one value (XATTR_SIZE_MAX) and for the list (XATTR_LIST_MAX).
+const XATTR_MAX: usize = 65536;
+/// Names that steer overlayfs: what they say is about the layer that has them.
+const OVERLAY_NAMESPACES: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
+
+/// What a directory looks like without its names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectoryAttributes {
+    /// Permission, set-id and sticky bits.
+    pub permissions: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Time of last modification.
+    pub mtime: Mtime,
+    /// Names and values of extended attributes.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Default for DirectoryAttributes {
+    /// Of a directory that nothing describes.
+    fn default() -> Self {
+        Self { permissions: ROOT_MODE, uid: 0, gid: 0, mtime: Mtime::default(), xattrs: Vec::new() }
+    }
+}
+
+/// The layers below one.
+#[derive(Debug)]
+pub struct Below {
+    layers: Vec<OwnedFd>,
+}
+
+impl Below {
+    /// Of the directories of the layers, nearest first.
+    pub fn open(layers: &[PathBuf]) -> Result<Self, UnpackError> {
+        let open = |path: &PathBuf| {
+            openat(CWD, path, OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|error| UnpackError::io("open layer", path.as_os_str().as_encoded_bytes(), error))
+        };
+        Ok(Self { layers: layers.iter().map(open).collect::<Result<_, _>>()? })
+    }
+
+    /// What the nearest layer that has something at `path` says of it; `None` when that is no directory, or nowhere.
+    pub fn directory(&self, path: &[u8]) -> Result<Option<DirectoryAttributes>, UnpackError> {
+        self.find(path).map_err(|error| UnpackError::io("read below the layer", path, error))
+    }
+
+    fn find(&self, path: &[u8]) -> io::Result<Option<DirectoryAttributes>> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        for layer in &self.layers {
+            match openat2(layer, path, flags, Mode::empty(), resolve) {
+                Ok(directory) => return Ok(Some(read(&directory)?)),
+                Err(Errno::NOENT) => {}
+                Err(Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn read(directory: &OwnedFd) -> Result<DirectoryAttributes, Errno> {
+    let stat = fstat(directory)?;
+    let path = Place { dir: directory, base: b"." }.proc_path();
+    let mut names = vec![0; XATTR_MAX];
+    let length = match listxattr(&path, &mut names[..]) {
+        Err(Errno::NOTSUP) => 0,
+        length => length?,
+    };
+    let mut xattrs = Vec::new();
+    for name in names[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
+        if OVERLAY_NAMESPACES.iter().any(|namespace| name.starts_with(namespace)) {
+            continue;
+        }
+        let mut value = vec![0; XATTR_MAX];
+        let length = getxattr(&path, name, &mut value[..])?;
+        value.truncate(length);
+        xattrs.push((name.to_vec(), value));
+    }
+    Ok(DirectoryAttributes {
+        permissions: (stat.st_mode & 0o7777) as u16,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime: Mtime { secs: stat.st_mtime, nanos: stat.st_mtime_nsec as i32 },
+        xattrs,
+    })
+}
