@@ -24,7 +24,7 @@ impl Inherited {
                 // What is not there has nothing below it.
                 let is_there = found.is_some();
                 known.extend(found.map(|attributes| (number, attributes)));
-                Ok(is_there)
+                Ok::<_, UnpackError>(is_there)
             })?;
         }
         Ok(Self(known))

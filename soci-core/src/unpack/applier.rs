@@ -73,7 +73,7 @@ impl Applier {
                 metadata::describe_as_nobody(&place).map_err(fail)?;
                 implied.push(path.to_vec());
             }
-            Ok(true)
+            Ok::<_, UnpackError>(true)
         })?;
         // Nothing describes the root of a layer, not even its own entry.
         metadata::describe_as_nobody(&Place { dir: root.fd(), base: b"." })
