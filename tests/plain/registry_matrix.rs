@@ -117,7 +117,7 @@ fn a_full_pull_is_right_at_each_registry() {
         let unpacked = unpacked.unwrap_or_else(|error| panic!("{habits:?}: {error:?}"));
         let place = root.path().join("place");
         std::fs::create_dir(&place).unwrap();
-        unpacked.place(&place, Vec::new()).unwrap();
+        unpacked.place(&place, &[]).unwrap();
         assert!(std::fs::read(place.join("a")).unwrap() == half_random(3 << 20, 1), "{habits:?}");
         assert!(std::fs::read(place.join("b")).unwrap() == half_random(2 << 20, 2), "{habits:?}");
     }
