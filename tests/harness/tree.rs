@@ -30,12 +30,15 @@ impl Item {
         Self { mtime: other.mtime, ..self.clone() } == *other
     }
 
-    /// Whether it is a directory like `other`, which was made in one with the set-group-ID bit, at another time.
+    /// Whether it is a directory like `other`, which was made at another time. One that nobody has described may have the group
+    /// of the directory that it was made in.
     pub fn same_but_made(&self, other: &Self) -> bool {
-        let inherited = other.mode & 0o2000;
-        let group = if inherited == 0 { self.owner.1 } else { other.owner.1 };
-        let (mode, owner) = (self.mode | inherited, (self.owner.0, group));
-        self.is_directory() && Self { mode, owner, mtime: other.mtime, ..self.clone() } == *other
+        let mut like = Self { mtime: other.mtime, ..self.clone() };
+        if (self.owner, self.mtime) == ((0, 0), (0, 0)) {
+            like.owner.1 = other.owner.1;
+            like.mode |= other.mode & 0o2000;
+        }
+        self.is_directory() && like == *other
     }
 
     /// Whether it is a directory.
