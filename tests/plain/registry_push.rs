@@ -179,7 +179,9 @@ async fn an_upload_that_got_out_of_step_goes_on_where_the_registry_is() {
     registry.remove_blob(&digest);
     registry.faults().add(When::always().method("PATCH"), Fault::Status(416, None));
     let error = repository(&registry).push_blob(&digest, Content::Bytes(bytes)).await.unwrap_err();
-    assert!(matches!(error, RegistryError::Status { status: 416, .. }), "{error:?}");
+    // A registry that answers before it has read all may hang up while we send.
+    let hung_up = matches!(error, RegistryError::Transport { .. });
+    assert!(hung_up || matches!(error, RegistryError::Status { status: 416, .. }), "{error:?}");
 }
 
 #[tokio::test]

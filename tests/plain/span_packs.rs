@@ -41,7 +41,13 @@ impl Lab {
 
     /// Ranged requests so far.
     fn ranges(&self) -> usize {
-        self.registry.requests().iter().filter(|request| request.range.is_some()).count()
+        let layer = self.image.layers[0].to_string();
+        let of_layer = |path: &str| path.ends_with(&layer);
+        self.registry
+            .requests()
+            .iter()
+            .filter(|request| request.range.is_some() && of_layer(&request.path))
+            .count()
     }
 }
 

@@ -206,7 +206,8 @@ fn push_v1() {
         "--plain-http",
         &format!("{}/small:latest", registry.host()),
     ]);
-    replay_at(&place, "push_v1", &[]);
+    let reason = "the image's manifest is the registry's: nothing is said of it";
+    replay_at(&place, "push_v1", &[("02_push_debug", reason)]);
 }
 
 /// Every error, in the same words.
@@ -217,6 +218,10 @@ fn errors() {
         "errors",
         THEIRS,
         &[
+            (
+                "09_create_platform_linux_arm64_127.0.0.1:5601_small:lat",
+                "an image of another platform than the one that was asked for is an error",
+            ),
             ("10_create_bogus", help),
             ("23_push", "loopback registries are always spoken to without TLS, so the push goes on"),
             (

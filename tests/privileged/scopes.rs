@@ -110,7 +110,8 @@ fn a_new_container_is_recorded(snapshotter: &'static str) {
         ("ebpf-exact", "/bin/do", None)
     );
     let big = phases(&accesses, "data/big");
-    assert_eq!(big, [(Phase::Start, AccessKind::Read), (Phase::Tail, AccessKind::Read)]);
+    let (start, tail) = (Phase::Start, Phase::Tail);
+    assert_eq!(big, [(start, AccessKind::Open), (start, AccessKind::Read), (tail, AccessKind::Read)]);
     let program = phases(&accesses, "bin/do");
     assert_eq!(
         program[0],

@@ -9,7 +9,7 @@ use super::Descriptor;
 use crate::json;
 
 /// Entries of one list at most.
-pub(crate) const MAX_ENTRIES: usize = 10_000;
+pub(crate) const MAX_ENTRIES: usize = 65_536;
 /// Fields of a list beside its entries at most.
 const MAX_FIELDS: usize = 100;
 

@@ -31,7 +31,10 @@ struct Row {
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     let root = Root::open(global)?;
-    let records = root.list(ArtifactKind::SociPrefetch)?;
+    let mut records = root.list(ArtifactKind::SociPrefetch)?;
+    // Layers of equal needs share an artifact. As upstream: one row, with the layer of the newest record.
+    records.sort_by_key(|record| (record.digest, std::cmp::Reverse(record.created_at)));
+    records.dedup_by_key(|record| record.digest);
     let spans = |digest: &Digest| {
         let blob = root.read(digest).ok()?;
         let artifact = PrefetchArtifact::parse(&blob, SpanId(u32::MAX)).ok()?;
