@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::OnceLock;
 
-use harness::recording::{Bench, PAGE, Recording, pages};
+use harness::recording::{Bench, Recording, pages};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use soci_core::trace::{Outcome, Phase};
