@@ -1,9 +1,8 @@
 //! What to fetch ahead, and in which order: a trace turned into needed file ranges by the time of their first need.
 //!
-//! A node's kernel reads whole pages, whatever bytes of them were given to the workload: ranges are of pages. (Those behind
-//! a file's end are cut off where the plan meets the image.) Two accesses become one range when the second
-//! starts where the first ended and comes at most [`SAME_NEED_NS`] later, so that a file that is read slowly stays in as
-//! many pieces as it has deadlines. Every byte is in one range only: that of its first need.
+//! Accesses come one after the other; a plan holds longer ranges. Two accesses become one range when the
+//! second starts where the first ended and comes at most [`SAME_NEED_NS`] later, so that a file that is read slowly
+//! stays in as many pieces as it has deadlines. Every byte is in one range only: that of its first need.
 //!
 //! What the kernel only mapped beside a fault may never be touched: within the start, and again within the tail after
 //! readiness, it comes behind everything that was asked for, so that a guess never delays a need.
@@ -26,9 +25,6 @@ pub use soci_core::coverage::Coverage;
 /// Accesses that follow each other within this time are one need.
 pub const SAME_NEED_NS: u64 = 10_000_000;
 
-/// Bytes of a page, as nodes have them.
-const PAGE: u64 = 4096;
-
 /// The needed ranges of a recording's accesses, first need first. Accesses may come in any order.
 pub fn plan<'a>(accesses: impl IntoIterator<Item = &'a Access>) -> Plan {
     let mut accesses: Vec<&Access> = accesses.into_iter().collect();
@@ -39,7 +35,8 @@ pub fn plan<'a>(accesses: impl IntoIterator<Item = &'a Access>) -> Plan {
     for access in accesses {
         let asked_for = access.phase != Phase::Tail && access.kind != AccessKind::Map;
         let file = files.entry(Arc::clone(&access.path)).or_default();
-        for range in file.covered.add(pages(access)) {
+        for range in file.covered.add(ByteRange::new(access.offset, access.offset.saturating_add(access.len)))
+        {
             let open = file.open.filter(|open| {
                 // Behind the needs time begins anew with the guesses: those open no range of a need.
                 let later = access.t_ns.checked_sub(open.last_ns);
@@ -59,15 +56,6 @@ pub fn plan<'a>(accesses: impl IntoIterator<Item = &'a Access>) -> Plan {
         }
     }
     Plan { items, must_have }
-}
-
-/// The pages that the bytes of an access lie in; none for an opening.
-fn pages(access: &Access) -> ByteRange {
-    let end = access.offset.saturating_add(access.len);
-    if access.len == 0 {
-        return ByteRange::new(end, end);
-    }
-    ByteRange::new(access.offset / PAGE * PAGE, end.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX))
 }
 
 /// Paths in the order of the first need of any byte, each once, without leading slashes.

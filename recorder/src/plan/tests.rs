@@ -34,7 +34,7 @@ fn pages_of_one_need_become_one_range_in_order_of_first_need() {
         access(4, "a", 0, 4096),
         access(40, "a", 12288, 100),
     ];
-    let expected = [("a", 4096, 12288, 1), ("a", 0, 4096, 4), ("b", 0, 4096, 5), ("a", 12288, 16384, 40)];
+    let expected = [("a", 4096, 12288, 1), ("a", 0, 4096, 4), ("b", 0, 4096, 5), ("a", 12288, 12388, 40)];
     let expected: Vec<_> =
         expected.iter().map(|&(path, start, end, t)| (path.to_owned(), start, end, t)).collect();
     assert_eq!(planned(&trace), expected);

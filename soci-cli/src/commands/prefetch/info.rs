@@ -38,6 +38,9 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         };
         bail!("the provided digest is not a prefetch artifact (type: {kind})");
     }
+    // Layers of equal needs share an artifact. As upstream: the layer of the newest record.
+    let records = root.list(ArtifactKind::SociPrefetch)?.into_iter().filter(|record| record.digest == digest);
+    let record = records.max_by_key(|record| record.created_at).unwrap_or(record);
     let blob = root.read(&digest)?;
     let artifact = PrefetchArtifact::parse(&blob, SpanId(u32::MAX))?;
     if args.json {
