@@ -17,6 +17,8 @@ use crate::tree::ROOT_MODE;
 
 /// The kernel's limit for one value (XATTR_SIZE_MAX) and for the list (XATTR_LIST_MAX).
 const XATTR_MAX: usize = 65536;
+/// Attempts to follow a path while the machine's mounts change.
+const TRIES: usize = 1000;
 /// Names that steer overlayfs: what they say is about the layer that has them.
 const OVERLAY_NAMESPACES: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 
@@ -64,10 +66,8 @@ impl Below {
     }
 
     fn find(&self, path: &[u8]) -> io::Result<Option<DirectoryAttributes>> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         for layer in &self.layers {
-            match openat2(layer, path, flags, Mode::empty(), resolve) {
+            match open_in(layer, path) {
                 Ok(directory) => return Ok(Some(read(&directory)?)),
                 Err(Errno::NOENT) => {}
                 Err(Errno::NOTDIR | Errno::LOOP) => return Ok(None),
@@ -76,6 +76,20 @@ impl Below {
         }
         Ok(None)
     }
+}
+
+/// Opens a directory below a layer's root. The kernel gives up on `..` in a link when something is renamed or mounted meanwhile,
+/// anywhere, and says so.
+fn open_in(layer: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    for _ in 0..TRIES {
+        match openat2(layer, path, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) => {}
+            result => return result,
+        }
+    }
+    Err(Errno::AGAIN)
 }
 
 fn read(directory: &OwnedFd) -> Result<DirectoryAttributes, Errno> {

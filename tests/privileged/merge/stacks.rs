@@ -117,8 +117,8 @@ pub(super) fn entries(layer: &[TarEntry]) -> Vec<Entry> {
 fn layer_differs(layer: &[Entry], below: &[Vec<Entry>]) -> Option<(usize, &'static str)> {
     let mut tree = Growing::default();
     let mut implied = Vec::new();
-    // (directory, name) of directories and symbolic links.
-    let mut ways: Vec<(u32, Vec<u8>)> = Vec::new();
+    // Paths of directories and symbolic links.
+    let mut ways: Vec<Vec<u8>> = Vec::new();
     for (at, entry) in layer.iter().enumerate() {
         let step = tree.add(layer, at as u32).expect("nothing is refused");
         let path = clean(&entry.name);
@@ -141,10 +141,22 @@ fn layer_differs(layer: &[Entry], below: &[Vec<Entry>]) -> Option<(usize, &'stat
                 };
                 is_way && path.starts_with(&shown) && path.get(shown.len()) == Some(&b'/')
             });
+            let through_dots = below.iter().flatten().any(|lower| {
+                lower.kind == EntryKind::Symlink
+                    && lower.link_name.windows(2).any(|dots| dots == b"..")
+                    && path.starts_with(&clean(&lower.name))
+            });
+            if through_dots {
+                return Some((at, "a directory implied where a lower layer has a link through `..`"));
+            }
             if blocked {
                 return Some((at, "a directory implied below what is none in a lower layer"));
             }
             implied.push(made);
+            ways.push(match split(&path) {
+                (b"", name) => [b"/", name].concat(),
+                _ => path,
+            });
         }
         if below.is_empty() && marker == Marker::Opaque && !implied.is_empty() {
             return Some((at, "an opaque directory with implied ones in the lowest layer"));
@@ -154,7 +166,7 @@ fn layer_differs(layer: &[Entry], below: &[Vec<Entry>]) -> Option<(usize, &'stat
         }
         match step {
             Step::Put { parent, name, inode, replaces, merges, target } => {
-                let key = (parent, entry.name[name].to_vec());
+                let key = [&tree.path(layer, parent)[..], b"/", &entry.name[name]].concat();
                 if replaces && ways.contains(&key) {
                     return Some((at, "a directory or link is replaced"));
                 }
@@ -175,7 +187,7 @@ fn layer_differs(layer: &[Entry], below: &[Vec<Entry>]) -> Option<(usize, &'stat
                 }
             }
             Step::Whiteout { parent, name, replaces } => {
-                let key = (parent, entry.name[name].to_vec());
+                let key = [&tree.path(layer, parent)[..], b"/", &entry.name[name]].concat();
                 if replaces && ways.contains(&key) {
                     return Some((at, "a directory or link is replaced"));
                 }
