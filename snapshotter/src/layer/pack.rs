@@ -115,7 +115,7 @@ impl Opened {
         Ok((Self { reading: Some(reading), far_away, ..opened }, raw))
     }
 
-    /// A pack of which the bytes of the head are here, which are given back. However short, they may unpack to a million extents:
+    /// Opens a pack from the bytes of its head, and returns them too. A short head may unpack to a million extents:
     /// no other task waits for that.
     pub(super) async fn stored(pack: &PackSource, raw: Bytes) -> Result<(Self, Bytes), PackFailure> {
         let pin = pack.head;

@@ -2,7 +2,7 @@
 //! `say!` for all else, [`Results`] for what is long, [`Passing`] for what a workload writes.
 //!
 //! Owns what is known of the streams: whether the reader of the results is gone, and which bars are drawn. What must always
-//! hold: a reader that goes away neither stops nor breaks the work that is under way, and is told by the exit code; lines
+//! hold: a closed pipe does not interrupt the running work, and the exit code reports it; lines
 //! never meet bars; `println!` and its kin are denied in this crate, because they panic in both cases.
 
 use std::{
