@@ -182,14 +182,14 @@ fn needs_become_exact_spans_in_order_over_all_layers() {
     assert_eq!(place.spans(&index, 0), [(b.start, b.end - 1, 1), (a.start, a.end - 1, 3)]);
     assert_eq!(place.spans(&index, 1), [(c.start, c.end - 1, 2)]);
     assert_eq!(place.spans(&index, 2), []);
-    // The bytes that are needed of these spans; those of `low/b` once.
+    // The pages that are needed of these spans; those of `low/b` once.
     let ranges = |layer: usize| {
         let artifact = index.prefetch_of(&place.layers[layer].digest).unwrap();
         let artifact = PrefetchArtifact::parse(&place.read(&artifact.digest), SpanId(u32::MAX)).unwrap();
         artifact.prefetch_spans.into_iter().map(|span| span.ranges).collect::<Vec<_>>()
     };
     let needed = |range: ByteRange| vec![[range.start, range.end]];
-    let (b, a) = (bytes_of(&low, "low/b", 3 * MIB, 4096), bytes_of(&low, "low/a", MIB, 100_000));
+    let (b, a) = (bytes_of(&low, "low/b", 3 * MIB, 4096), bytes_of(&low, "low/a", MIB, 102_400));
     assert_eq!(ranges(0), [needed(b), needed(a)]);
     assert_eq!(ranges(1), [needed(bytes_of(&high, "./high/c", 0, 8192))]);
 }

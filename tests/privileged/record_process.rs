@@ -122,7 +122,8 @@ impl Terminal {
         let quoted = words.map(|word| format!("'{}'", word.to_str().unwrap()));
         let line = quoted.collect::<Vec<_>>().join(" ");
         let mut script = Command::new("script");
-        script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+        // A shell that waits for it would be interrupted, too, and report that.
+        script.args(["--quiet", "--return", "--command", &format!("exec {line}"), "/dev/null"]);
         let script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut script = script.expect("util-linux is installed");
         let shows = BufReader::new(script.stdout.take().unwrap());

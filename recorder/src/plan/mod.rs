@@ -2,7 +2,7 @@
 //!
 //! Accesses come one after the other; a plan holds longer ranges. Two accesses become one range when the
 //! second starts where the first ended and comes at most [`SAME_NEED_NS`] later, so that a file that is read slowly
-//! stays in as many pieces as it has deadlines. Every byte is in one range only: that of its first need.
+//! stays in as many pieces as it has deadlines. Every page is in one range only: that of its first need.
 //!
 //! What the kernel only mapped beside a fault may never be touched: within the start, and again within the tail after
 //! readiness, it comes behind everything that was asked for, so that a guess never delays a need.
@@ -25,7 +25,10 @@ pub use soci_core::coverage::Coverage;
 /// Accesses that follow each other within this time are one need.
 pub const SAME_NEED_NS: u64 = 10_000_000;
 
-/// The needed ranges of a recording's accesses, first need first. Accesses may come in any order.
+/// Bytes of a page of the page cache.
+const PAGE: u64 = 4096;
+
+/// The needed ranges of a recording's accesses in whole pages, first need first. Accesses may come in any order.
 pub fn plan<'a>(accesses: impl IntoIterator<Item = &'a Access>) -> Plan {
     let mut accesses: Vec<&Access> = accesses.into_iter().collect();
     accesses.sort_by_key(|access| (access.phase == Phase::Tail, access.kind == AccessKind::Map, access.t_ns));
@@ -35,8 +38,7 @@ pub fn plan<'a>(accesses: impl IntoIterator<Item = &'a Access>) -> Plan {
     for access in accesses {
         let asked_for = access.phase != Phase::Tail && access.kind != AccessKind::Map;
         let file = files.entry(Arc::clone(&access.path)).or_default();
-        for range in file.covered.add(ByteRange::new(access.offset, access.offset.saturating_add(access.len)))
-        {
+        for range in file.covered.add(pages(access)) {
             let open = file.open.filter(|open| {
                 // Behind the needs time begins anew with the guesses: those open no range of a need.
                 let later = access.t_ns.checked_sub(open.last_ns);
@@ -56,6 +58,16 @@ pub fn plan<'a>(accesses: impl IntoIterator<Item = &'a Access>) -> Plan {
         }
     }
     Plan { items, must_have }
+}
+
+/// The pages that an access needs: the page cache asks a file system for whole pages, whatever was read of them. The last
+/// one may reach over the file's end.
+fn pages(access: &Access) -> ByteRange {
+    if access.len == 0 {
+        return ByteRange::new(access.offset, access.offset);
+    }
+    let end = access.offset.saturating_add(access.len);
+    ByteRange::new(access.offset / PAGE * PAGE, end.checked_next_multiple_of(PAGE).unwrap_or(end))
 }
 
 /// Paths in the order of the first need of any byte, each once, without leading slashes.

@@ -34,7 +34,7 @@ fn pages_of_one_need_become_one_range_in_order_of_first_need() {
         access(4, "a", 0, 4096),
         access(40, "a", 12288, 100),
     ];
-    let expected = [("a", 4096, 12288, 1), ("a", 0, 4096, 4), ("b", 0, 4096, 5), ("a", 12288, 12388, 40)];
+    let expected = [("a", 4096, 12288, 1), ("a", 0, 4096, 4), ("b", 0, 4096, 5), ("a", 12288, 16384, 40)];
     let expected: Vec<_> =
         expected.iter().map(|&(path, start, end, t)| (path.to_owned(), start, end, t)).collect();
     assert_eq!(planned(&trace), expected);
@@ -66,9 +66,14 @@ fn pages_mapped_beside_a_fault_come_behind_the_needs_of_their_part_of_the_run() 
 }
 
 #[test]
-fn only_bytes_not_seen_before_are_planned() {
-    let trace = [access(1, "a", 100, 100), access(50, "a", 0, 300)];
-    let expected = [("a", 100, 200, 1), ("a", 0, 100, 50), ("a", 200, 300, 50)];
+fn only_pages_not_seen_before_are_planned() {
+    let trace = [
+        access(1, "a", 5000, 100),
+        access(50, "a", 0, 9000),
+        access(60, "a", 4095, 2),
+        access(70, "b", 5, 0),
+    ];
+    let expected = [("a", 4096, 8192, 1), ("a", 0, 4096, 50), ("a", 8192, 12288, 50)];
     let expected: Vec<_> =
         expected.iter().map(|&(path, start, end, t)| (path.to_owned(), start, end, t)).collect();
     assert_eq!(planned(&trace), expected);

@@ -349,6 +349,9 @@ pub(super) fn code(args: &Args, recorded: &Recorded) -> u8 {
         }
         (Outcome::TimedOut, ..) => {
             say!("error: the workload was not ready in time; the trace is kept and says so");
+            if let Some(hint) = args.workload.late_hint() {
+                say!("hint: {hint}");
+            }
             4
         }
         (Outcome::Exited, None, code) => {

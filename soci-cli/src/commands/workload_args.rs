@@ -64,6 +64,15 @@ impl WorkloadArgs {
         Ok(Until::join(&self.until)?)
     }
 
+    /// What may keep a workload from being seen to be ready.
+    pub(crate) fn late_hint(&self) -> Option<&'static str> {
+        let waits_for_text = self.until.iter().any(|until| !until.logs().is_empty());
+        waits_for_text.then_some(
+            "log: sees what the workload has written; many programs buffer their output when it is no terminal. Set \
+             PYTHONUNBUFFERED=1 with -e, or run them by `stdbuf -oL`",
+        )
+    }
+
     /// The workload's network.
     pub(crate) fn net(&self) -> Net {
         match self.net {

@@ -190,7 +190,7 @@ impl Start<'_> {
         } else if !args.workload.until.is_empty() {
             stream::remarks(&report.text());
         }
-        Ok(ExitCode::from(exit_code(&verdict, ready.is_some())))
+        Ok(ExitCode::from(exit_code(&args.workload, &verdict, ready.is_some())))
     }
 
     /// Waits for something that a signal or the end of the time may cut short.
@@ -300,11 +300,14 @@ fn is_urgent(verdict: &Verdict) -> bool {
     matches!(verdict.outcome, Outcome::Interrupted | Outcome::TimedOut)
 }
 
-fn exit_code(verdict: &Verdict, ready: bool) -> u8 {
+fn exit_code(workload: &WorkloadArgs, verdict: &Verdict, ready: bool) -> u8 {
     match (verdict.outcome, verdict.exit, verdict.signal) {
         (Outcome::Interrupted, _, signal) => signal.map_or(130, stop::code),
         (Outcome::TimedOut, ..) => {
             say!("error: the workload was not ready in time");
+            if let Some(hint) = workload.late_hint() {
+                say!("hint: {hint}");
+            }
             4
         }
         (Outcome::Exited, Some(exit), _) if exit.code == 0 && !ready => {
