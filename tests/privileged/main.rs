@@ -25,6 +25,7 @@ mod record;
 mod record_ends;
 mod record_process;
 mod record_runs;
+mod registry_mounts;
 mod report;
 mod run;
 mod scopes;

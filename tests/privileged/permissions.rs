@@ -125,6 +125,26 @@ fn records(lab: &Lab, engine: &str, user: u32) -> bool {
     output.status.success()
 }
 
+/// Runs `do read /secret` as a user with layers that come in one way; whether it could.
+fn runs(lab: &Lab, mode: &str, user: u32) -> bool {
+    let mut command = Command::new(program("soci"));
+    command.args(["run", "--mode", mode, "--user", &format!("{user}:{user}"), "--snapshotter-bin"]);
+    command.arg(program("soci-snapshotter-grpc")).arg(&lab.image.reference);
+    let output = command.args(["--", "/bin/do", "read", "/secret", "0", "9"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() || said.contains("/secret: Permission denied"), "{mode} {user}: {said}");
+    output.status.success()
+}
+
+#[test]
+fn a_workload_that_is_run_is_decided_by_acls() {
+    let lab = Lab::new();
+    for mode in ["full", "lazy"] {
+        let could = [1001, 1002].map(|user| runs(&lab, mode, user));
+        assert_eq!(could, [true, false], "{mode}");
+    }
+}
+
 /// The one of that name below a directory.
 fn find(dir: &Path) -> Option<PathBuf> {
     let mut found = None;
