@@ -11,6 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use harness::daemon::program;
+use harness::docker_registry::DockerRegistry;
 use harness::layout;
 use harness::machine::{mounts_mentioning, processes_mentioning};
 use harness::registry::{AuthMode, Habits, PASSWORD, TestRegistry, USER};
@@ -65,6 +66,15 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// Records [`READ`]; gives the trace, which is in a directory.
+fn record(dir: &Path) -> String {
+    let layout = format!("oci:{}", home().join("image").display());
+    let (state, out) = (home().join("state"), dir.join("out"));
+    let record = ["record", "--image", &layout, "--state", state.to_str().unwrap(), "--name", "t", "--out"];
+    succeed(&[&record[..], &[out.to_str().unwrap(), "--", "do"], &READ].concat());
+    out.join("t.trace").to_string_lossy().into_owned()
+}
+
 /// The image with a recorded index in a registry of its own.
 fn recorded() -> (TestRegistry, String) {
     recorded_with(&[])
@@ -75,24 +85,9 @@ fn recorded_with(flags: &[&str]) -> (TestRegistry, String) {
     let registry = TestRegistry::start();
     let image = format!("{}:1", registry.image("team/app"));
     let dir = tempfile::tempdir().unwrap();
-    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
     let layout = format!("oci:{}", home().join("image").display());
-    let state = home().join("state");
-    let record = [
-        "record",
-        "--image",
-        &layout,
-        "--state",
-        &state.to_string_lossy(),
-        "--name",
-        "t",
-        "--out",
-        &path("out"),
-        "--",
-        "do",
-    ];
-    succeed(&[&record[..], &READ].concat());
-    let (store, trace) = (path("store"), path("out/t.trace"));
+    let store = dir.path().join("store").to_string_lossy().into_owned();
+    let trace = record(dir.path());
     let create = ["--root", &store, "create", &layout, "--span-size", "262144", "--min-layer-size", "0"];
     succeed(&[&create[..], &["--trace", &trace], flags].concat());
     succeed(&["--root", &store, "push", "--image", &layout, &image]);
@@ -212,6 +207,27 @@ fn what_a_pack_brought_is_enough_for_the_second_start_on_a_root() {
     let requests = registry.requests();
     assert!(requests.iter().all(|request| request.range.is_none()), "{requests:?}");
     assert_eq!(counter(&warm, "soci_registry_requests_total"), 0, "{requests:?}");
+}
+
+#[test]
+fn what_a_copy_by_another_tool_brings_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let (trace, converted) = (record(dir.path()), dir.path().join("converted"));
+    let image = home().join("image");
+    let convert = ["convert", "--standalone", "--format", "oci-dir", "--min-layer-size", "0"];
+    let companions = ["--fine", "--pack", "--trace", &trace];
+    let paths = [image.to_str().unwrap(), converted.to_str().unwrap()];
+    succeed(&[&convert[..], &companions, &paths].concat());
+    let registry = DockerRegistry::new();
+    let copied = format!("{}/team/app:1", registry.host());
+    let mut skopeo = Command::new("skopeo");
+    skopeo.args(["copy", "--all", "--insecure-policy", "--dest-tls-verify=false"]);
+    skopeo.arg(format!("oci:{}", converted.display())).arg(format!("docker://{copied}"));
+    assert!(skopeo.stdout(Stdio::null()).status().unwrap().success());
+    let (_, report) = run(&copied, &["--mode", "pack"], &READ);
+    assert_eq!(counter(&report, "soci_packs_total"), 1, "{report}");
+    assert_eq!(counter(&report, "soci_fuse_mounts_total"), 2, "{report}");
+    assert_eq!(counter(&report, "soci_demand_spans_total"), 0, "what was recorded is in the pack: {report}");
 }
 
 #[test]

@@ -60,7 +60,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if wants(Tier::Privileged) {
         setup::require_root("the privileged tests")?;
         setup::require_fuse()?;
-        setup::ensure(&[Need::Containerd, Need::Registry, Need::Link, Need::Strace, Need::Disks])?;
+        setup::ensure(&[
+            Need::Containerd,
+            Need::Registry,
+            Need::Link,
+            Need::Strace,
+            Need::Disks,
+            Need::Skopeo,
+        ])?;
     }
     if wants(Tier::Plain) {
         setup::ensure(&[Need::Oracles, Need::Chromium, Need::Registry, Need::Skopeo])?;

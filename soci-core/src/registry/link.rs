@@ -16,6 +16,9 @@ use super::error::RegistryError;
 use super::hosts::{Tls, is_loopback};
 use super::options::{RegistryOptions, Timeouts};
 
+/// With more links than this, those that nobody uses are forgotten.
+const MAX_IDLE_LINKS: usize = 16;
+
 /// A way to make connections, with the headers that go along.
 #[derive(Clone)]
 pub(crate) struct Link(Arc<Parts>);
@@ -173,6 +176,10 @@ impl Links {
         };
         let (client, direct, headers) = (Mutex::default(), Mutex::default(), headers.clone());
         let link = Link(Arc::new(Parts { maker, client, direct, headers }));
+        // Settings change with files of certificates: what only the table has may be of files as they were.
+        if made.len() >= MAX_IDLE_LINKS {
+            made.retain(|_, link| Arc::strong_count(&link.0) > 1);
+        }
         made.insert(settings, link.clone());
         Ok(link)
     }

@@ -50,16 +50,17 @@ impl Budget {
         if !error.is_transient() || self.spent >= self.policy.max_retries {
             return Err(error);
         }
-        let wait = match error.retry_after() {
+        // Spread, so that the nodes that failed together do not come back together; never earlier than asked for.
+        let (wait, spread) = match error.retry_after() {
             Some(asked) if asked > self.policy.max_wait => return Err(error),
-            Some(asked) => asked,
+            Some(asked) => (asked, 1.0..1.25),
             None => {
                 let doubled = self.policy.min_wait.saturating_mul(1 << self.spent.min(24));
-                doubled.min(self.policy.max_wait)
+                (doubled.min(self.policy.max_wait), 0.5..1.5)
             }
         };
         self.spent += 1;
-        Ok(wait + wait.mul_f64(rand::rng().random_range(0.0..0.125)))
+        Ok(wait.mul_f64(rand::rng().random_range(spread)))
     }
 
     /// Notes progress.
@@ -98,7 +99,7 @@ mod tests {
         let mut budget = Budget::new(policy);
         for expected in [30, 60, 120, 200, 200] {
             let wait = budget.spend(unavailable(None)).expect("budget left").as_millis();
-            assert!((expected..=expected * 9 / 8).contains(&wait), "{wait} for {expected}");
+            assert!((expected / 2..=expected * 3 / 2).contains(&wait), "{wait} for {expected}");
         }
         assert!(budget.spend(unavailable(None)).is_err());
     }

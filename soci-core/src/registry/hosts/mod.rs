@@ -103,17 +103,19 @@ impl Hosts {
         }
     }
 
-    /// The servers of the registry of `reference`.
+    /// The servers of the registry of `reference`. What is older than [`LOOK_AGAIN`] is looked up again, and forgotten
+    /// where nobody asks for it.
     pub(crate) fn route(&self, reference: &Reference) -> Route {
-        let mut known = self.known.lock();
-        match known.get(reference.registry()) {
-            Some((since, route)) if since.elapsed() < LOOK_AGAIN => route.clone(),
-            _ => {
-                let route = Route(self.look(reference).map(Into::into).map_err(Arc::new));
-                known.insert(reference.registry().to_owned(), (Instant::now(), route.clone()));
-                route
-            }
+        let is_new = |(since, _): &(Instant, Route)| since.elapsed() < LOOK_AGAIN;
+        if let Some((_, route)) = self.known.lock().get(reference.registry()).filter(|known| is_new(known)) {
+            return route.clone();
         }
+        // Files are read here: nobody else waits for that.
+        let route = Route(self.look(reference).map(Into::into).map_err(Arc::new));
+        let mut known = self.known.lock();
+        known.retain(|_, known| is_new(known));
+        known.insert(reference.registry().to_owned(), (Instant::now(), route.clone()));
+        route
     }
 
     fn look(&self, reference: &Reference) -> Result<Vec<Endpoint>, HostsError> {
@@ -184,6 +186,15 @@ mod tests {
         assert!(endpoint("10.0.0.1:5000/a", &["10.0.0.1:5000"]).plain);
         assert!(endpoint("10.0.0.1:5000/a", &["10.0.0.1"]).plain);
         assert!(!endpoint("10.0.0.1:5001/a", &["10.0.0.1:5000"]).plain);
+    }
+
+    #[test]
+    fn what_nobody_asks_for_is_forgotten() {
+        let hosts = Hosts::new(HostPolicy::default(), Links::new(&RegistryOptions::default()));
+        hosts.route(&"a.test/x".parse().unwrap());
+        hosts.known.lock().get_mut("a.test").unwrap().0 -= LOOK_AGAIN;
+        hosts.route(&"b.test/x".parse().unwrap());
+        assert_eq!(hosts.known.lock().keys().collect::<Vec<_>>(), ["b.test"]);
     }
 
     #[test]

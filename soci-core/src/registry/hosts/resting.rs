@@ -34,7 +34,9 @@ impl Resting {
     /// Notes that a mirror failed; only that it cannot be reached says something about its next answers.
     pub(crate) fn note(&self, endpoint: &Endpoint, error: &RegistryError) {
         if error.is_transient() {
-            self.0.lock().insert(endpoint.clone(), Instant::now() + REST);
+            let (mut resting, now) = (self.0.lock(), Instant::now());
+            resting.retain(|_, until| *until > now);
+            resting.insert(endpoint.clone(), now + REST);
         }
         tracing::debug!(mirror = endpoint.host, %error, "the next server is asked");
     }
