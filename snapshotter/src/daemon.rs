@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{self, Stream};
 use soci_core::containerd::snapshots::snapshots_server::SnapshotsServer;
 use soci_core::registry::{HostPolicy, Keychain, Registry, RegistryOptions, RetryPolicy, Timeouts};
 use soci_core::store::{LayoutStore, StoreError};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Handle;
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tracing::{info, warn};
 
@@ -22,6 +22,7 @@ use crate::layer::{Discovery, LayerError, Node, NodeOptions, PackOptions};
 use crate::metrics::defs::Sources;
 use crate::metrics::{Listener, MetricsError, serve};
 use crate::prefetch::{BackgroundOptions, EngineOptions};
+use crate::private;
 use crate::snapshot::{self, Counters, Policy, Snapshotter, needs_userxattr};
 use crate::span::SpanOptions;
 use crate::stats::Stats;
@@ -29,6 +30,8 @@ use crate::unpack::{UnpackOptions, Unpacker};
 
 /// How long requests that are in work may take to end when the process stops.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
+/// How long to wait before a connection that could not be taken is tried again.
+const NEXT_ACCEPT: Duration = Duration::from_millis(100);
 /// One ranged request of a whole layer, unless the configuration says otherwise: large enough that requests cost
 /// nothing beside their bytes, small enough that a few of them are always in flight.
 const CHUNK: u64 = 4 << 20;
@@ -81,10 +84,13 @@ impl Daemon {
         keychain: Arc<dyn Keychain>,
     ) -> Result<Self, DaemonError> {
         let no_root = |source| DaemonError::Root { path: root.to_path_buf(), source };
-        std::fs::create_dir_all(root).map_err(no_root)?;
+        private::root(root, "snapshotter").map_err(no_root)?;
         // Mounts are made from these paths by others, with other working directories.
         let root = std::fs::canonicalize(root).map_err(no_root)?;
         warn_of_unused(config);
+        for part in ["cache", "content", "snapshotter", "unpack"] {
+            private::directory(&root.join(part)).map_err(no_root)?;
+        }
 
         let registry = Registry::new(registry_options(config, keychain));
         let ahead = tokio::task::spawn_blocking({
@@ -130,7 +136,7 @@ impl Daemon {
         let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
         let service = SnapshotsServer::new(Service::new(Arc::clone(&self.snapshotter)));
         let server = Server::builder().add_service(service);
-        let server = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+        let server = server.serve_with_incoming_shutdown(incoming(listener), async {
             // Told, or nobody is left to tell.
             let _ = stopped.await;
         });
@@ -156,6 +162,21 @@ impl Daemon {
             warn!("the end was not clean");
         }
     }
+}
+
+/// Connections as they come. One that cannot be taken (no descriptor is free) is tried again, after a moment.
+fn incoming(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream>> {
+    stream::unfold(listener, |listener| async move {
+        loop {
+            match listener.accept().await {
+                Ok((connection, _)) => return Some((Ok(connection), listener)),
+                Err(error) => {
+                    warn!(%error, "a connection cannot be taken");
+                    tokio::time::sleep(NEXT_ACCEPT).await;
+                }
+            }
+        }
+    })
 }
 
 fn warn_of_unused(config: &Config) {

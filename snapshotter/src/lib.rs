@@ -3,7 +3,7 @@
 //!
 //! `grpc` translates containerd's requests; `snapshot` decides; `layer` makes one layer's bytes a mount and `unpack`
 //! a directory; `config` and `metrics` are how operators talk to it;
-//! `daemon` puts the rooms together. Below `layer`: `fs` answers what `fuse` is asked, `erofs`
+//! `daemon` puts the rooms together, in directories that `private` closes to others. Below `layer`: `fs` answers what `fuse` is asked, `erofs`
 //! writes its answers down for the kernel, `span` holds the bytes, `prefetch` fetches them. No state lives here.
 
 pub mod config;
@@ -15,6 +15,7 @@ pub mod grpc;
 pub mod layer;
 pub mod metrics;
 pub mod prefetch;
+mod private;
 pub mod snapshot;
 pub mod socket;
 pub mod span;

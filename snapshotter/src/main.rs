@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand, ValueEnum};
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use snapshotter::config::{self, Config};
 use snapshotter::daemon::Daemon;
@@ -79,7 +81,10 @@ fn main() -> ExitCode {
         };
     }
     malloc::tune();
+    // Whoever starts us may have another one: nothing that we make may be written by others.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     start_log(cli.log_level);
+    raise_descriptor_limit();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -117,6 +122,16 @@ fn start_log(level: LogLevel) {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+}
+
+/// Allows as many descriptors as the system lets us have: mounted layers and connections need some each, and the usual limit
+/// of 1024 is for programs that use select(2).
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!(%error, "the limit of open files cannot be raised");
+    }
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {

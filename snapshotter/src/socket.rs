@@ -1,11 +1,14 @@
 //! Unix sockets to listen on: taken over from a dead process, never from a living one.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tokio::net::{UnixListener, UnixStream};
+
+/// Mode of the socket, as containerd's own: its owner and group, and nobody else.
+const MODE: u32 = 0o660;
 
 /// The socket cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +53,9 @@ pub async fn bind(path: &Path) -> Result<UnixListener, SocketError> {
         }
         Ok(_) => fs::remove_file(path).map_err(failed("remove the old socket"))?,
     }
-    UnixListener::bind(path).map_err(failed("listen on"))
+    let listener = UnixListener::bind(path).map_err(failed("listen on"))?;
+    fs::set_permissions(path, Permissions::from_mode(MODE)).map_err(failed("set the mode of"))?;
+    Ok(listener)
 }
 
 #[cfg(test)]

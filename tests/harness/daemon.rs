@@ -64,6 +64,11 @@ impl Daemon {
         self.directory.join("root")
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its socket.
     pub fn socket(&self) -> PathBuf {
         self.directory.join("run/soci.sock")

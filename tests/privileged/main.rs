@@ -6,6 +6,7 @@ mod containerd;
 mod containerd_companions;
 mod containerd_images;
 mod containerd_kinds;
+mod daemon_care;
 mod doctor;
 mod ebpf;
 mod ebpf_exact;

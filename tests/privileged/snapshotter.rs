@@ -57,7 +57,7 @@ fn layer(fill: impl FnOnce(&Path)) -> Vec<u8> {
 }
 
 /// Three layers with one of everything, and every kind of whiteout between them.
-fn layers() -> Vec<Vec<u8>> {
+pub(crate) fn layers() -> Vec<Vec<u8>> {
     let base = layer(|root| {
         write(root, "etc/passwd", b"root:x:0:0::/:/bin/sh\n");
         write(root, "etc/gone", b"hidden by the next layer");
@@ -146,18 +146,18 @@ fn unpack(tars: &[Vec<u8>], to: &Path) {
 }
 
 /// A registry with an image, a daemon, and what the image's file system should be.
-struct Lab {
-    daemon: Daemon,
+pub(crate) struct Lab {
+    pub(crate) daemon: Daemon,
     registry: TestRegistry,
     image: Published,
-    diff_ids: Vec<Digest>,
+    pub(crate) diff_ids: Vec<Digest>,
     expected: Tree,
-    runtime: Runtime,
+    pub(crate) runtime: Runtime,
     work: tempfile::TempDir,
 }
 
 impl Lab {
-    fn new(tars: &[Vec<u8>], config: &str, change: impl FnOnce(&mut Vec<LayerSource>)) -> Self {
+    pub(crate) fn new(tars: &[Vec<u8>], config: &str, change: impl FnOnce(&mut Vec<LayerSource>)) -> Self {
         let mut sources: Vec<_> = tars.iter().map(|tar| LayerSource::of_tar(tar)).collect();
         change(&mut sources);
         let registry = TestRegistry::start();
@@ -176,12 +176,12 @@ impl Lab {
         }
     }
 
-    fn client(&self) -> SnapshotsClient {
+    pub(crate) fn client(&self) -> SnapshotsClient {
         self.runtime.block_on(self.daemon.client())
     }
 
     /// Pulls; layers that are left to the runtime are unpacked as containerd would.
-    fn pull(&self) -> (Vec<By>, String) {
+    pub(crate) fn pull(&self) -> (Vec<By>, String) {
         self.runtime
             .block_on(pull(&mut self.client(), &self.image, &self.diff_ids, |_, mounts| {
                 panic!("left to the runtime: {mounts:?}")
@@ -189,12 +189,12 @@ impl Lab {
             .unwrap()
     }
 
-    fn container(&self, key: &str, parent: &str) -> Rootfs {
+    pub(crate) fn container(&self, key: &str, parent: &str) -> Rootfs {
         let mounts = self.runtime.block_on(prepare_container(&mut self.client(), key, parent)).unwrap();
         Rootfs::mount(&mounts, self.work.path().join(format!("rootfs-{key}")))
     }
 
-    fn assert_served(&self, rootfs: &Rootfs) {
+    pub(crate) fn assert_served(&self, rootfs: &Rootfs) {
         let mut served = describe(&rootfs.0);
         // The root of an overlay with a writable layer is that of the writable layer.
         let (mut expected, root) = (self.expected.clone(), PathBuf::new());
@@ -207,7 +207,7 @@ impl Lab {
 }
 
 /// A mounted snapshot.
-struct Rootfs(PathBuf);
+pub(crate) struct Rootfs(pub(crate) PathBuf);
 
 impl Rootfs {
     fn mount(mounts: &[Mount], target: PathBuf) -> Self {

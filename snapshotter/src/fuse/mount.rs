@@ -2,6 +2,8 @@
 //!
 //! We mount by ourselves with mount(2) and hand the descriptor of /dev/fuse to the session: the mount is then ours alone
 //! to take away, and the descriptor can outlive a session. An image's file system of FUSE is mounted nowhere. A [`FuseMount`] owns its mountpoint and unmounts on drop.
+//!
+//! What must always hold: nobody waits for a file system to end that others may use for as long as they like.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -9,6 +11,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, Filesystem, Session, SessionACL};
 use rustix::fs::{Mode, OFlags, openat};
@@ -30,6 +35,8 @@ use crate::fs::LayerFs;
 const SOURCE: &str = "soci";
 /// Options of each mount, besides the device's descriptor.
 const OPTIONS: &str = "rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions";
+/// How long the last answers of a file system that nobody uses may take, before who unmounts it goes on.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Bytes of metadata that are given to the kernel at once.
 const METADATA_AT_ONCE: usize = 1 << 20;
 
@@ -77,6 +84,8 @@ pub struct FuseMount {
     mountpoint: PathBuf,
     session: Option<BackgroundSession>,
     kernel: Option<Arc<Kernel>>,
+    /// It has left the tree.
+    is_over: bool,
 }
 
 impl FuseMount {
@@ -98,7 +107,8 @@ impl FuseMount {
         )
         .map_err(|errno| mount_error(errno.into()))?;
         // From here on dropping unmounts.
-        let mut mount = Self { mountpoint: mountpoint.to_owned(), session: None, kernel: None };
+        let mut mount =
+            Self { mountpoint: mountpoint.to_owned(), session: None, kernel: None, is_over: false };
         let session = serve(adapter, device, threads)
             .map_err(|source| MountError::Session { path: mountpoint.to_owned(), source })?;
         let notifier = session.notifier();
@@ -132,13 +142,12 @@ impl FuseMount {
             });
         drop(hidden);
         if let Err(error) = mounted {
-            // The last user is gone.
-            let _ = session.join();
+            reap(session, mountpoint, LAST_ANSWERS);
             return Err(mount_error(error));
         }
         let kernel = Kernel::new(mountpoint, notifier, Some(image));
         let kernel = kernel.map(Arc::new).map_err(cannot_tell(mountpoint)).ok();
-        Ok(Self { mountpoint: mountpoint.to_owned(), session: Some(session), kernel })
+        Ok(Self { mountpoint: mountpoint.to_owned(), session: Some(session), kernel, is_over: false })
     }
 
     /// The kernel's side.
@@ -193,28 +202,46 @@ fn cannot_tell(mountpoint: &Path) -> impl FnOnce(io::Error) + '_ {
     }
 }
 
-impl Drop for FuseMount {
-    fn drop(&mut self) {
+impl FuseMount {
+    /// Takes it out of the tree, and waits for nobody who still uses it.
+    pub(crate) fn leave(mut self) {
+        self.detach(Duration::ZERO);
+    }
+
+    fn detach(&mut self, patience: Duration) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
         if let Some(kernel) = &self.kernel {
             kernel.leave();
         }
-        match rustix::mount::unmount(&self.mountpoint, UnmountFlags::empty()) {
-            Ok(()) => {
-                if let Some(session) = self.session.take()
-                    && let Err(error) = session.join()
-                {
-                    tracing::warn!(mountpoint = %self.mountpoint.display(), %error, "fuse session ended with an error");
-                }
-            }
-            // Still in use: it leaves the tree now, and its event loops end with the last user.
-            Err(rustix::io::Errno::BUSY) => {
-                if let Err(error) = rustix::mount::unmount(&self.mountpoint, UnmountFlags::DETACH) {
-                    tracing::warn!(mountpoint = %self.mountpoint.display(), %error, "layer could not be unmounted");
-                }
-            }
-            Err(error) => {
-                tracing::warn!(mountpoint = %self.mountpoint.display(), %error, "layer could not be unmounted");
-            }
+        if let Err(error) = rustix::mount::unmount(&self.mountpoint, UnmountFlags::DETACH) {
+            tracing::warn!(mountpoint = %self.mountpoint.display(), %error, "layer could not be unmounted");
         }
+        if let Some(session) = self.session.take() {
+            reap(session, &self.mountpoint, patience);
+        }
+    }
+}
+
+impl Drop for FuseMount {
+    fn drop(&mut self) {
+        self.detach(LAST_ANSWERS);
+    }
+}
+
+/// Waits for the end of a session, so long. It ends with the last user of its file system, and that may be an overlay, or
+/// a copy of the mount in another namespace: then the wait goes on beside us.
+fn reap(session: BackgroundSession, mountpoint: &Path, patience: Duration) {
+    let (mountpoint, (done, ended)) = (mountpoint.to_owned(), sync_channel(1));
+    let reaper = thread::Builder::new().name("fuse-reaper".into()).spawn(move || {
+        if let Err(error) = session.join() {
+            tracing::warn!(mountpoint = %mountpoint.display(), %error, "fuse session ended with an error");
+        }
+        let _ = done.send(()); // nobody may wait any more
+    });
+    // Without a thread for it, nobody waits.
+    if reaper.is_ok() && ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+        tracing::debug!("a layer that was unmounted is still in use");
     }
 }

@@ -23,7 +23,7 @@ use super::{Layer, LayerError};
 use crate::prefetch::{Hold, Order, Stream};
 use crate::span::chain;
 
-/// Places of one artifact that are queued: an artifact may name a span again and again.
+/// Places of one artifact that are looked at: an artifact may name a span again and again. Each span is queued once.
 const MAX_PLACES: usize = 1 << 20;
 
 /// A prefetch artifact on its way. Until it is queued all prefetch waits, so that the queue is in order from its start.
@@ -129,9 +129,10 @@ impl ImageContext {
                         let places = artifact
                             .prefetch_spans
                             .iter()
-                            .flat_map(|range| spans_of(range, ztoc).map(|span| (range.priority, SpanId(span))));
-                        let spans = places.take(MAX_PLACES).enumerate().map(|(at, (priority, span))| {
-                            (Order { priority, image, layer: position, position: at as u32 }, span)
+                            .flat_map(|range| spans_of(range, ztoc).map(|span| (range.priority, span)));
+                        let spans = earliest(places.take(MAX_PLACES)).map(|(span, (priority, at))| {
+                            let order = Order { priority, image, layer: position, position: at };
+                            (order, SpanId(span))
                         });
                         services.engine.prefetch(layer.spans(), spans);
                         Ok(artifact.prefetch_spans.len())
@@ -152,6 +153,16 @@ impl ImageContext {
             });
         }
     }
+}
+
+/// Each span once, with its lowest priority and, among those, its first place.
+fn earliest(places: impl Iterator<Item = (u64, u32)>) -> impl Iterator<Item = (u32, (u64, u32))> {
+    let mut first: HashMap<u32, (u64, u32)> = HashMap::new();
+    for (at, (priority, span)) in (0..).zip(places) {
+        let place = (priority, at);
+        first.entry(span).and_modify(|known| *known = place.min(*known)).or_insert(place);
+    }
+    first.into_iter()
 }
 
 /// The spans, of whatever index the layer is served with, that hold what an artifact names in spans of the layer's zTOC.

@@ -4,17 +4,24 @@
 //! by [`super::Metadata`]; a directory without a record is waste, whatever its name.
 
 use std::collections::{BTreeSet, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
+use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::error::{Error, Result};
 use super::overlay::Directories;
 use super::record::{Chain, Kind, SnapshotId, Usage};
+
+/// How the names of directories begin that are being removed.
+const GONE: &str = "gone-";
 
 /// Makes the directories of a new snapshot. The owner of its `fs` is that of the parent's.
 pub(super) fn create(dirs: &Directories, chain: &Chain) -> Result<()> {
@@ -59,41 +66,85 @@ pub(super) fn discard(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Names in the root directory that belong to none of the snapshots.
-pub(super) fn strays(dirs: &Directories, known: &BTreeSet<SnapshotId>) -> io::Result<Vec<PathBuf>> {
-    let mut strays = Vec::new();
-    for entry in fs::read_dir(dirs.root())? {
-        let entry = entry?;
-        let id = entry.file_name().to_str().and_then(|name| name.parse().ok()).map(SnapshotId);
-        if !id.is_some_and(|id| known.contains(&id)) {
-            strays.push(entry.path());
+/// Renames what belongs to none of the snapshots, so that nothing of the next ones has its name; gives the new names.
+pub(super) fn set_aside(dirs: &Directories, known: &BTreeSet<SnapshotId>) -> io::Result<Vec<PathBuf>> {
+    let mut aside = Vec::new();
+    let entries = fs::read_dir(dirs.root())?.collect::<io::Result<Vec<_>>>()?;
+    for entry in entries {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.parse().ok().map(SnapshotId).is_some_and(|id| known.contains(&id)) {
+            continue;
         }
+        let gone = if name.starts_with(GONE) {
+            entry.path()
+        } else {
+            let free = (0u64..).map(|number| dirs.root().join(format!("{GONE}{name}-{number}")));
+            let gone = free.into_iter().find(|path| fs::symlink_metadata(path).is_err());
+            let gone = gone.ok_or(io::ErrorKind::AlreadyExists)?;
+            fs::rename(entry.path(), &gone)?;
+            gone
+        };
+        aside.push(gone);
     }
-    Ok(strays)
+    Ok(aside)
 }
 
-/// Allocated bytes and inodes of a tree; a file with several names counts once.
+/// Allocated bytes and inodes of a tree; a file with several names counts once. A container may change the tree meanwhile:
+/// what is gone does not count, and nothing outside of the tree is ever looked at.
 pub(super) fn usage(path: &Path) -> io::Result<Usage> {
     let mut usage = Usage::default();
     let mut linked = HashSet::new();
-    let mut waiting = vec![path.to_path_buf()];
-    while let Some(path) = waiting.pop() {
-        let metadata = match fs::symlink_metadata(&path) {
-            // An active snapshot is being written while it is measured.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            metadata => metadata?,
-        };
-        if metadata.is_dir() {
-            for entry in fs::read_dir(&path)? {
-                waiting.push(entry?.path());
+    let root = openat(CWD, path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    count(&mut usage, &fstat(&root)?);
+    // Directories that are still to be read: by the one they are in, which stays open as long as one of its own waits.
+    let mut waiting = vec![(Rc::new(root), None::<OsString>)];
+    while let Some((parent, name)) = waiting.pop() {
+        let dir = match &name {
+            None => parent,
+            Some(name) => {
+                let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                match openat(&*parent, name, flags, Mode::empty()) {
+                    Ok(dir) => Rc::new(dir),
+                    Err(error) if is_gone(error) => continue,
+                    Err(error) => return Err(error.into()),
+                }
             }
-        } else if metadata.nlink() > 1 && !linked.insert((metadata.dev(), metadata.ino())) {
-            continue;
+        };
+        for entry in Dir::read_from(&*dir)? {
+            let entry = match entry {
+                Err(error) if is_gone(error) => break,
+                entry => entry?,
+            };
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name == "." || name == ".." {
+                continue;
+            }
+            let stat = match statat(&*dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(error) if is_gone(error) => continue,
+                stat => stat?,
+            };
+            let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            if !is_dir && stat.st_nlink > 1 && !linked.insert((stat.st_dev, stat.st_ino)) {
+                continue;
+            }
+            count(&mut usage, &stat);
+            if is_dir {
+                waiting.push((Rc::clone(&dir), Some(name.to_owned())));
+            }
         }
-        usage.size += metadata.blocks() * 512;
-        usage.inodes += 1;
     }
     Ok(usage)
+}
+
+fn count(usage: &mut Usage, stat: &Stat) {
+    usage.size += stat.st_blocks as u64 * 512;
+    usage.inodes += 1;
+}
+
+/// Has it been removed, or replaced by something else?
+fn is_gone(error: Errno) -> bool {
+    matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE)
 }
 
 /// Unmounts whatever is mounted below `root`, dead FUSE mounts of an earlier process included. Gives what resists.
@@ -127,6 +178,8 @@ fn mountpoint(line: &[u8]) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -138,6 +191,36 @@ mod tests {
         assert_eq!(usage(dir.path()).unwrap(), alone);
         assert_eq!(alone.inodes, 2);
         assert!(alone.size >= 8192);
+    }
+
+    #[test]
+    fn a_tree_that_changes_is_measured_and_nothing_outside_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, other) = (dir.path().join("tree"), dir.path().join("other"));
+        fs::create_dir_all(&other).unwrap();
+        fs::write(other.join("large"), vec![1; 1 << 20]).unwrap();
+        fs::create_dir_all(tree.join("keeps")).unwrap();
+        let changing = AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while changing.load(Ordering::Relaxed) {
+                    let deep = tree.join("a/b/c");
+                    fs::create_dir_all(&deep).unwrap();
+                    fs::write(deep.join("x"), "x").unwrap();
+                    fs::remove_dir_all(tree.join("a")).unwrap();
+                    std::os::unix::fs::symlink(&other, tree.join("a")).unwrap();
+                    fs::remove_file(tree.join("a")).unwrap();
+                }
+            });
+            for _ in 0..2000 {
+                let usage = usage(&tree);
+                if !usage.as_ref().is_ok_and(|usage| usage.size < 1 << 20) {
+                    changing.store(false, Ordering::Relaxed);
+                    panic!("{usage:?}");
+                }
+            }
+            changing.store(false, Ordering::Relaxed);
+        });
     }
 
     #[test]
@@ -156,7 +239,26 @@ mod tests {
         create(&dirs, &chain).unwrap();
         assert_eq!(fs::read_dir(dirs.fs(chain.id)).unwrap().count(), 0);
         assert!(dirs.work(chain.id).is_dir());
-        assert_eq!(strays(&dirs, &BTreeSet::from([chain.id])).unwrap(), Vec::<PathBuf>::new());
-        assert_eq!(strays(&dirs, &BTreeSet::new()).unwrap(), [dirs.snapshot(chain.id)]);
+        assert_eq!(set_aside(&dirs, &BTreeSet::from([chain.id])).unwrap(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn what_is_set_aside_has_no_name_of_a_later_snapshot() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = Directories::new(dir.path().to_path_buf());
+        let chain = Chain { id: SnapshotId(7), kind: Kind::Active, parents: Vec::new() };
+        let stray = || {
+            create(&dirs, &chain).unwrap();
+            let aside = set_aside(&dirs, &BTreeSet::new()).unwrap();
+            assert!(!dirs.snapshot(chain.id).exists());
+            aside
+        };
+        let first = stray();
+        let both = stray(); // the first could not be removed
+        assert!(both.len() == 2 && both.contains(&first[0]));
+        create(&dirs, &chain).unwrap(); // another one with the same id
+        both.iter().for_each(|path| discard(path).unwrap());
+        assert!(dirs.fs(chain.id).is_dir());
+        assert_eq!(fs::read_dir(dirs.root()).unwrap().count(), 1);
     }
 }

@@ -20,8 +20,6 @@ pub const LAYER: &str = "containerd.io/snapshot/cri.layer-digest";
 pub const LAYER_SIZE: &str = "containerd.io/snapshot/remote/soci.size";
 /// Explicit SOCI index of the image.
 pub const INDEX: &str = "containerd.io/snapshot/remote/soci.index.digest";
-/// Id mappings of a container snapshot.
-pub const ID_MAPPINGS: [&str; 2] = ["containerd.io/snapshot/uidmapping", "containerd.io/snapshot/gidmapping"];
 
 /// On a lazy layer: [`REMOTE_VALUE`]. containerd keeps such layers from being garbage collected with their blobs.
 pub const REMOTE: &str = "containerd.io/snapshot/remote";

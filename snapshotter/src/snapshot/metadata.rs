@@ -12,10 +12,10 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition,
-    TableError, WriteTransaction,
+    Durability, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError, WriteTransaction,
 };
 
+use super::database::Healing;
 use super::error::{Error, Result};
 use super::filter::Filter;
 use super::record::{Chain, Info, Kind, Labels, Record, SnapshotId, Usage};
@@ -40,18 +40,20 @@ pub enum Lasts {
 /// The database.
 #[derive(Debug)]
 pub struct Metadata {
-    db: Database,
+    db: Healing,
 }
 
 impl Metadata {
     /// Opens or makes the database file. One process only may have it open.
     pub fn open(path: &Path) -> Result<Self> {
-        let db = Database::create(path)?;
-        let write = db.begin_write()?;
-        write.open_table(SNAPSHOTS)?;
-        write.open_table(CHILDREN)?;
-        write.open_table(COUNTERS)?;
-        write.commit()?;
+        let db = Healing::open(path)?;
+        db.with(|db| {
+            let write = db.begin_write()?;
+            write.open_table(SNAPSHOTS)?;
+            write.open_table(CHILDREN)?;
+            write.open_table(COUNTERS)?;
+            Ok(write.commit()?)
+        })?;
         Ok(Self { db })
     }
 
@@ -72,53 +74,55 @@ impl Metadata {
         if key.is_empty() {
             return Err(Error::InvalidArgument("snapshot key is empty".to_owned()));
         }
-        let mut write = self.db.begin_write()?;
-        if lasts == Lasts::WithTheNext {
-            // A database that cannot put it off does not.
-            let _ = write.set_durability(Durability::None);
-        }
-        let chain = {
-            let mut snapshots = write.open_table(SNAPSHOTS)?;
-            let parents = match parent {
-                None => Vec::new(),
-                Some(parent) => {
-                    let record = get(&snapshots, parent)?;
-                    if record.kind != Kind::Committed {
-                        return Err(Error::InvalidArgument(format!(
-                            "parent {parent:?} is not a committed snapshot"
-                        )));
+        self.db.with(|db| {
+            let mut write = db.begin_write()?;
+            if lasts == Lasts::WithTheNext {
+                // A database that cannot put it off does not.
+                let _ = write.set_durability(Durability::None);
+            }
+            let chain = {
+                let mut snapshots = write.open_table(SNAPSHOTS)?;
+                let parents = match parent {
+                    None => Vec::new(),
+                    Some(parent) => {
+                        let record = get(&snapshots, parent)?;
+                        if record.kind != Kind::Committed {
+                            return Err(Error::InvalidArgument(format!(
+                                "parent {parent:?} is not a committed snapshot"
+                            )));
+                        }
+                        ancestry(&snapshots, record)?
                     }
-                    ancestry(&snapshots, record)?
+                };
+                if snapshots.get(key)?.is_some() {
+                    return Err(Error::AlreadyExists(key.to_owned()));
                 }
+                let id = next_id(&write)?;
+                let now = SystemTime::now();
+                let record = Record {
+                    id,
+                    kind,
+                    parent: parent.map(str::to_owned),
+                    labels: without_empty(labels),
+                    created: now,
+                    updated: now,
+                    usage: Usage::default(),
+                };
+                put(&mut snapshots, key, &record)?;
+                if let Some(parent) = parent {
+                    write.open_table(CHILDREN)?.insert((parent, key), ())?;
+                }
+                Chain { id, kind, parents }
             };
-            if snapshots.get(key)?.is_some() {
-                return Err(Error::AlreadyExists(key.to_owned()));
-            }
-            let id = next_id(&write)?;
-            let now = SystemTime::now();
-            let record = Record {
-                id,
-                kind,
-                parent: parent.map(str::to_owned),
-                labels: without_empty(labels),
-                created: now,
-                updated: now,
-                usage: Usage::default(),
-            };
-            put(&mut snapshots, key, &record)?;
-            if let Some(parent) = parent {
-                write.open_table(CHILDREN)?.insert((parent, key), ())?;
-            }
-            Chain { id, kind, parents }
-        };
-        place(&chain)?;
-        write.commit()?;
-        Ok(chain)
+            place(&chain)?;
+            write.commit()?;
+            Ok(chain)
+        })
     }
 
     /// Everything that was changed lasts from now on.
     pub fn sync(&self) -> Result<()> {
-        Ok(self.db.begin_write()?.commit()?)
+        self.db.with(|db| Ok(db.begin_write()?.commit()?))
     }
 
     /// Turns the active snapshot `key` into the committed snapshot `name` with these labels.
@@ -126,148 +130,164 @@ impl Metadata {
         if name.is_empty() {
             return Err(Error::InvalidArgument("snapshot name is empty".to_owned()));
         }
-        let write = self.db.begin_write()?;
-        {
-            let mut snapshots = write.open_table(SNAPSHOTS)?;
-            if snapshots.get(name)?.is_some() {
-                return Err(Error::AlreadyExists(name.to_owned()));
+        self.db.with(|db| {
+            let write = db.begin_write()?;
+            {
+                let mut snapshots = write.open_table(SNAPSHOTS)?;
+                if snapshots.get(name)?.is_some() {
+                    return Err(Error::AlreadyExists(name.to_owned()));
+                }
+                let mut record = get(&snapshots, key)?;
+                if record.kind != Kind::Active {
+                    return Err(Error::FailedPrecondition(format!("snapshot {key:?} is not active")));
+                }
+                record.kind = Kind::Committed;
+                record.created = SystemTime::now();
+                record.updated = record.created;
+                record.labels = without_empty(labels);
+                record.usage = usage;
+                snapshots.remove(key)?;
+                put(&mut snapshots, name, &record)?;
+                if let Some(parent) = &record.parent {
+                    let mut children = write.open_table(CHILDREN)?;
+                    children.remove((parent.as_str(), key))?;
+                    children.insert((parent.as_str(), name), ())?;
+                }
             }
-            let mut record = get(&snapshots, key)?;
-            if record.kind != Kind::Active {
-                return Err(Error::FailedPrecondition(format!("snapshot {key:?} is not active")));
-            }
-            record.kind = Kind::Committed;
-            record.created = SystemTime::now();
-            record.updated = record.created;
-            record.labels = without_empty(labels);
-            record.usage = usage;
-            snapshots.remove(key)?;
-            put(&mut snapshots, name, &record)?;
-            if let Some(parent) = &record.parent {
-                let mut children = write.open_table(CHILDREN)?;
-                children.remove((parent.as_str(), key))?;
-                children.insert((parent.as_str(), name), ())?;
-            }
-        }
-        Ok(write.commit()?)
+            Ok(write.commit()?)
+        })
     }
 
     /// Forgets a snapshot without children; gives the id of its directory.
     pub fn remove(&self, key: &str) -> Result<SnapshotId> {
-        let write = self.db.begin_write()?;
-        let record = {
-            let mut snapshots = write.open_table(SNAPSHOTS)?;
-            let mut children = write.open_table(CHILDREN)?;
-            let record = get(&snapshots, key)?;
-            if let Some(first) = children.range((key, "")..)?.next()
-                && first?.0.value().0 == key
-            {
-                return Err(Error::FailedPrecondition(format!(
-                    "cannot remove snapshot {key:?}: it has children"
-                )));
-            }
-            snapshots.remove(key)?;
-            if let Some(parent) = &record.parent {
-                children.remove((parent.as_str(), key))?;
-            }
-            record
-        };
-        write.commit()?;
-        Ok(record.id)
+        self.db.with(|db| {
+            let write = db.begin_write()?;
+            let record = {
+                let mut snapshots = write.open_table(SNAPSHOTS)?;
+                let mut children = write.open_table(CHILDREN)?;
+                let record = get(&snapshots, key)?;
+                if let Some(first) = children.range((key, "")..)?.next()
+                    && first?.0.value().0 == key
+                {
+                    return Err(Error::FailedPrecondition(format!(
+                        "cannot remove snapshot {key:?}: it has children"
+                    )));
+                }
+                snapshots.remove(key)?;
+                if let Some(parent) = &record.parent {
+                    children.remove((parent.as_str(), key))?;
+                }
+                record
+            };
+            write.commit()?;
+            Ok(record.id)
+        })
     }
 
     /// Changes the fields named by `paths`: `labels` (all of them) or `labels.NAME`; without paths, everything that may
     /// change. A label set to nothing goes away.
     pub fn update(&self, name: &str, labels: &Labels, paths: &[String]) -> Result<Info> {
-        let write = self.db.begin_write()?;
-        let record = {
-            let mut snapshots = write.open_table(SNAPSHOTS)?;
-            let mut record = get(&snapshots, name)?;
-            if paths.is_empty() {
-                record.labels.clone_from(labels);
-            }
-            for path in paths {
-                if path == "labels" {
+        self.db.with(|db| {
+            let write = db.begin_write()?;
+            let record = {
+                let mut snapshots = write.open_table(SNAPSHOTS)?;
+                let mut record = get(&snapshots, name)?;
+                if paths.is_empty() {
                     record.labels.clone_from(labels);
-                } else if let Some(label) = path.strip_prefix("labels.") {
-                    record.labels.insert(label.to_owned(), labels.get(label).cloned().unwrap_or_default());
-                } else {
-                    return Err(Error::InvalidArgument(format!(
-                        "cannot update field {path:?} of snapshot {name:?}"
-                    )));
                 }
-            }
-            record.labels = without_empty(record.labels);
-            record.updated = SystemTime::now();
-            put(&mut snapshots, name, &record)?;
-            record
-        };
-        write.commit()?;
-        Ok(record.into_info(name))
+                for path in paths {
+                    if path == "labels" {
+                        record.labels.clone_from(labels);
+                    } else if let Some(label) = path.strip_prefix("labels.") {
+                        record
+                            .labels
+                            .insert(label.to_owned(), labels.get(label).cloned().unwrap_or_default());
+                    } else {
+                        return Err(Error::InvalidArgument(format!(
+                            "cannot update field {path:?} of snapshot {name:?}"
+                        )));
+                    }
+                }
+                record.labels = without_empty(record.labels);
+                record.updated = SystemTime::now();
+                put(&mut snapshots, name, &record)?;
+                record
+            };
+            write.commit()?;
+            Ok(record.into_info(name))
+        })
     }
 
     /// One snapshot of any kind: directory, description, and the usage stored at its commit.
     pub fn stat(&self, name: &str) -> Result<(SnapshotId, Info, Usage)> {
-        let record = get(&self.read()?.open_table(SNAPSHOTS)?, name)?;
-        let (id, usage) = (record.id, record.usage);
-        Ok((id, record.into_info(name), usage))
+        self.db.with(|db| {
+            let record = get(&db.begin_read()?.open_table(SNAPSHOTS)?, name)?;
+            let (id, usage) = (record.id, record.usage);
+            Ok((id, record.into_info(name), usage))
+        })
     }
 
     /// The chain of an active or view snapshot.
     pub fn chain(&self, key: &str) -> Result<Chain> {
-        let snapshots = self.read()?.open_table(SNAPSHOTS)?;
-        let record = get(&snapshots, key)?;
-        if record.kind == Kind::Committed {
-            return Err(Error::FailedPrecondition(format!("snapshot {key:?} is neither active nor a view")));
-        }
-        let (id, kind) = (record.id, record.kind);
-        let mut parents = ancestry(&snapshots, record)?;
-        parents.remove(0);
-        Ok(Chain { id, kind, parents })
+        self.db.with(|db| {
+            let snapshots = db.begin_read()?.open_table(SNAPSHOTS)?;
+            let record = get(&snapshots, key)?;
+            if record.kind == Kind::Committed {
+                return Err(Error::FailedPrecondition(format!(
+                    "snapshot {key:?} is neither active nor a view"
+                )));
+            }
+            let (id, kind) = (record.id, record.kind);
+            let mut parents = ancestry(&snapshots, record)?;
+            parents.remove(0);
+            Ok(Chain { id, kind, parents })
+        })
     }
 
     /// The snapshots below one of any kind, nearest first.
     pub fn parents(&self, name: &str) -> Result<Vec<SnapshotId>> {
-        let snapshots = self.read()?.open_table(SNAPSHOTS)?;
-        let mut parents = ancestry(&snapshots, get(&snapshots, name)?)?;
-        parents.remove(0);
-        Ok(parents)
+        self.db.with(|db| {
+            let snapshots = db.begin_read()?.open_table(SNAPSHOTS)?;
+            let mut parents = ancestry(&snapshots, get(&snapshots, name)?)?;
+            parents.remove(0);
+            Ok(parents)
+        })
     }
 
     /// All snapshots that match at least one of the filters (all of them without filters), by name.
     pub fn list(&self, filters: &[Filter]) -> Result<Vec<(SnapshotId, Info)>> {
-        let snapshots = self.read()?.open_table(SNAPSHOTS)?;
-        let mut found = Vec::new();
-        for row in snapshots.iter()? {
-            let (name, value) = row?;
-            let record = decode(name.value(), value.value())?;
-            let id = record.id;
-            let info = record.into_info(name.value());
-            if filters.is_empty() || filters.iter().any(|filter| filter.matches(&info)) {
-                found.push((id, info));
+        self.db.with(|db| {
+            let snapshots = db.begin_read()?.open_table(SNAPSHOTS)?;
+            let mut found = Vec::new();
+            for row in snapshots.iter()? {
+                let (name, value) = row?;
+                let record = decode(name.value(), value.value())?;
+                let id = record.id;
+                let info = record.into_info(name.value());
+                if filters.is_empty() || filters.iter().any(|filter| filter.matches(&info)) {
+                    found.push((id, info));
+                }
             }
-        }
-        Ok(found)
+            Ok(found)
+        })
     }
 
     /// Runs `work` with the ids of all snapshots while no snapshot is made, committed or removed.
     pub fn exclusively<T>(&self, work: impl FnOnce(&BTreeSet<SnapshotId>) -> T) -> Result<T> {
-        let write = self.db.begin_write()?;
-        let ids = {
-            let snapshots = write.open_table(SNAPSHOTS)?;
-            let ids = snapshots.iter()?.map(|row| {
-                let (name, value) = row?;
-                Ok(decode(name.value(), value.value())?.id)
-            });
-            ids.collect::<Result<BTreeSet<_>>>()?
-        };
-        let result = work(&ids);
-        write.abort()?;
-        Ok(result)
-    }
-
-    fn read(&self) -> Result<ReadTransaction> {
-        Ok(self.db.begin_read()?)
+        self.db.with(|db| {
+            let write = db.begin_write()?;
+            let ids = {
+                let snapshots = write.open_table(SNAPSHOTS)?;
+                let ids = snapshots.iter()?.map(|row| {
+                    let (name, value) = row?;
+                    Ok(decode(name.value(), value.value())?.id)
+                });
+                ids.collect::<Result<BTreeSet<_>>>()?
+            };
+            let result = work(&ids);
+            write.abort()?;
+            Ok(result)
+        })
     }
 }
 

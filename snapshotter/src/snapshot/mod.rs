@@ -7,6 +7,7 @@
 //! Methods that only touch disk and database are plain functions and block; those that may wait for a registry are
 //! async.
 
+mod database;
 mod disk;
 mod error;
 mod filter;
@@ -168,8 +169,8 @@ impl Snapshotter {
 
     /// Removes directories that belong to no snapshot.
     pub fn cleanup(&self) -> Result<()> {
-        let strays = self.metadata.exclusively(|known| disk::strays(&self.dirs, known))?;
-        for path in strays.map_err(|source| Error::io("list the directories of snapshots", source))? {
+        let aside = self.metadata.exclusively(|known| disk::set_aside(&self.dirs, known))?;
+        for path in aside.map_err(|source| Error::io("set aside directories of no snapshot", source))? {
             if let Err(error) = disk::discard(&path) {
                 warn!(path = %path.display(), %error, "cannot remove a directory that belongs to no snapshot");
             }

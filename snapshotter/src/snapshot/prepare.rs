@@ -67,10 +67,6 @@ impl Snapshotter {
     /// name and fails with [`Error::AlreadyExists`].
     pub async fn prepare(self: &Arc<Self>, request: PrepareRequest) -> Result<Vec<Mount>> {
         let PrepareRequest { key, parent, labels, namespace } = request;
-        if labels::ID_MAPPINGS.iter().any(|label| labels.contains_key(*label)) {
-            let reason = "user namespace mappings of snapshots are not supported: leave them to the runtime";
-            return Err(Error::InvalidArgument(reason.to_owned()));
-        }
         // What becomes of an image layer lasts when it is known.
         let is_layer = labels.contains_key(labels::TARGET);
         let lasts = if is_layer { Lasts::WithTheNext } else { Lasts::Now };

@@ -36,7 +36,7 @@ pub(super) struct Serving {
 #[derive(Debug)]
 enum State {
     /// The mount, which ends when this is dropped; and whether nobody has used it since a restart.
-    Mounted(#[expect(dead_code, reason = "kept for its drop")] FuseMount, bool),
+    Mounted(FuseMount, bool),
     /// Should be mounted, but could not be.
     Dead,
 }
@@ -83,6 +83,10 @@ impl Serving {
 
     pub(super) fn close(&self) {
         let all = std::mem::take(&mut *self.layers.lock());
-        drop(all);
+        for state in all.into_values() {
+            if let State::Mounted(mount, _) = state {
+                mount.leave();
+            }
+        }
     }
 }

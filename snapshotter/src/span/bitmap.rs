@@ -4,7 +4,7 @@
 //! owned by the [`super::cache::SpanCache`] that opened it; one process only writes it. The bits in memory are those that
 //! count; a file that cannot be written costs pages after a restart, nothing else.
 //!
-//! What must always hold: a bit is set only after the page's bytes were written to the data file. After `kill -9` both
+//! What must always hold: a file that says "closed cleanly" is not changed any more. A bit is set only after the page's bytes were written to the data file. After `kill -9` both
 //! files are as they were left (the kernel keeps their pages). After a crash of the machine the order of write-back is
 //! unknown, so a map whose boot id is not this boot's and which was not closed cleanly is dropped.
 
@@ -70,7 +70,8 @@ pub struct PageMap {
     identity: Identity,
     boot: BootId,
     words: Box<[AtomicU64]>,
-    write: Mutex<()>,
+    /// Locked while the file is written; true when it has been closed, and is not written any more.
+    closed: Mutex<bool>,
 }
 
 impl PageMap {
@@ -92,7 +93,7 @@ impl PageMap {
         }
         let words =
             raw.as_chunks::<8>().0.iter().map(|word| AtomicU64::new(u64::from_le_bytes(*word))).collect();
-        let map = Self { file, identity, boot, words, write: Mutex::new(()) };
+        let map = Self { file, identity, boot, words, closed: Mutex::default() };
         map.write_header(0)?;
         if !new {
             // The file may say "closed cleanly" on disk: that must be gone before any page changes.
@@ -135,12 +136,15 @@ impl PageMap {
         changed
     }
 
-    /// Writes the bits of the pages `[first, end)` to the file.
+    /// Writes the bits of the pages `[first, end)` to the file, unless it has been closed.
     pub fn save(&self, first: u64, end: u64) -> io::Result<()> {
         if first >= end {
             return Ok(());
         }
-        let _one_writer = self.write.lock();
+        let closed = self.closed.lock();
+        if *closed {
+            return Ok(()); // another boot believes the file as it is
+        }
         let mut raw = Vec::new();
         for (word, _) in words_of(first, end) {
             let bits = self.words.get(word).ok_or(io::ErrorKind::InvalidInput)?;
@@ -164,9 +168,13 @@ impl PageMap {
         self.words.get(word).map_or(0, |bits| bits.load(Ordering::Acquire))
     }
 
-    /// Marks the map as closed cleanly. The caller has synced the data file before, and changes no bit afterwards.
+    /// Marks the map as closed cleanly; its file is not written any more. The caller has synced the data file, and has put in
+    /// no page since.
     pub fn close(&self) -> io::Result<()> {
-        let _one_writer = self.write.lock();
+        let mut closed = self.closed.lock();
+        if std::mem::replace(&mut *closed, true) {
+            return Ok(());
+        }
         self.file.sync_data()?;
         self.write_header(FLAG_CLEAN)?;
         self.file.sync_data()

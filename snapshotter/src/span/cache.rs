@@ -47,6 +47,7 @@ pub struct SpanCache {
     /// Where those are kept until the next start.
     edges_file: PathBuf,
     writer: Mutex<()>,
+    closed: AtomicBool,
     /// Whether a pack has ever brought something: spares readers of other layers the look.
     any_packed: AtomicBool,
     identity: Identity,
@@ -105,6 +106,7 @@ impl SpanCache {
             edges: Mutex::new(edges),
             edges_file,
             writer: Mutex::default(),
+            closed: AtomicBool::default(),
             any_packed: AtomicBool::new(some_packed),
             identity,
         })
@@ -365,9 +367,13 @@ impl SpanCache {
         (self.pages.count_with(&self.packed) * PAGE).min(self.size())
     }
 
-    /// Brings everything to disk and marks the cache as closed cleanly, so that a later boot trusts it too.
+    /// Brings everything to disk and marks the cache as closed cleanly, so that a later boot trusts it too. What is stored
+    /// afterwards is served, and forgotten with this process.
     pub fn close(&self) -> io::Result<()> {
         let _one_writer = self.writer.lock();
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
         self.data.sync_data()?;
         edges_file::write(&self.edges_file, &self.edges.lock())?;
         self.pages.close()?;

@@ -62,6 +62,23 @@ fn pages_survive_a_kill() {
 }
 
 #[test]
+fn what_comes_after_the_end_is_not_believed_by_the_next_boot() {
+    let root = tempfile::tempdir().unwrap();
+    let identity = Identity { size: 8 * PAGE, ..identity() };
+    let cache = SpanCache::open(root.path(), identity, BOOT).unwrap();
+    let page = vec![7; PAGE as usize];
+    let late = ByteRange::new(4 * PAGE, 5 * PAGE);
+    cache.store(0, &page, &mut |_| {}).unwrap();
+    cache.close().unwrap();
+    // Somebody still reads while the process ends.
+    cache.store(late.start, &page, &mut |_| {}).unwrap();
+    assert!(cache.holds(late));
+    drop(cache);
+    let cache = SpanCache::open(root.path(), identity, NEXT_BOOT).unwrap();
+    assert!(cache.holds(ByteRange::new(0, PAGE)) && !cache.holds(late));
+}
+
+#[test]
 fn pages_are_dropped_after_a_crash_of_the_machine_only() {
     let root = tempfile::tempdir().unwrap();
     let cache = filled(root.path());

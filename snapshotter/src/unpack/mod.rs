@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 pub use job::UnpackedLayer;
 
 use crate::layer::LayerError;
+use crate::private;
 
 /// How long a finished layer waits for the Prepare that wants it; a pull that was given up leaves such layers.
 const KEEP: Duration = Duration::from_mins(30);
@@ -146,7 +147,7 @@ impl Unpacker {
     ) -> io::Result<Arc<Self>> {
         match fs::remove_dir_all(&directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => fs::create_dir_all(&directory)?,
+            _ => private::directory(&directory)?,
         }
         Ok(Arc::new(Self {
             directory,

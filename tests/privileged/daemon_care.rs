@@ -1,0 +1,137 @@
+//! What a daemon that is left running does to its machine: what others may see of it, what it holds, what it waits for at its
+//! end, and whether it is well again after the disk was full. Needs root, /dev/fuse and overlayfs.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use harness::pull::chain_ids;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::process::Signal;
+use snapshotter::snapshot::{Error, Kind, Labels, Lasts, Metadata};
+use soci_core::containerd::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest};
+
+use crate::snapshotter::{Lab, layers};
+
+/// What containerd gives a request before it takes the daemon for dead, shortened.
+const SOON: Duration = Duration::from_secs(5);
+
+#[test]
+fn nobody_else_may_look_at_what_is_cached() {
+    let lab = Lab::new(&layers(), "", |sources| sources[1].unindexed = true);
+    lab.pull();
+    for part in ["", "cache", "content", "snapshotter", "unpack"] {
+        let path = lab.daemon.root().join(part);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700, "{}", path.display());
+    }
+    assert_eq!(fs::metadata(lab.daemon.socket()).unwrap().mode() & 0o777, 0o660);
+}
+
+#[test]
+fn as_many_descriptors_are_allowed_as_can_be() {
+    let lab = Lab::new(&layers(), "", |_| {});
+    let limits = fs::read_to_string(format!("/proc/{}/limits", lab.daemon.pid())).unwrap();
+    let files: Vec<_> =
+        limits.lines().find(|line| line.starts_with("Max open files")).unwrap().split_whitespace().collect();
+    assert_eq!(files[3], files[4], "{limits}");
+}
+
+#[test]
+fn pods_with_a_user_namespace_get_their_mounts() {
+    let lab = Lab::new(&layers(), "", |_| {});
+    let (_, top) = lab.pull();
+    let labels =
+        ["uid", "gid"].map(|id| (format!("containerd.io/snapshot/{id}mapping"), "0:100000:65536".to_owned()));
+    let request = PrepareSnapshotRequest {
+        snapshotter: "soci".to_owned(),
+        key: "pod".to_owned(),
+        parent: top,
+        labels: HashMap::from(labels),
+    };
+    let answer = lab.runtime.block_on(lab.client().prepare(request)).unwrap();
+    assert_eq!(answer.into_inner().mounts.len(), 1);
+}
+
+/// A process with a copy of all mounts, in a namespace that hears of no change.
+struct Copy(Child);
+
+impl Copy {
+    fn new() -> Self {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", "echo here; read end"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "here\n");
+        Self(child)
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn neither_an_end_nor_a_removal_waits_for_who_uses_a_layer() {
+    let mut lab = Lab::new(&layers(), "", |_| {});
+    let (_, top) = lab.pull();
+    let chain = chain_ids(&lab.diff_ids);
+    let elsewhere = Copy::new();
+    let begun = Instant::now();
+    let request = RemoveSnapshotRequest { snapshotter: String::new(), key: top };
+    let mut client = lab.client();
+    let removal = async { tokio::time::timeout(SOON, client.remove(request)).await };
+    lab.runtime.block_on(removal).expect("it is answered").unwrap();
+    let removed = begun.elapsed();
+    let container = lab.container("a", &chain[1]);
+    let begun = Instant::now();
+    assert_eq!(lab.daemon.stop(Signal::TERM).code(), Some(0));
+    let stopped = begun.elapsed();
+    assert!(removed < SOON && stopped < SOON, "removed after {removed:?}, stopped after {stopped:?}");
+    drop(container);
+    drop(elsewhere);
+    lab.daemon.restart("");
+    assert_eq!(lab.daemon.mounts().len(), 2);
+}
+
+#[test]
+fn a_database_that_met_a_full_disk_is_used_again_when_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    mount("tmpfs", &disk, "tmpfs", MountFlags::empty(), c"size=3m").unwrap();
+    let metadata = Metadata::open(&disk.join("metadata.redb")).unwrap();
+    let make = |key: &str| {
+        let labels = Labels::from([("large".to_owned(), "x".repeat(100_000))]);
+        metadata.create(Kind::Active, key, None, labels, Lasts::Now, |_| Ok(()))
+    };
+    make("before").unwrap();
+    let mut filler = File::create(disk.join("filler")).unwrap();
+    while filler.write(&[0; 4096]).is_ok() {}
+    let mut made = vec!["before".to_owned()];
+    let refused = (0..100).find_map(|number| match make(&number.to_string()) {
+        Ok(_) => {
+            made.push(number.to_string());
+            None
+        }
+        Err(error) => Some(error),
+    });
+    assert!(matches!(refused, Some(Error::Database(_))), "{refused:?}");
+    assert!(make("still full").is_err());
+    drop(filler);
+    fs::remove_file(disk.join("filler")).unwrap();
+    make("after").unwrap();
+    made.push("after".to_owned());
+    for key in &made {
+        metadata.stat(key).unwrap();
+    }
+    assert_eq!(metadata.list(&[]).unwrap().len(), made.len());
+    drop(metadata);
+    unmount(&disk, UnmountFlags::empty()).unwrap();
+}
