@@ -8,7 +8,8 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use harness::pull::chain_ids;
+use harness::faults::{Fault, When};
+use harness::pull::{chain_ids, labels, prepare_container};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 use snapshotter::snapshot::{Error, Kind, Labels, Lasts, Metadata};
@@ -53,6 +54,69 @@ fn pods_with_a_user_namespace_get_their_mounts() {
     };
     let answer = lab.runtime.block_on(lab.client().prepare(request)).unwrap();
     assert_eq!(answer.into_inner().mounts.len(), 1);
+}
+
+#[test]
+fn a_registry_that_does_not_answer_costs_one_time_limit() {
+    // The first never answers; the second never ends its refusals.
+    for fault in [Fault::Hang, Fault::Status(401, None)] {
+        let lab = Lab::new(&layers(), "mount_timeout_sec = 2\n", |_| {});
+        lab.registry.faults().add(When::path("/v2/"), fault.clone());
+        let mut client = lab.client();
+        let chain = chain_ids(&lab.diff_ids);
+        let mut took = Vec::new();
+        for at in 0..2 {
+            let request = PrepareSnapshotRequest {
+                snapshotter: "soci".to_owned(),
+                key: format!("extract-{at}"),
+                parent: String::new(),
+                labels: labels(&lab.image, at, &chain[at]),
+            };
+            let begun = Instant::now();
+            let answer = lab.runtime.block_on(client.prepare(request));
+            took.push(begun.elapsed());
+            assert_eq!(answer.unwrap().into_inner().mounts.len(), 1, "the runtime pulls it");
+        }
+        assert!(took[0] < Duration::from_secs(3) && took[1] < Duration::from_secs(1), "{fault:?}: {took:?}");
+    }
+}
+
+#[test]
+fn two_containers_on_a_layer_that_was_unavailable_get_one_mount() {
+    let mut lab = Lab::new(&layers(), "", |_| {});
+    let (_, top) = lab.pull();
+    lab.daemon.kill();
+    for kept in ["content", "cache"] {
+        fs::remove_dir_all(lab.daemon.root().join(kept)).unwrap();
+    }
+    lab.registry.faults().add(When::path("/v2/"), Fault::Status(404, None));
+    lab.daemon.restart("");
+    assert_eq!(lab.daemon.mounts().len(), 0);
+    lab.registry.faults().clear();
+    let (mut one, mut other) = (lab.client(), lab.client());
+    let both = async {
+        // What was not found is looked for again after a while.
+        let until = Instant::now() + Duration::from_secs(40);
+        loop {
+            let answers = tokio::join!(
+                prepare_container(&mut one, "a", &top),
+                prepare_container(&mut other, "b", &top)
+            );
+            match answers {
+                (Ok(a), Ok(b)) => return (a, b),
+                other => assert!(Instant::now() < until, "{other:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let (a, b) = lab.runtime.block_on(both);
+    let mut points = lab.daemon.mounts();
+    points.sort();
+    points.dedup();
+    assert_eq!((points.len(), lab.daemon.mounts().len()), (3, 3), "{:?}", lab.daemon.mounts());
+    for (name, mounts) in [("a", a), ("b", b)] {
+        lab.assert_served(&lab.mounted(name, &mounts));
+    }
 }
 
 /// A process with a copy of all mounts, in a namespace that hears of no change.

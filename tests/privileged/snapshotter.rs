@@ -148,8 +148,8 @@ fn unpack(tars: &[Vec<u8>], to: &Path) {
 /// A registry with an image, a daemon, and what the image's file system should be.
 pub(crate) struct Lab {
     pub(crate) daemon: Daemon,
-    registry: TestRegistry,
-    image: Published,
+    pub(crate) registry: TestRegistry,
+    pub(crate) image: Published,
     pub(crate) diff_ids: Vec<Digest>,
     expected: Tree,
     pub(crate) runtime: Runtime,
@@ -191,7 +191,11 @@ impl Lab {
 
     pub(crate) fn container(&self, key: &str, parent: &str) -> Rootfs {
         let mounts = self.runtime.block_on(prepare_container(&mut self.client(), key, parent)).unwrap();
-        Rootfs::mount(&mounts, self.work.path().join(format!("rootfs-{key}")))
+        self.mounted(key, &mounts)
+    }
+
+    pub(crate) fn mounted(&self, key: &str, mounts: &[Mount]) -> Rootfs {
+        Rootfs::mount(mounts, self.work.path().join(format!("rootfs-{key}")))
     }
 
     pub(crate) fn assert_served(&self, rootfs: &Rootfs) {

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, Filesystem, Session, SessionACL};
 use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag,
     fsconfig_set_string, fsmount, fsopen,
@@ -76,6 +77,21 @@ pub enum MountError {
         #[source]
         source: io::Error,
     },
+}
+
+impl MountError {
+    /// Does it say that this machine mounts no images, and not only this one not now? `any_before`: it has mounted some.
+    pub(crate) fn is_of_every_image(&self, any_before: bool) -> bool {
+        let Self::Image { source, .. } = self else { return false };
+        let Some(errno) = Errno::from_io_error(source) else { return false };
+        match errno {
+            // No EROFS; none from files; no system call; a /sys that cannot be written.
+            Errno::NODEV | Errno::NOTBLK | Errno::NOSYS | Errno::ROFS => true,
+            // Older kernels say so to files, and all to an image that they do not understand.
+            Errno::INVAL => !any_before,
+            _ => false,
+        }
+    }
 }
 
 /// A mounted layer: a file system of FUSE, or an image whose file is in one. Dropping it unmounts; files that are still open stay readable until they are closed.
@@ -243,5 +259,23 @@ fn reap(session: BackgroundSession, mountpoint: &Path, patience: Duration) {
     // Without a thread for it, nobody waits.
     if reaper.is_ok() && ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
         tracing::debug!("a layer that was unmounted is still in use");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_image_that_fails_says_nothing_of_the_others() {
+        let failed = |errno: Errno| MountError::Image { path: PathBuf::new(), source: errno.into() };
+        for errno in [Errno::MFILE, Errno::NOMEM, Errno::BUSY, Errno::IO] {
+            assert!(!failed(errno).is_of_every_image(false), "{errno}");
+        }
+        assert!(failed(Errno::NODEV).is_of_every_image(true));
+        assert!(
+            failed(Errno::INVAL).is_of_every_image(false) && !failed(Errno::INVAL).is_of_every_image(true)
+        );
+        assert!(!MountError::Device(Errno::NODEV.into()).is_of_every_image(false));
     }
 }

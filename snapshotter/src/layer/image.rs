@@ -28,6 +28,8 @@ use crate::span::chain;
 
 /// zTOCs of one image that are fetched at once.
 pub(super) const AT_ONCE: usize = 8;
+/// How long an image that could not be found out about is left to the runtime: long enough for its other layers.
+const NOT_AGAIN: Duration = Duration::from_mins(1);
 /// How long an image's zTOCs and artifacts go before all prefetch of the node. A registry that hangs must not stop other images.
 pub(super) const SMALL_THINGS_FIRST: Duration = Duration::from_secs(10);
 
@@ -72,6 +74,8 @@ pub struct ImageContext {
     fine: OnceCell<Option<Arc<FineIndexes>>>,
     pack: OnceCell<Option<PackSource>>,
     used: Mutex<Instant>,
+    /// When it was last given up to find out about it.
+    given_up: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug)]
@@ -95,12 +99,23 @@ impl ImageContext {
             fine: OnceCell::new(),
             pack: OnceCell::new(),
             used: Mutex::new(Instant::now()),
+            given_up: Mutex::default(),
         }
     }
 
     /// What was asked for.
     pub const fn request(&self) -> &ImageRequest {
         &self.request
+    }
+
+    /// Says that not even its manifest can be had in time: for a while nobody else needs to try.
+    pub fn give_up(&self) {
+        *self.given_up.lock() = Some(Instant::now());
+    }
+
+    /// Whether that was said lately.
+    pub fn is_given_up(&self) -> bool {
+        self.given_up.lock().is_some_and(|at| at.elapsed() < NOT_AGAIN)
     }
 
     /// Remembers that somebody uses the image.

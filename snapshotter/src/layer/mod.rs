@@ -272,7 +272,7 @@ impl Layer {
         Adapter::new(of, self.fuse, self.runtime.clone(), Arc::clone(&self.stats), Arc::clone(self))
     }
 
-    /// As an image, or else by FUSE alone. When only the latter works, images are tried no more.
+    /// As an image, or else by FUSE alone. When the kernel cannot have images at all, they are tried no more.
     fn mount_somehow(
         self: &Arc<Self>,
         mountpoint: &Path,
@@ -290,8 +290,12 @@ impl Layer {
         }
         let mount = FuseMount::new(self.adapter(Arc::new(self.fs_with(options)?)), mountpoint)?;
         if let Some(error) = refused {
-            self.images.store(false, Ordering::Relaxed);
-            tracing::info!(error = %chain(&error), "layers cannot be mounted as images here: FUSE answers for names, too");
+            if error.is_of_every_image(self.stats.erofs_mounts.get() > 0) {
+                self.images.store(false, Ordering::Relaxed);
+                tracing::info!(error = %chain(&error), "layers cannot be mounted as images here: FUSE answers for names, too");
+            } else {
+                tracing::warn!(error = %chain(&error), "this layer cannot be mounted as an image: FUSE answers for its names, too");
+            }
         }
         Ok(mount)
     }

@@ -20,6 +20,7 @@ mod restore;
 mod serving;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod whole;
 
 use std::fs::{self, DirBuilder};
@@ -44,6 +45,7 @@ use crate::fuse::mount::{FuseMount, MountError};
 use crate::layer::{Layer, MountOptions, Node};
 use crate::unpack::Unpacker;
 use serving::Serving;
+use turns::Turns;
 
 /// How the snapshotter decides.
 #[derive(Debug, Clone)]
@@ -69,6 +71,7 @@ pub struct Snapshotter {
     node: Arc<Node>,
     unpacker: Arc<Unpacker>,
     serving: Serving,
+    turns: Turns,
     counters: Arc<Counters>,
 }
 
@@ -106,6 +109,7 @@ impl Snapshotter {
             node,
             unpacker,
             serving: Serving::default(),
+            turns: Turns::default(),
             counters,
         })
     }
@@ -235,6 +239,10 @@ impl Snapshotter {
     /// Serves those of a chain's lazy layers, nearest first, that could not be. Each may need those below it.
     async fn serve(self: &Arc<Self>, parents: &[SnapshotId]) -> Result<()> {
         for (at, id) in parents.iter().enumerate().rev() {
+            if !self.serving.is_dead(*id) {
+                continue;
+            }
+            let _turn = self.turns.of(*id).await;
             if self.serving.is_dead(*id) {
                 self.revive(*id, &parents[at + 1..]).await?;
             }

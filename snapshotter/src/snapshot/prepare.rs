@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::error::{Error, Result};
@@ -114,8 +115,19 @@ impl Snapshotter {
             request.index_digest = None;
         }
         let image = self.node.image(&request);
+        if image.is_given_up() {
+            debug!(key = job.key, "the image could not be found out about a moment ago");
+            return Ok(Outcome::NextWay);
+        }
+        let deadline = Instant::now() + self.policy.mount_timeout;
         // Both before this Prepare ends: the next one must find the layers above begun.
-        let (way, ()) = tokio::join!(self.choose(&image, job), self.start_whole_layers(&image, job));
+        let begun = timeout_at(deadline, self.start_whole_layers(&image, job));
+        let (way, _) = tokio::join!(self.choose(&image, job, deadline), begun);
+        if matches!(way, Way::Whole) && !matches!(timeout_at(deadline, image.manifest()).await, Ok(Ok(_))) {
+            // Whoever pulls it whole needs that first. The runtime may have another way to it.
+            image.give_up();
+            return Ok(Outcome::NextWay);
+        }
         // They say what the directories look like that the layer only implies.
         self.serve(&job.chain.parents).await?;
         match way {
@@ -131,12 +143,12 @@ impl Snapshotter {
     }
 
     /// Decides how the layer of `job` comes here.
-    async fn choose(&self, image: &ImageContext, job: &LayerJob) -> Way {
+    async fn choose(&self, image: &ImageContext, job: &LayerJob, deadline: Instant) -> Way {
         if self.policy.always_whole {
             return Way::Whole;
         }
         let state = image.layer(&job.layer.layer_digest);
-        match tokio::time::timeout(self.policy.mount_timeout, state).await {
+        match timeout_at(deadline, state).await {
             Ok(Ok(LayerState::Lazy(layer))) if layer.size() < self.policy.min_layer_size => Way::Whole,
             Ok(Ok(LayerState::Lazy(layer))) => Way::Lazy(layer),
             Ok(Ok(LayerState::NoZtoc)) => Way::Whole,

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::error::{Error, Result};
 use super::labels::{self, LabelError, LayerRequest};
 use super::record::{Chain, Kind, Labels, SnapshotId};
-use super::{Snapshotter, causes};
+use super::{Snapshotter, blocking, causes};
 use crate::fuse::mount::MountError;
 use crate::layer::{Layer, LayerError, LayerState};
 
@@ -64,7 +64,7 @@ impl Snapshotter {
 
     /// Tries again to serve a layer that could not be; those of `parents`, nearest first, are served.
     pub(super) async fn revive(self: &Arc<Self>, id: SnapshotId, parents: &[SnapshotId]) -> Result<()> {
-        let layer = self.ready_again(&self.labels_of(id)?).await;
+        let layer = self.ready_again(&self.labels_of(id).await?).await;
         if self.restore_layer(id, parents, layer).await {
             Ok(())
         } else {
@@ -78,7 +78,7 @@ impl Snapshotter {
         let Some(id) = self.serving.begin_use(&chain.parents) else { return };
         let this = Arc::clone(self);
         tokio::spawn(async move {
-            let labels = this.labels_of(id).unwrap_or_default();
+            let labels = this.labels_of(id).await.unwrap_or_default();
             let layer = LayerRequest::from_labels(&labels);
             if let Some(layer) = layer.ok().filter(|_| labels.contains_key(labels::PACK)) {
                 this.node.image(&layer.image()).wanted().await;
@@ -86,8 +86,9 @@ impl Snapshotter {
         });
     }
 
-    fn labels_of(&self, id: SnapshotId) -> Result<Labels> {
-        let snapshots = self.metadata.list(&[])?;
+    async fn labels_of(self: &Arc<Self>, id: SnapshotId) -> Result<Labels> {
+        let this = Arc::clone(self);
+        let snapshots = blocking(move || this.metadata.list(&[])).await?;
         let labels = snapshots.into_iter().find(|(other, _)| *other == id).map(|(_, info)| info.labels);
         Ok(labels.unwrap_or_default())
     }

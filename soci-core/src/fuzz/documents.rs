@@ -8,6 +8,7 @@ use super::{Seed, bounded};
 use crate::image::{ImageConfig, ImageIndex, Manifest};
 use crate::index::SociIndex;
 use crate::prefetch::PrefetchArtifact;
+use crate::prefetch::artifact::MAX_BYTES;
 use crate::units::SpanId;
 use crate::{json, media_type};
 
@@ -33,8 +34,12 @@ pub fn prefetch_json(bytes: &[u8]) {
     for range in &artifact.prefetch_spans {
         assert!(range.start_span <= range.end_span && range.end_span <= last.0);
     }
-    let again = PrefetchArtifact::parse(&artifact.encode(), last).expect("it was written just now");
-    assert_eq!(again, artifact);
+    // What is left out of the text is written down: many short ranges may be too long then.
+    let written = artifact.encode();
+    if written.len() <= MAX_BYTES {
+        let again = PrefetchArtifact::parse(&written, last).expect("it was written just now");
+        assert_eq!(again, artifact);
+    }
 }
 
 /// Indented JSON says the same, and indenting it again changes nothing.
