@@ -3,8 +3,8 @@
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, Stream};
 use soci_core::containerd::snapshots::snapshots_server::SnapshotsServer;
@@ -23,15 +23,20 @@ use crate::metrics::defs::Sources;
 use crate::metrics::{Listener, MetricsError, serve};
 use crate::prefetch::{BackgroundOptions, EngineOptions};
 use crate::private;
-use crate::snapshot::{self, Counters, Policy, Snapshotter, needs_userxattr};
+use crate::snapshot::{self, Counters, Policy, Snapshotter, causes, needs_userxattr};
 use crate::span::SpanOptions;
 use crate::stats::Stats;
+use crate::storage::Sweeper;
 use crate::unpack::{UnpackOptions, Unpacker};
 
 /// How long requests that are in work may take to end when the process stops.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
 /// How long to wait before a connection that could not be taken is tried again.
 const NEXT_ACCEPT: Duration = Duration::from_millis(100);
+/// An image that nobody has asked about for this long is not being pulled any more.
+const IN_WORK: Duration = Duration::from_secs(30);
+/// How often it is looked at least and at most what disk can be given back.
+const SWEEP_EVERY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 /// One ranged request of a whole layer, unless the configuration says otherwise: large enough that requests cost
 /// nothing beside their bytes, small enough that a few of them are always in flight.
 const CHUNK: u64 = 4 << 20;
@@ -124,6 +129,9 @@ impl Daemon {
         snapshotter.restore().await.map_err(DaemonError::Snapshots)?;
         // A panic in there was logged by its thread.
         let _ = ahead.await;
+        if let Some(keep) = config.storage.keep_unused() {
+            tokio::spawn(give_back(keep, Arc::downgrade(&snapshotter), Arc::downgrade(&node)));
+        }
         Ok(Self { snapshotter, node })
     }
 
@@ -161,6 +169,40 @@ impl Daemon {
         if closed.await.is_err() {
             warn!("the end was not clean");
         }
+    }
+}
+
+/// Gives disk back, as long as there is a daemon.
+async fn give_back(keep: Duration, snapshotter: Weak<Snapshotter>, node: Weak<Node>) {
+    let mut sweeper = Sweeper::new(keep, Instant::now());
+    loop {
+        tokio::time::sleep((keep / 4).clamp(SWEEP_EVERY.0, SWEEP_EVERY.1)).await;
+        let (Some(snapshotter), Some(node)) = (snapshotter.upgrade(), node.upgrade()) else { return };
+        let swept = tokio::task::spawn_blocking(move || {
+            let needed = match snapshotter.needed() {
+                Ok(needed) => needed.and(node.in_work(keep.min(IN_WORK))),
+                Err(error) => {
+                    warn!(error = causes(&error), "no disk is given back");
+                    return sweeper;
+                }
+            };
+            if let Some(kept) = sweeper.sweep(needed, Instant::now()) {
+                match node.reclaim(&kept, keep) {
+                    Ok((bytes, in_use)) => {
+                        if in_use {
+                            sweeper.try_again();
+                        }
+                        if bytes > 0 {
+                            info!(bytes, "disk of layers that nobody needs was given back");
+                        }
+                    }
+                    Err(error) => warn!(error = causes(&error), "not all disk was given back"),
+                }
+            }
+            sweeper
+        });
+        let Ok(after) = swept.await else { return }; // a panic, which was logged
+        sweeper = after;
     }
 }
 

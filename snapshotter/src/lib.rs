@@ -20,4 +20,5 @@ pub mod snapshot;
 pub mod socket;
 pub mod span;
 pub mod stats;
+pub mod storage;
 pub mod unpack;

@@ -5,11 +5,13 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use harness::faults::{Fault, When};
-use harness::pull::{chain_ids, labels, prepare_container};
+use harness::patience::eventually;
+use harness::pull::{By, chain_ids, labels, prepare_container};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 use snapshotter::snapshot::{Error, Kind, Labels, Lasts, Metadata};
@@ -54,6 +56,49 @@ fn pods_with_a_user_namespace_get_their_mounts() {
     };
     let answer = lab.runtime.block_on(lab.client().prepare(request)).unwrap();
     assert_eq!(answer.into_inner().mounts.len(), 1);
+}
+
+/// Files below a directory, and the bytes that they take.
+fn on_disk(root: &Path) -> (usize, u64) {
+    let mut sum = (0, 0);
+    for entry in fs::read_dir(root).unwrap().map(Result::unwrap) {
+        let metadata = entry.metadata().unwrap();
+        if metadata.is_dir() {
+            let (files, bytes) = on_disk(&entry.path());
+            sum = (sum.0 + files, sum.1 + bytes);
+        } else {
+            sum = (sum.0 + 1, sum.1 + metadata.blocks() * 512);
+        }
+    }
+    sum
+}
+
+#[test]
+fn what_removed_images_took_is_given_back() {
+    let lab = Lab::new(&layers(), "[storage]\nkeep_unused_sec = 1\n", |_| {});
+    let (_, top) = lab.pull();
+    lab.assert_served(&lab.container("a", &top));
+    let (cache, content) = (lab.daemon.root().join("cache"), lab.daemon.root().join("content/blobs"));
+    let before = (on_disk(&cache), on_disk(&content));
+    assert!(before.0.1 > 1 << 20 && before.1.0 >= 5, "{before:?}");
+    let remove = |key: &str| {
+        let request = RemoveSnapshotRequest { snapshotter: String::new(), key: key.to_owned() };
+        lab.runtime.block_on(lab.client().remove(request)).unwrap();
+    };
+    remove("a");
+    remove(&top);
+    let chain = chain_ids(&lab.diff_ids);
+    // The layers that are left are served, and nothing of them is fetched anew.
+    lab.registry.forget_requests();
+    drop(lab.container("b", &chain[1]));
+    assert_eq!(lab.registry.requests().len(), 0);
+    for key in ["b", &chain[1], &chain[0]] {
+        remove(key);
+    }
+    eventually("everything is gone", || on_disk(&cache).0 == 0 && on_disk(&content).0 == 0);
+    let (by, top) = lab.pull();
+    assert_eq!(by, [By::Snapshotter; 3]);
+    lab.assert_served(&lab.container("c", &top));
 }
 
 #[test]

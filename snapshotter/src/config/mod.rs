@@ -17,6 +17,7 @@ mod pull_modes;
 mod registry;
 mod resolver;
 mod snapshotter;
+mod storage;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +38,7 @@ pub use pull_modes::{ParallelPull, PullModes, SociV1, SociV2};
 pub use registry::Registry;
 pub use resolver::{Host, Mirror, Resolver};
 pub use snapshotter::Snapshotter;
+pub use storage::Storage;
 
 /// Where the file is looked for unless told.
 pub const DEFAULT_PATH: &str = "/etc/soci-snapshotter-grpc/config.toml";
@@ -73,6 +75,8 @@ pub struct Config {
     pub snapshotter: Snapshotter,
     /// Ours: the cache of layer bytes.
     pub cache: Cache,
+    /// Ours: when disk is given back.
+    pub storage: Storage,
     /// Ours: fine indexes and working-set packs.
     pub pack: Pack,
     /// Ours: registries without TLS.
@@ -96,6 +100,7 @@ impl Default for Config {
             resolver: Resolver::default(),
             snapshotter: Snapshotter::default(),
             cache: Cache::default(),
+            storage: Storage::default(),
             pack: Pack::default(),
             registry: Registry::default(),
         }

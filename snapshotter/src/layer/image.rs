@@ -128,6 +128,22 @@ impl ImageContext {
         self.used.lock().elapsed()
     }
 
+    /// The documents that it is served with, as far as they are known.
+    pub(super) fn documents(&self) -> impl Iterator<Item = Digest> {
+        let index = self.index.get().and_then(|index| index.as_ref()).map(|index| index.digest);
+        let fine = self.fine.get().and_then(|fine| fine.as_ref()).map(|fine| fine.digest);
+        let pack = self.pack.get().and_then(|pack| pack.as_ref()).map(|pack| pack.digest);
+        [Some(self.request.manifest_digest), self.request.index_digest, index, fine, pack]
+            .into_iter()
+            .flatten()
+    }
+
+    /// The layers that can be lazy, as far as they are known.
+    pub(super) fn known_layers(&self) -> impl Iterator<Item = Digest> {
+        let index = self.index.get().and_then(|index| index.as_ref());
+        index.into_iter().flat_map(|index| index.layers.iter().map(|(indexed, _)| indexed.layer))
+    }
+
     /// Whether it was found that the image has no index.
     pub(super) fn without_index(&self) -> bool {
         matches!(self.index.get(), Some(None))

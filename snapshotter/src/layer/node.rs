@@ -12,7 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use soci_core::digest::Digest;
 use soci_core::registry::Registry;
-use soci_core::store::LayoutStore;
+use soci_core::store::{self, Artifacts, LayoutStore};
 use soci_core::tree::LayerTree;
 use soci_core::ztoc::Ztoc;
 use tokio::runtime::Handle;
@@ -29,6 +29,7 @@ use crate::span::bitmap::BootId;
 use crate::span::cache::SpanCache;
 use crate::span::{SpanManager, SpanOptions, eviction};
 use crate::stats::Stats;
+use crate::storage::Needed;
 
 /// An image that nobody asked about for so long gives up its layers, unless they are mounted.
 const IDLE: Duration = Duration::from_mins(2);
@@ -182,6 +183,41 @@ impl Node {
         image
     }
 
+    /// What images use that somebody has asked for within this time: as a rule, they are being pulled.
+    pub fn in_work(&self, within: Duration) -> Needed {
+        let mut needed = Needed::default();
+        let images: Vec<_> = self.images.lock().live.values().cloned().collect();
+        for image in images.iter().filter(|image| image.idle() <= within) {
+            needed.documents.extend(image.documents());
+            needed.layers.extend(image.known_layers());
+        }
+        needed
+    }
+
+    /// Takes away what no layer or image of `kept` needs, if it is older than `age`; the bytes that this gave, and whether
+    /// something is still in use. Blocking.
+    pub fn reclaim(&self, kept: &Needed, age: Duration) -> Result<(u64, bool), LayerError> {
+        let is_over = |image: &ImageContext| !kept.documents.contains(&image.request().manifest_digest);
+        // They hold their layers; dropped outside the lock.
+        let over: Vec<_> = self.images.lock().live.extract_if(|_, image| is_over(image)).collect();
+        drop(over);
+        let (mut bytes, mut in_use) = (0, false);
+        for cache in eviction::stored(&self.services.cache).map_err(LayerError::Cache)? {
+            if kept.layers.contains(&cache.layer) {
+                continue;
+            }
+            if self.services.drop_cache(&cache) {
+                bytes += cache.bytes;
+            } else {
+                in_use = true;
+            }
+        }
+        let root = self.content.root();
+        let artifacts = Artifacts::open(root.parent().unwrap_or(root))?;
+        let removed = store::reclaim(&self.content, &artifacts, kept.documents.iter().copied(), age)?;
+        Ok((bytes + removed.bytes(), in_use))
+    }
+
     /// Brings the caches of all layers in use to disk and marks them as closed cleanly. For the end of the process, after
     /// the last mount is gone or when mounts stay behind.
     pub fn close(&self) {
@@ -220,19 +256,29 @@ impl Services {
             if total <= self.cache_limit {
                 return;
             }
-            let slot = self.slot((cache.layer, cache.ztoc));
-            let live = slot.lock();
-            if live.spans.strong_count() > 0 {
-                continue;
+            if self.drop_cache(&cache) {
+                total -= cache.bytes;
             }
-            match cache.remove() {
-                Ok(true) => {
-                    total -= cache.bytes;
-                    self.stats.caches_evicted.inc();
-                    tracing::info!(layer = %cache.layer, bytes = cache.bytes, "unused span cache evicted");
-                }
-                Ok(false) => {}
-                Err(error) => tracing::warn!(layer = %cache.layer, %error, "span cache could not be evicted"),
+        }
+    }
+
+    /// Takes a cache away that nobody uses; whether it is gone.
+    fn drop_cache(&self, cache: &eviction::Stored) -> bool {
+        let slot = self.slot((cache.layer, cache.ztoc));
+        let live = slot.lock();
+        if live.spans.strong_count() > 0 {
+            return false;
+        }
+        match cache.remove() {
+            Ok(true) => {
+                self.stats.caches_evicted.inc();
+                tracing::info!(layer = %cache.layer, bytes = cache.bytes, "unused span cache evicted");
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                tracing::warn!(layer = %cache.layer, %error, "span cache could not be evicted");
+                false
             }
         }
     }

@@ -29,6 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use soci_core::digest::Digest;
 use soci_core::registry::Registry;
 use tracing::warn;
 
@@ -43,6 +44,7 @@ pub use serving::Counters;
 use crate::fs::xattr::OpaqueMark;
 use crate::fuse::mount::{FuseMount, MountError};
 use crate::layer::{Layer, MountOptions, Node};
+use crate::storage::Needed;
 use crate::unpack::Unpacker;
 use serving::Serving;
 use turns::Turns;
@@ -171,6 +173,18 @@ impl Snapshotter {
         if info.kind == Kind::Active { self.measure(id) } else { Ok(stored) }
     }
 
+    /// The layers and documents that snapshots name, so that they can be served, also after a restart.
+    pub fn needed(&self) -> Result<Needed> {
+        let mut needed = Needed::default();
+        for (_, info) in self.metadata.list(&[])? {
+            let digest = |label: &str| info.labels.get(label)?.parse::<Digest>().ok();
+            needed.layers.extend(digest(labels::LAYER));
+            let documents = [labels::MANIFEST, labels::INDEX, labels::FINE_INDEX, labels::PACK];
+            needed.documents.extend(documents.into_iter().filter_map(digest));
+        }
+        Ok(needed)
+    }
+
     /// Removes directories that belong to no snapshot.
     pub fn cleanup(&self) -> Result<()> {
         let aside = self.metadata.exclusively(|known| disk::set_aside(&self.dirs, known))?;
@@ -277,7 +291,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 /// An error and its causes in one line.
-fn causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -25,7 +25,7 @@ pub use content::{
 };
 pub use layout::{BlobWriter, LayoutStore};
 pub(crate) use removal::replace;
-pub use removal::{Prune, Removed, prune, remove};
+pub use removal::{Prune, Removed, prune, reclaim, remove};
 
 use crate::{containerd::ContainerdError, digest::Digest, image::ManifestError};
 

@@ -5,6 +5,7 @@
 //! off leaves blobs that nobody names, and never a name without its blobs.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -57,7 +58,26 @@ pub fn remove(
     digests: &[Digest],
 ) -> Result<Removed, StoreError> {
     let doomed: HashSet<Digest> = digests.iter().copied().collect();
-    sweep(layout, artifacts, false, |_| Ok((doomed, HashSet::new())))
+    sweep(layout, artifacts, false, |_| Ok(Going { doomed, ..Going::default() }))
+}
+
+/// Removes blobs that have been here for `age` and that nobody has named or recorded: what a node has fetched. `used`, and
+/// all that these name, stay.
+///
+/// # Errors
+/// When the store or a record cannot be read or changed.
+pub fn reclaim(
+    layout: &LayoutStore,
+    artifacts: &Artifacts,
+    used: impl IntoIterator<Item = Digest>,
+    age: Duration,
+) -> Result<Removed, StoreError> {
+    sweep(layout, artifacts, false, |view| {
+        let mut kept = view.reached(used.into_iter());
+        // Those of layers are named by no manifest as long as they are being made.
+        kept.extend(view.records.iter().chain(&view.forgotten).map(|record| record.digest));
+        Ok(Going { loose: view.blobs_of_age(age)?.into_iter().collect(), kept, ..Going::default() })
+    })
 }
 
 /// Removes what `what` says.
@@ -66,14 +86,14 @@ pub fn remove(
 /// When the store or a record cannot be read or changed.
 pub fn prune(layout: &LayoutStore, artifacts: &Artifacts, what: Prune) -> Result<Removed, StoreError> {
     sweep(layout, artifacts, what.dry_run, |view| {
-        let mut doomed = view.superseded(what);
+        let (mut doomed, grace) = (view.superseded(what), Duration::from_secs(GRACE.unsigned_abs()));
         doomed.extend(view.forgotten.iter().map(|record| record.digest));
         let mut loose = view.unnamed_of_layers();
         if what.unrecorded {
             doomed.extend(view.unrecorded());
-            loose.extend(view.old_blobs()?);
+            loose.extend(view.blobs_of_age(grace)?);
         }
-        Ok((doomed, loose))
+        Ok(Going { doomed, loose, ..Going::default() })
     })
 }
 
@@ -94,12 +114,23 @@ pub(crate) fn replace(layout: &LayoutStore, manifest: Descriptor) -> Result<(), 
     layout.sync()
 }
 
-/// Removes manifests with what only they keep, and loose blobs that nothing keeps. `choose` gives both.
+/// What is to go.
+#[derive(Default)]
+struct Going {
+    /// Manifests, with what only they keep.
+    doomed: HashSet<Digest>,
+    /// Blobs, if nothing keeps them.
+    loose: HashSet<Digest>,
+    /// What stays in any case, beside what has a name or a record.
+    kept: HashSet<Digest>,
+}
+
+/// Removes what `choose` says.
 fn sweep(
     layout: &LayoutStore,
     artifacts: &Artifacts,
     dry_run: bool,
-    choose: impl FnOnce(&View<'_>) -> Result<(HashSet<Digest>, HashSet<Digest>), StoreError>,
+    choose: impl FnOnce(&View<'_>) -> Result<Going, StoreError>,
 ) -> Result<Removed, StoreError> {
     let lock = layout.lock()?;
     let view = View {
@@ -108,11 +139,11 @@ fn sweep(
         forgotten: artifacts.forgotten()?,
         listed: layout.index()?,
     };
-    let (doomed, loose) = choose(&view)?;
+    let Going { doomed, loose, kept: in_use } = choose(&view)?;
     let kept = view.reached(view.roots(|digest| !doomed.contains(digest)));
     let mut going = view.reached(doomed.iter().copied());
     going.extend(loose);
-    going.retain(|digest| !kept.contains(digest));
+    going.retain(|digest| !kept.contains(digest) && !in_use.contains(digest));
     let mut removed = Removed::default();
     for digest in &going {
         if let Some(size) = view.size(digest) {
@@ -243,12 +274,12 @@ impl View<'_> {
         self.listed.iter().filter(ours).map(|entry| entry.digest).collect()
     }
 
-    /// Blobs that have been here for a day.
-    fn old_blobs(&self) -> Result<Vec<Digest>, StoreError> {
+    /// Blobs that have been here for so long.
+    fn blobs_of_age(&self, age: Duration) -> Result<Vec<Digest>, StoreError> {
         let old = |digest: &Digest| {
             let written = std::fs::metadata(self.layout.blob_path(digest)).and_then(|data| data.modified());
-            let age = written.ok().and_then(|written| written.elapsed().ok());
-            age.is_some_and(|age| age.as_secs() > GRACE.unsigned_abs())
+            let here = written.ok().and_then(|written| written.elapsed().ok());
+            here.is_some_and(|here| here >= age)
         };
         Ok(self.layout.blobs()?.into_iter().map(|(digest, _)| digest).filter(old).collect())
     }

@@ -222,3 +222,32 @@ fn records_change_under_a_lock() {
     });
     assert_eq!(lab.artifacts.get(&index).unwrap().span_size, 80);
 }
+
+#[test]
+fn what_a_node_has_fetched_goes_when_it_is_not_used_and_nothing_else() {
+    let lab = Lab::new();
+    let built = lab.index("built.test/a:1", &["built"], 0);
+    let raw = lab.layout.read(&built).unwrap();
+    let ours: Vec<Digest> = lab.layout.blobs().unwrap().into_iter().map(|(digest, _)| digest).collect();
+    let fetched = |text: &str| {
+        let ztoc =
+            Descriptor::new(media_type::ZTOC, lab.layout.put(text.as_bytes()).unwrap(), text.len() as u64);
+        let index = SociIndex::new(IndexVersion::V1, vec![ztoc.clone()], None).encode();
+        (lab.layout.put(&index).unwrap(), ztoc.digest)
+    };
+    let (used, unused) = (fetched("used"), fetched("unused"));
+    let reclaim = |used: &[Digest], age| {
+        let removed = reclaim(&lab.layout, &lab.artifacts, used.iter().copied(), age).unwrap();
+        let mut gone: Vec<Digest> = removed.blobs.into_iter().map(|(digest, _)| digest).collect();
+        gone.sort_unstable();
+        gone
+    };
+    assert_eq!(reclaim(&[], Duration::from_hours(1)), [], "it came just now");
+    let mut expected = vec![unused.0, unused.1];
+    expected.sort_unstable();
+    assert_eq!(reclaim(&[used.0], Duration::ZERO), expected);
+    assert!(lab.layout.has(&used.0) && lab.layout.has(&used.1));
+    assert_eq!(reclaim(&[], Duration::ZERO).len(), 2);
+    assert!(ours.iter().all(|digest| lab.layout.has(digest)), "what was built here has records");
+    assert_eq!(lab.layout.read(&built).unwrap(), raw);
+}
