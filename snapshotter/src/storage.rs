@@ -20,6 +20,7 @@ pub struct Needed {
 
 impl Needed {
     /// Both together.
+    #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.layers.extend(other.layers);
         self.documents.extend(other.documents);
@@ -84,7 +85,7 @@ mod tests {
     fn what_is_not_needed_stays_for_a_while() {
         let begin = Instant::now();
         let at = |seconds| begin + Duration::from_secs(seconds);
-        let mut sweeper = Sweeper::new(Duration::from_secs(60), begin);
+        let mut sweeper = Sweeper::new(Duration::from_mins(1), begin);
         assert_eq!(sweeper.sweep(needed(&["a", "b"]), at(0)), None);
         assert_eq!(sweeper.sweep(needed(&["a"]), at(59)), None, "b was needed a moment ago");
         assert_eq!(sweeper.sweep(needed(&["a"]), at(60)), Some(needed(&["a"])));
@@ -97,9 +98,9 @@ mod tests {
     #[test]
     fn what_an_earlier_process_has_left_goes_after_the_same_time() {
         let begin = Instant::now();
-        let mut sweeper = Sweeper::new(Duration::from_secs(60), begin);
+        let mut sweeper = Sweeper::new(Duration::from_mins(1), begin);
         assert_eq!(sweeper.sweep(needed(&[]), begin + Duration::from_secs(30)), None);
-        assert_eq!(sweeper.sweep(needed(&[]), begin + Duration::from_secs(60)), Some(needed(&[])));
+        assert_eq!(sweeper.sweep(needed(&[]), begin + Duration::from_mins(1)), Some(needed(&[])));
         assert_eq!(sweeper.sweep(needed(&[]), begin + Duration::from_secs(90)), None);
     }
 

@@ -110,12 +110,12 @@ fn a_registry_that_does_not_answer_costs_one_time_limit() {
         let mut client = lab.client();
         let chain = chain_ids(&lab.diff_ids);
         let mut took = Vec::new();
-        for at in 0..2 {
+        for (at, target) in chain.iter().enumerate().take(2) {
             let request = PrepareSnapshotRequest {
                 snapshotter: "soci".to_owned(),
                 key: format!("extract-{at}"),
                 parent: String::new(),
-                labels: labels(&lab.image, at, &chain[at]),
+                labels: labels(&lab.image, at, target),
             };
             let begun = Instant::now();
             let answer = lab.runtime.block_on(client.prepare(request));

@@ -34,7 +34,7 @@ impl Healing {
             self.reopen()?;
         }
         let open = self.open.read();
-        let database = open.as_ref().ok_or_else(|| redb::StorageError::PreviousIo)?;
+        let database = open.as_ref().ok_or(redb::StorageError::PreviousIo)?;
         let result = work(database);
         if let Err(Error::Database(error)) = &result
             && matches!(**error, redb::Error::Io(_) | redb::Error::PreviousIo)

@@ -257,7 +257,9 @@ mod tests {
         let both = stray(); // the first could not be removed
         assert!(both.len() == 2 && both.contains(&first[0]));
         create(&dirs, &chain).unwrap(); // another one with the same id
-        both.iter().for_each(|path| discard(path).unwrap());
+        for path in &both {
+            discard(path).unwrap();
+        }
         assert!(dirs.fs(chain.id).is_dir());
         assert_eq!(fs::read_dir(dirs.root()).unwrap().count(), 1);
     }
