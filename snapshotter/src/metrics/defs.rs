@@ -117,6 +117,11 @@ pub const DEFS: &[Def] = &[
     plain("soci_span_requests_total", "Ranged requests of the fetch engine.", |s| {
         s.stats.fetch_requests.get()
     }),
+    plain(
+        "soci_spans_not_written_total",
+        "Spans that could not be written to the cache, and were served from memory.",
+        |s| s.stats.spans_not_written.get(),
+    ),
     plain("soci_span_failures_total", "Spans that could not be fetched.", |s| s.stats.span_failures.get()),
     plain("soci_span_digest_mismatches_total", "Downloads of spans with a wrong digest.", |s| {
         s.stats.span_digest_mismatches.get()

@@ -211,7 +211,7 @@ fn spawn_fill(engine: &Engine, manager: &Arc<SpanManager>, class: Class, filling
         };
         let mut retries = manager.options().verification_retries;
         loop {
-            let _turn = permit(&pool, 1).await;
+            let turn = permit(&pool, 1).await;
             if class != Class::Demand && cancelled.is_cancelled() {
                 return;
             }
@@ -221,6 +221,7 @@ fn spawn_fill(engine: &Engine, manager: &Arc<SpanManager>, class: Class, filling
             let (filler, window) = (Arc::clone(&manager), window.clone());
             let fill = move || filler.fill(claim, window.as_ref(), &compressed);
             let Ok(filled) = tokio::task::spawn_blocking(fill).await else { return };
+            drop(turn); // nobody waits for a processor while this one waits for a registry
             let Err((returned, error)) = filled else { return };
             claim = returned;
             manager.states().take_unused(span);

@@ -29,6 +29,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::span::SpanManager;
+use crate::span::spare::Spare;
 use crate::span::state::Claim;
 use crate::stats::Stats;
 use pace::Pace;
@@ -108,6 +109,8 @@ struct Shared {
     runtime: Handle,
     options: EngineOptions,
     stats: Arc<Stats>,
+    /// What could not be written of all layers.
+    spare: Spare,
     demand_slots: Arc<Semaphore>,
     buffer: Arc<Semaphore>,
     inflate_demand: Arc<Semaphore>,
@@ -212,6 +215,7 @@ impl Engine {
             runtime,
             options,
             stats,
+            spare: Spare::default(),
             demand_slots: Arc::new(Semaphore::new(options.demand_requests.max(1))),
             buffer: Arc::new(Semaphore::new((options.buffer_bytes >> 10).clamp(1, 1 << 30) as usize)),
             inflate_demand: Arc::new(Semaphore::new(inflate)),
@@ -220,6 +224,11 @@ impl Engine {
             demand_over: Notify::new(),
             work: Mutex::default(),
         }))
+    }
+
+    /// What could not be written of all layers.
+    pub(crate) fn spare(&self) -> &Spare {
+        &self.0.spare
     }
 
     /// The runtime that the engine works on.

@@ -62,6 +62,17 @@ pub enum SpanError {
     Shared(Arc<SpanError>),
 }
 
+impl SpanError {
+    /// Was it given up by who had asked for it, without an answer?
+    pub(crate) fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Abandoned => true,
+            Self::Shared(error) => error.is_abandoned(),
+            _ => false,
+        }
+    }
+}
+
 /// An error and its causes in one line, for logs.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();

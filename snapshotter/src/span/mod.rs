@@ -16,6 +16,7 @@ mod error;
 pub mod eviction;
 mod packed;
 mod sources;
+pub(crate) mod spare;
 pub mod state;
 mod wait;
 mod walk;
@@ -27,6 +28,7 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -46,6 +48,7 @@ pub use error::SpanError;
 pub(crate) use error::chain;
 pub use packed::PackBond;
 use sources::Sources;
+use spare::{LayerNumber, Parts};
 use state::{Claim, SpanStates};
 use walk::Walks;
 
@@ -76,9 +79,13 @@ impl Default for SpanOptions {
     }
 }
 
+/// Managers of this process are told apart by numbers.
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
+
 /// The spans of one layer.
 #[derive(Debug)]
 pub struct SpanManager {
+    number: LayerNumber,
     ztoc: Ztoc,
     cache: SpanCache,
     states: Arc<SpanStates>,
@@ -133,6 +140,7 @@ impl SpanManager {
             }
         }
         Arc::new(Self {
+            number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
             ztoc,
             cache,
             states,
@@ -195,14 +203,15 @@ impl SpanManager {
         self.interest.lock().1.clone()
     }
 
-    /// Reads the plain bytes `range` if all of them are cached; `false` when some are not.
+    /// Reads the plain bytes `range` if all of them are here; `false` when some are not.
     pub fn read_cached(&self, range: ByteRange, into: &mut [u8]) -> Result<bool, SpanError> {
         self.check(range)?;
-        if !self.there(range) {
+        let spare = self.spare(range);
+        if !self.there(range, &spare) {
             return Ok(false);
         }
         self.note_use(range);
-        self.cache.read(range.start, into).map_err(SpanError::Cache)?;
+        self.copy(range, &spare, into)?;
         Ok(true)
     }
 
@@ -212,14 +221,28 @@ impl SpanManager {
         self.check(range)?;
         let started = Instant::now();
         let limit = self.options.read_timeout;
+        let length = usize::try_from(range.len()).map_err(|_| SpanError::OutOfRange(range))?;
         let outcome = tokio::time::timeout(limit, self.ensure(range, file)).await;
         self.stats.read_wait_us.add(started.elapsed().as_micros() as u64);
-        outcome.unwrap_or(Err(SpanError::TimedOut(limit)))?;
+        let spare = outcome.unwrap_or(Err(SpanError::TimedOut(limit)))?;
         self.note_use(range);
-        let length = usize::try_from(range.len()).map_err(|_| SpanError::OutOfRange(range))?;
         let mut bytes = vec![0; length];
-        self.cache.read(range.start, &mut bytes).map_err(SpanError::Cache)?;
+        self.copy(range, &spare, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Copies bytes that are here.
+    fn copy(&self, range: ByteRange, spare: &Parts, into: &mut [u8]) -> Result<(), SpanError> {
+        if !spare.have(range) {
+            self.cache.read(range.start, into).map_err(SpanError::Cache)?;
+        }
+        spare.overlay(range.start, into);
+        Ok(())
+    }
+
+    /// What of a range is in memory, because it could not be written.
+    fn spare(&self, range: ByteRange) -> Parts {
+        self.engine.spare().of(self.number, range)
     }
 
     fn check(&self, range: ByteRange) -> Result<(), SpanError> {
@@ -260,8 +283,25 @@ impl SpanManager {
                 claim.complete();
                 Ok(())
             }
+            Err(SpanError::Cache(error)) if self.keep_spare(claim.span(), window, compressed) => {
+                self.stats.spans_not_written.inc();
+                tracing::warn!(layer = %self.cache.layer(), span = %claim.span(), %error, "a span could not be written; it is served from memory");
+                claim.complete_unwritten();
+                Ok(())
+            }
             Err(error) => Err((claim, error)),
         }
+    }
+
+    /// Keeps a span in memory that could not be written; whether it is there.
+    fn keep_spare(&self, span: SpanId, window: Option<&Window>, compressed: &[u8]) -> bool {
+        let range = self.ztoc.spans().uncompressed_range(span);
+        let mut plain = Vec::new();
+        let extracted = ztoc::extract_span(&self.ztoc, span, window, compressed, &mut |bytes| {
+            plain.extend_from_slice(bytes);
+            Ok(())
+        });
+        extracted.is_ok() && self.engine.spare().keep(self.number, range, plain)
     }
 
     fn verify(&self, span: SpanId, compressed: &[u8]) -> Result<(), SpanError> {

@@ -13,6 +13,7 @@ use soci_core::coverage::Coverage;
 use soci_core::units::{ByteRange, SpanId};
 use tokio::sync::watch;
 
+use super::spare::Parts;
 use super::{SpanError, SpanManager};
 
 /// Packs of one layer that are remembered: one for each image that has it and was started lately.
@@ -95,7 +96,7 @@ impl SpanManager {
     /// The plain bytes `range` when all of them are there.
     pub fn cached(&self, range: ByteRange) -> Option<Vec<u8>> {
         let mut bytes = vec![0; usize::try_from(range.len()).ok()?];
-        (self.check(range).is_ok() && self.there(range)).then_some(())?;
+        (self.check(range).is_ok() && self.there(range, &Parts::default())).then_some(())?;
         self.cache.read(range.start, &mut bytes).ok()?;
         Some(bytes)
     }

@@ -152,6 +152,12 @@ impl Claim {
         self.states.finish(self.span, Progress::Cached);
     }
 
+    /// The span is here, but in memory alone; wakes all waiters. It is unrequested again.
+    pub fn complete_unwritten(mut self) {
+        self.open = false;
+        self.states.finish(self.span, Progress::Cached);
+    }
+
     /// The fetch failed; waiters are told and the span is unrequested again.
     pub fn fail(mut self, error: Arc<SpanError>) {
         self.open = false;

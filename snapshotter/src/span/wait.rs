@@ -15,8 +15,12 @@ use soci_core::units::{ByteRange, SpanId};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::spare::Parts;
 use super::state::{Claim, Progress, Wanted};
 use super::{SpanError, SpanManager};
+
+/// How often a reader asks itself for what others have asked for and given up.
+const MAX_GIVEN_UP: usize = 3;
 
 /// What is missing of one span.
 #[derive(Debug)]
@@ -31,22 +35,24 @@ struct Missing {
 type Slot = watch::Receiver<Progress>;
 
 impl SpanManager {
-    /// Whether all of `range` is there, from spans or from a pack.
-    pub(super) fn there(&self, range: ByteRange) -> bool {
+    /// Whether all of `range` is there, from spans, from a pack, or in memory.
+    pub(super) fn there(&self, range: ByteRange, spare: &Parts) -> bool {
         let table = self.ztoc.spans();
         table.spans_covering(range).map(SpanId).all(|span| {
             self.states.is_cached(span)
-                || range.intersect(&table.uncompressed_range(span)).is_none_or(|part| self.cache.holds(part))
+                || range
+                    .intersect(&table.uncompressed_range(span))
+                    .is_none_or(|part| self.cache.holds(part) || spare.have(part))
         })
     }
 
     /// The spans of which bytes of `range` are missing.
-    fn missing(&self, range: ByteRange) -> Vec<Missing> {
+    fn missing(&self, range: ByteRange, spare: &Parts) -> Vec<Missing> {
         let table = self.ztoc.spans();
         let mut missing = Vec::new();
         for span in table.spans_covering(range).map(SpanId).filter(|span| !self.states.is_cached(*span)) {
             let Some(part) = range.intersect(&table.uncompressed_range(span)) else { continue };
-            let absent = self.cache.absent(part);
+            let absent = if spare.have(part) { Vec::new() } else { self.cache.absent(part) };
             if let Some(last) = absent.last() {
                 missing.push(Missing { span, end: last.end, promised: self.is_promised(&absent) });
             }
@@ -54,17 +60,22 @@ impl SpanManager {
         missing
     }
 
-    /// Waits until the bytes of `range` are in the cache file.
-    pub(super) async fn ensure(self: &Arc<Self>, range: ByteRange, file: ByteRange) -> Result<(), SpanError> {
+    /// Waits until the bytes of `range` are in the cache file, but for those of the result.
+    pub(super) async fn ensure(
+        self: &Arc<Self>,
+        range: ByteRange,
+        file: ByteRange,
+    ) -> Result<Parts, SpanError> {
         let mut arrived = self.arrived.subscribe();
         let mut patience = Instant::now().checked_add(self.options.pack_patience);
-        let mut slots = HashMap::new();
+        let (mut slots, mut given_up) = (HashMap::new(), 0);
         loop {
-            let missing = self.missing(range);
+            let spare = self.spare(range);
+            let missing = self.missing(range, &spare);
             let patient = |one: &&Missing| patience.is_some() && one.promised;
             let asked = missing.iter().filter(|one| !patient(one)).map(|one| one.span);
             if missing.is_empty() {
-                return Ok(());
+                return Ok(spare);
             }
             if self.ask(asked, &mut slots, file) {
                 continue;
@@ -79,9 +90,16 @@ impl SpanManager {
                 (span, outcome) = slot(first) => {
                     if outcome.is_err() {
                         slots.remove(&span);
-                        if self.missing(range).iter().any(|one| one.span == span) {
-                            return outcome;
-                        }
+                    }
+                    if !self.missing(range, &self.spare(range)).iter().any(|one| one.span == span) {
+                        continue;
+                    }
+                    // It was in memory alone, and had to go: it is asked for again.
+                    slots.remove(&span);
+                    match outcome {
+                        // So is what somebody else has asked for who is gone.
+                        Err(error) if error.is_abandoned() && given_up < MAX_GIVEN_UP => given_up += 1,
+                        outcome => outcome?,
                     }
                 }
             }
