@@ -117,11 +117,11 @@ impl Image {
         self.metadata.len() as u64
     }
 
-    /// Where the content of a regular file begins.
+    /// Where the content of a regular file begins; `None` for what has none here, such as a file without a name.
     pub(crate) fn place(&self, ino: InodeNo) -> Option<u64> {
         let index = usize::try_from(ino.0.checked_sub(1)?).ok()?;
-        let start = self.starts.get(index).filter(|_| index + 1 < self.starts.len())?;
-        Some(u64::from(*start) * BLOCK)
+        let (start, end) = (self.starts.get(index)?, self.starts.get(index + 1)?);
+        (start < end).then_some(u64::from(*start) * BLOCK)
     }
 
     /// Which file's content lies at `offset`, which is in the content, and from where to where.
@@ -275,7 +275,9 @@ mod tests {
             assert_eq!(image.file_at(offset), want, "{offset}");
         }
         assert_eq!(image.place(InodeNo(4)), Some(4 * 4096));
-        assert_eq!((image.place(InodeNo(0)), image.place(InodeNo(6))), (None, None));
+        for nothing in [0, 1, 3, 5, 6] {
+            assert_eq!(image.place(InodeNo(nothing)), None, "{nothing}: bytes of it would be another file's");
+        }
     }
 
     #[test]

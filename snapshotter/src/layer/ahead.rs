@@ -180,3 +180,16 @@ fn spans_of(named: &PrefetchSpan, ztoc: &Ztoc) -> Box<dyn Iterator<Item = u32>> 
     let spans: Vec<_> = plain.iter().map(|range| ztoc.spans().spans_covering(*range)).collect();
     Box::new(spans.into_iter().flatten())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_queued_once_where_it_is_needed_first() {
+        let places = [(5, 1), (2, 7), (5, 1), (1, 1), (1, 1), (2, 7)];
+        let mut queued: Vec<_> = earliest(places.into_iter()).collect();
+        queued.sort_unstable();
+        assert_eq!(queued, [(1, (1, 3)), (7, (2, 1))]);
+    }
+}
