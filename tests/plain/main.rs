@@ -39,4 +39,5 @@ mod registry_pins;
 mod registry_push;
 mod report;
 mod span_faults;
+mod span_hosts;
 mod span_packs;

@@ -243,7 +243,7 @@ impl ImageContext {
 
     async fn start_pack(self: &Arc<Self>) {
         if let Ok(Some(pack)) = self.pack().await {
-            self.spawn_pack(pack.clone(), self.services.engine.stream());
+            self.spawn_pack(pack.clone(), self.services.engine.stream(self.source.repository.host()));
         }
     }
 

@@ -15,10 +15,13 @@ use soci_core::units::{ByteRange, SpanId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::queue::Run;
-use super::{Class, Engine, address, windows};
+use super::{Class, Engine, UNIT, address, windows};
 use crate::span::state::Claim;
 use crate::span::{SpanError, SpanManager, chain};
 use crate::stats::Stats;
+
+/// Room for downloaded bytes.
+type Room = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 /// A request's entry in the engine's accounts.
 #[derive(Debug)]
@@ -26,6 +29,7 @@ pub(super) struct Transfer {
     engine: Engine,
     class: Class,
     layer: usize,
+    host: Arc<str>,
     started: Instant,
     waiting: bool,
     remaining: u64,
@@ -35,19 +39,42 @@ impl Transfer {
     /// Enters a request for the run's bytes.
     pub(super) fn start(engine: Engine, run: &Run, class: Class) -> Self {
         let (layer, remaining) = (address(&run.manager), range_of(run).len());
+        let host = run.manager.host();
         let mut work = engine.0.work.lock();
+        let lane = work.lane(&host, &engine.0.options);
         if class == Class::Demand {
-            work.demand_waiting += 1;
+            lane.demand_waiting += 1;
         } else {
+            lane.ahead_requests += 1;
+            lane.ahead_remaining += remaining;
             if let Some(rate) = engine.0.options.max_bandwidth {
                 work.pace.spend(rate, remaining, Instant::now());
             }
-            work.ahead_requests += 1;
-            work.ahead_remaining += remaining;
             *work.ahead_layers.entry(layer).or_default() += 1;
         }
         drop(work);
-        Self { engine, class, layer, started: Instant::now(), waiting: true, remaining }
+        Self { engine, class, layer, host, started: Instant::now(), waiting: true, remaining }
+    }
+
+    /// Room for so many downloaded bytes: of the host's part, then of the whole, so that a host that stands still has no more
+    /// than its part.
+    async fn room(&self, bytes: u64) -> Option<Room> {
+        let (lane, all) = {
+            let mut work = self.engine.0.work.lock();
+            let options = self.engine.0.options;
+            (Arc::clone(&work.lane(&self.host, &options).buffer), options.buffer_units().div_ceil(2))
+        };
+        let units = (bytes / UNIT).clamp(1, u64::from(all)) as u32;
+        Some((permit(&lane, units).await?, permit(&self.engine.0.buffer, units).await?))
+    }
+
+    /// The right to have one more reader's request out at the host.
+    async fn slot(&self) -> Option<OwnedSemaphorePermit> {
+        let slots = {
+            let mut work = self.engine.0.work.lock();
+            Arc::clone(&work.lane(&self.host, &self.engine.0.options).slots)
+        };
+        permit(&slots, 1).await
     }
 
     /// The request is sent now.
@@ -61,17 +88,20 @@ impl Transfer {
         let bytes = bytes.min(self.remaining);
         self.remaining -= bytes;
         let mut work = self.engine.0.work.lock();
+        let lane = work.lane(&self.host, &self.engine.0.options);
         if self.waiting {
             self.waiting = false;
-            work.link.first_byte(now.duration_since(self.started));
+            lane.link.first_byte(now.duration_since(self.started));
             if self.class == Class::Demand {
-                work.demand_waiting -= 1;
-                work.demand_receiving += 1;
+                lane.demand_waiting -= 1;
+                lane.demand_receiving += 1;
             }
         }
-        work.link.received(now, bytes);
-        if self.class != Class::Demand {
-            work.ahead_remaining -= bytes;
+        lane.link.received(now, bytes);
+        if self.class == Class::Demand {
+            lane.note_demand(now);
+        } else {
+            lane.ahead_remaining -= bytes;
         }
         drop(work);
         self.engine.pump();
@@ -81,25 +111,28 @@ impl Transfer {
 impl Drop for Transfer {
     fn drop(&mut self) {
         let mut work = self.engine.0.work.lock();
+        let lane = work.lane(&self.host, &self.engine.0.options);
         if self.class == Class::Demand {
             if self.waiting {
-                work.demand_waiting -= 1;
+                lane.demand_waiting -= 1;
             } else {
-                work.demand_receiving -= 1;
+                lane.demand_receiving -= 1;
             }
         } else {
-            work.ahead_requests -= 1;
-            work.ahead_remaining -= self.remaining;
-            if let Some(requests) = work.ahead_layers.get_mut(&self.layer) {
-                *requests -= 1;
-                if *requests == 0 {
-                    work.ahead_layers.remove(&self.layer);
-                }
-            }
+            lane.ahead_requests -= 1;
+            lane.ahead_remaining -= self.remaining;
         }
-        let demand_over = self.class == Class::Demand && work.demand_receiving == 0;
-        if work.ahead_requests == 0 && work.demand_waiting == 0 && work.demand_receiving == 0 {
-            work.link.idle();
+        let demand_over = self.class == Class::Demand && lane.demand_receiving == 0;
+        if lane.is_idle() {
+            lane.link.idle();
+        }
+        if self.class != Class::Demand
+            && let Some(requests) = work.ahead_layers.get_mut(&self.layer)
+        {
+            *requests -= 1;
+            if *requests == 0 {
+                work.ahead_layers.remove(&self.layer);
+            }
         }
         drop(work);
         if demand_over {
@@ -113,7 +146,7 @@ impl Drop for Transfer {
 pub(super) async fn fetch(engine: &Engine, run: Run, mut transfer: Transfer) {
     let class = transfer.class;
     let _slot = match class {
-        Class::Demand => permit(&engine.0.demand_slots, 1).await,
+        Class::Demand => transfer.slot().await,
         Class::Prefetch | Class::Background => None,
     };
     transfer.sent();
@@ -129,10 +162,7 @@ pub(super) async fn fetch(engine: &Engine, run: Run, mut transfer: Transfer) {
             let want = manager.ztoc().spans().compressed_range(claim.span());
             let room = match class {
                 Class::Demand => None,
-                Class::Prefetch | Class::Background => {
-                    let all = (engine.0.options.buffer_bytes >> 10).max(1);
-                    permit(&engine.0.buffer, (want.len() >> 10).clamp(1, all) as u32).await
-                }
+                Class::Prefetch | Class::Background => transfer.room(want.len()).await,
             };
             match split.take(want, &mut transfer).await {
                 Ok(compressed) => {
@@ -180,7 +210,7 @@ struct Filling {
     compressed: Vec<u8>,
     /// Where its window comes from.
     window: Option<windows::Before>,
-    room: Option<OwnedSemaphorePermit>,
+    room: Option<Room>,
     /// Who is to blame when they are wrong.
     giver: Giver,
     /// Dropped when the span is over, one way or the other: the next one of the run waits for that.

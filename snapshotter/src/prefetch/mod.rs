@@ -1,17 +1,18 @@
 //! The fetch engine of the node: every span that is fetched, is fetched here.
 //!
-//! State: one queue ([`queue`]), the measured link ([`throttle`]) and the requests that are out, under one lock that is
-//! never held across a fetch. Three classes: *demand* (a reader waits), *prefetch* (an artifact names the span, ordered
+//! State: one queue ([`queue`]), and for each registry host a [`lane`]: the measured link ([`throttle`]) and the requests that
+//! are out. All under one lock that is never held across a fetch. Three classes: *demand* (a reader waits), *prefetch* (an artifact names the span, ordered
 //! over all layers of the image) and *background* (the rest, slowly).
 //!
 //! A pack ([`Stream`]) is fetched beside the queue, by whoever owns it: it reads on only while no reader's bytes arrive.
 //!
-//! What must always hold: a demand is dispatched at once and never waits for prefetch to free anything. While a reader's
-//! bytes are arriving no new prefetch request starts; those that are out go on, and the window keeps them short. While a
-//! reader's request only waits for its first byte the link is idle, so one prefetch span may use it. Downloaded bytes that
-//! wait for the inflate pool are bounded. Nothing here can fail or delay a mount.
+//! What must always hold: a demand is dispatched at once and never waits for prefetch to free anything, nor for another host.
+//! While a reader's bytes are arriving from a host no new prefetch request to it starts; those that are out go on, and the
+//! window keeps them short. While a reader's request only waits for its first byte the link is idle, so one prefetch span may
+//! use it. Downloaded bytes that wait for the inflate pool are bounded. Nothing here can fail or delay a mount.
 
 mod fetch;
+mod lane;
 mod pace;
 mod queue;
 mod throttle;
@@ -32,10 +33,17 @@ use crate::span::SpanManager;
 use crate::span::spare::Spare;
 use crate::span::state::Claim;
 use crate::stats::Stats;
+use lane::Lane;
 use pace::Pace;
 pub use queue::Order;
 use queue::{Queue, Run};
-use throttle::Link;
+
+/// Bytes of a unit of the buffer.
+const UNIT: u64 = 1 << 10;
+/// How long a download ahead of readers waits for readers of the same host, before each piece.
+const GIVES_WAY: Duration = Duration::from_millis(250);
+/// With more hosts than this, those that have nothing out are forgotten, with what was measured.
+const MAX_LANES: usize = 256;
 
 /// Who wants a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,15 +68,15 @@ pub struct BackgroundOptions {
 /// Settings of the engine.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineOptions {
-    /// Readers' requests that may be out at once.
+    /// Readers' requests that may be out at once, at each host.
     pub demand_requests: usize,
-    /// Prefetch requests that may be out at once, whatever the window.
+    /// Prefetch requests that may be out at once, at each host, whatever the window.
     pub prefetch_requests: usize,
     /// Layers that prefetch may work on at once; 0 for no limit (upstream's `[prefetch] max_concurrency`).
     pub prefetch_layers: usize,
     /// Compressed bytes that one prefetch request joins at most.
     pub join_bytes: u64,
-    /// Compressed bytes that prefetch may have downloaded and not yet inflated.
+    /// Compressed bytes that prefetch may have downloaded and not yet inflated; one host has half of them at most.
     pub buffer_bytes: u64,
     /// Spans inflated at once for readers; ahead of them one fewer, if that is any.
     pub inflate_threads: usize,
@@ -79,6 +87,11 @@ pub struct EngineOptions {
 }
 
 impl EngineOptions {
+    /// [`Self::buffer_bytes`] in [`UNIT`]s.
+    fn buffer_units(&self) -> u32 {
+        (self.buffer_bytes / UNIT).clamp(1, 1 << 30) as u32
+    }
+
     /// Bytes ahead of readers that may be on their way without being waited for: what a quarter of a second may bring.
     fn at_once(&self) -> u64 {
         self.max_bandwidth.map_or(u64::MAX, |rate| rate.get() / 4)
@@ -92,7 +105,7 @@ impl Default for EngineOptions {
             prefetch_requests: 16,
             prefetch_layers: 0,
             join_bytes: 8 << 20,
-            buffer_bytes: 64 << 20,
+            buffer_bytes: 128 << 20,
             inflate_threads: std::thread::available_parallelism().map_or(2, usize::from),
             max_bandwidth: None,
             background: None,
@@ -111,11 +124,10 @@ struct Shared {
     stats: Arc<Stats>,
     /// What could not be written of all layers.
     spare: Spare,
-    demand_slots: Arc<Semaphore>,
     buffer: Arc<Semaphore>,
     inflate_demand: Arc<Semaphore>,
     inflate_ahead: Arc<Semaphore>,
-    /// Told each time that the last of the readers' bytes that were arriving is here.
+    /// Told each time that the last of the readers' bytes that were arriving from a host is here.
     demand_over: Notify,
     work: Mutex<Work>,
 }
@@ -123,22 +135,19 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Work {
     queue: Queue,
-    link: Link,
-    /// Readers' requests that wait for their first byte, and those whose bodies are arriving.
-    demand_waiting: usize,
-    demand_receiving: usize,
+    lanes: HashMap<Arc<str>, Lane>,
     /// Downloads outside the engine that go before prefetch.
     holds: usize,
     /// Downloads outside the engine that go before the background class.
     streams: usize,
-    ahead_requests: usize,
-    ahead_remaining: u64,
     /// Prefetch requests out for each layer, by the address of its manager.
     ahead_layers: HashMap<usize, usize>,
     pace: Pace,
     /// The limit was why nothing was started; whether somebody will pump when it lets more be asked for.
     paced: bool,
     pace_armed: bool,
+    /// Somebody will pump when a reader's body may stand still.
+    stall_armed: bool,
     quiet_until: Option<Instant>,
     timer_armed: bool,
 }
@@ -156,32 +165,37 @@ impl Drop for Hold {
 
 /// While it lives, the background class pauses: for a download ahead of readers that does not go through the queue.
 #[derive(Debug)]
-pub struct Stream(Engine);
+pub struct Stream {
+    engine: Engine,
+    host: Arc<str>,
+}
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.0.0.work.lock().streams -= 1;
-        self.0.pump();
+        self.engine.0.work.lock().streams -= 1;
+        self.engine.pump();
     }
 }
 
 impl Stream {
-    /// Waits until no reader's bytes are arriving.
+    /// Waits until no reader's bytes are arriving from its host, for a time: who reads for minutes shares the way then.
     pub async fn after_demand(&self) {
+        let engine = &self.engine.0;
+        let limit = Instant::now() + GIVES_WAY;
         loop {
-            let mut over = pin!(self.0.0.demand_over.notified());
+            let mut over = pin!(engine.demand_over.notified());
             over.as_mut().enable();
-            if self.0.0.work.lock().demand_receiving == 0 {
-                return;
-            }
-            over.await;
+            let now = Instant::now();
+            let busy = engine.work.lock().lanes.get(&self.host).and_then(|lane| lane.busy_until(now));
+            let Some(until) = busy.map(|until| until.min(limit)).filter(|until| *until > now) else { return };
+            let _ = tokio::time::timeout_at(until.into(), over).await;
         }
     }
 
     /// Waits until so many bytes more may be read ([`EngineOptions::max_bandwidth`]). What the network brings meanwhile waits in the
     /// socket.
     pub async fn paced(&self, bytes: u64) {
-        let engine = &self.0.0;
+        let engine = &self.engine.0;
         let Some(rate) = engine.options.max_bandwidth else { return };
         let now = Instant::now();
         let wait = {
@@ -197,13 +211,13 @@ impl Stream {
 
     /// Bytes that may be read at first, before any are paid for by [`Stream::paced`].
     pub fn at_once(&self) -> u64 {
-        self.0.0.options.at_once()
+        self.engine.0.options.at_once()
     }
 
     /// The right to inflate something ahead of readers.
     pub async fn inflate_turn(&self) -> Option<OwnedSemaphorePermit> {
         // The engine's semaphores are never closed.
-        Arc::clone(&self.0.0.inflate_ahead).acquire_owned().await.ok()
+        Arc::clone(&self.engine.0.inflate_ahead).acquire_owned().await.ok()
     }
 }
 
@@ -216,8 +230,7 @@ impl Engine {
             options,
             stats,
             spare: Spare::default(),
-            demand_slots: Arc::new(Semaphore::new(options.demand_requests.max(1))),
-            buffer: Arc::new(Semaphore::new((options.buffer_bytes >> 10).clamp(1, 1 << 30) as usize)),
+            buffer: Arc::new(Semaphore::new(options.buffer_units() as usize)),
             inflate_demand: Arc::new(Semaphore::new(inflate)),
             // What starts needs a processor, too.
             inflate_ahead: Arc::new(Semaphore::new((inflate - 1).max(1))),
@@ -290,10 +303,10 @@ impl Engine {
         Hold(self.clone())
     }
 
-    /// Announces a download ahead of readers that does not go through the queue.
-    pub fn stream(&self) -> Stream {
+    /// Announces a download from `host` ahead of readers that does not go through the queue.
+    pub fn stream(&self, host: &str) -> Stream {
         self.0.work.lock().streams += 1;
-        Stream(self.clone())
+        Stream { engine: self.clone(), host: host.into() }
     }
 
     /// Starts what may be started. Called after everything that changes the answer.
@@ -309,7 +322,24 @@ impl Engine {
             }
         }
         self.arm_pace();
+        self.arm_stall();
         self.arm_background();
+    }
+
+    /// Pumps again when the bodies that hold prefetch back may have come to a stand.
+    fn arm_stall(&self) {
+        let mut work = self.0.work.lock();
+        let now = Instant::now();
+        let busy = work.lanes.values().filter_map(|lane| lane.busy_until(now)).min();
+        let Some(until) = busy.filter(|_| work.queue.has_prefetch() && !work.stall_armed) else { return };
+        work.stall_armed = true;
+        drop(work);
+        let engine = self.clone();
+        self.0.runtime.spawn(async move {
+            tokio::time::sleep_until(until.into()).await;
+            engine.0.work.lock().stall_armed = false;
+            engine.pump();
+        });
     }
 
     /// Pumps again when the limit of what is fetched ahead lets more be asked for.
@@ -359,10 +389,10 @@ impl Engine {
             let run = {
                 let mut work = engine.0.work.lock();
                 work.timer_armed = false;
-                let idle = !work.busy()
+                let idle = work.holds == 0
                     && work.streams == 0
                     && !work.queue.has_prefetch()
-                    && work.ahead_requests == 0
+                    && work.lanes.values().all(Lane::is_idle)
                     && work.pace.wait(Instant::now()).is_zero();
                 let quiet = work.quiet_until.is_some_and(|until| until > Instant::now());
                 if idle && !quiet { work.queue.pop_background() } else { None }
@@ -376,36 +406,31 @@ impl Engine {
 }
 
 impl Work {
-    fn busy(&self) -> bool {
-        self.demand_waiting > 0 || self.demand_receiving > 0 || self.holds > 0
+    /// The lane of a host.
+    fn lane(&mut self, host: &Arc<str>, options: &EngineOptions) -> &mut Lane {
+        if self.lanes.len() >= MAX_LANES && !self.lanes.contains_key(host) {
+            self.lanes.retain(|_, lane| !lane.is_idle());
+        }
+        self.lanes.entry(Arc::clone(host)).or_insert_with(|| Lane::new(options))
     }
 
     fn next_prefetch(&mut self, options: &EngineOptions, buffer_free: usize) -> Option<Run> {
-        if self.ahead_requests >= options.prefetch_requests.max(1)
-            || buffer_free == 0
-            || self.demand_receiving > 0
-            || self.holds > 0
-        {
+        if buffer_free == 0 || self.holds > 0 {
             return None;
         }
-        if self.queue.has_prefetch() && !self.pace.wait(Instant::now()).is_zero() {
+        let now = Instant::now();
+        if self.queue.has_prefetch() && !self.pace.wait(now).is_zero() {
             self.paced = true;
             return None;
         }
-        let limit = if self.demand_waiting > 0 {
-            if self.ahead_remaining > 0 {
-                return None;
-            }
-            0
-        } else {
-            if self.ahead_remaining >= self.link.window() {
-                return None;
-            }
-            options.join_bytes.min(options.at_once())
-        };
-        let layers = &self.ahead_layers;
+        let Self { queue, lanes, ahead_layers: layers, .. } = self;
         let full = options.prefetch_layers > 0 && layers.len() >= options.prefetch_layers;
-        self.queue.pop_prefetch(limit, |manager| !full || layers.contains_key(&address(manager)))
+        let join = options.join_bytes.min(options.at_once());
+        let room = |host: &str| match lanes.get(host) {
+            Some(lane) => lane.room(now, options.prefetch_requests.max(1), join),
+            None => Some(join),
+        };
+        queue.pop_prefetch(room, |manager| !full || layers.contains_key(&address(manager)))
     }
 }
 

@@ -1,11 +1,11 @@
-//! Which span is fetched next when no reader waits: the merged order of all images' prefetch artifacts, then the
-//! background class.
+//! Which span is fetched next when no reader waits: for each registry host the merged order of all images' prefetch
+//! artifacts, then the background class.
 //!
 //! State: owned by the [`super::Engine`], under its lock; a layer that nobody uses any more is taken out by
 //! [`Queue::forget`]. A span that a reader has claimed, or that is cached already, is passed over when its turn comes: that
 //! is how a queued span is promoted.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use soci_core::units::SpanId;
@@ -37,13 +37,14 @@ pub(super) struct Run {
 /// What waits to be fetched ahead of readers.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    prefetch: BTreeMap<Order, (Arc<SpanManager>, SpanId)>,
+    /// By the host that was to be asked when the span was queued; no list is empty.
+    prefetch: HashMap<Arc<str>, BTreeMap<Order, (Arc<SpanManager>, SpanId)>>,
     background: VecDeque<(Arc<SpanManager>, u32)>,
 }
 
 impl Queue {
     pub(super) fn push(&mut self, order: Order, manager: &Arc<SpanManager>, span: SpanId) {
-        self.prefetch.insert(order, (Arc::clone(manager), span));
+        self.prefetch.entry(manager.host()).or_default().insert(order, (Arc::clone(manager), span));
     }
 
     pub(super) fn push_background(&mut self, manager: &Arc<SpanManager>) {
@@ -56,8 +57,12 @@ impl Queue {
     /// handle of a layer closes its cache.
     #[must_use]
     pub(super) fn forget(&mut self, manager: &Arc<SpanManager>) -> Vec<Arc<SpanManager>> {
-        let queued = self.prefetch.extract_if(.., |_, (known, _)| Arc::ptr_eq(known, manager));
-        let mut gone: Vec<_> = queued.map(|(_, (known, _))| known).collect();
+        let mut gone = Vec::new();
+        for list in self.prefetch.values_mut() {
+            let queued = list.extract_if(.., |_, (known, _)| Arc::ptr_eq(known, manager));
+            gone.extend(queued.map(|(_, (known, _))| known));
+        }
+        self.prefetch.retain(|_, list| !list.is_empty());
         self.background.retain(|(known, _)| {
             let same = Arc::ptr_eq(known, manager);
             if same {
@@ -76,46 +81,30 @@ impl Queue {
         !self.background.is_empty()
     }
 
-    /// Takes the first span that may be fetched, with those that follow it both in the queue and in the layer, up to
-    /// `limit` compressed bytes. `allowed` says whether a layer may have one more request.
+    /// Takes the first span that may be fetched, with those that follow it both in the queue and in the layer. `room` gives the
+    /// compressed bytes that a host may be asked for; `allowed` says whether a layer may have one more request.
     pub(super) fn pop_prefetch(
         &mut self,
-        limit: u64,
+        room: impl Fn(&str) -> Option<u64>,
         allowed: impl Fn(&Arc<SpanManager>) -> bool,
     ) -> Option<Run> {
-        let mut passed = Vec::new();
-        let mut run: Option<Run> = None;
-        let mut bytes = 0;
-        for (order, (manager, span)) in &self.prefetch {
-            if !manager.states().is_unrequested(*span) {
-                passed.push(*order);
-                continue;
+        let open = self.prefetch.iter().filter_map(|(host, list)| {
+            let first = *list.first_key_value()?.0;
+            Some((first, Arc::clone(host), room(host)?))
+        });
+        let mut open: Vec<_> = open.collect();
+        open.sort_unstable_by_key(|(first, ..)| *first);
+        for (_, host, limit) in open {
+            let Some(list) = self.prefetch.get_mut(&host) else { continue };
+            let run = pop(list, limit, &allowed);
+            if list.is_empty() {
+                self.prefetch.remove(&host);
             }
-            let cost = manager.ztoc().spans().compressed_range(*span).len();
-            match &mut run {
-                None if !allowed(manager) => {}
-                None => {
-                    let Some(claim) = manager.states().claim(*span) else { continue };
-                    passed.push(*order);
-                    bytes = cost;
-                    run = Some(Run { manager: Arc::clone(manager), claims: vec![claim] });
-                }
-                Some(run) => {
-                    let next = run.claims.last().map(|claim| claim.span().0 + 1);
-                    if !Arc::ptr_eq(&run.manager, manager) || next != Some(span.0) || bytes + cost > limit {
-                        break;
-                    }
-                    let Some(claim) = manager.states().claim(*span) else { break };
-                    passed.push(*order);
-                    bytes += cost;
-                    run.claims.push(claim);
-                }
+            if run.is_some() {
+                return run;
             }
         }
-        for order in passed {
-            self.prefetch.remove(&order);
-        }
-        run
+        None
     }
 
     /// Takes the next unrequested span of the next layer that still has one, the layers in turn.
@@ -131,4 +120,45 @@ impl Queue {
         }
         None
     }
+}
+
+/// Takes the first span of a list that may be fetched, with its neighbours up to `limit` bytes.
+fn pop(
+    list: &mut BTreeMap<Order, (Arc<SpanManager>, SpanId)>,
+    limit: u64,
+    allowed: impl Fn(&Arc<SpanManager>) -> bool,
+) -> Option<Run> {
+    let mut passed = Vec::new();
+    let mut run: Option<Run> = None;
+    let mut bytes = 0;
+    for (order, (manager, span)) in &*list {
+        if !manager.states().is_unrequested(*span) {
+            passed.push(*order);
+            continue;
+        }
+        let cost = manager.ztoc().spans().compressed_range(*span).len();
+        match &mut run {
+            None if !allowed(manager) => {}
+            None => {
+                let Some(claim) = manager.states().claim(*span) else { continue };
+                passed.push(*order);
+                bytes = cost;
+                run = Some(Run { manager: Arc::clone(manager), claims: vec![claim] });
+            }
+            Some(run) => {
+                let next = run.claims.last().map(|claim| claim.span().0 + 1);
+                if !Arc::ptr_eq(&run.manager, manager) || next != Some(span.0) || bytes + cost > limit {
+                    break;
+                }
+                let Some(claim) = manager.states().claim(*span) else { break };
+                passed.push(*order);
+                bytes += cost;
+                run.claims.push(claim);
+            }
+        }
+    }
+    for order in passed {
+        list.remove(&order);
+    }
+    run
 }

@@ -182,7 +182,12 @@ impl SpanManager {
         &self.cache
     }
 
-    /// Adds a place to fetch from, with that of the windows if they are detached.
+    /// The registry host that is asked first for the layer's bytes.
+    pub(crate) fn host(&self) -> Arc<str> {
+        self.sources.host()
+    }
+
+    /// Adds a place (`HOST/NAME`) to fetch from, with that of the windows if they are detached.
     pub fn add_source(&self, name: &str, layer: RangeFetcher, windows: Option<RangeFetcher>) {
         self.sources.add(name, layer, windows);
     }

@@ -3,6 +3,8 @@
 //! State: the list, owned by the layer's [`super::SpanManager`]. A repository that has the layer has the windows of its fine
 //! index too, if the layer is served with one.
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use soci_core::registry::{Giver, RangeBody, RangeFetcher};
 use soci_core::units::ByteRange;
@@ -20,17 +22,25 @@ pub(super) struct Sources(Mutex<Vec<Source>>);
 #[derive(Clone, Debug)]
 struct Source {
     name: String,
+    host: Arc<str>,
     layer: RangeFetcher,
     windows: Option<RangeFetcher>,
 }
 
 impl Sources {
-    /// Adds a repository, to be tried first, since its credentials are the freshest. A `name` that is known is replaced.
+    /// Adds a repository, `HOST/NAME`, to be tried first, since its credentials are the freshest. A `name` that is known is
+    /// replaced.
     pub(super) fn add(&self, name: &str, layer: RangeFetcher, windows: Option<RangeFetcher>) {
         let mut sources = self.0.lock();
         sources.retain(|known| known.name != name);
-        sources.insert(0, Source { name: name.to_owned(), layer, windows });
+        let host = name.split('/').next().unwrap_or(name).into();
+        sources.insert(0, Source { name: name.to_owned(), host, layer, windows });
         sources.truncate(MAX_SOURCES);
+    }
+
+    /// The host that is asked first.
+    pub(super) fn host(&self) -> Arc<str> {
+        self.0.lock().first().map_or_else(|| "".into(), |source| Arc::clone(&source.host))
     }
 
     /// Starts a request for bytes of the layer, at the first source that gives them.
