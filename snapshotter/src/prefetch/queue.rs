@@ -34,11 +34,14 @@ pub(super) struct Run {
     pub(super) claims: Vec<Claim>,
 }
 
+/// Spans in the order in which they are to be fetched.
+type Ordered = BTreeMap<Order, (Arc<SpanManager>, SpanId)>;
+
 /// What waits to be fetched ahead of readers.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     /// By the host that was to be asked when the span was queued; no list is empty.
-    prefetch: HashMap<Arc<str>, BTreeMap<Order, (Arc<SpanManager>, SpanId)>>,
+    prefetch: HashMap<Arc<str>, Ordered>,
     background: VecDeque<(Arc<SpanManager>, u32)>,
 }
 
@@ -123,11 +126,7 @@ impl Queue {
 }
 
 /// Takes the first span of a list that may be fetched, with its neighbours up to `limit` bytes.
-fn pop(
-    list: &mut BTreeMap<Order, (Arc<SpanManager>, SpanId)>,
-    limit: u64,
-    allowed: impl Fn(&Arc<SpanManager>) -> bool,
-) -> Option<Run> {
+fn pop(list: &mut Ordered, limit: u64, allowed: impl Fn(&Arc<SpanManager>) -> bool) -> Option<Run> {
     let mut passed = Vec::new();
     let mut run: Option<Run> = None;
     let mut bytes = 0;
