@@ -12,7 +12,7 @@ use harness::registry::TestRegistry;
 use serde_json::json;
 use snapshotter::layer::Layer;
 use soci_core::digest::Digest;
-use soci_core::registry::{Registry, RegistryOptions, Timeouts};
+use soci_core::registry::{HostPolicy, Registry, RegistryOptions, RetryPolicy, Timeouts};
 use soci_core::units::{ByteRange, SpanId};
 use tokio::task::JoinHandle;
 
@@ -108,4 +108,41 @@ fn a_body_that_stands_still_stops_no_prefetch() {
     assert!(!waiting.is_finished());
     waiting.abort();
     stalls.0.faults().clear();
+}
+
+#[test]
+fn a_mounted_layer_follows_what_hosts_toml_says() {
+    let (first, second) = (Host(TestRegistry::start()), Host(TestRegistry::start()));
+    let (image, same) = (first.image(1, None), second.image(1, None));
+    assert_eq!(image.layers, same.layers);
+    let (root, hosts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let node = TestNode::new(root.path(), |options| {
+        let policy = HostPolicy { dirs: vec![hosts.path().to_owned()], ..HostPolicy::default() };
+        let retry = RetryPolicy { max_retries: 0, ..RetryPolicy::default() };
+        options.registry =
+            Registry::new(RegistryOptions { hosts: policy, retry, ..RegistryOptions::default() });
+    });
+    let layer = node.layer(&image, 0);
+    let reads = |span: u32| {
+        let spans = Arc::clone(layer.spans());
+        let range = spans.ztoc().spans().uncompressed_range(SpanId(span));
+        node.runtime.block_on(async move { spans.read(range, range).await }).is_ok()
+    };
+    assert!(reads(1));
+    first.fault(&image, Fault::Status(503, None));
+    assert!(!reads(2));
+    let dir = hosts.path().join(first.0.host());
+    std::fs::create_dir(&dir).unwrap();
+    let write = |text: &str| std::fs::write(dir.join("hosts.toml"), text).unwrap();
+    write(&format!("[host.\"http://{}\"]\ncapabilities = [\"pull\"]\n", second.0.host()));
+    eventually("the mirror is asked", || reads(3));
+    // A file that is half written changes nothing.
+    write("[host.");
+    let until = std::time::Instant::now() + Duration::from_secs(11);
+    let mut span = 4;
+    while std::time::Instant::now() < until {
+        assert!(reads(span), "{span}");
+        span += 1;
+        std::thread::sleep(Duration::from_millis(250));
+    }
 }

@@ -59,8 +59,9 @@ impl Registry {
     pub fn repository(&self, reference: &Reference) -> Repository {
         Repository {
             transport: Arc::clone(&self.transport),
+            hosts: Arc::clone(&self.hosts),
+            reference: reference.clone(),
             host: reference.resolve_registry().into(),
-            route: self.hosts.route(reference),
             name: reference.repository().into(),
         }
     }
@@ -75,12 +76,18 @@ impl Registry {
 #[derive(Debug, Clone)]
 pub struct Repository {
     pub(super) transport: Arc<Transport>,
+    hosts: Arc<Hosts>,
+    reference: Reference,
     host: Arc<str>,
-    pub(super) route: Route,
     pub(super) name: Arc<str>,
 }
 
 impl Repository {
+    /// The servers as they are to be asked now: certificates and mirrors may change while a layer is mounted.
+    pub(super) fn route(&self) -> Route {
+        self.hosts.route(&self.reference)
+    }
+
     /// Counters of the registry client that this repository was made by.
     pub fn traffic(&self) -> Arc<Traffic> {
         Arc::clone(&self.transport.traffic)
@@ -101,7 +108,7 @@ impl Repository {
     pub async fn manifest(&self, tag_or_digest: &str) -> Result<(Bytes, Digest, String), RegistryError> {
         let kind = RequestKind::Manifest;
         let wanted = &tag_or_digest.parse::<TagOrDigest>()?;
-        let (mirrors, last) = self.route.to(match wanted {
+        let (mirrors, last) = self.route().to(match wanted {
             TagOrDigest::Digest(_) => Capabilities::PULL,
             TagOrDigest::Tag(_) => Capabilities::RESOLVE,
         })?;
@@ -221,7 +228,7 @@ impl Repository {
     /// The server that is written to: the registry itself, where it may be. (containerd writes to the first mirror whose
     /// `hosts.toml` does not forbid it, which is seldom what was meant.)
     pub(super) fn writer(&self) -> Result<Endpoint, RegistryError> {
-        Ok(self.route.to(Capabilities::PUSH)?.1)
+        Ok(self.route().to(Capabilities::PUSH)?.1)
     }
 
     pub(super) fn access(&self, server: &Endpoint, action: Action) -> Access {

@@ -122,12 +122,12 @@ pub(crate) struct Source {
 /// Who is asked for a blob, and where.
 #[derive(Debug, Default)]
 struct Choice {
-    /// Mirrors (by number) that failed for this blob, and until when they are not asked.
-    avoided: HashMap<usize, Instant>,
+    /// Mirrors that failed for this blob, and until when they are not asked.
+    avoided: HashMap<Endpoint, Instant>,
     /// Whether the last part that was asked for came as one.
     gives_parts: Option<bool>,
     /// Where the server asked redirected to last, and which server that was.
-    target: Option<(Url, Option<usize>)>,
+    target: Option<(Url, Endpoint)>,
 }
 
 impl Source {
@@ -146,21 +146,21 @@ impl Source {
 
     /// Asks the first server that is not avoided, and the next ones at once when a mirror fails.
     /// Tells also which mirror answered; `None`: the registry itself.
-    async fn request(&self, want: Want) -> Result<(Reply, Accepted, Option<usize>), RegistryError> {
-        let (mirrors, last) = self.repository.route.to(Capabilities::PULL)?;
-        for (number, mirror) in mirrors.iter().enumerate() {
-            if self.avoids(number) || self.transport().resting.has(mirror) {
+    async fn request(&self, want: Want) -> Result<(Reply, Accepted, Option<Endpoint>), RegistryError> {
+        let (mirrors, last) = self.repository.route().to(Capabilities::PULL)?;
+        for mirror in mirrors {
+            if self.avoids(&mirror) || self.transport().resting.has(&mirror) {
                 continue;
             }
-            match self.request_from(mirror, Some(number), want).await {
-                Ok((reply, accepted)) => return Ok((reply, accepted, Some(number))),
+            match self.request_from(&mirror, want).await {
+                Ok((reply, accepted)) => return Ok((reply, accepted, Some(mirror))),
                 Err(error) => {
-                    self.transport().resting.note(mirror, &error);
-                    self.choice.lock().avoided.insert(number, Instant::now() + AVOID);
+                    self.transport().resting.note(&mirror, &error);
+                    self.avoid(mirror, AVOID);
                 }
             }
         }
-        let (reply, accepted) = self.request_from(&last, None, want).await?;
+        let (reply, accepted) = self.request_from(&last, want).await?;
         Ok((reply, accepted, None))
     }
 
@@ -168,11 +168,9 @@ impl Source {
     pub(crate) fn gives_parts(&self) -> Option<bool> {
         let of_blob = self.choice.lock().gives_parts;
         of_blob.or_else(|| {
-            let (mirrors, last) = self.repository.route.to(Capabilities::PULL).ok()?;
-            let numbered = mirrors.iter().enumerate();
-            let mut asked =
-                numbered.filter(|(n, mirror)| !self.avoids(*n) && !self.transport().resting.has(mirror));
-            let server = asked.next().map_or(&last, |(_, mirror)| mirror);
+            let (mirrors, last) = self.repository.route().to(Capabilities::PULL).ok()?;
+            let is_asked = |mirror: &&Endpoint| !self.avoids(mirror) && !self.transport().resting.has(mirror);
+            let server = mirrors.iter().find(is_asked).unwrap_or(&last);
             self.transport().manners.gives_parts(server).then_some(true)
         })
     }
@@ -184,29 +182,30 @@ impl Source {
         }
     }
 
-    fn avoids(&self, mirror: usize) -> bool {
-        self.choice.lock().avoided.get(&mirror).is_some_and(|until| *until > Instant::now())
+    fn avoids(&self, mirror: &Endpoint) -> bool {
+        self.choice.lock().avoided.get(mirror).is_some_and(|until| *until > Instant::now())
+    }
+
+    /// Does not ask a mirror for the blob for so long.
+    fn avoid(&self, mirror: Endpoint, time: Duration) {
+        let (mut choice, now) = (self.choice.lock(), Instant::now());
+        choice.avoided.retain(|_, until| *until > now);
+        choice.avoided.insert(mirror, now + time);
     }
 
     /// Does not ask these mirrors for the blob for a while.
-    fn distrust(&self, mirrors: &[usize]) -> bool {
-        let mut choice = self.choice.lock();
+    fn distrust(&self, mirrors: &[Endpoint]) -> bool {
         for mirror in mirrors {
-            choice.avoided.insert(*mirror, Instant::now() + DISTRUST);
+            self.avoid(mirror.clone(), DISTRUST);
         }
         !mirrors.is_empty()
     }
 
     /// One attempt; a cached redirect target that fails is forgotten, and unless the failure is transient the
     /// server is asked at once.
-    async fn request_from(
-        &self,
-        server: &Endpoint,
-        number: Option<usize>,
-        want: Want,
-    ) -> Result<(Reply, Accepted), RegistryError> {
+    async fn request_from(&self, server: &Endpoint, want: Want) -> Result<(Reply, Accepted), RegistryError> {
         let access = &self.repository.access(server, Action::Pull);
-        if let Some(outcome) = self.request_from_target(server, access, number, want).await {
+        if let Some(outcome) = self.request_from_target(server, access, want).await {
             return outcome;
         }
         // The first requests for a blob wait for the one that finds out where the registry redirects to, but
@@ -214,7 +213,7 @@ impl Source {
         let looking_up =
             if self.transport().manners.serves_blobs(server) { None } else { Some(self.lookup.lock().await) };
         if looking_up.is_some()
-            && let Some(outcome) = self.request_from_target(server, access, number, want).await
+            && let Some(outcome) = self.request_from_target(server, access, want).await
         {
             return outcome;
         }
@@ -224,7 +223,7 @@ impl Source {
         let redirected = *reply.url() != url;
         self.note_parts(server, &accepted);
         self.transport().manners.note_serves_blobs(server, !redirected);
-        self.choice.lock().target = redirected.then(|| (reply.url().clone(), number));
+        self.choice.lock().target = redirected.then(|| (reply.url().clone(), server.clone()));
         Ok((reply, accepted))
     }
 
@@ -232,10 +231,9 @@ impl Source {
         &self,
         server: &Endpoint,
         access: &Access,
-        number: Option<usize>,
         want: Want,
     ) -> Option<Result<(Reply, Accepted), RegistryError>> {
-        let target = self.choice.lock().target.clone().filter(|(_, of)| *of == number)?.0;
+        let target = self.choice.lock().target.clone().filter(|(_, of)| of == server)?.0;
         let outcome = match self.transport().attempt(&call(access, target.clone(), want)).await {
             Ok(reply) => want.check(&reply).map(|accepted| (reply, accepted)),
             Err(error) => Err(error),
@@ -285,14 +283,14 @@ pub struct RangeBody {
     /// Answers that were the whole blob in place of a part far inside, and were thrown away.
     refused: usize,
     /// Mirrors that have answered.
-    mirrors: Vec<usize>,
+    mirrors: Vec<Endpoint>,
 }
 
 /// Who has given the bytes of a body.
 #[derive(Debug, Clone)]
 pub struct Giver {
     source: Arc<Source>,
-    mirrors: Vec<usize>,
+    mirrors: Vec<Endpoint>,
 }
 
 impl Giver {
@@ -301,7 +299,8 @@ impl Giver {
     pub fn distrust(&self) -> bool {
         let to_blame = self.source.distrust(&self.mirrors);
         if to_blame {
-            tracing::warn!(mirrors = ?self.mirrors, blob = self.source.name(), "wrong bytes from a mirror");
+            let mirrors: Vec<_> = self.mirrors.iter().map(|mirror| &mirror.host).collect();
+            tracing::warn!(?mirrors, blob = self.source.name(), "wrong bytes from a mirror");
         }
         to_blame
     }

@@ -36,7 +36,7 @@ impl Repository {
         subject: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>, RegistryError> {
-        let (mirrors, last) = self.route.to(Capabilities::RESOLVE)?;
+        let (mirrors, last) = self.route().to(Capabilities::RESOLVE)?;
         for mirror in self.transport.awake(mirrors) {
             match self.referrers_from(&mirror, subject, artifact_type, false).await {
                 Ok(found) if found.is_empty() => {}

@@ -28,6 +28,8 @@ use super::reference::Reference;
 
 /// How long a look at the `hosts.toml` files is good: a change needs no restart.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// How long it is remembered where a registry was that nobody asks.
+const FORGOTTEN: Duration = Duration::from_hours(1);
 
 /// One server as it is reached: scheme, authority, and where its API begins.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -103,17 +105,26 @@ impl Hosts {
         }
     }
 
-    /// The servers of the registry of `reference`. What is older than [`LOOK_AGAIN`] is looked up again, and forgotten
-    /// where nobody asks for it.
+    /// The servers of the registry of `reference`. What is older than [`LOOK_AGAIN`] is looked up again, and what nobody has
+    /// asked for is forgotten in the end.
     pub(crate) fn route(&self, reference: &Reference) -> Route {
         let is_new = |(since, _): &(Instant, Route)| since.elapsed() < LOOK_AGAIN;
         if let Some((_, route)) = self.known.lock().get(reference.registry()).filter(|known| is_new(known)) {
             return route.clone();
         }
         // Files are read here: nobody else waits for that.
-        let route = Route(self.look(reference).map(Into::into).map_err(Arc::new));
+        let found = self.look(reference);
         let mut known = self.known.lock();
-        known.retain(|_, known| is_new(known));
+        known.retain(|_, (since, _)| since.elapsed() < FORGOTTEN);
+        let before = known.get(reference.registry()).map(|(_, route)| route).filter(|route| route.0.is_ok());
+        let route = match (found, before) {
+            // Who reads now goes on as before, while somebody writes the file.
+            (Err(error), Some(before)) => {
+                tracing::warn!(registry = reference.registry(), %error, "the servers cannot be looked up, so they stay");
+                before.clone()
+            }
+            (found, _) => Route(found.map(Into::into).map_err(Arc::new)),
+        };
         known.insert(reference.registry().to_owned(), (Instant::now(), route.clone()));
         route
     }
@@ -192,7 +203,7 @@ mod tests {
     fn what_nobody_asks_for_is_forgotten() {
         let hosts = Hosts::new(HostPolicy::default(), Links::new(&RegistryOptions::default()));
         hosts.route(&"a.test/x".parse().unwrap());
-        hosts.known.lock().get_mut("a.test").unwrap().0 -= LOOK_AGAIN;
+        hosts.known.lock().get_mut("a.test").unwrap().0 -= FORGOTTEN;
         hosts.route(&"b.test/x".parse().unwrap());
         assert_eq!(hosts.known.lock().keys().collect::<Vec<_>>(), ["b.test"]);
     }
