@@ -125,11 +125,13 @@ impl KnownLayer {
             } else {
                 // Nodes without content have no blocks here, so the last one that begins before is the file.
                 let file = (0..self.nodes.len()).rev().find(|node| {
-                    matches!(self.nodes[*node].kind, Kind::File(size) if size > 0) && self.blocks[*node] * BLOCK <= at
+                    matches!(self.nodes[*node].kind, Kind::File(size) if size > 0)
+                        && self.blocks[*node] * BLOCK <= at
                 });
                 let file = file.expect("content begins with a file");
                 let within = at - self.blocks[file] * BLOCK;
-                let padded = (self.data_size(file).next_multiple_of(BLOCK) - within).min(most as u64) as usize;
+                let padded =
+                    (self.data_size(file).next_multiple_of(BLOCK) - within).min(most as u64) as usize;
                 let mut part = self.content(file as u32 + 1, within, padded);
                 part.resize(padded, 0);
                 bytes.extend(part);
@@ -164,7 +166,8 @@ impl KnownLayer {
             }
         }
         let mut image = std::mem::take(&mut self.metadata);
-        let mut put = |at: u64, bytes: &[u8]| image[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
+        let mut put =
+            |at: u64, bytes: &[u8]| image[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
         put(1024, &0xE0F5_E1E2_u32.to_le_bytes());
         put(1024 + 8, &2u32.to_le_bytes());
         put(1024 + 12, &[12]);
@@ -196,7 +199,9 @@ impl KnownLayer {
 
     /// One block with all names of a directory.
     fn directory_block(&self, index: u32) -> Vec<u8> {
-        let Some(Node { parent, kind: Kind::Directory(names), .. }) = self.node(index) else { return Vec::new() };
+        let Some(Node { parent, kind: Kind::Directory(names), .. }) = self.node(index) else {
+            return Vec::new();
+        };
         let dots = [(".", index), ("..", *parent)];
         let all: Vec<_> = dots.into_iter().chain(names.iter().map(|(name, node)| (&**name, *node))).collect();
         let mut block = Vec::new();

@@ -1,6 +1,6 @@
 //! A server of the hidden connection that tests may kill: two layers of known bytes, each as a tree and as an image.
 //!
-//! `hold SOCKET MILLISECONDS`, `help WORK...`, `serve DIRECTORY [FLAG...]` and `read FILE OFFSET [direct]` are its processes. What it
+//! `hold SOCKET MILLISECONDS [without-resend]`, `help WORK...`, `serve DIRECTORY [FLAG...]` and `read FILE OFFSET [direct]` are its processes. What it
 //! says on stdout is what the tests wait for. It has no state but what the connection has.
 
 use std::borrow::Cow;
@@ -151,9 +151,13 @@ fn serve(directory: &Path, flags: &[String]) -> ExitCode {
         flags.get(at + 1)?.parse::<u64>().ok()
     };
     let socket = directory.join("hold.sock");
-    let mut hold = Command::new(program());
-    hold.arg("hold").arg(&socket).arg(number("--abort-after").unwrap_or(600_000).to_string());
-    let keeper = Holder::connect_or_start(&socket, &mut hold).expect("a holder");
+    let abort_after = number("--abort-after").unwrap_or(600_000).to_string();
+    let without_resend = has("--without-resend");
+    let keeper = move || {
+        let mut hold = Command::new(program());
+        hold.arg("hold").arg(&socket).arg(&abort_after).args(without_resend.then_some("without-resend"));
+        Box::new(Holder::connect_or_start(&socket, &mut hold).expect("a holder"))
+    };
     let timeout = Duration::from_millis(50);
     let options = Options {
         mountpoint: directory.join("hidden"),
@@ -162,10 +166,10 @@ fn serve(directory: &Path, flags: &[String]) -> ExitCode {
         patience: Duration::from_millis(number("--patience").unwrap_or(60_000)),
         terms: Terms::default(),
         timeouts: Timeouts { attr: timeout, entry: timeout, negative: timeout },
-        without_resend: has("--without-resend"),
+        without_resend,
     };
     println!("waiting");
-    let connection = Connection::open(Box::new(keeper), options).expect("a connection");
+    let connection = Arc::new(Connection::open(keeper(), options).expect("a connection"));
     let held = Arc::new(Mutex::new(Vec::<Answer>::new()));
     let kind = if connection.is_resumed() { "resumed" } else { "new" };
     let hold = number("--hold-layer");
@@ -182,11 +186,18 @@ fn serve(directory: &Path, flags: &[String]) -> ExitCode {
         attach(&connection, hold, &held);
         println!("serving {kind}");
     }
+    let told = Arc::clone(&connection);
     thread::spawn(move || {
         for line in stdin().lock().lines().map_while(Result::ok) {
             if line == "release" {
                 let answers = std::mem::take(&mut *held.lock());
                 answers.into_iter().for_each(|answer| answer());
+            } else if line == "renew" {
+                while told.is_kept() {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                told.renew(keeper()).expect("another holder keeps");
+                println!("renewed");
             }
         }
     });
@@ -238,7 +249,8 @@ fn read(path: &Path, offset: u64, direct: bool) -> ExitCode {
     });
     is_ready.recv().expect("the handler is there");
     let flags = if direct { OFlags::DIRECT } else { OFlags::empty() };
-    let file = File::options().read(true).custom_flags(flags.bits() as i32).open(path).expect("the file is there");
+    let file =
+        File::options().read(true).custom_flags(flags.bits() as i32).open(path).expect("the file is there");
     let mut page = vec![0; 4096];
     match file.read_at(&mut page, offset) {
         Ok(length) => println!("read {length}"),
@@ -255,7 +267,8 @@ fn main() -> ExitCode {
     match verb.to_str() {
         Some("hold") => {
             let abort_after = Duration::from_millis(text(1).parse().expect("milliseconds"));
-            let options = holder::Options { socket: text(0).into(), abort_after };
+            let without_resend = text(2) == "without-resend";
+            let options = holder::Options { socket: text(0).into(), abort_after, without_resend };
             match holder::run(&options, || println!("ready")) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {

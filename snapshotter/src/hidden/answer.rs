@@ -145,9 +145,7 @@ impl Answer {
         let secs = attr.mtime.0 as u64;
         let nanos = attr.mtime.1;
         let all = self.u64(node.raw()).u64(attr.size).u64(blocks).u64(secs).u64(secs).u64(secs);
-        let words = [
-            nanos, nanos, nanos, attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, 4096, 0,
-        ];
+        let words = [nanos, nanos, nanos, attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, 4096, 0];
         words.into_iter().fold(all, Self::u32)
     }
 
@@ -207,7 +205,14 @@ impl Listing {
 
     /// Adds a name. `false` when it does not fit: the listing is then full. `attr` is not there for a name that the kernel
     /// must look up itself; `.` and `..` are such names. `kind` is the file type of the mode, or 0.
-    pub(crate) fn add(&mut self, name: &[u8], node: NodeId, kind: u32, next: u64, attr: Option<&Attr>) -> bool {
+    pub(crate) fn add(
+        &mut self,
+        name: &[u8],
+        node: NodeId,
+        kind: u32,
+        next: u64,
+        attr: Option<&Attr>,
+    ) -> bool {
         let head = if self.plus.is_some() { 128 } else { 0 };
         let length = head + (24 + name.len()).next_multiple_of(8);
         if self.answer.0.len() + length > self.room {

@@ -11,8 +11,8 @@ use std::path::Path;
 use rustix::io::{Errno, Result};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
-    recvmsg, sendmsg, socket_with,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect,
+    listen, recvmsg, sendmsg, socket_with,
 };
 
 /// Descriptors that one message can have.
@@ -38,6 +38,17 @@ pub(crate) fn listen_on(path: &Path) -> Result<OwnedFd> {
 pub(crate) fn connect_to(path: &Path) -> Result<OwnedFd> {
     let connection = socket()?;
     connect(&connection, &SocketAddrUnix::new(path)?)?;
+    Ok(connection)
+}
+
+/// Connects to a socket of datagrams: a path, or `@` and a name in the abstract space.
+pub(crate) fn connect_to_datagrams(address: &[u8]) -> Result<OwnedFd> {
+    let address = match address {
+        [b'@', name @ ..] => SocketAddrUnix::new_abstract_name(name)?,
+        path => SocketAddrUnix::new(path)?,
+    };
+    let connection = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    connect(&connection, &address)?;
     Ok(connection)
 }
 

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -75,7 +76,9 @@ pub enum HiddenError {
         source: io::Error,
     },
     /// The kernel's greeting was not understood.
-    #[error("cannot speak with the kernel's FUSE: it is of version {major}.{minor}, and 7.{OLDEST_MINOR} is needed")]
+    #[error(
+        "cannot speak with the kernel's FUSE: it is of version {major}.{minor}, and 7.{OLDEST_MINOR} is needed"
+    )]
     Version {
         /// Its major version.
         major: u32,
@@ -89,7 +92,9 @@ pub enum HiddenError {
     #[error("cannot serve the connection")]
     Device(#[source] io::Error),
     /// An old server is in the kernel, and this kernel cannot take requests back from it.
-    #[error("the old server (before this one) cannot be ended, and this kernel cannot send its requests again")]
+    #[error(
+        "the old server (before this one) cannot be ended, and this kernel cannot send its requests again"
+    )]
     OldServer,
     /// The helper failed.
     #[error(transparent)]
@@ -101,8 +106,9 @@ pub enum HiddenError {
 pub struct Connection {
     dispatch: Arc<Dispatch>,
     journal: Arc<Journal>,
-    readers: Readers,
-    keeper: Box<dyn Keeper>,
+    /// Until the process leaves.
+    readers: Mutex<Option<Readers>>,
+    keeper: Mutex<Box<dyn Keeper>>,
     options: Options,
     resumed: bool,
 }
@@ -118,7 +124,9 @@ impl Connection {
         let mut kept = keeper.acquire(options.patience)?;
         let earlier = (kept.take(FUSE), kept.take(JOURNAL));
         let (start, resumed) = match earlier {
-            (Some(fuse), Some(journal)) if is_alive(&fuse) => (Start::resume(fuse, journal, &kept, &options)?, true),
+            (Some(fuse), Some(journal)) if is_alive(&fuse) => {
+                (Start::resume(fuse, journal, &kept, &options)?, true)
+            }
             (fuse, _) => {
                 if fuse.is_some() {
                     tracing::warn!("the connection of an earlier process has ended; a new one begins");
@@ -135,6 +143,7 @@ impl Connection {
         });
         let cells = (!resends).then_some(&journal);
         let readers = Readers::start(&dispatch, cells, options.readers).map_err(HiddenError::Device)?;
+        let (readers, keeper) = (Mutex::new(Some(readers)), Mutex::new(keeper));
         let connection = Self { dispatch, journal, readers, keeper, options, resumed };
         connection.prime()?;
         Ok(connection)
@@ -196,7 +205,13 @@ impl Connection {
     }
 
     /// Mounts a layer that is an image on an existing directory. Blocking.
-    pub fn mount_image(&self, name: &str, on: &Path, read_ahead: u32, limit: Duration) -> Result<(), HelperError> {
+    pub fn mount_image(
+        &self,
+        name: &str,
+        on: &Path,
+        read_ahead: u32,
+        limit: Duration,
+    ) -> Result<(), HelperError> {
         let work = Work::MountImage { image: self.path(name), mountpoint: on.to_owned(), read_ahead };
         self.options.helper.run(&work, limit)
     }
@@ -228,15 +243,29 @@ impl Connection {
 
     /// Stops reading, and answers what was read, at most for `limit`. The process should end then: its successor begins with
     /// that, and answers the rest. How many requests that are.
-    pub fn leave(self, limit: Duration) -> usize {
-        self.readers.leave(limit)
+    pub fn leave(&self, limit: Duration) -> usize {
+        let readers = self.readers.lock().take();
+        readers.map_or(0, |readers| readers.leave(limit))
+    }
+
+    /// Whether the keeper is still there. If it is not, the connection ends with this process.
+    pub fn is_kept(&self) -> bool {
+        self.keeper.lock().is_there()
+    }
+
+    /// Gives the connection to another keeper, because the one before has ended.
+    pub fn renew(&self, mut keeper: Box<dyn Keeper>) -> Result<(), KeepError> {
+        keeper.acquire(self.options.patience)?;
+        keeper.keep(&[(FUSE, self.dispatch.device.fd()), (JOURNAL, self.journal.fd())])?;
+        *self.keeper.lock() = keeper;
+        Ok(())
     }
 
     /// Ends the connection: nothing may be mounted from it any more. Readers get errors.
-    pub fn end(mut self) -> Result<(), HiddenError> {
+    pub fn end(&self) -> Result<(), HiddenError> {
         let mountpoint = self.options.mountpoint.clone();
         self.options.helper.run(&Work::Detach { mountpoint }, DETACH_LIMIT)?;
-        Ok(self.keeper.give_up()?)
+        Ok(self.keeper.lock().give_up()?)
     }
 }
 

@@ -183,3 +183,162 @@ fn sized(reply: Reply, value: &[u8], size: u32) {
         _ => reply.error(Errno::RANGE),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+    use std::io::Read;
+    use std::time::Duration;
+
+    use super::super::answer;
+    use super::super::tree::Name;
+    use super::super::wire;
+    use super::*;
+
+    /// A layer of one file that has no attributes, and says so as a layer of its own connection would.
+    struct OneFile;
+
+    impl Tree for OneFile {
+        fn attr(&self, index: u32) -> Result<Attr, Errno> {
+            if index == NodeId::TOP { Ok(Attr::file(index, 3)) } else { Err(Errno::NOENT) }
+        }
+
+        fn lookup(&self, _directory: u32, _name: &[u8]) -> Result<Attr, Errno> {
+            Err(Errno::NOENT)
+        }
+
+        fn readlink(&self, _index: u32) -> Result<Cow<'_, [u8]>, Errno> {
+            Err(Errno::INVAL)
+        }
+
+        fn list(&self, _: u32, _: u64, _: &mut dyn FnMut(Name<'_>) -> bool) -> Result<(), Errno> {
+            Err(Errno::NOTDIR)
+        }
+
+        fn xattr(&self, _index: u32, _name: &[u8]) -> Result<Cow<'_, [u8]>, Errno> {
+            Err(Errno::NOSYS)
+        }
+
+        fn xattr_names(&self, _index: u32) -> Result<Cow<'_, [u8]>, Errno> {
+            Err(Errno::NOSYS)
+        }
+
+        fn totals(&self) -> Totals {
+            Totals::default()
+        }
+
+        fn read(&self, _index: u32, _offset: u64, _size: u32, reply: Reply) {
+            reply.data(b"abc");
+        }
+    }
+
+    const SLOT: Slot = Slot::new(1);
+    const FILE: NodeId = NodeId::new(SLOT, NodeId::TOP);
+
+    /// A connection whose answers can be read. A pipe stands for the kernel.
+    struct Kernel {
+        dispatch: Dispatch,
+        answers: std::io::PipeReader,
+    }
+
+    impl Kernel {
+        fn new(forest: Forest) -> Self {
+            let (answers, device) = std::io::pipe().unwrap();
+            let device = Arc::new(Device::new(device.into()));
+            Self { dispatch: Dispatch { device, forest, timeouts: Timeouts::default() }, answers }
+        }
+
+        fn with_file() -> Self {
+            let kernel = Self::new(Forest::default());
+            kernel.dispatch.forest.attach(SLOT, b"file", Arc::new(OneFile));
+            kernel
+        }
+
+        fn ask(&self, opcode: u32, node: NodeId, body: &[u8]) {
+            let mut request = Vec::new();
+            request.extend(((wire::HEADER + body.len()) as u32).to_ne_bytes());
+            request.extend(opcode.to_ne_bytes());
+            request.extend(8u64.to_ne_bytes());
+            request.extend(node.raw().to_ne_bytes());
+            request.extend([0; 16]);
+            request.extend(body);
+            let header = Header::parse(&request).unwrap();
+            let reply = Reply::new(Arc::clone(&self.dispatch.device), &header, None, false);
+            self.dispatch.request(&header, &request, reply);
+        }
+
+        /// Error number and body of the next answer.
+        fn answer(&mut self) -> (i32, Vec<u8>) {
+            let mut header = [0; answer::HEADER];
+            self.answers.read_exact(&mut header).unwrap();
+            let [length, error, ..] = *header.as_chunks::<4>().0 else {
+                unreachable!("a header has 16 bytes")
+            };
+            let mut body = vec![0; u32::from_ne_bytes(length) as usize - header.len()];
+            self.answers.read_exact(&mut body).unwrap();
+            (-i32::from_ne_bytes(error), body)
+        }
+
+        fn error(&mut self) -> Errno {
+            Errno::from_raw_os_error(self.answer().0)
+        }
+    }
+
+    fn range(size: u32) -> Vec<u8> {
+        [&[0; 16][..], &size.to_ne_bytes(), &[0; 20]].concat()
+    }
+
+    #[test]
+    fn a_layer_without_attributes_does_not_speak_for_all() {
+        let mut kernel = Kernel::with_file();
+        kernel.ask(22, FILE, b"\0\0\0\0\0\0\0\0user.a\0");
+        assert_eq!(kernel.error(), Errno::NODATA);
+        kernel.ask(23, FILE, &[0; 8]);
+        assert_eq!(kernel.answer(), (0, vec![0; 8]));
+    }
+
+    #[test]
+    fn operations_that_there_are_not_are_enosys_and_unknown_slots_estale() {
+        let mut kernel = Kernel::with_file();
+        kernel.ask(14, FILE, &[0; 8]);
+        assert_eq!(kernel.error(), Errno::NOSYS);
+        kernel.ask(25, NodeId::PROBE, &[0; 24]);
+        assert_eq!(kernel.error(), Errno::NOSYS);
+        kernel.ask(3, NodeId::new(Slot::new(9), 1), &[]);
+        assert_eq!(kernel.error(), Errno::STALE);
+        kernel.ask(1, NodeId::ROOT, b"other\0");
+        assert_eq!(kernel.error(), Errno::NOENT);
+    }
+
+    #[test]
+    fn a_request_for_an_awaited_layer_waits_for_it() {
+        let mut kernel = Kernel::new(Forest::awaiting(vec![(SLOT, b"file".to_vec())]));
+        kernel.ask(15, FILE, &range(2));
+        assert_eq!(kernel.dispatch.device.waiting.len(), 1);
+        let parked = kernel.dispatch.forest.attach(SLOT, b"file", Arc::new(OneFile));
+        kernel.dispatch.resume(parked);
+        assert_eq!(kernel.answer(), (0, b"ab".to_vec()));
+        assert_eq!(kernel.dispatch.device.waiting.len(), 0);
+    }
+
+    #[test]
+    fn an_interrupt_of_a_request_that_is_not_here_comes_again() {
+        let mut kernel = Kernel::with_file();
+        kernel.dispatch.device.waiting.add(2, 0, false);
+        // The first has no answer, so the next answer is the second's.
+        kernel.ask(36, NodeId::ROOT, &2u64.to_ne_bytes());
+        kernel.ask(36, NodeId::ROOT, &4u64.to_ne_bytes());
+        assert_eq!(kernel.error(), Errno::AGAIN);
+    }
+
+    #[test]
+    fn names_of_layers_are_asked_for_each_time() {
+        let mut kernel = Kernel::with_file();
+        kernel.ask(1, NodeId::ROOT, b"file\0");
+        let (error, body) = kernel.answer();
+        assert_eq!((error, &body[..8]), (0, &FILE.raw().to_ne_bytes()[..]));
+        let day = Duration::from_hours(24).as_secs();
+        // How long the name is kept, and how long the attributes.
+        assert_eq!((&body[16..24], &body[24..32]), (&[0; 8][..], &day.to_ne_bytes()[..]));
+    }
+}

@@ -157,3 +157,32 @@ impl Layers {
         self.places.insert(slot, (name, place)).map(|(_, place)| place)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_goes_on_where_it_was_though_layers_come_and_go() {
+        let slots = [1, 2, 5].map(|number| (Slot::new(number), format!("layer{number}").into_bytes()));
+        let forest = Forest::awaiting(slots.to_vec());
+        let names = |from, count: usize| {
+            let mut all = Vec::new();
+            forest.list(from, |name, _, _, next| {
+                let fits = all.len() < count;
+                if fits {
+                    all.push((String::from_utf8(name.to_vec()).unwrap(), next));
+                }
+                fits
+            });
+            all
+        };
+        let first = names(0, 4);
+        let only = |all: &[(String, u64)]| all.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        assert_eq!(only(&first), [".", "..", "layer1", "layer2"]);
+        assert!(forest.detach(Slot::new(1)).is_empty());
+        assert_eq!(only(&names(first[3].1, 9)), ["layer5"]);
+        assert_eq!(only(&names(1, 1)), [".."]);
+        assert_eq!(forest.awaited().len(), 2);
+    }
+}

@@ -121,13 +121,17 @@ pub fn perform(words: impl IntoIterator<Item = OsString>) -> u8 {
     let words: Vec<_> = words.into_iter().collect();
     let Some(work) = Work::parse(&words) else { return UNKNOWN_WORK };
     let done = match &work {
-        Work::MountImage { image, mountpoint, read_ahead } => mount::mount_image(image, mountpoint, *read_ahead),
+        Work::MountImage { image, mountpoint, read_ahead } => {
+            mount::mount_image(image, mountpoint, *read_ahead)
+        }
         Work::Detach { mountpoint } => mount::detach(mountpoint),
         Work::Prime { mountpoint } => mount::prime(mountpoint),
     };
     match done {
         Ok(()) => 0,
-        Err(error) => error.raw_os_error().and_then(|errno| u8::try_from(errno).ok()).unwrap_or(libc::EIO as u8),
+        Err(error) => {
+            error.raw_os_error().and_then(|errno| u8::try_from(errno).ok()).unwrap_or(libc::EIO as u8)
+        }
     }
 }
 

@@ -108,7 +108,8 @@ impl Journal {
             fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
             Ok(file)
         };
-        let journal = Self::map(make().map_err(|errno: rustix::io::Errno| JournalError::Memory(errno.into()))?)?;
+        let journal =
+            Self::map(make().map_err(|errno: rustix::io::Errno| JournalError::Memory(errno.into()))?)?;
         journal.write(0, &MAGIC);
         journal.word(NEXT_SLOT_AT).store(1, Ordering::Relaxed);
         journal.word(VERSION_AT).store(VERSION, Ordering::Release);

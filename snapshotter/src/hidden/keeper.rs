@@ -67,4 +67,8 @@ pub trait Keeper: Send + std::fmt::Debug {
 
     /// Closes all that is kept: the connection ends with this process's own descriptors.
     fn give_up(&mut self) -> Result<(), KeepError>;
+
+    /// Whether the keeper is still there. If it is not, nothing would outlive this process: see
+    /// [`Connection::renew`](super::Connection::renew).
+    fn is_there(&self) -> bool;
 }

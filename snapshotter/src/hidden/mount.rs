@@ -69,7 +69,8 @@ pub(super) fn prime(mountpoint: &Path) -> io::Result<()> {
 
 /// The mounts on a directory, by the text of the mount table.
 fn mounted_on<'a>(table: &'a [u8], mountpoint: &'a Path) -> impl Iterator<Item = PathBuf> + 'a {
-    let points = table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+    let points =
+        table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
     points.map(unescape).filter(move |point| point == mountpoint)
 }
 
@@ -78,7 +79,8 @@ fn unescape(field: &[u8]) -> PathBuf {
     let mut path = Vec::with_capacity(field.len());
     let mut rest = field;
     while let [first, after @ ..] = rest {
-        let digits = after.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        let digits =
+            after.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
         if let Some(byte) = digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             path.push(byte);
             rest = &after[3..];

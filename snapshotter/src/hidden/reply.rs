@@ -35,7 +35,12 @@ struct Owed {
 
 impl Reply {
     /// For a request that this process has read, or, if `inherited`, an earlier one.
-    pub(crate) const fn new(device: Arc<Device>, header: &Header, cell: Option<Cell>, inherited: bool) -> Self {
+    pub(crate) const fn new(
+        device: Arc<Device>,
+        header: &Header,
+        cell: Option<Cell>,
+        inherited: bool,
+    ) -> Self {
         let (unique, pid) = (header.unique, header.pid);
         Self(Some(Owed { device, unique, pid, size: usize::MAX, waits: false, inherited, cell }))
     }

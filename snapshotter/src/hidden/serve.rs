@@ -209,4 +209,3 @@ fn end_dying(device: &Device) {
         }
     }
 }
-

@@ -177,7 +177,9 @@ mod tests {
     fn a_thread_is_dying_when_it_has_a_sigkill() {
         assert!(has_sigkill("Name:\tdd\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000000000\n"));
         assert!(has_sigkill("SigPnd:\t0000000000000000\nShdPnd:\t0000000000000102\n"));
-        assert!(!has_sigkill("SigPnd:\t0000000000000200\nShdPnd:\t0000000000004000\nSigBlk:\t0000000000000100\n"));
+        assert!(!has_sigkill(
+            "SigPnd:\t0000000000000200\nShdPnd:\t0000000000004000\nSigBlk:\t0000000000000100\n"
+        ));
         assert!(!has_sigkill("SigPnd"));
     }
 }

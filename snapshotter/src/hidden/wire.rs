@@ -215,8 +215,7 @@ mod tests {
     fn a_header_is_read() {
         let bytes = request(3, &[]);
         let header = Header::parse(&bytes).unwrap();
-        let wanted =
-            Header { length: 40, opcode: 3, unique: RESENT | 6, node: (2 << 32) | 9, pid: 4711 };
+        let wanted = Header { length: 40, opcode: 3, unique: RESENT | 6, node: (2 << 32) | 9, pid: 4711 };
         assert_eq!(header, wanted);
     }
 

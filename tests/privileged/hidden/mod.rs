@@ -55,7 +55,10 @@ fn survives_kills(flags: &[&str]) {
     witnesses.expect_progress();
     let tally = witnesses.stop();
     server.signal(Signal::TERM);
-    println!("{KILLS} kills: {tally}; {resumed} successors served, the slowest after {slowest:?}; {}", server.rest());
+    println!(
+        "{KILLS} kills: {tally}; {resumed} successors served, the slowest after {slowest:?}; {}",
+        server.rest()
+    );
     tally.assert_clean();
     scene.assert_no_process_hangs();
 }
@@ -118,9 +121,9 @@ fn without_holder_and_server_readers_get_errors_at_once() {
     server.expect("serving new");
     let witnesses = Witnesses::start(&scene, 0..2);
     witnesses.expect_progress();
+    let start = Instant::now();
     scene.kill_holder();
     server.kill();
-    let start = Instant::now();
     witnesses.expect_errors();
     println!("errors after {:?}", start.elapsed());
     let tally = witnesses.stop();
@@ -129,6 +132,25 @@ fn without_holder_and_server_readers_get_errors_at_once() {
     // The mount of the dead connection is in the way of nobody.
     let mut server = scene.serve(&[]);
     server.expect("serving new");
+}
+
+#[test]
+fn a_holder_that_was_killed_is_replaced() {
+    let mut scene = Scene::new(&[]);
+    let mut server = scene.serve(&[]);
+    server.expect("serving new");
+    let witnesses = Witnesses::start(&scene, 0..2);
+    witnesses.expect_progress();
+    scene.kill_holder();
+    server.tell("renew");
+    server.expect("renewed");
+    server.kill();
+    let mut server = scene.serve(&[]);
+    server.expect("serving resumed");
+    witnesses.expect_progress();
+    let tally = witnesses.stop();
+    println!("a holder and then a server: {tally}");
+    tally.assert_clean();
 }
 
 #[test]

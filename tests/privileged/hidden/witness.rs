@@ -122,7 +122,10 @@ impl Tally {
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rounds, bytes, errors, wrong, longest, first } = self;
-        write!(f, "{rounds} rounds, {bytes} bytes, {errors} errors, {wrong} wrong, longest wait {longest:?}")?;
+        write!(
+            f,
+            "{rounds} rounds, {bytes} bytes, {errors} errors, {wrong} wrong, longest wait {longest:?}"
+        )?;
         first.iter().try_for_each(|first| write!(f, ", first: {first}"))
     }
 }
@@ -141,9 +144,16 @@ impl Seen {
     }
 
     /// Reads ranges of one file.
-    fn read(&self, known: &KnownLayer, root: &Path, source: Option<&Path>, chance: &mut Chance) -> io::Result<()> {
+    fn read(
+        &self,
+        known: &KnownLayer,
+        root: &Path,
+        source: Option<&Path>,
+        chance: &mut Chance,
+    ) -> io::Result<()> {
         let files = known.files();
-        let (index, path, size) = files[if chance.below(2) == 0 { 0 } else { chance.below(files.len() as u64) as usize }];
+        let (index, path, size) =
+            files[if chance.below(2) == 0 { 0 } else { chance.below(files.len() as u64) as usize }];
         let file = self.timed(|| File::open(root.join(path)))?;
         let outcome = (0..4).try_for_each(|_| {
             let offset = chance.below(size.max(1));
@@ -170,11 +180,15 @@ impl Seen {
             let found = self.timed(|| fs::symlink_metadata(&path))?;
             let same = match &node.kind {
                 Kind::File(size) => found.is_file() && found.len() == *size,
-                Kind::Link(target) => found.is_symlink() && self.timed(|| fs::read_link(&path))? == Path::new(target),
+                Kind::Link(target) => {
+                    found.is_symlink() && self.timed(|| fs::read_link(&path))? == Path::new(target)
+                }
                 Kind::Directory(names) => {
                     let listed = self.timed(|| {
                         let entries = fs::read_dir(&path)?;
-                        entries.map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default())).collect()
+                        entries
+                            .map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()))
+                            .collect()
                     });
                     let mut listed: Vec<String> = listed?;
                     listed.sort();

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::message::{Answer, Request};
@@ -105,5 +106,11 @@ impl Keeper for Holder {
 
     fn give_up(&mut self) -> Result<(), KeepError> {
         self.done(&Request::GiveUp, &[])
+    }
+
+    fn is_there(&self) -> bool {
+        // It says nothing without being asked, so whatever is to be read now is its end.
+        let mut polled = [PollFd::new(&self.0, PollFlags::IN)];
+        poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(0)
     }
 }

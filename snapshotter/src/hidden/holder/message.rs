@@ -20,7 +20,10 @@ pub(super) enum Request {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     /// The lease is the server's, and so are the descriptors of this message.
-    Granted { forced: bool, names: Vec<String> },
+    Granted {
+        forced: bool,
+        names: Vec<String>,
+    },
     Done,
     Refused(String),
 }
@@ -106,7 +109,8 @@ mod tests {
 
     #[test]
     fn other_bytes_are_no_messages() {
-        for bytes in [&b""[..], b"lease", b"lease -1", b"lease x", b"\xff\xff", b"granted 2", b"hello\nfuse"] {
+        for bytes in [&b""[..], b"lease", b"lease -1", b"lease x", b"\xff\xff", b"granted 2", b"hello\nfuse"]
+        {
             assert_eq!((Request::parse(bytes), Answer::parse(bytes)), (None, None));
         }
     }

@@ -43,6 +43,8 @@ pub struct Options {
     pub socket: PathBuf,
     /// How long readers wait for a server before they get errors.
     pub abort_after: Duration,
+    /// Do without the kernel's means to send requests again, for tests of what kernels before 6.9 need.
+    pub without_resend: bool,
 }
 
 /// Why a holder does not run.
@@ -80,6 +82,7 @@ struct State {
     peers: Vec<Peer>,
     leases: Leases<u64>,
     next: u64,
+    without_resend: bool,
 }
 
 /// Keeps descriptors until nobody wants them any more. `ready` is called when servers can connect. It makes the process the
@@ -99,7 +102,8 @@ pub fn run(options: &Options, ready: impl FnOnce()) -> Result<(), HoldError> {
     let listener = listen(&options.socket).map_err(failed)?;
     ready();
     let leases = Leases::new(options.abort_after, Instant::now());
-    let mut state = State { kept: Vec::new(), peers: Vec::new(), leases, next: 0 };
+    let without_resend = options.without_resend;
+    let mut state = State { kept: Vec::new(), peers: Vec::new(), leases, next: 0, without_resend };
     while state.act() {
         let mut events = state.wait(&listener).map_err(HoldError::Wait)?;
         if events.pop() == Some(true) {
@@ -164,7 +168,8 @@ impl State {
     }
 
     fn resend(&self) {
-        if let Some((_, fuse)) = self.kept.iter().find(|(name, _)| name == FUSE)
+        if !self.without_resend
+            && let Some((_, fuse)) = self.kept.iter().find(|(name, _)| name == FUSE)
             && let Err(error) = resend(fuse.as_fd())
         {
             // Before Linux 6.9 the kernel does not know it.
@@ -228,7 +233,9 @@ impl State {
         if !self.leases.is_owner(number) {
             return refused("another server has the lease");
         }
-        if names.len() != descriptors.len() || names.iter().any(|name| name.is_empty() || name.len() > MAX_NAME) {
+        if names.len() != descriptors.len()
+            || names.iter().any(|name| name.is_empty() || name.len() > MAX_NAME)
+        {
             return refused("names and descriptors do not match");
         }
         self.kept.retain(|(kept, _)| !names.contains(kept));
