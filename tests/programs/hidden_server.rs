@@ -191,7 +191,9 @@ fn serve(directory: &Path, flags: &[String]) -> ExitCode {
         for line in stdin().lock().lines().map_while(Result::ok) {
             if line == "release" {
                 let answers = std::mem::take(&mut *held.lock());
-                answers.into_iter().for_each(|answer| answer());
+                for answer in answers {
+                    answer();
+                }
             } else if line == "renew" {
                 while told.is_kept() {
                     thread::sleep(Duration::from_millis(1));

@@ -6,7 +6,7 @@
 //! What must always hold:
 //! * The keeper has the descriptor and the journal before the first request is read.
 //! * The kernel sends again what an earlier process had in hand before this process reads.
-//! * Nothing is unmounted on drop.
+//! * Nothing is unmounted or waited for on drop.
 
 use std::fs;
 use std::io;
@@ -266,6 +266,14 @@ impl Connection {
         let mountpoint = self.options.mountpoint.clone();
         self.options.helper.run(&Work::Detach { mountpoint }, DETACH_LIMIT)?;
         Ok(self.keeper.lock().give_up()?)
+    }
+}
+
+/// The process ends, or has failed to begin. Requests that it still has are its successor's: without this, whatever drops
+/// their replies now would answer them with errors.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.dispatch.device.leave();
     }
 }
 

@@ -8,6 +8,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -135,7 +136,11 @@ fn step(dispatch: &Dispatch, inbox: &mut Inbox, poll: &OwnedFd) -> bool {
     }
     match inbox.receive(device) {
         Ok(length) => {
-            handle(dispatch, inbox, length);
+            // A layer that panics has answered with EIO by then. It must not take the reader from the others.
+            let handled = catch_unwind(AssertUnwindSafe(|| handle(dispatch, inbox, length)));
+            if handled.is_err() {
+                tracing::error!("a layer panicked while it was asked");
+            }
             true
         }
         Err(Errno::AGAIN) => wait(poll),

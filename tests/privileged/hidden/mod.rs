@@ -193,7 +193,9 @@ fn a_layer_whose_bytes_do_not_come_holds_back_no_other() {
     println!("beside 40 readers that wait: {tally}");
     tally.assert_clean();
     server.tell("release");
-    stuck.iter_mut().for_each(|reader| reader.expect("read 4096"));
+    for reader in &mut stuck {
+        reader.expect("read 4096");
+    }
 }
 
 #[test]
@@ -238,7 +240,9 @@ fn a_reader_that_waits_for_a_byte_can_be_killed_and_is_not_disturbed_by_signals(
         reader.expect_deaf();
     }
     server.tell("release");
-    kept.iter_mut().for_each(|reader| reader.expect("read 4096"));
+    for reader in &mut kept {
+        reader.expect("read 4096");
+    }
 }
 
 #[test]

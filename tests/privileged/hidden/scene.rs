@@ -39,7 +39,7 @@ impl Scene {
         Self { directory: tempfile::tempdir().unwrap(), flags }
     }
 
-    fn command(&self, words: &[&str]) -> Server {
+    fn command(words: &[&str]) -> Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hidden-server"));
         command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -57,19 +57,19 @@ impl Scene {
     pub(super) fn serve(&mut self, flags: &[&str]) -> Server {
         let directory = self.directory.path().to_str().unwrap();
         let all = ["serve", directory].into_iter().chain(self.flags.iter().map(String::as_str));
-        self.command(&all.chain(flags.iter().copied()).collect::<Vec<_>>())
+        Self::command(&all.chain(flags.iter().copied()).collect::<Vec<_>>())
     }
 
     /// Starts a process that reads one page of a file of the hidden mount.
     pub(super) fn read(&self, path: &str, offset: u64) -> Server {
         let path = self.hidden().join(path);
-        self.command(&["read", path.to_str().unwrap(), &offset.to_string()])
+        Self::command(&["read", path.to_str().unwrap(), &offset.to_string()])
     }
 
     /// The same, past the page cache: the kernel sends INTERRUPT for each signal then.
     pub(super) fn read_directly(&self, path: &str, offset: u64) -> Server {
         let path = self.hidden().join(path);
-        self.command(&["read", path.to_str().unwrap(), &offset.to_string(), "direct"])
+        Self::command(&["read", path.to_str().unwrap(), &offset.to_string(), "direct"])
     }
 
     /// Where the hidden file system is mounted.
@@ -83,7 +83,7 @@ impl Scene {
         let mountpoint = self.directory.path().join(format!("image{layer}"));
         fs::create_dir_all(&mountpoint).unwrap();
         let words = ["help", "mount-image", image.to_str().unwrap(), mountpoint.to_str().unwrap(), "4096"];
-        let mut helper = self.command(&words);
+        let mut helper = Self::command(&words);
         assert_eq!(helper.wait().code(), Some(0), "the image is not mounted");
         mountpoint
     }

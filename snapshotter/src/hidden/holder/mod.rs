@@ -39,7 +39,7 @@ const OOM_SCORE: &str = "-999";
 /// How a holder runs.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Its socket. The directory must be root's alone.
+    /// Its socket, an absolute path. The directory must be root's alone.
     pub socket: PathBuf,
     /// How long readers wait for a server before they get errors.
     pub abort_after: Duration,
