@@ -7,13 +7,13 @@ mod scene;
 mod witness;
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use harness::known_layer::KnownLayer;
 use harness::patience::eventually;
-use rustix::process::Signal;
+use rustix::process::{Signal, getsid};
 use scene::Scene;
 use witness::Witnesses;
 
@@ -135,10 +135,13 @@ fn without_holder_and_server_readers_get_errors_at_once() {
 }
 
 #[test]
-fn a_holder_that_was_killed_is_replaced() {
+fn a_holder_is_for_root_alone_and_is_replaced_when_it_was_killed() {
     let mut scene = Scene::new(&[]);
     let mut server = scene.serve(&[]);
     server.expect("serving new");
+    assert_eq!(fs::metadata(scene.socket()).unwrap().permissions().mode() & 0o7777, 0o600);
+    let holder = scene.holder().expect("a holder runs");
+    assert_eq!(getsid(Some(holder)), Ok(holder), "the holder has no session of its own");
     let witnesses = Witnesses::start(&scene, 0..2);
     witnesses.expect_progress();
     scene.kill_holder();

@@ -29,6 +29,8 @@ pub(super) struct Server {
     child: Child,
     stdin: ChildStdin,
     lines: Receiver<String>,
+    /// What was not waited for yet.
+    said: Vec<String>,
     status: Option<ExitStatus>,
 }
 
@@ -50,7 +52,7 @@ impl Scene {
                 let _ = said.send(line);
             }
         });
-        Server { child, stdin, lines, status: None }
+        Server { child, stdin, lines, said: Vec::new(), status: None }
     }
 
     /// Starts a server.
@@ -86,6 +88,11 @@ impl Scene {
         let mut helper = Self::command(&words);
         assert_eq!(helper.wait().code(), Some(0), "the image is not mounted");
         mountpoint
+    }
+
+    /// The holder's socket.
+    pub(super) fn socket(&self) -> PathBuf {
+        self.directory.path().join("hold.sock")
     }
 
     /// The holder's process.
@@ -154,18 +161,20 @@ impl Server {
         eventually("the reader is deaf", || state(&fs::read_to_string(&stat).unwrap()) == Some('D'));
     }
 
-    /// Waits for a line that begins so. Other lines before it are passed over.
+    /// Waits for a line that begins so. Other lines are for later.
     #[track_caller]
     pub(super) fn expect(&mut self, beginning: &str) {
         let end = Instant::now() + PATIENCE;
-        let mut others = Vec::new();
         loop {
+            if let Some(at) = self.said.iter().position(|line| line.starts_with(beginning)) {
+                self.said.remove(at);
+                return;
+            }
             match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(line) if line.starts_with(beginning) => return,
-                Ok(line) => others.push(line),
-                Err(RecvTimeoutError::Timeout) => panic!("no {beginning:?}, but {others:?}"),
+                Ok(line) => self.said.push(line),
+                Err(RecvTimeoutError::Timeout) => panic!("no {beginning:?}, but {:?}", self.said),
                 Err(RecvTimeoutError::Disconnected) => {
-                    panic!("no {beginning:?}, but {others:?}; it ended with {:?}", self.child.wait())
+                    panic!("no {beginning:?}, but {:?}; it ended with {:?}", self.said, self.child.wait())
                 }
             }
         }
@@ -173,7 +182,8 @@ impl Server {
 
     /// What it says until it ends.
     pub(super) fn rest(&mut self) -> String {
-        self.lines.iter().collect::<Vec<_>>().join(", ")
+        self.said.extend(self.lines.iter());
+        self.said.join(", ")
     }
 
     /// Writes a line to its stdin.
