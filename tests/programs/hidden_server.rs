@@ -40,8 +40,8 @@ struct Layer {
 enum Pace {
     /// After 0 to 3 ms.
     Soon(Sender<(Duration, Answer)>),
-    /// When the test says so.
-    Held(Arc<Mutex<Vec<Answer>>>),
+    /// When the test says so. `None`: it has said so.
+    Held(Arc<Mutex<Option<Vec<Answer>>>>),
 }
 
 impl Layer {
@@ -125,8 +125,14 @@ impl Tree for Layer {
                 later.send((wait, answer)).expect("the timer runs");
             }
             Pace::Held(held) => {
-                held.lock().push(answer);
-                println!("held");
+                let mut held = held.lock();
+                if let Some(answers) = &mut *held {
+                    answers.push(answer);
+                    println!("held");
+                } else {
+                    drop(held);
+                    answer();
+                }
             }
         }
     }
@@ -170,7 +176,7 @@ fn serve(directory: &Path, flags: &[String]) -> ExitCode {
     };
     println!("waiting");
     let connection = Arc::new(Connection::open(keeper(), options).expect("a connection"));
-    let held = Arc::new(Mutex::new(Vec::<Answer>::new()));
+    let held = Arc::new(Mutex::new(Some(Vec::<Answer>::new())));
     let kind = if connection.is_resumed() { "resumed" } else { "new" };
     let hold = number("--hold-layer");
     if has("--attach-later") {
@@ -190,7 +196,7 @@ fn serve(directory: &Path, flags: &[String]) -> ExitCode {
     thread::spawn(move || {
         for line in stdin().lock().lines().map_while(Result::ok) {
             if line == "release" {
-                let answers = std::mem::take(&mut *held.lock());
+                let answers = held.lock().take().unwrap_or_default();
                 for answer in answers {
                     answer();
                 }
@@ -211,7 +217,7 @@ fn serve(directory: &Path, flags: &[String]) -> ExitCode {
 }
 
 /// Attaches both layers, each as a tree and as an image. Reads of layer `hold` are put into `held`.
-fn attach(connection: &Connection, hold: Option<u64>, held: &Arc<Mutex<Vec<Answer>>>) {
+fn attach(connection: &Connection, hold: Option<u64>, held: &Arc<Mutex<Option<Vec<Answer>>>>) {
     for layer in 0..2 {
         let known = Arc::new(KnownLayer::new(layer));
         for image in [false, true] {
