@@ -72,7 +72,7 @@ impl Reply {
 
     /// Answers with content that the caller has just written into memory of its own. It is not copied.
     ///
-    /// It must not be a mapping of a file: see [`super::answer`].
+    /// It must not be a mapping of a file: if the process is killed while the kernel faults a page of it in, the reader gets EIO.
     pub fn fresh(mut self, bytes: Vec<u8>) {
         if let Some(owed) = self.0.take() {
             let bytes = &bytes[..bytes.len().min(owed.size)];
