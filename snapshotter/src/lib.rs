@@ -4,7 +4,8 @@
 //! `grpc` translates containerd's requests; `snapshot` decides; `layer` makes one layer's bytes a mount and `unpack`
 //! a directory; `config` and `metrics` are how operators talk to it;
 //! `daemon` puts the rooms together, in directories that `private` closes to others. Below `layer`: `fs` answers what `fuse` is asked, `erofs`
-//! writes its answers down for the kernel, `span` holds the bytes, `prefetch` fetches them. No state lives here.
+//! writes its answers down for the kernel, `span` holds the bytes, `prefetch` fetches them. `hidden` is one FUSE connection for
+//! all layers, which outlives the process; no layer is on it yet (docs/design/0008). No state lives here.
 
 pub mod config;
 pub mod daemon;
@@ -12,6 +13,7 @@ mod erofs;
 pub mod fs;
 pub mod fuse;
 pub mod grpc;
+pub mod hidden;
 pub mod layer;
 pub mod metrics;
 pub mod prefetch;

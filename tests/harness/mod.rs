@@ -10,6 +10,7 @@ pub mod disk_image;
 pub mod docker_registry;
 pub mod faults;
 pub mod image;
+pub mod known_layer;
 pub mod layout;
 pub mod loop_disk;
 pub mod machine;

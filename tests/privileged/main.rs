@@ -16,6 +16,7 @@ mod erofs;
 mod fuse;
 #[cfg(feature = "shared")]
 mod golden;
+mod hidden;
 mod implied;
 #[cfg(feature = "shared")]
 mod interop;
