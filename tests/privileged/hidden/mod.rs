@@ -228,15 +228,16 @@ fn a_reader_that_waits_for_a_byte_can_be_killed_and_is_not_disturbed_by_signals(
         println!("direct: {direct}; readers ended {:?} after their signals", start.elapsed());
         kept.push(other);
     }
-    // The same after the server that had read the request was killed, while there is none.
+    // The same after the server that had read the request was killed. Who is killed before the holder has sent the request
+    // again waits for the next server.
     let mut orphan = scene.read_directly("layer0.tree/big", 4 << 20);
     server.expect("held");
     server.kill();
     orphan.signal(Signal::KILL);
-    assert!(orphan.was_killed());
-    // Those that live get what they wait for from the next server.
     let mut server = scene.serve(&["--hold-layer", "0"]);
     server.expect("serving resumed");
+    assert!(orphan.was_killed());
+    // Those that live get what they wait for.
     for reader in &mut kept {
         server.expect("held");
         reader.signal(Signal::USR1);
