@@ -4,11 +4,11 @@
 //! what gets stored and pushed; nothing is re-encoded.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use bytes::Bytes;
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::descriptor::{annotations, null_is_default};
 use super::list::MAX_ENTRIES;
@@ -98,7 +98,7 @@ struct ManifestFields {
     #[serde(default, deserialize_with = "null_is_default")]
     layers: Vec<Descriptor>,
     #[serde(default)]
-    manifests: Value,
+    manifests: Filled,
     #[serde(default)]
     subject: Option<Descriptor>,
     #[serde(default, deserialize_with = "annotations")]
@@ -114,9 +114,66 @@ struct KindFields {
     media_type: String,
     manifests: Option<IgnoredAny>,
     #[serde(default)]
-    config: Value,
+    config: Filled,
     #[serde(default)]
-    layers: Value,
+    layers: Filled,
+}
+
+/// Whether a field has anything: neither null nor an empty list. What it has is not kept.
+#[derive(Debug, Default, Clone, Copy)]
+struct Filled(bool);
+
+impl<'de> Deserialize<'de> for Filled {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(FilledVisitor)
+    }
+}
+
+struct FilledVisitor;
+
+impl<'de> Visitor<'de> for FilledVisitor {
+    type Value = Filled;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Filled, E> {
+        Ok(Filled(false))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Filled, E> {
+        Ok(Filled(true))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Filled, E> {
+        Ok(Filled(true))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Filled, E> {
+        Ok(Filled(true))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Filled, E> {
+        Ok(Filled(true))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Filled, E> {
+        Ok(Filled(true))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Filled, A::Error> {
+        let mut filled = false;
+        while list.next_element::<IgnoredAny>()?.is_some() {
+            filled = true;
+        }
+        Ok(Filled(filled))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Filled, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Filled(true))
+    }
 }
 
 impl Manifest {
@@ -133,7 +190,7 @@ impl Manifest {
         if media_type::is_index(&media_type) {
             return Err(ManifestError::MediaType(media_type));
         }
-        if !is_empty(&fields.manifests) {
+        if fields.manifests.0 {
             return Err(ManifestError::Both);
         }
         Ok(Self {
@@ -167,7 +224,7 @@ impl ImageIndex {
         if media_type::is_manifest(&media_type) {
             return Err(ManifestError::MediaType(media_type));
         }
-        if !is_empty(&fields.config) || !is_empty(&fields.layers) {
+        if fields.config.0 || fields.layers.0 {
             return Err(ManifestError::Both);
         }
         // An entry that we cannot read is of a tool or a platform that is none of our business.
@@ -213,13 +270,6 @@ struct IndexFile<'a> {
     #[serde(rename = "mediaType")]
     media_type: &'a str,
     manifests: &'a [Descriptor],
-}
-
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Array(elements) => elements.is_empty(),
-        other => other.is_null(),
-    }
 }
 
 fn limit(raw: &[u8]) -> Result<(), ManifestError> {

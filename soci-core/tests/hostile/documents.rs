@@ -44,6 +44,13 @@ fn many_small_values() {
 }
 
 #[test]
+fn a_list_that_nobody_reads() {
+    let list = vec!["{\"ranges\":[[0,1]]}"; 160_000].join(",");
+    let text = Bytes::from(format!("{{\"schemaVersion\":2,\"manifests\":[{list}]}}"));
+    assert!(crate::measured(text.len(), || SociIndex::parse(text.clone())).is_err());
+}
+
+#[test]
 fn more_layers_than_any_image_has() {
     let digest = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
     let blob = format!("{{\"digest\":\"{digest}\",\"size\":2}}");
