@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn late_work_is_given_up() {
         let work = Work::Prime { mountpoint: "/".into() };
-        let late = program(&["-c", "sleep 60"]).run(&work, Duration::from_millis(50));
+        let late = program(&["-c", "exec sleep 60"]).run(&work, Duration::from_millis(50));
         assert!(matches!(late, Err(HelperError::Late { .. })));
     }
 }
