@@ -186,12 +186,10 @@ async fn give_back(keep: Duration, snapshotter: Weak<Snapshotter>, node: Weak<No
                     return sweeper;
                 }
             };
-            if let Some(kept) = sweeper.sweep(needed, Instant::now()) {
-                match node.reclaim(&kept, keep) {
+            if let Some(swept) = sweeper.sweep(needed, Instant::now()) {
+                match node.reclaim(&swept) {
                     Ok((bytes, in_use)) => {
-                        if in_use {
-                            sweeper.try_again();
-                        }
+                        sweeper.given_back(in_use);
                         if bytes > 0 {
                             info!(bytes, "disk of layers that nobody needs was given back");
                         }

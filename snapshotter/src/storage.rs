@@ -28,47 +28,57 @@ impl Needed {
     }
 }
 
+/// What stays and what goes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Swept {
+    /// What stays. Of layers, all others go: nobody else keeps any.
+    pub kept: Needed,
+    /// Documents that were needed and are not any more. Others are not ours to remove.
+    pub over: HashSet<Digest>,
+}
+
 /// Decides what goes.
 #[derive(Debug)]
 pub struct Sweeper {
     keep: Duration,
     layers: HashMap<Digest, Instant>,
     documents: HashMap<Digest, Instant>,
+    /// Documents that are to go, until they have gone.
+    over: HashSet<Digest>,
     /// When it began: before, everything may have been needed.
     began: Instant,
-    /// Something may be on disk that is not needed: from before it began, or because it was still in use.
+    /// Layers may be on disk that are not needed: from before it began, or because they were still in use.
     is_left: bool,
 }
 
 impl Sweeper {
     /// Keeps what is not needed any more for `keep`.
     pub fn new(keep: Duration, now: Instant) -> Self {
-        Self { keep, layers: HashMap::new(), documents: HashMap::new(), began: now, is_left: true }
+        let (layers, documents, over) = Default::default();
+        Self { keep, layers, documents, over, began: now, is_left: true }
     }
 
-    /// What stays, from what is needed now; `None` when nothing else can be there.
-    pub fn sweep(&mut self, needed: Needed, now: Instant) -> Option<Needed> {
-        let is_old = |at: Instant| now.saturating_duration_since(at) >= self.keep;
+    /// What stays and goes, from what is needed now; `None` when nothing can go.
+    pub fn sweep(&mut self, needed: Needed, now: Instant) -> Option<Swept> {
+        let is_over = |at: &Instant| *at != now && now.saturating_duration_since(*at) >= self.keep;
         self.layers.extend(needed.layers.into_iter().map(|layer| (layer, now)));
         self.documents.extend(needed.documents.into_iter().map(|document| (document, now)));
-        let before = self.layers.len() + self.documents.len();
-        self.layers.retain(|_, at| *at == now || !is_old(*at));
-        self.documents.retain(|_, at| *at == now || !is_old(*at));
-        let may_go = self.is_left && is_old(self.began);
-        if self.layers.len() + self.documents.len() == before && !may_go {
+        self.is_left |= self.layers.extract_if(|_, at| is_over(at)).count() > 0;
+        self.over.extend(self.documents.extract_if(|_, at| is_over(at)).map(|(document, _)| document));
+        self.over.retain(|document| !self.documents.contains_key(document));
+        let may_go = self.is_left && now.saturating_duration_since(self.began) >= self.keep;
+        if !may_go && self.over.is_empty() {
             return None;
         }
-        self.is_left &= !may_go;
-        let (layers, documents) =
-            (self.layers.keys().copied().collect(), self.documents.keys().copied().collect());
-        Some(Needed { layers, documents })
+        let layers = self.layers.keys().copied().collect();
+        let documents = self.documents.keys().copied().collect();
+        Some(Swept { kept: Needed { layers, documents }, over: self.over.clone() })
     }
-}
 
-impl Sweeper {
-    /// Something that should have gone is still in use: it is tried again.
-    pub fn try_again(&mut self) {
-        self.is_left = true;
+    /// What was to go has gone, but for layers that are still in use.
+    pub fn given_back(&mut self, in_use: bool) {
+        self.over.clear();
+        self.is_left = in_use;
     }
 }
 
@@ -81,34 +91,50 @@ mod tests {
         Needed { documents: layers.clone(), layers }
     }
 
+    /// What goes of documents; their names are those of layers.
+    fn over(sweeper: &mut Sweeper, layers: &[&str], now: Instant) -> Option<HashSet<Digest>> {
+        let swept = sweeper.sweep(needed(layers), now)?;
+        sweeper.given_back(false);
+        assert!(swept.over.is_disjoint(&swept.kept.documents));
+        assert_eq!(swept.kept.layers, swept.kept.documents);
+        Some(swept.over)
+    }
+
     #[test]
     fn what_is_not_needed_stays_for_a_while() {
         let begin = Instant::now();
         let at = |seconds| begin + Duration::from_secs(seconds);
         let mut sweeper = Sweeper::new(Duration::from_mins(1), begin);
-        assert_eq!(sweeper.sweep(needed(&["a", "b"]), at(0)), None);
-        assert_eq!(sweeper.sweep(needed(&["a"]), at(59)), None, "b was needed a moment ago");
-        assert_eq!(sweeper.sweep(needed(&["a"]), at(60)), Some(needed(&["a"])));
-        assert_eq!(sweeper.sweep(needed(&["a"]), at(90)), None);
-        assert_eq!(sweeper.sweep(needed(&["c"]), at(100)), None);
-        assert_eq!(sweeper.sweep(needed(&["c", "a"]), at(140)), None, "needed again");
-        assert_eq!(sweeper.sweep(needed(&[]), at(200)), Some(needed(&[])));
+        let mut over = |layers: &[&str], seconds| over(&mut sweeper, layers, at(seconds));
+        let set = |names: &[&str]| Some(needed(names).documents);
+        assert_eq!(over(&["a", "b"], 0), None);
+        assert_eq!(over(&["a"], 59), None, "b was needed a moment ago");
+        assert_eq!(over(&["a"], 60), set(&["b"]));
+        assert_eq!(over(&["a"], 90), None);
+        assert_eq!(over(&["c"], 100), None);
+        assert_eq!(over(&["c", "a"], 140), None, "needed again");
+        assert_eq!(over(&[], 200), set(&["a", "c"]));
     }
 
     #[test]
-    fn what_an_earlier_process_has_left_goes_after_the_same_time() {
+    fn layers_that_an_earlier_process_has_left_go_after_the_same_time() {
         let begin = Instant::now();
         let mut sweeper = Sweeper::new(Duration::from_mins(1), begin);
-        assert_eq!(sweeper.sweep(needed(&[]), begin + Duration::from_secs(30)), None);
-        assert_eq!(sweeper.sweep(needed(&[]), begin + Duration::from_mins(1)), Some(needed(&[])));
-        assert_eq!(sweeper.sweep(needed(&[]), begin + Duration::from_secs(90)), None);
+        assert_eq!(over(&mut sweeper, &[], begin + Duration::from_secs(30)), None);
+        let nothing = Some(HashSet::new());
+        assert_eq!(over(&mut sweeper, &[], begin + Duration::from_mins(1)), nothing, "and no document");
+        assert_eq!(over(&mut sweeper, &[], begin + Duration::from_secs(90)), None);
     }
 
     #[test]
-    fn nothing_is_kept_for_no_time() {
+    fn what_has_not_gone_is_to_go_again_unless_it_is_needed() {
         let begin = Instant::now();
         let mut sweeper = Sweeper::new(Duration::ZERO, begin);
-        assert_eq!(sweeper.sweep(needed(&["a"]), begin), Some(needed(&["a"])));
-        assert_eq!(sweeper.sweep(needed(&["b"]), begin + Duration::from_secs(1)), Some(needed(&["b"])));
+        sweeper.sweep(needed(&["a", "b"]), begin).unwrap();
+        let later = begin + Duration::from_secs(1);
+        assert_eq!(sweeper.sweep(needed(&[]), later).unwrap().over, needed(&["a", "b"]).documents);
+        assert_eq!(sweeper.sweep(needed(&["b"]), later).unwrap().over, needed(&["a"]).documents);
+        sweeper.given_back(true);
+        assert!(sweeper.sweep(needed(&["b"]), later).is_some(), "a layer is in use");
     }
 }

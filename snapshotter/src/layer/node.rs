@@ -29,7 +29,7 @@ use crate::span::bitmap::BootId;
 use crate::span::cache::SpanCache;
 use crate::span::{SpanManager, SpanOptions, eviction};
 use crate::stats::Stats;
-use crate::storage::Needed;
+use crate::storage::{Needed, Swept};
 
 /// An image that nobody asked about for so long gives up its layers, unless they are mounted.
 const IDLE: Duration = Duration::from_mins(2);
@@ -68,6 +68,7 @@ pub struct NodeOptions {
 /// The data plane of one process.
 #[derive(Debug)]
 pub struct Node {
+    root: PathBuf,
     services: Arc<Services>,
     registry: Registry,
     content: LayoutStore,
@@ -120,6 +121,7 @@ impl Node {
         std::fs::create_dir_all(&cache).map_err(LayerError::Cache)?;
         let engine = Engine::new(options.runtime.clone(), options.engine, Arc::clone(&options.stats));
         let node = Arc::new(Self {
+            root: options.root,
             services: Arc::new(Services {
                 engine,
                 stats: options.stats,
@@ -194,13 +196,12 @@ impl Node {
         needed
     }
 
-    /// Takes away what no layer or image of `kept` needs, if it is older than `age`; the bytes that this gave, and whether
-    /// something is still in use. Blocking.
-    pub fn reclaim(&self, kept: &Needed, age: Duration) -> Result<(u64, bool), LayerError> {
+    /// Takes away what goes; the bytes that this gave, and whether a layer is still in use. Blocking.
+    pub fn reclaim(&self, Swept { kept, over }: &Swept) -> Result<(u64, bool), LayerError> {
         let is_over = |image: &ImageContext| !kept.documents.contains(&image.request().manifest_digest);
         // They hold their layers; dropped outside the lock.
-        let over: Vec<_> = self.images.lock().live.extract_if(|_, image| is_over(image)).collect();
-        drop(over);
+        let images: Vec<_> = self.images.lock().live.extract_if(|_, image| is_over(image)).collect();
+        drop(images);
         let (mut bytes, mut in_use) = (0, false);
         for cache in eviction::stored(&self.services.cache).map_err(LayerError::Cache)? {
             if kept.layers.contains(&cache.layer) {
@@ -212,10 +213,11 @@ impl Node {
                 in_use = true;
             }
         }
-        let root = self.content.root();
-        let artifacts = Artifacts::open(root.parent().unwrap_or(root))?;
-        let removed = store::reclaim(&self.content, &artifacts, kept.documents.iter().copied(), age)?;
-        Ok((bytes + removed.bytes(), in_use))
+        if !over.is_empty() {
+            let (artifacts, kept) = (Artifacts::open(&self.root)?, kept.documents.iter().copied());
+            bytes += store::reclaim(&self.content, &artifacts, over.iter().copied(), kept)?.bytes();
+        }
+        Ok((bytes, in_use))
     }
 
     /// Brings the caches of all layers in use to disk and marks them as closed cleanly. For the end of the process, after

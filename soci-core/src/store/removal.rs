@@ -61,22 +61,22 @@ pub fn remove(
     sweep(layout, artifacts, false, |_| Ok(Going { doomed, ..Going::default() }))
 }
 
-/// Removes blobs that have been here for `age` and that nobody has named or recorded: what a node has fetched. `used`, and
-/// all that these name, stay.
+/// Removes `unused` manifests, which a node has fetched, and what they name, but for all that `used` ones name, that has a
+/// name or a record, or that is part of those. Nothing else is looked at: it may be of a build that goes on.
 ///
 /// # Errors
 /// When the store or a record cannot be read or changed.
 pub fn reclaim(
     layout: &LayoutStore,
     artifacts: &Artifacts,
+    unused: impl IntoIterator<Item = Digest>,
     used: impl IntoIterator<Item = Digest>,
-    age: Duration,
 ) -> Result<Removed, StoreError> {
     sweep(layout, artifacts, false, |view| {
         let mut kept = view.reached(used.into_iter());
         // Those of layers are named by no manifest as long as they are being made.
         kept.extend(view.records.iter().chain(&view.forgotten).map(|record| record.digest));
-        Ok(Going { loose: view.blobs_of_age(age)?.into_iter().collect(), kept, ..Going::default() })
+        Ok(Going { loose: view.reached(unused.into_iter()), kept, ..Going::default() })
     })
 }
 

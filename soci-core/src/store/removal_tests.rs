@@ -236,18 +236,20 @@ fn what_a_node_has_fetched_goes_when_it_is_not_used_and_nothing_else() {
         (lab.layout.put(&index).unwrap(), ztoc.digest)
     };
     let (used, unused) = (fetched("used"), fetched("unused"));
-    let reclaim = |used: &[Digest], age| {
-        let removed = reclaim(&lab.layout, &lab.artifacts, used.iter().copied(), age).unwrap();
+    let reclaim = |unused: &[Digest], used: &[Digest]| {
+        let (unused, used) = (unused.iter().copied(), used.iter().copied());
+        let removed = reclaim(&lab.layout, &lab.artifacts, unused, used).unwrap();
         let mut gone: Vec<Digest> = removed.blobs.into_iter().map(|(digest, _)| digest).collect();
         gone.sort_unstable();
         gone
     };
-    assert_eq!(reclaim(&[], Duration::from_hours(1)), [], "it came just now");
+    let in_a_build = lab.layout.put(b"nobody has named it yet").unwrap();
     let mut expected = vec![unused.0, unused.1];
     expected.sort_unstable();
-    assert_eq!(reclaim(&[used.0], Duration::ZERO), expected);
+    assert_eq!(reclaim(&[unused.0, built], &[used.0]), expected);
     assert!(lab.layout.has(&used.0) && lab.layout.has(&used.1));
-    assert_eq!(reclaim(&[], Duration::ZERO).len(), 2);
+    assert_eq!(reclaim(&[used.0], &[]).len(), 2);
+    assert!(lab.layout.has(&in_a_build));
     assert!(ours.iter().all(|digest| lab.layout.has(digest)), "what was built here has records");
     assert_eq!(lab.layout.read(&built).unwrap(), raw);
 }
