@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::ids::NodeId;
-use super::tree::{Attr, Totals};
+use super::values::{Attr, Totals};
 use super::wire::{Init, NAME_MAX};
 
 /// Bytes of the header of each answer.

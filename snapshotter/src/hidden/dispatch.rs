@@ -12,7 +12,8 @@ use super::device::Device;
 use super::forest::{Forest, Found, PROBE, Parked};
 use super::ids::{NodeId, Slot};
 use super::reply::Reply;
-use super::tree::{Attr, Totals, Tree};
+use super::tree::Tree;
+use super::values::{Attr, Totals};
 use super::wire::{Header, Operation};
 
 /// What requests are answered from.
@@ -191,7 +192,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::answer;
-    use super::super::tree::Name;
+    use super::super::values::Name;
     use super::super::wire;
     use super::*;
 

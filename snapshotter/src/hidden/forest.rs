@@ -13,7 +13,8 @@ use parking_lot::RwLock;
 
 use super::ids::{NodeId, Slot};
 use super::reply::Reply;
-use super::tree::{Attr, Tree};
+use super::tree::Tree;
+use super::values::Attr;
 
 /// Name of the file in the root directory that is not a layer. Nobody reads it.
 pub(crate) const PROBE: &[u8] = b".probe";

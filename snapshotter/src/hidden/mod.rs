@@ -44,6 +44,7 @@ mod reply;
 mod serve;
 mod systemd;
 mod tree;
+mod values;
 mod waiting;
 mod wire;
 
@@ -56,4 +57,5 @@ pub use journal::JournalError;
 pub use keeper::{KeepError, Keeper, Kept};
 pub use reply::Reply;
 pub use systemd::Systemd;
-pub use tree::{Attr, Name, Totals, Tree};
+pub use tree::Tree;
+pub use values::{Attr, Name, Totals};

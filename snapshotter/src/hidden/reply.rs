@@ -1,7 +1,7 @@
 //! The right, and the duty, to answer one request.
 //!
 //! A [`Reply`] goes to whoever has the answer and may be used later, on any thread. It is used once. One that is dropped
-//! without an answer answers EIO, so no reader waits for an answer that nobody owes. A process that is leaving is the
+//! without an answer answers EIO, so that every reader gets an answer. A process that is leaving is the
 //! exception: its dropped replies stay with the kernel, and the successor answers them.
 
 use std::io::IoSlice;
