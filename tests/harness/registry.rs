@@ -13,10 +13,12 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use soci_core::digest::Digest;
+use soci_core::registry::{Credential, FixedCredential, RegistryOptions, RetryPolicy};
 use tokio::runtime::Runtime;
 
 pub use habits::{AuthMode, Habits, Ranges, Referrers};
@@ -99,6 +101,20 @@ impl TestRegistry {
     /// An open registry that serves its blobs itself.
     pub fn start() -> Self {
         Self::with(Habits::default())
+    }
+
+    /// A client that has its credential and gives up soon.
+    pub fn client(&self) -> RegistryOptions {
+        let credential = Credential::Basic { user: USER.to_owned(), password: PASSWORD.to_owned() };
+        RegistryOptions {
+            keychain: Arc::new(FixedCredential::new(self.host(), credential)),
+            retry: RetryPolicy {
+                max_retries: 2,
+                min_wait: Duration::from_millis(1),
+                ..RetryPolicy::default()
+            },
+            ..RegistryOptions::default()
+        }
     }
 
     /// An open registry on a port of this loopback address (`ADDRESS:0`).

@@ -2,9 +2,6 @@
 //!
 //! No read fails, no byte is wrong, and nothing that was pushed beside an image is lost.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use harness::disk_image::{self, half_random};
 use harness::image::{LayerSource, Published, TarWriter, gzip, publish};
 use harness::node::TestNode;
@@ -15,7 +12,7 @@ use snapshotter::unpack::{UnpackOptions, Unpacker, WholeLayer};
 use soci_core::digest::Digest;
 use soci_core::image::{ImageSource, Platform};
 use soci_core::media_type::{FINE_INDEX, OCI_LAYER_GZIP, SOCI_INDEX_V1};
-use soci_core::registry::{Credential, FixedCredential, Registry, RegistryOptions, RetryPolicy};
+use soci_core::registry::Registry;
 use soci_core::units::ByteRange;
 
 const AUTH: [AuthMode; 6] = [
@@ -38,15 +35,6 @@ fn reading() -> Vec<Habits> {
     all
 }
 
-fn options(registry: &TestRegistry) -> RegistryOptions {
-    let credential = Credential::Basic { user: USER.to_owned(), password: PASSWORD.to_owned() };
-    RegistryOptions {
-        keychain: Arc::new(FixedCredential::new(registry.host(), credential)),
-        retry: RetryPolicy { max_retries: 2, min_wait: Duration::from_millis(1), ..RetryPolicy::default() },
-        ..RegistryOptions::default()
-    }
-}
-
 /// A layer that is large enough for a read of its end to be dear where only the whole is given.
 fn tar() -> Vec<u8> {
     TarWriter::default().file("a", &half_random(3 << 20, 1)).file("b", &half_random(2 << 20, 2)).finish()
@@ -65,7 +53,7 @@ fn lazy_reads_are_right_or_the_layer_is_known_not_to_be_lazy() {
         let registry = TestRegistry::with(habits.clone());
         let image = published(&registry, &tar);
         let root = tempfile::tempdir().unwrap();
-        let node = TestNode::new(root.path(), |node| node.registry = Registry::new(options(&registry)));
+        let node = TestNode::new(root.path(), |node| node.registry = Registry::new(registry.client()));
         let state = node.runtime.block_on(node.image(&image).layer(&image.layers[0]));
         if habits.ranges == Ranges::Ignored {
             let error = state.expect_err("no part of it can be had").to_string();
@@ -108,7 +96,7 @@ fn a_full_pull_is_right_at_each_registry() {
             Unpacker::new(root.path().join("work"), limits, true, runtime.handle().clone()).unwrap();
         let size = registry.blob(&image.layers[0]).unwrap().len() as u64;
         let layer = WholeLayer {
-            repository: Registry::new(options(&registry)).repository(&image.reference.parse().unwrap()),
+            repository: Registry::new(registry.client()).repository(&image.reference.parse().unwrap()),
             digest: image.layers[0],
             size,
             diff_id: Digest::of(&tar),
@@ -155,7 +143,7 @@ fn pushes(soci: &Soci, habits: &Habits) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let image = || {
         runtime.block_on(async {
-            let source = ImageSource::parse(&name, &Registry::new(options(&registry))).unwrap();
+            let source = ImageSource::parse(&name, &Registry::new(registry.client())).unwrap();
             let image = source.resolve(&Platform::host()).await.unwrap().manifest.digest;
             let repository = source.repository().unwrap();
             for kind in [SOCI_INDEX_V1, FINE_INDEX] {

@@ -3,27 +3,16 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
-use std::time::Duration;
 
 use harness::disk_image::half_random;
 use harness::image::{LayerSource, TarWriter, gzip, publish};
 use harness::node::TestNode;
-use harness::registry::{AuthMode, Habits, PASSWORD, Ranges, TestRegistry, USER};
+use harness::registry::{AuthMode, Habits, Ranges, TestRegistry};
 use harness::way::Way;
 use snapshotter::layer::MountOptions;
-use soci_core::registry::{Credential, FixedCredential, Registry, RegistryOptions, RetryPolicy};
+use soci_core::registry::Registry;
 
 const SIZE: usize = 5 << 20;
-
-fn options(registry: &TestRegistry) -> RegistryOptions {
-    let credential = Credential::Basic { user: USER.to_owned(), password: PASSWORD.to_owned() };
-    RegistryOptions {
-        keychain: Arc::new(FixedCredential::new(registry.host(), credential)),
-        retry: RetryPolicy { max_retries: 2, min_wait: Duration::from_millis(1), ..RetryPolicy::default() },
-        ..RegistryOptions::default()
-    }
-}
 
 fn files_are_read_whatever_a_registry_does(way: Way) {
     let content = half_random(SIZE, 1);
@@ -40,7 +29,7 @@ fn files_are_read_whatever_a_registry_does(way: Way) {
         let root = tempfile::tempdir().unwrap();
         let node = TestNode::new(&root.path().join("node"), |options| {
             way.ask(options);
-            options.registry = Registry::new(self::options(&registry));
+            options.registry = Registry::new(registry.client());
         });
         let mountpoint = root.path().join("mnt");
         fs::create_dir(&mountpoint).unwrap();

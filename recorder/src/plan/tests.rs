@@ -24,6 +24,10 @@ fn planned(accesses: &[Access]) -> Vec<(String, u64, u64, u64)> {
     items.map(|i| (text(&i.path), i.range.start, i.range.end, i.first_need_ns / 1_000_000)).collect()
 }
 
+fn owned((path, start, end, t): (&str, u64, u64, u64)) -> (String, u64, u64, u64) {
+    (path.to_owned(), start, end, t)
+}
+
 #[test]
 fn pages_of_one_need_become_one_range_in_order_of_first_need() {
     let trace = [
@@ -35,9 +39,7 @@ fn pages_of_one_need_become_one_range_in_order_of_first_need() {
         access(40, "a", 12288, 100),
     ];
     let expected = [("a", 4096, 12288, 1), ("a", 0, 4096, 4), ("b", 0, 4096, 5), ("a", 12288, 16384, 40)];
-    let expected: Vec<_> =
-        expected.iter().map(|&(path, start, end, t)| (path.to_owned(), start, end, t)).collect();
-    assert_eq!(planned(&trace), expected);
+    assert_eq!(planned(&trace), expected.map(owned));
     let order: Vec<_> = first_use(&trace).iter().map(|path| path.to_vec()).collect();
     assert_eq!(order, [b"a".to_vec(), b"b".to_vec()]);
 }
@@ -60,9 +62,7 @@ fn pages_mapped_beside_a_fault_come_behind_the_needs_of_their_part_of_the_run() 
         ("late", 0, 4096, 60),
     ];
     assert_eq!(plan(&trace).must_have, 2, "what was asked for before the workload was ready");
-    let expected: Vec<_> =
-        expected.iter().map(|&(path, start, end, t)| (path.to_owned(), start, end, t)).collect();
-    assert_eq!(planned(&trace), expected);
+    assert_eq!(planned(&trace), expected.map(owned));
 }
 
 #[test]
@@ -74,8 +74,6 @@ fn only_pages_not_seen_before_are_planned() {
         access(70, "b", 5, 0),
     ];
     let expected = [("a", 4096, 8192, 1), ("a", 0, 4096, 50), ("a", 8192, 12288, 50)];
-    let expected: Vec<_> =
-        expected.iter().map(|&(path, start, end, t)| (path.to_owned(), start, end, t)).collect();
-    assert_eq!(planned(&trace), expected);
+    assert_eq!(planned(&trace), expected.map(owned));
     assert!(plan(&[]).items.is_empty());
 }
