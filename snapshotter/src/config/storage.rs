@@ -1,4 +1,4 @@
-//! `[storage]`, ours: what becomes of the disk that layers have taken.
+//! `[storage]`, ours: when the disk that layers took is given back.
 
 use std::time::Duration;
 

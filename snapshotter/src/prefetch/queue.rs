@@ -1,5 +1,5 @@
-//! Which span is fetched next when no reader waits: for each registry host the merged order of all images' prefetch
-//! artifacts, then the background class.
+//! Which span is fetched next when no reader waits. Each registry host has one list, in which the prefetch artifacts of all
+//! images are merged. The background class comes behind all lists.
 //!
 //! State: owned by the [`super::Engine`], under its lock; a layer that nobody uses any more is taken out by
 //! [`Queue::forget`]. A span that a reader has claimed, or that is cached already, is passed over when its turn comes: that
