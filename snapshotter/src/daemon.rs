@@ -16,11 +16,13 @@ use tonic::transport::Server;
 use tracing::{info, warn};
 
 use crate::config::{Config, StoreType};
-use crate::fuse::FuseOptions;
 use crate::grpc::Service;
+use crate::hidden::helper::Program;
 use crate::layer::{Discovery, LayerError, Node, NodeOptions, PackOptions};
+use crate::lock::{LockError, RootLock, Tried};
 use crate::metrics::defs::Sources;
 use crate::metrics::{Listener, MetricsError, serve};
+use crate::mounts::{FuseOptions, Keep, MountError, Mounts, MountsOptions};
 use crate::prefetch::{BackgroundOptions, EngineOptions};
 use crate::private;
 use crate::snapshot::{self, Counters, Policy, Snapshotter, causes, needs_userxattr};
@@ -30,7 +32,11 @@ use crate::storage::Sweeper;
 use crate::unpack::{UnpackOptions, Unpacker};
 
 /// How long requests that are in work may take to end when the process stops.
-const LAST_REQUESTS: Duration = Duration::from_secs(5);
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
+/// How long an earlier process may take to end before this one gives up.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked whether the mounts have a keeper.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
 /// How long to wait before a connection that could not be taken is tried again.
 const NEXT_ACCEPT: Duration = Duration::from_millis(100);
 /// An image that nobody has asked about for this long is not being pulled any more.
@@ -68,6 +74,12 @@ pub enum DaemonError {
     /// The configuration.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
+    /// The root directory is in use.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// Layers cannot be mounted.
+    #[error("cannot serve layers")]
+    Mounts(#[source] MountError),
     /// The gRPC server.
     #[error("gRPC server")]
     Grpc(#[source] tonic::transport::Error),
@@ -78,21 +90,31 @@ pub enum DaemonError {
 pub struct Daemon {
     snapshotter: Arc<Snapshotter>,
     node: Arc<Node>,
+    _lock: RootLock,
 }
 
 impl Daemon {
-    /// Makes every room below `root` and brings lazy layers of earlier pulls back. Warnings about the configuration go
-    /// to the log.
+    /// Makes every room below `root`, takes over what an earlier process serves, and brings lazy layers of earlier pulls
+    /// back. `program` is this program, for the processes that help it. Warnings about the configuration go to the log.
+    ///
+    /// # Errors
+    /// When another process serves this root, or a room cannot be made.
     pub async fn start(
         config: &Config,
         root: &Path,
         keychain: Arc<dyn Keychain>,
+        program: Program,
     ) -> Result<Self, DaemonError> {
         let no_root = |source| DaemonError::Root { path: root.to_path_buf(), source };
         private::root(root, "snapshotter").map_err(no_root)?;
         // Mounts are made from these paths by others, with other working directories.
         let root = std::fs::canonicalize(root).map_err(no_root)?;
         warn_of_unused(config);
+        let tried = blocking({
+            let root = root.clone();
+            move || RootLock::take(&root, PATIENCE)
+        });
+        let tried = tried.await?;
         for part in ["cache", "content", "snapshotter", "unpack"] {
             private::directory(&root.join(part)).map_err(no_root)?;
         }
@@ -117,8 +139,18 @@ impl Daemon {
             tokio::spawn(serve(listener, sources));
         }
         let content = LayoutStore::open(&root.join("content")).map_err(DaemonError::Store)?;
-        let node = Node::new(node_options(config, &root, registry.clone(), content, stats));
+        let node = Node::new(node_options(config, &root, registry.clone(), content, stats, program));
         let node = node.map_err(DaemonError::Layers)?;
+        let mounts = Arc::clone(node.mounts());
+        blocking(move || mounts.begin()).await.map_err(DaemonError::Mounts)?;
+        let lock = match tried {
+            Tried::Ours(lock) => lock,
+            // It waits for answers, and now has them.
+            Tried::OfDying => {
+                let root = root.clone();
+                blocking(move || RootLock::take_from_dying(&root, PATIENCE)).await?
+            }
+        };
         let unpack = unpack_options(config)?;
         let unpacker = Unpacker::new(root.join("unpack"), unpack, needs_userxattr(), Handle::current());
         let unpacker = unpacker.map_err(no_root)?;
@@ -132,7 +164,8 @@ impl Daemon {
         if let Some(keep) = config.storage.keep_unused() {
             tokio::spawn(give_back(keep, Arc::downgrade(&snapshotter), Arc::downgrade(&node)));
         }
-        Ok(Self { snapshotter, node })
+        tokio::spawn(look_after(Arc::downgrade(node.mounts())));
+        Ok(Self { snapshotter, node, _lock: lock })
     }
 
     /// Answers on `listener` until `stop`; gives requests in work a moment to end.
@@ -160,15 +193,35 @@ impl Daemon {
         Ok(())
     }
 
-    /// Unmounts every lazy layer and brings the caches to disk, so that the next start trusts all of them.
+    /// Unmounts every lazy layer, unless mounts outlive the process, and brings the caches to disk, so that the next start
+    /// trusts all of them.
     pub async fn close(self) {
         let closed = tokio::task::spawn_blocking(move || {
             self.snapshotter.close();
+            self.node.mounts().close();
             self.node.close();
         });
         if closed.await.is_err() {
             warn!("the end was not clean");
         }
+    }
+}
+
+/// Runs blocking work away from the threads of the async runtime. A panic of the work goes on here.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Sees to it that the mounts have a keeper, as long as there is a daemon.
+async fn look_after(mounts: Weak<Mounts>) {
+    loop {
+        tokio::time::sleep(LOOK_AFTER).await;
+        let Some(mounts) = mounts.upgrade() else { return };
+        // A panic in there was logged by its thread.
+        let _ = tokio::task::spawn_blocking(move || mounts.look_after()).await;
     }
 }
 
@@ -259,6 +312,7 @@ fn node_options(
     registry: Registry,
     content: LayoutStore,
     stats: Arc<Stats>,
+    program: Program,
 ) -> NodeOptions {
     let background = &config.background_fetch;
     // Where nothing is lazy, nothing is to be found out or fetched ahead.
@@ -288,12 +342,21 @@ fn node_options(
             verification_retries: config.blob.span_verification_retries(),
             ..SpanOptions::default()
         },
-        fuse: FuseOptions {
-            attr_timeout: config.fuse.attr_ttl(),
-            entry_timeout: config.fuse.entry_ttl(),
-            negative_timeout: config.fuse.negative_ttl(),
-            erofs: config.fuse.erofs,
-            ..FuseOptions::default()
+        mounts: MountsOptions {
+            root: root.to_path_buf(),
+            program,
+            keep: if config.restart.keep_mounts {
+                Keep::Mounts { abort_after: config.restart.abort_after() }
+            } else {
+                Keep::Nothing
+            },
+            fuse: FuseOptions {
+                attr_timeout: config.fuse.attr_ttl(),
+                entry_timeout: config.fuse.entry_ttl(),
+                negative_timeout: config.fuse.negative_ttl(),
+                erofs: config.fuse.erofs,
+                ..FuseOptions::default()
+            },
         },
     }
 }

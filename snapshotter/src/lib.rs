@@ -3,19 +3,21 @@
 //!
 //! `grpc` translates containerd's requests; `snapshot` decides; `layer` makes one layer's bytes a mount and `unpack`
 //! a directory; `config` and `metrics` are how operators talk to it;
-//! `daemon` puts the rooms together, in directories that `private` closes to others. Below `layer`: `fs` answers what `fuse` is asked, `erofs`
-//! writes its answers down for the kernel, `span` holds the bytes, `prefetch` fetches them. `hidden` is one FUSE connection for
-//! all layers, which outlives the process; no layer is on it yet (docs/design/0008). No state lives here.
+//! `daemon` puts the rooms together, in directories that `private` closes to others. Below `layer`: `fs` answers what the kernel asks,
+//! `erofs` writes its answers down for the kernel, `mounts` puts them on `hidden`, the one FUSE connection, which outlives the
+//! process (docs/design/0008); `span` holds the bytes, `prefetch` fetches them. No state lives here.
 
 pub mod config;
 pub mod daemon;
 mod erofs;
 pub mod fs;
-pub mod fuse;
 pub mod grpc;
 pub mod hidden;
 pub mod layer;
+pub mod lock;
 pub mod metrics;
+mod mountinfo;
+pub mod mounts;
 pub mod prefetch;
 mod private;
 pub mod snapshot;
@@ -23,4 +25,5 @@ pub mod socket;
 pub mod span;
 pub mod stats;
 pub mod storage;
+pub mod takedown;
 pub mod unpack;

@@ -3,7 +3,7 @@
 mod malloc;
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use snapshotter::config::{self, Config};
 use snapshotter::daemon::Daemon;
+use snapshotter::hidden::helper::{self, Program};
+use snapshotter::hidden::holder;
 use snapshotter::socket;
+use snapshotter::takedown::take_down;
 use soci_core::registry::DockerConfig;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -49,6 +52,25 @@ enum Command {
     /// Show configuration.
     #[command(subcommand)]
     Config(Show),
+    /// Take down all mounts that a daemon has left, and the process that keeps them. The daemon must be stopped.
+    Unmount {
+        /// Also if containers use layers. They get errors then.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Keep the connection of the mounts while no daemon runs. The daemon starts this by itself.
+    #[command(hide = true)]
+    Hold {
+        /// Where daemons come.
+        #[arg(long)]
+        socket: PathBuf,
+        /// How many seconds readers wait for a daemon before they get errors.
+        #[arg(long)]
+        abort_after: u64,
+    },
+    /// Work on mounts for a daemon. The daemon starts this by itself.
+    #[command(hide = true)]
+    Assist,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]
@@ -71,15 +93,42 @@ enum LogLevel {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(Command::Config(show)) = cli.command {
-        return match print_config(show, cli.config.as_deref()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("soci-snapshotter-grpc: {error:#}");
-                ExitCode::FAILURE
-            }
-        };
+    let done = match &cli.command {
+        None => return serve_until_told(cli),
+        Some(Command::Config(show)) => print_config(*show, cli.config.as_deref()),
+        Some(Command::Unmount { force }) => unmount(&cli.root, *force),
+        Some(Command::Hold { socket, abort_after }) => hold(socket, *abort_after, cli.log_level),
+        Some(Command::Assist) => {
+            helper::serve();
+            Ok(())
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("soci-snapshotter-grpc: {error:#}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+/// Takes down what a daemon has left.
+fn unmount(root: &Path, force: bool) -> anyhow::Result<()> {
+    let mounts = take_down(root, force)?;
+    println!("{mounts} mounts taken down below {}", root.display());
+    Ok(())
+}
+
+/// Keeps descriptors until nobody wants them any more.
+fn hold(socket: &Path, abort_after: u64, level: LogLevel) -> anyhow::Result<()> {
+    start_log(level);
+    let abort_after = Duration::from_secs(abort_after);
+    let options = holder::Options { socket: socket.to_owned(), abort_after, without_resend: false };
+    // The daemon waits for a line, and then reads no more.
+    Ok(holder::run(&options, || println!("ready"))?)
+}
+
+fn serve_until_told(cli: Cli) -> ExitCode {
     malloc::tune();
     // Whoever starts us may have another one: nothing that we make may be written by others.
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -94,7 +143,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn print_config(show: Show, path: Option<&std::path::Path>) -> anyhow::Result<()> {
+fn print_config(show: Show, path: Option<&Path>) -> anyhow::Result<()> {
     let config = match show {
         Show::Default => Config::default(),
         Show::Dump => config::load(path)?.config,
@@ -157,7 +206,7 @@ async fn serve(cli: &Cli, config: &Config) -> anyhow::Result<()> {
     let docker = docker.or_else(|| std::env::home_dir().map(|home| home.join(".docker"))).unwrap_or_default();
     let keychain = Arc::new(DockerConfig::new(docker.join("config.json")));
     let daemon = tokio::select! {
-        started = Daemon::start(config, &cli.root, keychain) => started?,
+        started = Daemon::start(config, &cli.root, keychain, program(cli.log_level)) => started?,
         _ = interrupt.recv() => return Ok(()),
         _ = terminate.recv() => return Ok(()),
     };
@@ -174,6 +223,13 @@ async fn serve(cli: &Cli, config: &Config) -> anyhow::Result<()> {
     let served = served.await;
     daemon.close().await;
     Ok(served?)
+}
+
+/// This program, even if its file was replaced, as the processes that help it are to be run.
+fn program(level: LogLevel) -> Program {
+    let level = level.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+    let words = ["--log-level".into(), level.into()].to_vec();
+    Program { path: "/proc/self/exe".into(), words, name: "soci-snapshotter-grpc".into() }
 }
 
 async fn listen(address: &str) -> anyhow::Result<UnixListener> {

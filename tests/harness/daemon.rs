@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 use soci_core::containerd::{SnapshotsClient, snapshots_client};
 
@@ -95,11 +94,23 @@ impl Daemon {
         value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no metric {name} in:\n{text}"))
     }
 
-    /// Mountpoints below its root.
+    /// Mountpoints of layers.
     pub fn mounts(&self) -> Vec<PathBuf> {
         let table = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
         let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
-        points.filter(|point| point.starts_with(self.root())).collect()
+        points.filter(|point| point.starts_with(self.root().join("snapshotter"))).collect()
+    }
+
+    /// `soci-snapshotter-grpc unmount`: what it says, or why it does not do it.
+    ///
+    /// # Errors
+    /// The words on standard error.
+    pub fn unmount(&self, flags: &[&str]) -> Result<String, String> {
+        let mut command = Command::new(program("soci-snapshotter-grpc"));
+        let output = command.arg("--root").arg(self.root()).arg("unmount").args(flags).output();
+        let output = output.expect("the daemon is a program");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 
     /// kill -9.
@@ -146,10 +157,8 @@ impl Drop for Daemon {
         // Both fail when the process has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        for point in self.mounts().into_iter().rev() {
-            if let Err(error) = unmount(&point, UnmountFlags::DETACH) {
-                eprintln!("{} stays mounted: {error}", point.display());
-            }
+        if let Err(error) = self.unmount(&["--force"]) {
+            eprintln!("mounts stay: {error}");
         }
         if std::thread::panicking() {
             eprintln!("log of the daemon:\n{}", self.log());

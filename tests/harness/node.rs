@@ -4,11 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::daemon::program;
 use crate::image::Published;
-use snapshotter::fuse::FuseOptions;
+use snapshotter::hidden::helper::Program;
 use snapshotter::layer::{
-    Companions, Discovery, ImageContext, ImageRequest, Layer, LayerState, Node, NodeOptions, PackOptions,
+    Companions, Discovery, ImageContext, ImageRequest, Layer, LayerState, MountOptions, Node, NodeOptions,
+    PackOptions,
 };
+use snapshotter::mounts::{FuseOptions, Keep, MountError, Mounted, MountsOptions};
 use snapshotter::prefetch::EngineOptions;
 use snapshotter::span::SpanOptions;
 use snapshotter::stats::Stats;
@@ -55,7 +58,16 @@ impl TestNode {
             cache_limit: 0,
             engine: EngineOptions::default(),
             spans: SpanOptions { read_timeout: Duration::from_secs(30), ..SpanOptions::default() },
-            fuse: FuseOptions::default(),
+            mounts: MountsOptions {
+                root: root.to_owned(),
+                program: Program {
+                    path: program("soci-snapshotter-grpc"),
+                    words: Vec::new(),
+                    name: "soci-snapshotter-grpc".into(),
+                },
+                keep: Keep::Nothing,
+                fuse: FuseOptions::default(),
+            },
         };
         change(&mut options);
         let node = Node::new(options).unwrap();
@@ -84,5 +96,39 @@ impl TestNode {
             LayerState::Lazy(layer) => layer,
             other => panic!("layer {at} is not lazy: {other:?}"),
         }
+    }
+}
+
+impl Drop for TestNode {
+    fn drop(&mut self) {
+        self.node.mounts().close();
+    }
+}
+
+/// A mounted layer, which is unmounted with the drop.
+#[derive(Debug)]
+pub struct TestMount {
+    layer: Arc<Layer>,
+    mounted: Mounted,
+}
+
+impl TestMount {
+    /// Mounts a layer on an existing directory.
+    ///
+    /// # Errors
+    /// When it cannot be mounted.
+    pub fn new(layer: &Arc<Layer>, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
+        Ok(Self { mounted: layer.mount(mountpoint, options)?, layer: Arc::clone(layer) })
+    }
+
+    /// Where it is mounted.
+    pub fn mountpoint(&self) -> &Path {
+        self.mounted.mountpoint()
+    }
+}
+
+impl Drop for TestMount {
+    fn drop(&mut self) {
+        self.layer.mounts().unmount(&self.mounted);
     }
 }

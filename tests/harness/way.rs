@@ -17,7 +17,7 @@ pub enum Way {
 impl Way {
     /// Asks a node for it.
     pub fn ask(self, options: &mut NodeOptions) {
-        options.fuse.erofs = self == Self::Image;
+        options.mounts.fuse.erofs = self == Self::Image;
     }
 
     /// Checks that a layer is mounted in this way: on a kernel before 6.12, which mounts no images from files, by FUSE.

@@ -128,14 +128,15 @@ fn a_registry_that_does_not_answer_costs_one_time_limit() {
 
 #[test]
 fn two_containers_on_a_layer_that_was_unavailable_get_one_mount() {
-    let mut lab = Lab::new(&layers(), "", |_| {});
+    const KEEP_NOTHING: &str = "[restart]\nkeep_mounts = false\n";
+    let mut lab = Lab::new(&layers(), KEEP_NOTHING, |_| {});
     let (_, top) = lab.pull();
     lab.daemon.kill();
     for kept in ["content", "cache"] {
         fs::remove_dir_all(lab.daemon.root().join(kept)).unwrap();
     }
     lab.registry.faults().add(When::path("/v2/"), Fault::Status(404, None));
-    lab.daemon.restart("");
+    lab.daemon.restart(KEEP_NOTHING);
     assert_eq!(lab.daemon.mounts().len(), 0);
     lab.registry.faults().clear();
     let (mut one, mut other) = (lab.client(), lab.client());

@@ -9,7 +9,7 @@ use harness::daemon::Daemon;
 use harness::faults::{Fault, When};
 use harness::image::{LayerSource, TarWriter, publish};
 use harness::machine::mounts_mentioning;
-use harness::node::TestNode;
+use harness::node::{TestMount, TestNode};
 use harness::registry::{AuthMode, Habits, TestRegistry};
 use harness::soci::{Outcome, Soci};
 use serde_json::Value;
@@ -34,7 +34,7 @@ fn daemon_mounts_images() -> bool {
     let node = TestNode::new(root.path(), |_| {});
     let mountpoint = root.path().join("mnt");
     fs::create_dir(&mountpoint).unwrap();
-    let _mounted = node.layer(&image, 0).mount(&mountpoint, &MountOptions::default()).unwrap();
+    let _mounted = TestMount::new(&node.layer(&image, 0), &mountpoint, &MountOptions::default()).unwrap();
     node.stats.erofs_mounts.get() == 1
 }
 

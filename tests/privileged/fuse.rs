@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use harness::image::{LayerSource, Published, TarWriter, publish};
-use harness::node::TestNode;
+use harness::node::{TestMount, TestNode};
 use harness::patience::eventually;
 use harness::registry::TestRegistry;
 use harness::tree::{self, Tree, listing};
@@ -17,7 +17,7 @@ use harness::way::Way;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use snapshotter::layer::{FuseMount, MountOptions};
+use snapshotter::layer::MountOptions;
 
 /// A directory with one of everything that a layer may hold.
 fn one_of_everything(root: &Path) {
@@ -141,14 +141,14 @@ impl Lab {
         Self { node: TestNode::new(root.path(), |options| way.ask(options)), image, registry, root, way }
     }
 
-    fn mount(&self, at: usize) -> FuseMount {
+    fn mount(&self, at: usize) -> TestMount {
         self.mount_with(at, &MountOptions::default())
     }
 
-    fn mount_with(&self, at: usize, options: &MountOptions) -> FuseMount {
+    fn mount_with(&self, at: usize, options: &MountOptions) -> TestMount {
         let mountpoint = self.root.path().join(format!("mnt{at}"));
         fs::create_dir_all(&mountpoint).unwrap();
-        let mounted = self.node.layer(&self.image, at).mount(&mountpoint, options).unwrap();
+        let mounted = TestMount::new(&self.node.layer(&self.image, at), &mountpoint, options).unwrap();
         self.way.check(&mountpoint);
         mounted
     }
@@ -426,7 +426,7 @@ fn a_full_disk_keeps_nobody_from_reading(way: Way) {
     let layer = node.layer(&image, 0);
     let mountpoint = work.path().join("mnt");
     fs::create_dir(&mountpoint).unwrap();
-    let mounted = layer.mount(&mountpoint, &MountOptions::default()).unwrap();
+    let mounted = TestMount::new(&layer, &mountpoint, &MountOptions::default()).unwrap();
     let file = File::open(mountpoint.join("usr/big")).unwrap();
     let mut part = vec![0; 64 << 10];
     for at in (0..want.len() - part.len()).step_by(128 << 10) {

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use flate2::read::MultiGzDecoder;
 use harness::image::{LayerSource, publish};
-use harness::node::TestNode;
+use harness::node::{TestMount, TestNode};
 use harness::registry::TestRegistry;
 use harness::tree::{self, listing};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -106,7 +106,7 @@ fn the_reference_image_is_what_gnu_tar_unpacks() {
         .map(|at| {
             let mountpoint = work.path().join(format!("layer{at}"));
             fs::create_dir(&mountpoint).unwrap();
-            node.layer(&image, at).mount(&mountpoint, &MountOptions::default()).unwrap()
+            TestMount::new(&node.layer(&image, at), &mountpoint, &MountOptions::default()).unwrap()
         })
         .collect();
     let merged = work.path().join("merged");

@@ -7,6 +7,7 @@ mod containerd_companions;
 mod containerd_images;
 mod containerd_kinds;
 mod daemon_care;
+mod daemon_deaths;
 mod doctor;
 mod ebpf;
 mod ebpf_exact;

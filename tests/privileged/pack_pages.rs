@@ -8,10 +8,11 @@ use std::path::Path;
 use harness::companions::PackParts;
 use harness::faults::{Fault, When};
 use harness::image::{LayerSource, TarWriter};
+use harness::node::TestMount;
 use harness::pack_lab::{Lab, Running, two_layers};
 use harness::patience::eventually;
 use harness::way::Way;
-use snapshotter::layer::{Companions, FuseMount, MountOptions};
+use snapshotter::layer::{Companions, MountOptions};
 use soci_core::pack::Extent;
 use soci_core::pack::testing::{ForgedBlock, forged};
 use soci_core::units::ByteRange;
@@ -29,11 +30,11 @@ fn in_tars(needs: &[(usize, u64, u64)]) -> Vec<(usize, u64, u64)> {
 }
 
 /// Both layers, mounted.
-fn mounts(way: Way, here: &Running, dir: &Path) -> Vec<FuseMount> {
+fn mounts(way: Way, here: &Running, dir: &Path) -> Vec<TestMount> {
     let mount = |(at, layer): (usize, &std::sync::Arc<snapshotter::layer::Layer>)| {
         let place = dir.join(at.to_string());
         std::fs::create_dir(&place).unwrap();
-        let mounted = layer.mount(&place, &MountOptions::default()).unwrap();
+        let mounted = TestMount::new(layer, &place, &MountOptions::default()).unwrap();
         way.check(&place);
         mounted
     };
@@ -41,7 +42,7 @@ fn mounts(way: Way, here: &Running, dir: &Path) -> Vec<FuseMount> {
 }
 
 /// Bytes of the file of a mounted layer.
-fn read(mounts: &[FuseMount], layer: usize, start: u64, end: u64) -> Vec<u8> {
+fn read(mounts: &[TestMount], layer: usize, start: u64, end: u64) -> Vec<u8> {
     let file = File::open(mounts[layer].mountpoint().join(format!("file{}", layer + 1))).unwrap();
     let mut bytes = vec![0; (end - start) as usize];
     file.read_exact_at(&mut bytes, start).unwrap();
@@ -53,7 +54,7 @@ fn truth(lab: &Lab, layer: usize, start: u64, end: u64) -> &[u8] {
 }
 
 #[track_caller]
-fn check(lab: &Lab, mounts: &[FuseMount], layer: usize, start: u64, end: u64) {
+fn check(lab: &Lab, mounts: &[TestMount], layer: usize, start: u64, end: u64) {
     // No `assert_eq`: a megabyte of numbers helps nobody.
     assert!(
         read(mounts, layer, start, end) == truth(lab, layer, start, end),
@@ -65,7 +66,7 @@ fn needed() -> u64 {
     NEEDS.iter().map(|(_, start, end)| end - start).sum()
 }
 
-fn check_that_the_kernel_has_it_all(lab: &Lab, here: &Running, mounts: &[FuseMount]) {
+fn check_that_the_kernel_has_it_all(lab: &Lab, here: &Running, mounts: &[TestMount]) {
     eventually("all is given", || here.node.stats.pack_given_bytes.get() == needed());
     for &(layer, start, end) in NEEDS {
         check(lab, mounts, layer, start, end);
@@ -144,7 +145,7 @@ fn readers_wait_for_no_page_that_is_given_meanwhile(way: Way) {
     lab.registry.faults().add(When::path(pack.blob.to_string()), Fault::Throttle(1_000_000));
     let here = lab.start(|options| {
         way.ask(options);
-        options.fuse.read_ahead = 128 << 10;
+        options.mounts.fuse.read_ahead = 128 << 10;
         options.spans.pack_patience = std::time::Duration::from_mins(10);
     });
     let dir = tempfile::tempdir().unwrap();

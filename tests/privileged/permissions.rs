@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use harness::daemon::program;
 use harness::image::{LayerSource, Published, TarWriter, publish};
 use harness::layout;
-use harness::node::TestNode;
+use harness::node::{TestMount, TestNode};
 use harness::registry::TestRegistry;
 use harness::way::Way;
 use snapshotter::layer::MountOptions;
@@ -101,7 +101,7 @@ fn a_mounted_layer_decides_by_its_acls(way: Way) {
     let node = TestNode::new(&lab.dir.path().join("node"), |options| way.ask(options));
     let mountpoint = lab.dir.path().join("mnt");
     fs::create_dir(&mountpoint).unwrap();
-    let mounted = node.layer(&lab.image, 0).mount(&mountpoint, &MountOptions::default()).unwrap();
+    let mounted = TestMount::new(&node.layer(&lab.image, 0), &mountpoint, &MountOptions::default()).unwrap();
     way.check(&mountpoint);
     decides(&mountpoint.join(FILE));
     drop(mounted);

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use harness::disk_image::half_random;
 use harness::image::{LayerSource, TarWriter, gzip, publish};
-use harness::node::TestNode;
+use harness::node::{TestMount, TestNode};
 use harness::registry::{AuthMode, Habits, Ranges, TestRegistry};
 use harness::way::Way;
 use snapshotter::layer::MountOptions;
@@ -33,7 +33,7 @@ fn files_are_read_whatever_a_registry_does(way: Way) {
         });
         let mountpoint = root.path().join("mnt");
         fs::create_dir(&mountpoint).unwrap();
-        let mounted = node.layer(&image, 0).mount(&mountpoint, &MountOptions::default()).unwrap();
+        let mounted = TestMount::new(&node.layer(&image, 0), &mountpoint, &MountOptions::default()).unwrap();
         way.check(&mountpoint);
         let file = File::open(mountpoint.join("a")).unwrap();
         let read = |at: usize, length: usize| {

@@ -10,6 +10,7 @@ use std::process::Command;
 use harness::daemon::Daemon;
 use harness::faults::{Fault, When};
 use harness::image::{LayerSource, Published, publish};
+use harness::machine::mounts_mentioning;
 use harness::pull::{By, chain_ids, labels, mount_at, prepare_container, pull};
 use harness::registry::TestRegistry;
 use rustix::fs::{CWD, FileType, Gid, Mode, Uid, XattrFlags, makedev, mknodat};
@@ -443,16 +444,18 @@ fn a_layer_that_cannot_be_restored_is_unavailable_and_nothing_else_is() {
 }
 
 #[test]
-fn stopping_unmounts_everything_and_starting_brings_it_back() {
+fn stopping_unmounts_everything_where_nothing_is_kept() {
+    const KEEP_NOTHING: &str = "[restart]\nkeep_mounts = false\n";
     for signal in [Signal::INT, Signal::TERM] {
-        let mut lab = Lab::new(&layers(), "", |_| {});
+        let mut lab = Lab::new(&layers(), KEEP_NOTHING, |_| {});
         let (_, top) = lab.pull();
         assert_eq!(lab.daemon.mounts().len(), 3);
         assert_eq!(lab.daemon.stop(signal).code(), Some(0));
-        assert_eq!(lab.daemon.mounts(), Vec::<PathBuf>::new());
-        lab.daemon.restart("");
-        assert_eq!(lab.daemon.mounts().len(), 3);
+        assert_eq!(mounts_mentioning(lab.daemon.root().to_str().unwrap()), Vec::<String>::new());
+        lab.daemon.restart(KEEP_NOTHING);
+        assert_eq!(lab.daemon.mounts().len(), 0, "nobody has wanted them yet");
         lab.assert_served(&lab.container("a", &top));
+        assert_eq!(lab.daemon.mounts().len(), 3);
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use harness::daemon::program;
 use harness::image::{LayerSource, publish};
 use harness::layout;
-use harness::node::TestNode;
+use harness::node::{TestMount, TestNode};
 use harness::recording::{PAGE, Recording};
 use harness::registry::TestRegistry;
 use harness::truth::{Truth, pages};
@@ -186,7 +186,7 @@ fn on_a_lazy_layer_ebpf_misses_nothing() {
     let node = TestNode::new(root.path(), |_| {});
     let mountpoint = root.path().join("layer");
     fs::create_dir(&mountpoint).unwrap();
-    let mounted = node.layer(&image, 0).mount(&mountpoint, &MountOptions::default()).unwrap();
+    let mounted = TestMount::new(&node.layer(&image, 0), &mountpoint, &MountOptions::default()).unwrap();
     // Nothing can be written there, and short processes have been tried elsewhere.
     let words = all(&["bin/access"]).into_iter().filter(|kind| !["copy", "forks"].contains(kind));
     let recording = home.in_directory(&mountpoint, &words.collect::<Vec<_>>());

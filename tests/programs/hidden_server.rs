@@ -1,6 +1,6 @@
 //! A server of the hidden connection that tests may kill: two layers of known bytes, each as a tree and as an image.
 //!
-//! `hold SOCKET MILLISECONDS [without-resend]`, `help WORK...`, `serve DIRECTORY [FLAG...]` and `read FILE OFFSET [direct]` are its processes. What it
+//! `hold SOCKET MILLISECONDS [without-resend]`, `help`, `mount-image IMAGE MOUNTPOINT`, `serve DIRECTORY [FLAG...]` and `read FILE OFFSET [direct]` are its processes. What it
 //! says on stdout is what the tests wait for. It has no state but what the connection has.
 
 use std::borrow::Cow;
@@ -19,10 +19,9 @@ use harness::known_layer::{Kind, KnownLayer, mode};
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use snapshotter::hidden::helper::{self, Program, Work};
 use snapshotter::hidden::holder::{self, Holder};
-use snapshotter::hidden::{
-    Attr, Connection, Helper, Name, Options, Reply, Terms, Timeouts, Totals, Tree, perform,
-};
+use snapshotter::hidden::{Attr, Connection, Helpers, Name, Options, Reply, Terms, Timeouts, Totals, Tree};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// An answer that is given later.
@@ -146,6 +145,10 @@ fn timer(due: Receiver<(Duration, Answer)>) {
     }
 }
 
+fn helpers() -> Helpers {
+    Helpers::new(Program { path: program(), words: vec!["help".into()], name: "hidden-server".into() })
+}
+
 fn program() -> PathBuf {
     std::env::current_exe().expect("a running program has a path")
 }
@@ -167,7 +170,7 @@ fn serve(directory: &Path, flags: &[String]) -> ExitCode {
     let timeout = Duration::from_millis(50);
     let options = Options {
         mountpoint: directory.join("hidden"),
-        helper: Helper { program: program(), words: vec!["help".into()] },
+        helpers: Arc::new(helpers()),
         readers: 3,
         patience: Duration::from_millis(number("--patience").unwrap_or(60_000)),
         terms: Terms::default(),
@@ -285,7 +288,21 @@ fn main() -> ExitCode {
                 }
             }
         }
-        Some("help") => perform(rest).into(),
+        Some("help") => {
+            helper::serve();
+            ExitCode::SUCCESS
+        }
+        Some("mount-image") => {
+            let (image, mountpoint) = (text(0).into(), text(1).into());
+            let work = Work::MountImage { image, mountpoint, read_ahead: 4096 };
+            match helpers().run(&work, Duration::from_mins(1)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("{error:?}");
+                    ExitCode::FAILURE
+                }
+            }
+        }
         Some("serve") => {
             let flags: Vec<_> = (1..rest.len()).map(text).collect();
             serve(Path::new(&text(0)), &flags)

@@ -16,6 +16,7 @@ mod prefetch;
 mod pull_modes;
 mod registry;
 mod resolver;
+mod restart;
 mod snapshotter;
 mod storage;
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub use prefetch::{BackgroundFetch, Prefetch};
 pub use pull_modes::{ParallelPull, PullModes, SociV1, SociV2};
 pub use registry::Registry;
 pub use resolver::{Host, Mirror, Resolver};
+pub use restart::Restart;
 pub use snapshotter::Snapshotter;
 pub use storage::Storage;
 
@@ -77,6 +79,8 @@ pub struct Config {
     pub cache: Cache,
     /// Ours: when disk is given back.
     pub storage: Storage,
+    /// Ours: what outlives the process.
+    pub restart: Restart,
     /// Ours: fine indexes and working-set packs.
     pub pack: Pack,
     /// Ours: registries without TLS.
@@ -101,6 +105,7 @@ impl Default for Config {
             snapshotter: Snapshotter::default(),
             cache: Cache::default(),
             storage: Storage::default(),
+            restart: Restart::default(),
             pack: Pack::default(),
             registry: Registry::default(),
         }
@@ -192,6 +197,7 @@ impl Config {
         self.http.fill();
         self.blob.fill();
         self.fuse.fill()?;
+        self.restart.fill()?;
         self.background_fetch.fill()?;
         self.prefetch.fill()?;
         self.pull_modes.check()?;

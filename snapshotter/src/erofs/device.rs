@@ -40,6 +40,12 @@ impl Device {
         &self.image
     }
 
+    /// Bytes of the file, if all that are asked for are metadata.
+    pub(crate) fn metadata(&self, offset: u64, size: u32) -> Option<&[u8]> {
+        let start = usize::try_from(offset).ok()?;
+        self.image.metadata().get(start..start.checked_add(size as usize)?)
+    }
+
     /// The parts of `size` bytes at `offset`, of which none is behind the end.
     fn pieces(&self, offset: u64, size: u32) -> Vec<Piece> {
         let end = offset.saturating_add(u64::from(size)).min(self.image.size());

@@ -7,7 +7,6 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 
 use parking_lot::Mutex;
@@ -23,15 +22,14 @@ const TRIES: usize = 4;
 /// The kernel says nowhere which entry of its list belongs to a mount. One mount at a time, so that it is the new one.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// Mounts the image in `file` on a directory, read-only; `read_ahead` in bytes, where a page or less is none: the kernel would
-/// read the next page, too.
-pub(crate) fn mount(file: BorrowedFd<'_>, mountpoint: &Path, read_ahead: u32) -> io::Result<()> {
-    let source = format!("/proc/self/fd/{}", file.as_raw_fd());
+/// Mounts the image in a file on a directory, read-only; `read_ahead` in bytes, where a page or less is none: the kernel would
+/// read the next page, too. The mount table shows the file's path.
+pub(crate) fn mount(image: &Path, mountpoint: &Path, read_ahead: u32) -> io::Result<()> {
     let _alone = ONE_AT_A_TIME.lock();
     for _ in 0..TRIES {
         let before = devices()?;
         rustix::mount::mount(
-            &source,
+            image,
             mountpoint,
             "erofs",
             MountFlags::RDONLY | MountFlags::NOATIME,

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use soci_core::digest::Digest;
 use soci_core::tree::LayerTree;
 use soci_core::unpack::{Below, DirectoryAttributes, UnpackError};
 use soci_core::ztoc::FileEntry;
@@ -28,6 +29,18 @@ impl Inherited {
             })?;
         }
         Ok(Self(known))
+    }
+
+    /// Whether nothing is said.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Another one if it says something else.
+    pub fn digest(&self) -> Digest {
+        let mut all: Vec<_> = self.0.iter().collect();
+        all.sort_by_key(|(number, _)| **number);
+        Digest::of(format!("{all:?}").as_bytes())
     }
 
     /// The attributes of one.

@@ -64,7 +64,7 @@ pub struct LayerFs {
     tree: Arc<LayerTree>,
     spans: Arc<SpanManager>,
     opaque: OpaqueMark,
-    inherited: Inherited,
+    inherited: Arc<Inherited>,
     xattrs: bool,
 }
 
@@ -74,19 +74,13 @@ impl LayerFs {
         tree: Arc<LayerTree>,
         spans: Arc<SpanManager>,
         opaque: OpaqueMark,
-        inherited: Inherited,
+        inherited: Arc<Inherited>,
     ) -> Self {
         let ztoc = spans.ztoc().clone();
         let xattrs = tree.has_opaque()
             || inherited.has_xattrs()
             || ztoc.files().iter().any(|file| file.xattrs_schily().next().is_some());
         Self { ztoc, tree, spans, opaque, inherited, xattrs }
-    }
-
-    /// Whether a file of the layer has a POSIX ACL.
-    pub fn has_acls(&self) -> bool {
-        let mut names = self.ztoc.files().iter().flat_map(FileEntry::xattrs_schily).map(|(name, _)| name);
-        self.xattrs && names.any(|name| name.starts_with(b"system.posix_acl_"))
     }
 
     fn inode(&self, ino: InodeNo) -> Result<&Inode, FsError> {

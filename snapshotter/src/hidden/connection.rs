@@ -23,15 +23,15 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::answer::{Answer, Terms, Timeouts, flags};
 use super::device::{Device, Notifier, resend};
 use super::dispatch::Dispatch;
-use super::forest::{Forest, PROBE};
-use super::helper::{Helper, HelperError, Work};
+use super::forest::Forest;
+use super::helper::{HelperError, Helpers, Work};
 use super::ids::{NodeId, Slot};
 use super::journal::{Journal, JournalError};
 use super::keeper::{FUSE, JOURNAL, KeepError, Keeper, Kept};
 use super::mount;
 use super::serve::Readers;
 use super::tree::Tree;
-use super::wire::{Header, Init, OLDEST_MINOR, Operation};
+use super::wire::{Header, Init, OLDEST_MINOR, Operation, PROBE};
 
 /// How long the kernel may take to learn which operations there are not.
 const PRIME_LIMIT: Duration = Duration::from_secs(10);
@@ -44,7 +44,7 @@ pub struct Options {
     /// Where the hidden file system is mounted: a directory below the daemon's root that no container sees. It is made.
     pub mountpoint: PathBuf,
     /// Who works on the mount.
-    pub helper: Helper,
+    pub helpers: Arc<Helpers>,
     /// Threads that read requests: 2 to 4.
     pub readers: usize,
     /// How long an earlier server may stay after this one asks for its place. It is killed then.
@@ -105,12 +105,12 @@ pub enum HiddenError {
 #[derive(Debug)]
 pub struct Connection {
     dispatch: Arc<Dispatch>,
-    journal: Arc<Journal>,
     /// Until the process leaves.
     readers: Mutex<Option<Readers>>,
     keeper: Mutex<Box<dyn Keeper>>,
     options: Options,
     resumed: bool,
+    resends: bool,
 }
 
 impl Connection {
@@ -139,22 +139,37 @@ impl Connection {
         let dispatch = Arc::new(Dispatch {
             device: Arc::new(Device::new(fuse)),
             forest: Forest::awaiting(journal.slots()),
+            journal: Arc::clone(&journal),
             timeouts: options.timeouts,
+            changing: Mutex::new(()),
         });
         let cells = (!resends).then_some(&journal);
         let readers = Readers::start(&dispatch, cells, options.readers).map_err(HiddenError::Device)?;
         let (readers, keeper) = (Mutex::new(Some(readers)), Mutex::new(keeper));
-        let connection = Self { dispatch, journal, readers, keeper, options, resumed };
-        connection.prime()?;
+        let connection = Self { dispatch, readers, keeper, options, resumed, resends };
+        if let Err(error) = connection.prime() {
+            connection.abandon();
+            return Err(error);
+        }
         Ok(connection)
+    }
+
+    /// Takes down a connection that has just begun and has no layers; a resumed one stays, for whoever comes next.
+    fn abandon(&self) {
+        if !self.resumed
+            && let Err(error) = mount::detach(&self.options.mountpoint)
+        {
+            tracing::warn!(mountpoint = %self.options.mountpoint.display(), %error, "cannot detach the mount of a failed start");
+        }
+        self.leave(Duration::ZERO);
     }
 
     /// Makes sure that the kernel knows which operations there are not, once for the connection.
     fn prime(&self) -> Result<(), HiddenError> {
-        if !self.journal.is_primed() {
+        if !self.dispatch.journal.is_primed() {
             let mountpoint = self.options.mountpoint.clone();
-            self.options.helper.run(&Work::Prime { mountpoint }, PRIME_LIMIT)?;
-            self.journal.set_primed();
+            self.options.helpers.run(&Work::Prime { mountpoint }, PRIME_LIMIT)?;
+            self.dispatch.journal.set_primed();
         }
         Ok(())
     }
@@ -175,20 +190,49 @@ impl Connection {
         if name.as_bytes().starts_with(&PROBE[..1]) {
             return Err(JournalError::Name(name.len()));
         }
-        let slot = self.journal.claim(name.as_bytes())?;
-        self.dispatch.resume(self.dispatch.forest.attach(slot, name.as_bytes(), tree));
+        let changing = self.dispatch.changing.lock();
+        let slot = self.dispatch.journal.claim(name.as_bytes())?;
+        let parked = self.dispatch.forest.attach(slot, name.as_bytes(), tree);
+        drop(changing);
+        self.dispatch.resume(parked);
         self.forget_listing();
         Ok(slot)
     }
 
     /// Stops serving a layer, attached or awaited. Who still reads it gets ESTALE. The slot is never used again.
     pub fn detach(&self, slot: Slot) {
-        let parked = self.dispatch.forest.detach(slot);
-        self.journal.release(slot);
-        for parked in parked {
-            parked.reply.error(Errno::STALE);
+        self.dispatch.release(slot, self.dispatch.changing.lock());
+        self.forget_listing();
+    }
+
+    /// Stops serving a layer as soon as the kernel has no use for it. Nobody finds it by its name any more; who has it open
+    /// can still read it. Blocks while another process looks something up on the hidden mount.
+    pub fn retire(&self, slot: Slot) {
+        let changing = self.dispatch.changing.lock();
+        let Some(name) = self.dispatch.forest.retire(slot) else { return };
+        drop(changing);
+        // What is in use then is forgotten with its last use. What nobody uses is forgotten now.
+        match self.notifier().forget_name(NodeId::ROOT, &name) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                let changing = self.dispatch.changing.lock();
+                if self.dispatch.forest.is_retired(slot) {
+                    self.dispatch.release(slot, changing);
+                }
+            }
+            Err(error) => tracing::debug!(%error, "the kernel was not told that a layer is gone"),
         }
         self.forget_listing();
+    }
+
+    /// Layers that are served, and those of an earlier process that are awaited.
+    pub fn layers(&self) -> usize {
+        self.dispatch.journal.slots().len()
+    }
+
+    /// Whether the kernel can send requests again. If not, nothing may wait for pages that this process has to answer.
+    pub const fn resends(&self) -> bool {
+        self.resends
     }
 
     /// The kernel keeps a listing of the root directory until it is told. Names are looked up each time, so an old listing
@@ -205,6 +249,9 @@ impl Connection {
     }
 
     /// Mounts a layer that is an image on an existing directory. Blocking.
+    ///
+    /// # Errors
+    /// When the helper fails, or is not done within `limit`.
     pub fn mount_image(
         &self,
         name: &str,
@@ -213,7 +260,20 @@ impl Connection {
         limit: Duration,
     ) -> Result<(), HelperError> {
         let work = Work::MountImage { image: self.path(name), mountpoint: on.to_owned(), read_ahead };
-        self.options.helper.run(&work, limit)
+        self.options.helpers.run(&work, limit)
+    }
+
+    /// Shows a layer that is a tree on an existing directory. Blocking.
+    ///
+    /// # Errors
+    /// When the helper fails, or is not done within `limit`.
+    pub fn bind(&self, name: &str, on: &Path, limit: Duration) -> Result<(), HelperError> {
+        self.options.helpers.run(&Work::Bind { tree: self.path(name), mountpoint: on.to_owned() }, limit)
+    }
+
+    /// Who works on the mount.
+    pub fn helpers(&self) -> &Arc<Helpers> {
+        &self.options.helpers
     }
 
     /// Tells the kernel what it has not asked for.
@@ -256,7 +316,7 @@ impl Connection {
     /// Gives the connection to another keeper, because the one before has ended.
     pub fn renew(&self, mut keeper: Box<dyn Keeper>) -> Result<(), KeepError> {
         keeper.acquire(self.options.patience)?;
-        keeper.keep(&[(FUSE, self.dispatch.device.fd()), (JOURNAL, self.journal.fd())])?;
+        keeper.keep(&[(FUSE, self.dispatch.device.fd()), (JOURNAL, self.dispatch.journal.fd())])?;
         *self.keeper.lock() = keeper;
         Ok(())
     }
@@ -264,7 +324,7 @@ impl Connection {
     /// Ends the connection: nothing may be mounted from it any more. Readers get errors.
     pub fn end(&self) -> Result<(), HiddenError> {
         let mountpoint = self.options.mountpoint.clone();
-        self.options.helper.run(&Work::Detach { mountpoint }, DETACH_LIMIT)?;
+        self.options.helpers.run(&Work::Detach { mountpoint }, DETACH_LIMIT)?;
         Ok(self.keeper.lock().give_up()?)
     }
 }

@@ -5,23 +5,28 @@
 
 use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
 use super::answer::{Answer, Listing, Timeouts};
 use super::device::Device;
-use super::forest::{Forest, Found, PROBE, Parked};
+use super::forest::{Forest, Found, Parked};
 use super::ids::{NodeId, Slot};
+use super::journal::Journal;
 use super::reply::Reply;
 use super::tree::Tree;
 use super::values::{Attr, Totals};
-use super::wire::{Header, Operation};
+use super::wire::{Header, Operation, PROBE, forgotten};
 
 /// What requests are answered from.
 #[derive(Debug)]
 pub(crate) struct Dispatch {
     pub(crate) device: Arc<Device>,
     pub(crate) forest: Forest,
+    pub(crate) journal: Arc<Journal>,
     pub(crate) timeouts: Timeouts,
+    /// Held while forest and journal are changed together.
+    pub(crate) changing: Mutex<()>,
 }
 
 impl Dispatch {
@@ -36,7 +41,14 @@ impl Dispatch {
         };
         let node = NodeId::from_raw(header.node);
         match operation {
-            Operation::Forget => reply.none(),
+            Operation::Forget => {
+                self.forget(node);
+                reply.none();
+            }
+            Operation::ForgetMany { objects } => {
+                forgotten(objects).for_each(|object| self.forget(NodeId::from_raw(object)));
+                reply.none();
+            }
             Operation::Interrupt { target } => self.interrupt(target, reply),
             // DESTROY is answered for politeness; the end of the connection follows.
             Operation::Destroy => reply.answer(Answer::new()),
@@ -53,6 +65,26 @@ impl Dispatch {
             }
             _ if node.slot == Slot::OWN => self.own(node, &operation, reply),
             _ => self.ask(node.slot, request, reply, |tree, reply| self.tree(tree, node, &operation, reply)),
+        }
+    }
+
+    /// The kernel has forgotten an object. A layer that has lost its name goes with its top: all else hangs on that.
+    fn forget(&self, node: NodeId) {
+        if node.index == NodeId::TOP && node.slot != Slot::OWN {
+            let changing = self.changing.lock();
+            if self.forest.is_retired(node.slot) {
+                self.release(node.slot, changing);
+            }
+        }
+    }
+
+    /// Ends a slot. Who still asks for it gets ESTALE.
+    pub(crate) fn release(&self, slot: Slot, changing: MutexGuard<'_, ()>) {
+        let parked = self.forest.detach(slot);
+        self.journal.release(slot);
+        drop(changing);
+        for parked in parked {
+            parked.reply.error(Errno::STALE);
         }
     }
 
@@ -246,7 +278,9 @@ mod tests {
         fn new(forest: Forest) -> Self {
             let (answers, device) = std::io::pipe().unwrap();
             let device = Arc::new(Device::new(device.into()));
-            Self { dispatch: Dispatch { device, forest, timeouts: Timeouts::default() }, answers }
+            let journal = Arc::new(Journal::create().unwrap());
+            let (timeouts, changing) = (Timeouts::default(), Mutex::new(()));
+            Self { dispatch: Dispatch { device, forest, journal, timeouts, changing }, answers }
         }
 
         fn with_file() -> Self {

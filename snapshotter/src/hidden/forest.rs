@@ -16,9 +16,6 @@ use super::reply::Reply;
 use super::tree::Tree;
 use super::values::Attr;
 
-/// Name of the file in the root directory that is not a layer. Nobody reads it.
-pub(crate) const PROBE: &[u8] = b".probe";
-
 /// A request that came before its layer was attached.
 #[derive(Debug)]
 pub(crate) struct Parked {
@@ -86,6 +83,20 @@ impl Forest {
             Place::Awaited(parked) => parked,
             Place::Tree(_) => Vec::new(),
         }
+    }
+
+    /// Gives the slot's name away: nobody finds it any more, and who has it goes on. The name.
+    pub(crate) fn retire(&self, slot: Slot) -> Option<Vec<u8>> {
+        let mut layers = self.0.write();
+        let name = layers.places.get(&slot)?.0.clone();
+        layers.names.remove(&name);
+        Some(name.into())
+    }
+
+    /// Whether the slot is there, and has lost its name.
+    pub(crate) fn is_retired(&self, slot: Slot) -> bool {
+        let layers = self.0.read();
+        layers.places.get(&slot).is_some_and(|(name, _)| !layers.names.contains_key(name))
     }
 
     pub(crate) fn find(&self, slot: Slot) -> Found {

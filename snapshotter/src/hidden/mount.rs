@@ -4,15 +4,17 @@
 //! ([`super::helper`]): whoever waits for the connection inside the kernel cannot be killed, and must not be the one who has
 //! to answer. No state lives here, and nothing unmounts on drop.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::mount::{MountFlags, UnmountFlags};
+
+use crate::mountinfo;
 
 /// Name of the device in the mount table.
 const SOURCE: &str = "soci";
@@ -40,8 +42,12 @@ pub(super) fn mount_image(image: &Path, mountpoint: &Path, read_ahead: u32) -> i
     // Other helpers mount at the same time. The lock ends with the process.
     let alone = File::open(DEVICES)?;
     flock(&alone, FlockOperation::LockExclusive)?;
-    let image = File::open(image)?;
-    crate::erofs::mount::mount(image.as_fd(), mountpoint, read_ahead)
+    crate::erofs::mount::mount(image, mountpoint, read_ahead)
+}
+
+/// Shows a directory of the hidden mount at another place, too. Blocks until the server has answered for its name.
+pub(super) fn bind(tree: &Path, mountpoint: &Path) -> io::Result<()> {
+    Ok(rustix::mount::mount_bind(tree, mountpoint)?)
 }
 
 /// Takes a mount out of the directory tree. Who has files of it open keeps it until they are closed.
@@ -61,7 +67,7 @@ pub(super) fn detach_all(mountpoint: &Path) -> io::Result<()> {
 /// more. Before that, whoever has a file of the mount open cannot even start a successor: exec(2) closes the file, and
 /// FLUSH waits for the server that is to be started.
 pub(super) fn prime(mountpoint: &Path) -> io::Result<()> {
-    drop(File::open(mountpoint.join(OsStr::from_bytes(super::forest::PROBE)))?);
+    drop(File::open(mountpoint.join(OsStr::from_bytes(super::wire::PROBE)))?);
     // It is not listed: the kernel would keep the listing.
     drop(File::open(mountpoint)?);
     Ok(())
@@ -69,27 +75,8 @@ pub(super) fn prime(mountpoint: &Path) -> io::Result<()> {
 
 /// The mounts on a directory, by the text of the mount table.
 fn mounted_on<'a>(table: &'a [u8], mountpoint: &'a Path) -> impl Iterator<Item = PathBuf> + 'a {
-    let points =
-        table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-    points.map(unescape).filter(move |point| point == mountpoint)
-}
-
-/// The table writes blanks, newlines and backslashes of a path as three octal digits.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut path = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let [first, after @ ..] = rest {
-        let digits =
-            after.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        if let Some(byte) = digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            path.push(byte);
-            rest = &after[3..];
-        } else {
-            path.push(*first);
-            rest = after;
-        }
-    }
-    OsString::from_vec(path).into()
+    let points = table.split(|byte| *byte == b'\n').filter_map(mountinfo::mountpoint);
+    points.filter(move |point| point == mountpoint)
 }
 
 #[cfg(test)]
@@ -104,6 +91,5 @@ mod tests {
             32 22 0:33 / /var/lib/so\\040ci/more ro - tmpfs tmpfs rw\n";
         assert_eq!(mounted_on(table, Path::new("/var/lib/so ci")).count(), 2);
         assert_eq!(mounted_on(table, Path::new("/var/lib")).count(), 0);
-        assert_eq!(unescape(b"/a\\134b\\04"), Path::new("/a\\b\\04"));
     }
 }

@@ -13,11 +13,10 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::dying::has_sigkill;
+
 /// How often interrupted requests are looked at. It bounds how long a killed reader stays.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// SIGKILL in a mask of /proc. The kernel sets it for each thread of a process that any signal ends.
-const KILLED: u64 = 1 << 8;
-
 /// The table.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
@@ -125,15 +124,6 @@ fn is_dying(pid: u32) -> bool {
     status.is_some_and(|status| has_sigkill(&status))
 }
 
-/// Whether the text of /proc/PID/status says that the thread has a SIGKILL to take.
-fn has_sigkill(status: &str) -> bool {
-    let pending = status.lines().filter_map(|line| {
-        let (key, mask) = line.split_once(':')?;
-        matches!(key, "SigPnd" | "ShdPnd").then(|| u64::from_str_radix(mask.trim(), 16).ok())?
-    });
-    pending.fold(0, |all, mask| all | mask) & KILLED != 0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,15 +161,5 @@ mod tests {
             waiting.take(2);
             assert_eq!(drain.join().unwrap(), 0);
         });
-    }
-
-    #[test]
-    fn a_thread_is_dying_when_it_has_a_sigkill() {
-        assert!(has_sigkill("Name:\tdd\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000000000\n"));
-        assert!(has_sigkill("SigPnd:\t0000000000000000\nShdPnd:\t0000000000000102\n"));
-        assert!(!has_sigkill(
-            "SigPnd:\t0000000000000200\nShdPnd:\t0000000000004000\nSigBlk:\t0000000000000100\n"
-        ));
-        assert!(!has_sigkill("SigPnd"));
     }
 }

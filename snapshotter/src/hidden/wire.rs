@@ -12,6 +12,8 @@ pub(crate) const HEADER: usize = 40;
 pub(crate) const NAME_MAX: usize = 255;
 /// The kernel sets this bit in the id of a request that it sends a second time. The answer must have it, too.
 pub(crate) const RESENT: u64 = 1 << 63;
+/// Name of the file in the root directory that is not a layer. Nobody reads it.
+pub(crate) const PROBE: &[u8] = b".probe";
 /// Oldest minor version of the protocol that is served. Linux 5.4 has it.
 pub(crate) const OLDEST_MINOR: u32 = 31;
 
@@ -102,8 +104,12 @@ pub(crate) enum Operation<'a> {
     Listxattr {
         size: u32,
     },
-    /// FORGET and BATCH_FORGET. They have no answer.
+    /// FORGET: the kernel has no use for the object of the header any more. It has no answer.
     Forget,
+    /// BATCH_FORGET: the same of many, see [`forgotten`].
+    ForgetMany {
+        objects: &'a [u8],
+    },
     /// The thread that waits for `target` got a signal.
     Interrupt {
         target: u64,
@@ -132,7 +138,8 @@ impl<'a> Operation<'a> {
         let short = || WireError::Body { opcode, length: body.len() };
         Ok(match opcode {
             1 => Self::Lookup { name: name(opcode, body)? },
-            2 | 42 => Self::Forget,
+            2 => Self::Forget,
+            42 => Self::ForgetMany { objects: body.get(8..).ok_or_else(short)? },
             3 => Self::Getattr,
             5 => Self::Readlink,
             15 => {
@@ -169,6 +176,11 @@ impl Init {
             flags: u64::from(high) << 32 | u64::from(low),
         })
     }
+}
+
+/// The numbers of the objects of a BATCH_FORGET. Each has the number of its look-ups behind it.
+pub(crate) fn forgotten(objects: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    objects.chunks_exact(16).filter_map(|object| u64_at(object, 0))
 }
 
 /// Offset and size of READ and READDIR, which have the same body.
@@ -229,6 +241,12 @@ mod tests {
         assert_eq!(parsed(&request(1, b"lib\0")), Ok(Operation::Lookup { name: b"lib" }));
         let asked = request(22, b"\x20\0\0\0\0\0\0\0user.a\0");
         assert_eq!(parsed(&asked), Ok(Operation::Getxattr { name: b"user.a", size: 32 }));
+        let objects: Vec<u8> = [3u64, 1, 7, 2].iter().flat_map(|number| number.to_ne_bytes()).collect();
+        let forget = request(42, &[&[2, 0, 0, 0, 0, 0, 0, 0][..], &objects, b"cut off"].concat());
+        match parsed(&forget) {
+            Ok(Operation::ForgetMany { objects }) => assert!(forgotten(objects).eq([3, 7])),
+            other => panic!("{other:?}"),
+        }
         assert_eq!(parsed(&request(14, &[0; 8])), Ok(Operation::Unsupported));
         assert_eq!(parsed(&request(36, &9u64.to_ne_bytes())), Ok(Operation::Interrupt { target: 9 }));
     }

@@ -20,7 +20,6 @@ mod tables;
 mod warm;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
@@ -37,12 +36,11 @@ use crate::erofs::Image;
 use crate::erofs::device::Device;
 use crate::fs::xattr::OpaqueMark;
 use crate::fs::{Inherited, LayerFs, inodes};
-use crate::fuse::kernel::Kernel;
-use crate::fuse::{Adapter, FuseOptions};
+use crate::mounts::kernel::Kernel;
+use crate::mounts::{MountError, Mounted, Mounts};
 use crate::span::{Interest, SpanManager, chain};
 use crate::stats::Stats;
 
-pub use crate::fuse::mount::{FuseMount, MountError};
 pub use companions::Companions;
 pub use image::{ImageContext, ImageRequest, LayerState};
 pub use node::{Node, NodeOptions};
@@ -180,13 +178,10 @@ pub struct Layer {
     digest: Digest,
     spans: Arc<SpanManager>,
     tree: Arc<LayerTree>,
-    fuse: FuseOptions,
-    /// Whether the kernel is to be given images, as long as none has failed.
-    images: Arc<AtomicBool>,
+    mounts: Arc<Mounts>,
     /// That of a mount with the default options, of a layer that implies no directories.
     image: OnceLock<Option<Arc<Device>>>,
     stats: Arc<Stats>,
-    runtime: tokio::runtime::Handle,
     kernels: Mutex<Vec<Weak<Kernel>>>,
     /// Changes when any layer is mounted.
     mounted: watch::Sender<()>,
@@ -202,6 +197,27 @@ pub struct MountOptions {
     /// layer only implies.
     pub below: Vec<PathBuf>,
 }
+
+/// What distinguishes what a mount shows from what others of the same layer show.
+#[derive(Clone, Debug, Default)]
+struct View {
+    opaque: OpaqueMark,
+    inherited: Arc<Inherited>,
+}
+
+/// How the kernel has a layer.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Tree,
+    Image,
+}
+
+/// Changes with what a tree or an image answers for the same layer (numbers of inodes, places in listings and in the image):
+/// the kernel keeps both over a restart, and must not be given another one's.
+const TREE_VERSION: &str = "tree 1";
+const IMAGE_VERSION: &str = "image 1";
+/// Digits of a layer's name on the connection.
+const NAME_DIGITS: usize = 32;
 
 impl Layer {
     /// Digest of the compressed layer.
@@ -236,84 +252,124 @@ impl Layer {
 
     /// The file system, as a mount on nothing shows it.
     pub fn fs(&self) -> LayerFs {
-        self.fs_on(OpaqueMark::default(), Inherited::default())
+        self.fs_of(View::default())
     }
 
-    fn fs_on(&self, opaque: OpaqueMark, inherited: Inherited) -> LayerFs {
-        LayerFs::new(Arc::clone(&self.tree), Arc::clone(&self.spans), opaque, inherited)
+    fn fs_of(&self, view: View) -> LayerFs {
+        LayerFs::new(Arc::clone(&self.tree), Arc::clone(&self.spans), view.opaque, view.inherited)
     }
 
-    /// The file system, as a mount with these options shows it.
-    fn fs_with(&self, options: &MountOptions) -> Result<LayerFs, MountError> {
-        let inherited = Inherited::read(&self.tree, self.spans.ztoc().files(), &options.below);
-        Ok(self.fs_on(options.opaque, inherited.map_err(MountError::Below)?))
-    }
-
-    /// Mounts the layer read-only on an existing directory. Blocking, for the time of one mount(2) and the kernel's
-    /// greeting; needs CAP_SYS_ADMIN. The mount keeps the layer alive.
-    pub fn mount(
-        self: &Arc<Self>,
-        mountpoint: &Path,
-        options: &MountOptions,
-    ) -> Result<FuseMount, MountError> {
+    /// Mounts the layer read-only on an existing directory: as an image, or else as a tree. Blocking, for the time of a few
+    /// requests of the kernel; needs CAP_SYS_ADMIN. The kernel's use of the layer keeps it alive, until [`Mounts::unmount`].
+    ///
+    /// # Errors
+    /// When it cannot be mounted in either way.
+    pub fn mount(self: &Arc<Self>, mountpoint: &Path, options: &MountOptions) -> Result<Mounted, MountError> {
         let mounted = self.mount_somehow(mountpoint, options);
         match &mounted {
-            Ok(mount) => {
-                self.stats.fuse_mounts.inc();
-                self.kernels.lock().extend(mount.kernel().map(Arc::downgrade));
-                self.mounted.send_replace(());
-            }
+            Ok(mounted) => self.is_mounted(mounted),
             Err(_) => self.stats.fuse_mount_failures.inc(),
         }
         mounted
     }
 
-    fn adapter<A>(self: &Arc<Self>, of: Arc<A>) -> Adapter<A, Arc<Self>> {
-        Adapter::new(of, self.fuse, self.runtime.clone(), Arc::clone(&self.stats), Arc::clone(self))
+    /// Serves the layer again that an earlier process has mounted under this name. Blocking, for milliseconds.
+    ///
+    /// # Errors
+    /// [`MountError::Different`] when this process would mount something else.
+    pub fn resume(
+        self: &Arc<Self>,
+        mountpoint: &Path,
+        options: &MountOptions,
+        name: &str,
+    ) -> Result<Mounted, MountError> {
+        let view = self.view(options)?;
+        let mounted = if name == self.name(Form::Tree, &view) {
+            self.mounts.attach_tree(name, Arc::new(self.fs_of(view)), Arc::clone(self), mountpoint)?
+        } else if name == self.name(Form::Image, &view) {
+            let image = self.image(view).ok_or_else(|| MountError::Different(mountpoint.to_owned()))?;
+            let mounted = self.mounts.attach_image(name, &image, Arc::clone(self), mountpoint)?;
+            self.stats.erofs_mounts.inc();
+            mounted
+        } else {
+            return Err(MountError::Different(mountpoint.to_owned()));
+        };
+        self.is_mounted(&mounted);
+        Ok(mounted)
     }
 
-    /// As an image, or else by FUSE alone. When the kernel cannot have images at all, they are tried no more.
+    /// The mounts of this process.
+    pub const fn mounts(&self) -> &Arc<Mounts> {
+        &self.mounts
+    }
+
+    fn is_mounted(&self, mounted: &Mounted) {
+        self.stats.fuse_mounts.inc();
+        self.kernels.lock().push(Arc::downgrade(mounted.kernel()));
+        self.mounted.send_replace(());
+    }
+
+    /// As an image, or else as a tree. When the kernel cannot have images at all, they are tried no more.
     fn mount_somehow(
         self: &Arc<Self>,
         mountpoint: &Path,
         options: &MountOptions,
-    ) -> Result<FuseMount, MountError> {
+    ) -> Result<Mounted, MountError> {
+        let view = self.view(options)?;
         let mut refused = None;
-        if let Some(device) = self.image(options)? {
-            match FuseMount::of_image(self.adapter(device), mountpoint) {
-                Ok(mount) => {
-                    self.stats.erofs_mounts.inc();
-                    return Ok(mount);
+        if self.mounts.wants_images() {
+            let name = self.name(Form::Image, &view);
+            if let Some(image) = self.image(view.clone()) {
+                match self.mounts.mount_image(&name, &image, Arc::clone(self), mountpoint) {
+                    Ok(mounted) => {
+                        self.stats.erofs_mounts.inc();
+                        return Ok(mounted);
+                    }
+                    Err(error) => refused = Some(error),
                 }
-                Err(error) => refused = Some(error),
             }
         }
-        let mount = FuseMount::new(self.adapter(Arc::new(self.fs_with(options)?)), mountpoint)?;
+        let name = self.name(Form::Tree, &view);
+        let fs = Arc::new(self.fs_of(view));
+        let mounted = self.mounts.mount_tree(&name, fs, Arc::clone(self), mountpoint)?;
         if let Some(error) = refused {
             if error.is_of_every_image(self.stats.erofs_mounts.get() > 0) {
-                self.images.store(false, Ordering::Relaxed);
+                self.mounts.give_up_images();
                 tracing::info!(error = %chain(&error), "layers cannot be mounted as images here: FUSE answers for names, too");
             } else {
                 tracing::warn!(error = %chain(&error), "this layer cannot be mounted as an image: FUSE answers for its names, too");
             }
         }
-        Ok(mount)
+        Ok(mounted)
     }
 
-    /// The layer's image for a mount, if it is wanted and can be made. Blocking, for milliseconds.
-    fn image(&self, options: &MountOptions) -> Result<Option<Arc<Device>>, MountError> {
-        if !self.images.load(Ordering::Relaxed) {
-            return Ok(None);
+    fn view(&self, options: &MountOptions) -> Result<View, MountError> {
+        let inherited = Inherited::read(&self.tree, self.spans.ztoc().files(), &options.below);
+        Ok(View { opaque: options.opaque, inherited: Arc::new(inherited.map_err(MountError::Below)?) })
+    }
+
+    /// The layer's name on the connection: all that the kernel's view of it depends on.
+    fn name(&self, form: Form, view: &View) -> String {
+        let ztoc = self.spans.ztoc().digest();
+        let (letter, version) = match form {
+            Form::Tree => ('t', TREE_VERSION),
+            Form::Image => ('i', IMAGE_VERSION),
+        };
+        let text = format!("{version} {} {ztoc} {:?} {}", self.digest, view.opaque, view.inherited.digest());
+        format!("{letter}{}", &Digest::of(text.as_bytes()).hex()[..NAME_DIGITS])
+    }
+
+    /// The image of a view, if it can be made. Blocking, for milliseconds.
+    fn image(&self, view: View) -> Option<Arc<Device>> {
+        if view.opaque == OpaqueMark::default() && view.inherited.is_empty() {
+            return self.image.get_or_init(|| self.image_of(self.fs())).clone();
         }
-        if options.opaque == OpaqueMark::default() && !self.implies_directories() {
-            return Ok(self.image.get_or_init(|| self.image_of(self.fs())).clone());
-        }
-        Ok(self.image_of(self.fs_with(options)?))
+        self.image_of(self.fs_of(view))
     }
 
     /// Makes the image ahead of the mounts, if nearly all of them show the same.
     fn image_ahead(&self) {
-        if self.images.load(Ordering::Relaxed) && !self.implies_directories() {
+        if self.mounts.wants_images() && !self.implies_directories() {
             self.image.get_or_init(|| self.image_of(self.fs()));
         }
     }

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ use super::image::{ImageContext, ImageRequest};
 use super::resolver::{Discovery, Source};
 use super::tables::Tables;
 use super::{Layer, LayerError, PackOptions};
-use crate::fuse::FuseOptions;
+use crate::mounts::{Mounts, MountsOptions};
 use crate::prefetch::{Engine, EngineOptions};
 use crate::span::bitmap::BootId;
 use crate::span::cache::SpanCache;
@@ -62,7 +61,7 @@ pub struct NodeOptions {
     /// Reads.
     pub spans: SpanOptions,
     /// Mounts.
-    pub fuse: FuseOptions,
+    pub mounts: MountsOptions,
 }
 
 /// The data plane of one process.
@@ -96,9 +95,7 @@ pub(super) struct Services {
     cache_limit: u64,
     boot: BootId,
     spans: SpanOptions,
-    fuse: FuseOptions,
-    /// Whether layers are mounted from images, as long as none has failed.
-    images: Arc<AtomicBool>,
+    mounts: Arc<Mounts>,
     /// Changes when a layer is mounted.
     pub(super) mounted: watch::Sender<()>,
     layers: Mutex<HashMap<LayerKey, Arc<Mutex<Live>>>>,
@@ -120,6 +117,7 @@ impl Node {
         let cache = options.root.join("cache");
         std::fs::create_dir_all(&cache).map_err(LayerError::Cache)?;
         let engine = Engine::new(options.runtime.clone(), options.engine, Arc::clone(&options.stats));
+        let mounts = Mounts::new(options.mounts, options.runtime.clone(), Arc::clone(&options.stats));
         let node = Arc::new(Self {
             root: options.root,
             services: Arc::new(Services {
@@ -132,8 +130,7 @@ impl Node {
                 cache_limit: options.cache_limit,
                 boot: BootId::current(),
                 spans: options.spans,
-                fuse: options.fuse,
-                images: Arc::new(AtomicBool::new(options.fuse.erofs)),
+                mounts,
                 mounted: watch::Sender::default(),
                 layers: Mutex::default(),
             }),
@@ -218,6 +215,11 @@ impl Node {
             bytes += store::reclaim(&self.content, &artifacts, over.iter().copied(), kept)?.bytes();
         }
         Ok((bytes, in_use))
+    }
+
+    /// The mounts.
+    pub fn mounts(&self) -> &Arc<Mounts> {
+        &self.services.mounts
     }
 
     /// Brings the caches of all layers in use to disk and marks them as closed cleanly. For the end of the process, after
@@ -321,11 +323,9 @@ impl Services {
         let layer = Arc::new(Layer {
             digest,
             tree: Arc::new(tree),
-            fuse: self.fuse,
-            images: Arc::clone(&self.images),
+            mounts: Arc::clone(&self.mounts),
             image: OnceLock::new(),
             stats: Arc::clone(&self.stats),
-            runtime: self.engine.runtime().clone(),
             kernels: Mutex::default(),
             mounted: self.mounted.clone(),
             _interest: spans.attach(),

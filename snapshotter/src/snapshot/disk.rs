@@ -7,18 +7,19 @@ use std::collections::{BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatxFlags, fstat, openat, statat, statx};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::error::{Error, Result};
 use super::overlay::Directories;
 use super::record::{Chain, Kind, SnapshotId, Usage};
+use crate::mountinfo::mountpoint;
 
 /// How the names of directories begin that are being removed.
 const GONE: &str = "gone-";
@@ -40,10 +41,16 @@ pub(super) fn create(dirs: &Directories, chain: &Chain) -> Result<()> {
         make(&first.join("work"), 0o711).map_err(failed)?;
     }
     if let Some(parent) = chain.parents.first() {
-        let parent = fs::metadata(dirs.fs(*parent)).map_err(failed)?;
-        chown(&fs, Some(parent.uid()), Some(parent.gid())).map_err(failed)?;
+        let (uid, gid) = owner(&dirs.fs(*parent)).map_err(failed)?;
+        chown(&fs, Some(uid), Some(gid)).map_err(failed)?;
     }
     fs::rename(&first, &last).map_err(failed)
+}
+
+/// User and group of a directory. The kernel answers from memory: this process may be the one that it would have to ask.
+fn owner(path: &Path) -> io::Result<(u32, u32)> {
+    let status = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::UID | StatxFlags::GID)?;
+    Ok((status.stx_uid, status.stx_gid))
 }
 
 /// Removes a directory tree, which may be gone already.
@@ -152,28 +159,18 @@ pub(super) fn unmount_below(root: &Path) -> io::Result<Vec<(PathBuf, io::Error)>
     let table = fs::read("/proc/self/mountinfo")?;
     let mut points: Vec<_> = table.split(|&byte| byte == b'\n').filter_map(mountpoint).collect();
     points.retain(|point| point.starts_with(root) && point != root);
-    let mut resisting = Vec::new();
     // Later mounts may lie on earlier ones.
-    for point in points.into_iter().rev() {
-        if let Err(error) = unmount(&point, UnmountFlags::DETACH) {
-            resisting.push((point, error.into()));
-        }
-    }
-    Ok(resisting)
+    points.reverse();
+    Ok(unmount_all(points))
 }
 
-/// The mountpoint of a line of mountinfo(5): the fifth field, with `\ooo` for blanks and backslashes.
-fn mountpoint(line: &[u8]) -> Option<PathBuf> {
-    let field = line.split(|&byte| byte == b' ').nth(4)?;
-    let mut path = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, after)) = rest.split_first() {
-        let octal = (byte == b'\\').then(|| after.get(..3)).flatten();
-        let code = octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        path.push(code.unwrap_or(byte));
-        rest = if code.is_some() { &after[3..] } else { after };
-    }
-    Some(PathBuf::from(std::ffi::OsString::from_vec(path)))
+/// Unmounts what is mounted on these directories. Gives what resists.
+pub(super) fn unmount_all(points: impl IntoIterator<Item = PathBuf>) -> Vec<(PathBuf, io::Error)> {
+    let detach = |point: PathBuf| {
+        let error = unmount(&point, UnmountFlags::DETACH).err()?;
+        Some((point, error.into()))
+    };
+    points.into_iter().filter_map(detach).collect()
 }
 
 #[cfg(test)]
@@ -221,13 +218,6 @@ mod tests {
             }
             changing.store(false, Ordering::Relaxed);
         });
-    }
-
-    #[test]
-    fn mountpoints_are_read_with_their_escapes() {
-        let line = br"36 35 98:0 / /mnt/a\040b\134c rw,noatime master:1 - fuse soci rw";
-        assert_eq!(mountpoint(line), Some(PathBuf::from("/mnt/a b\\c")));
-        assert_eq!(mountpoint(b""), None);
     }
 
     #[test]

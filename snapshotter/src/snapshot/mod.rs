@@ -41,9 +41,8 @@ pub use prepare::PrepareRequest;
 pub use record::{Chain, Info, Kind, Labels, SnapshotId, Usage};
 pub use serving::Counters;
 
-use crate::fs::xattr::OpaqueMark;
-use crate::fuse::mount::{FuseMount, MountError};
-use crate::layer::{Layer, MountOptions, Node};
+use crate::layer::Node;
+use crate::mounts::Keep;
 use crate::storage::Needed;
 use crate::unpack::Unpacker;
 use serving::Serving;
@@ -78,8 +77,8 @@ pub struct Snapshotter {
 }
 
 impl Snapshotter {
-    /// Opens the snapshots below `root`, which is made if it does not exist. Mounts left there by an earlier process
-    /// are taken away; [`Snapshotter::restore`] brings them back.
+    /// Opens the snapshots below `root`, which is made if it does not exist. [`Snapshotter::restore`] finds out what is
+    /// mounted there.
     pub fn open(
         root: PathBuf,
         policy: Policy,
@@ -98,10 +97,6 @@ impl Snapshotter {
         made.map_err(|source| Error::io(format!("make {}", dirs.root().display()), source))?;
         // The lock on the database comes before anything is touched: another process may be serving these mounts.
         let metadata = Metadata::open(&root.join("metadata.redb"))?;
-        let left = fs::canonicalize(dirs.root()).and_then(|root| disk::unmount_below(&root));
-        for (point, error) in left.map_err(|source| Error::io("read the mount table", source))? {
-            warn!(mountpoint = %point.display(), %error, "cannot unmount what an earlier process left");
-        }
         Ok(Self {
             metadata,
             dirs,
@@ -144,7 +139,9 @@ impl Snapshotter {
     /// Removes a snapshot that has no children, with its directory and mount.
     pub fn remove(&self, key: &str) -> Result<()> {
         let id = self.metadata.remove(key)?;
-        self.serving.forget(id);
+        if let Some(mounted) = self.serving.forget(id) {
+            self.node.mounts().unmount(&mounted);
+        }
         let path = self.dirs.snapshot(id);
         if let Err(error) = disk::discard(&path) {
             warn!(path = %path.display(), %error, "directory of a removed snapshot is left to Cleanup");
@@ -196,9 +193,15 @@ impl Snapshotter {
         Ok(())
     }
 
-    /// Stops serving: unmounts every lazy layer. Containers that still use one get errors from then on.
+    /// Unmounts every lazy layer, unless mounts outlive the process. Containers that still use one get errors from then on.
     pub fn close(&self) {
-        self.serving.close();
+        let mounts = self.node.mounts();
+        if mounts.keep() != Keep::Nothing {
+            return;
+        }
+        for mounted in self.serving.take_all() {
+            mounts.unmount(&mounted);
+        }
         match fs::canonicalize(self.dirs.root()).and_then(|root| disk::unmount_below(&root)) {
             Ok(left) => {
                 for (point, error) in left {
@@ -250,31 +253,14 @@ impl Snapshotter {
         Ok(self.dirs.mounts(chain, self.userxattr))
     }
 
-    /// Serves those of a chain's lazy layers, nearest first, that could not be. Each may need those below it.
+    /// Serves those of a chain's lazy layers, nearest first, that are not. Each may need those below it.
     async fn serve(self: &Arc<Self>, parents: &[SnapshotId]) -> Result<()> {
         for (at, id) in parents.iter().enumerate().rev() {
-            if !self.serving.is_dead(*id) {
-                continue;
-            }
-            let _turn = self.turns.of(*id).await;
-            if self.serving.is_dead(*id) {
-                self.revive(*id, &parents[at + 1..]).await?;
+            if self.serving.missing(*id).is_some() {
+                self.serve_one(*id, &parents[at + 1..]).await?;
             }
         }
         Ok(())
-    }
-
-    /// Mounts a lazy layer where its snapshot's files belong, on those of `parents`, nearest first, which are being served.
-    async fn mount_layer(
-        &self,
-        layer: Arc<Layer>,
-        id: SnapshotId,
-        parents: &[SnapshotId],
-    ) -> std::result::Result<FuseMount, MountError> {
-        let opaque = if self.userxattr { OpaqueMark::User } else { OpaqueMark::Trusted };
-        let mountpoint = self.dirs.fs(id);
-        let below = parents.iter().map(|id| self.dirs.fs(*id)).collect();
-        blocking(move || layer.mount(&mountpoint, &MountOptions { opaque, below })).await
     }
 
     fn measure(&self, id: SnapshotId) -> Result<Usage> {

@@ -17,6 +17,7 @@ use super::error::{Error, Result};
 use super::labels::{self, LayerRequest};
 use super::overlay::Mount;
 use super::record::{Chain, Kind, Labels, Usage};
+use super::serving::Missing;
 use super::{Lasts, Snapshotter, blocking, causes};
 use crate::layer::{ImageContext, Layer, LayerState};
 
@@ -173,7 +174,7 @@ impl Snapshotter {
         layer: Arc<Layer>,
     ) -> Result<Outcome> {
         let id = job.chain.id;
-        let mount = match self.mount_layer(layer, id, &job.chain.parents).await {
+        let mount = match self.mount_layer(layer, id, &job.chain.parents, Missing::Mount).await {
             Ok(mount) => mount,
             Err(error) => {
                 self.lazy_failed(job, &error);
@@ -195,7 +196,10 @@ impl Snapshotter {
         }
         self.serving.mounted(id, mount);
         if let Err(error) = self.commit_layer(job, Usage::default(), labels).await {
-            self.serving.forget(id);
+            if let Some(mounted) = self.serving.forget(id) {
+                let mounts = Arc::clone(self.node.mounts());
+                blocking(move || mounts.unmount(&mounted)).await;
+            }
             return Err(error);
         }
         self.counters.lazy_layers.inc();

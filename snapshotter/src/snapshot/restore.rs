@@ -1,18 +1,25 @@
-//! After a restart: the lazy layers are mounted again, from what their labels say and what is on disk.
+//! After a restart: the lazy layers that are mounted are served again, from what their labels say and what is on disk. What is
+//! not mounted is mounted when somebody wants it, so a node with many images starts at once.
 //!
 //! A layer that cannot be served now is marked. It keeps nobody from starting; a snapshot that needs it is refused as
 //! unavailable, after another attempt.
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use super::error::{Error, Result};
 use super::labels::{self, LabelError, LayerRequest};
 use super::record::{Chain, Kind, Labels, SnapshotId};
-use super::{Snapshotter, blocking, causes};
-use crate::fuse::mount::MountError;
-use crate::layer::{Layer, LayerError, LayerState};
+use super::serving::Missing;
+use super::{Snapshotter, blocking, causes, disk};
+use crate::fs::xattr::OpaqueMark;
+use crate::layer::{Layer, LayerError, LayerState, MountOptions};
+use crate::mounts::{MountError, Mounted, detach};
+
+/// Layers that are made ready at the same time.
+const AT_ONCE: usize = 16;
 
 /// Why a lazy layer cannot be served again.
 #[derive(Debug, thiserror::Error)]
@@ -32,44 +39,137 @@ enum RestoreError {
 }
 
 impl Snapshotter {
-    /// Mounts every committed lazy layer. All are made ready at once, and mounted from the lowest ones up, since a layer shows
-    /// the directories that it only implies as those below it do. Ends when each is served or marked.
+    /// Finds out which lazy layers of earlier processes are mounted, and begins to serve those in the background. What
+    /// belongs to a connection that has ended is unmounted.
     pub async fn restore(self: &Arc<Self>) -> Result<()> {
-        let mut layers = tokio::task::JoinSet::new();
-        for (id, snapshot) in self.metadata.list(&[])? {
-            if snapshot.kind == Kind::Committed && snapshot.labels.contains_key(labels::REMOTE) {
-                let parents = self.metadata.parents(&snapshot.name)?;
-                let this = Arc::clone(self);
-                layers.spawn(async move { (id, parents, this.ready_again(&snapshot.labels).await) });
-            }
+        let this = Arc::clone(self);
+        let left = blocking(move || this.find_left()).await?;
+        if left.is_empty() {
+            return Ok(());
         }
-        let mut ready = layers.join_all().await;
-        let all = ready.len();
-        ready.sort_by_key(|(_, parents, _)| parents.len());
-        let mut served = 0;
-        for row in ready.chunk_by_mut(|(_, a, _), (_, b, _)| a.len() == b.len()) {
-            let mut mounts = tokio::task::JoinSet::new();
-            for (id, parents, layer) in row {
-                let (this, id, parents) = (Arc::clone(self), *id, std::mem::take(parents));
-                let layer = std::mem::replace(layer, Err(RestoreError::NotIndexed));
-                mounts.spawn(async move { this.restore_layer(id, &parents, layer).await });
-            }
-            served += mounts.join_all().await.into_iter().filter(|served| *served).count();
-        }
-        if all > 0 {
-            info!(served, unavailable = all - served, "lazy layers of earlier pulls");
-        }
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            let all = left.len();
+            this.serve_left(left).await;
+            let this = Arc::clone(&this);
+            let served = move || {
+                // Nobody has asked for the rest, and nobody will.
+                this.node.mounts().drop_awaited();
+            };
+            blocking(served).await;
+            info!(layers = all, "layers of an earlier process are served again");
+        });
         Ok(())
     }
 
-    /// Tries again to serve a layer that could not be; those of `parents`, nearest first, are served.
-    pub(super) async fn revive(self: &Arc<Self>, id: SnapshotId, parents: &[SnapshotId]) -> Result<()> {
-        let layer = self.ready_again(&self.labels_of(id).await?).await;
-        if self.restore_layer(id, parents, layer).await {
-            Ok(())
-        } else {
-            Err(Error::Unavailable(id.to_string()))
+    /// Remembers all lazy layers. Gives those that are mounted, each with the layers below it, nearest first.
+    fn find_left(&self) -> Result<Vec<(SnapshotId, Vec<SnapshotId>)>> {
+        let mounts = self.node.mounts();
+        let resumed = mounts.begin().map_err(|error| Error::Unavailable(causes(&error)))?;
+        let root = std::fs::canonicalize(self.dirs.root());
+        let root = root.map_err(|source| Error::io("find the directory of snapshots", source))?;
+        let unread = |error: MountError| Error::Unavailable(causes(&error));
+        let mut mounted = mounts.below(&root).map_err(unread)?;
+        let (mut left, mut absent) = (Vec::new(), 0usize);
+        for (id, snapshot) in self.metadata.list(&[])? {
+            if snapshot.kind != Kind::Committed || !snapshot.labels.contains_key(labels::REMOTE) {
+                continue;
+            }
+            let name = mounted.get(&self.dirs.fs(id)).cloned().flatten().filter(|_| resumed);
+            if name.is_some() {
+                mounted.remove(&self.dirs.fs(id));
+                left.push((id, self.metadata.parents(&snapshot.name)?));
+            } else {
+                absent += 1;
+            }
+            self.serving.earlier(id, name);
         }
+        for (point, error) in disk::unmount_all(mounted.into_keys()) {
+            warn!(mountpoint = %point.display(), %error, "cannot unmount what an earlier process left");
+        }
+        if !left.is_empty() || absent > 0 {
+            info!(mounted = left.len(), absent, "lazy layers of earlier pulls");
+        }
+        Ok(left)
+    }
+
+    /// Serves layers that are mounted, from the lowest ones up, since a layer shows the directories that it only implies as
+    /// those below it do.
+    async fn serve_left(self: &Arc<Self>, mut left: Vec<(SnapshotId, Vec<SnapshotId>)>) {
+        left.sort_by_key(|(_, parents)| parents.len());
+        let places = Arc::new(Semaphore::new(AT_ONCE));
+        for row in left.chunk_by_mut(|(_, a), (_, b)| a.len() == b.len()) {
+            let mut tasks = tokio::task::JoinSet::new();
+            for (id, parents) in row {
+                let (this, id, parents) = (Arc::clone(self), *id, std::mem::take(parents));
+                let places = Arc::clone(&places);
+                tasks.spawn(async move {
+                    let _place = places.acquire().await;
+                    // Why it failed was told. Whoever needs it tries again.
+                    let _ = this.serve_one(id, &parents).await;
+                });
+            }
+            tasks.join_all().await;
+        }
+    }
+
+    /// Serves a layer, if it is not served; those of `parents`, nearest first, that it needs are.
+    pub(super) async fn serve_one(self: &Arc<Self>, id: SnapshotId, parents: &[SnapshotId]) -> Result<()> {
+        let _turn = self.turns.of(id).await;
+        let Some(missing) = self.serving.missing(id) else { return Ok(()) };
+        match self.bring(id, parents, missing).await {
+            Ok(mounted) => {
+                self.serving.mounted(id, mounted);
+                Ok(())
+            }
+            Err(error) => {
+                self.counters.restore_failures.inc();
+                self.serving.dead(id);
+                warn!(snapshot = %id, error = causes(&error), "lazy layer is unavailable");
+                Err(Error::Unavailable(id.to_string()))
+            }
+        }
+    }
+
+    async fn bring(
+        self: &Arc<Self>,
+        id: SnapshotId,
+        parents: &[SnapshotId],
+        missing: Missing,
+    ) -> std::result::Result<Mounted, RestoreError> {
+        let layer = self.ready_again(&self.labels_of(id).await.unwrap_or_default()).await?;
+        if layer.implies_directories() && parents.iter().any(|id| self.serving.missing(*id).is_some()) {
+            return Err(RestoreError::Below);
+        }
+        Ok(self.mount_layer(layer, id, parents, missing).await?)
+    }
+
+    /// Mounts a lazy layer where its snapshot's files belong, or serves what is mounted there. `parents`, nearest first, are
+    /// being served.
+    pub(super) async fn mount_layer(
+        &self,
+        layer: Arc<Layer>,
+        id: SnapshotId,
+        parents: &[SnapshotId],
+        missing: Missing,
+    ) -> std::result::Result<Mounted, MountError> {
+        let opaque = if self.userxattr { OpaqueMark::User } else { OpaqueMark::Trusted };
+        let mountpoint = self.dirs.fs(id);
+        let below = parents.iter().map(|id| self.dirs.fs(*id)).collect();
+        let options = MountOptions { opaque, below };
+        blocking(move || {
+            if let Missing::Service(name) = missing {
+                match layer.resume(&mountpoint, &options, &name) {
+                    Err(MountError::Different(_)) => {
+                        warn!(snapshot = %id, "another version has mounted the layer: its containers must be restarted");
+                        detach(&mountpoint).map_err(MountError::Table)?;
+                    }
+                    served => return served,
+                }
+            }
+            layer.mount(&mountpoint, &options)
+        })
+        .await
     }
 
     /// Tells the image of the nearest lazy layer that a container begins to use it, the first time after a restart. Nobody waits
@@ -91,34 +191,6 @@ impl Snapshotter {
         let snapshots = blocking(move || this.metadata.list(&[])).await?;
         let labels = snapshots.into_iter().find(|(other, _)| *other == id).map(|(_, info)| info.labels);
         Ok(labels.unwrap_or_default())
-    }
-
-    /// Mounts a layer, or marks it as one that cannot be served.
-    async fn restore_layer(
-        &self,
-        id: SnapshotId,
-        parents: &[SnapshotId],
-        layer: std::result::Result<Arc<Layer>, RestoreError>,
-    ) -> bool {
-        let mounted = async {
-            let layer = layer?;
-            if layer.implies_directories() && parents.iter().any(|id| self.serving.is_dead(*id)) {
-                return Err(RestoreError::Below);
-            }
-            Ok(self.mount_layer(layer, id, parents).await?)
-        };
-        match mounted.await {
-            Ok(mount) => {
-                self.serving.restored(id, mount);
-                true
-            }
-            Err(error) => {
-                self.counters.restore_failures.inc();
-                self.serving.dead(id);
-                warn!(snapshot = %id, error = causes(&error), "lazy layer is unavailable");
-                false
-            }
-        }
     }
 
     /// The layer that labels describe, ready to be mounted.

@@ -1,13 +1,13 @@
 //! Which lazy layers are being served, and how many layers came which way.
 //!
-//! Owns the FUSE mounts: a mount lives exactly as long as its entry here.
+//! Owns what is known of each layer's mount. The mounts outlive the process; who forgets one unmounts it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use parking_lot::Mutex;
 
 use super::record::SnapshotId;
-use crate::layer::FuseMount;
+use crate::mounts::Mounted;
 use crate::stats::Counter;
 
 /// What became of the layers that were asked for, since the process started.
@@ -31,62 +31,86 @@ pub struct Counters {
 #[derive(Debug, Default)]
 pub(super) struct Serving {
     layers: Mutex<HashMap<SnapshotId, State>>,
+    /// Those of earlier processes that no container has used since.
+    unused: Mutex<HashSet<SnapshotId>>,
 }
 
 #[derive(Debug)]
 enum State {
-    /// The mount, which ends when this is dropped; and whether nobody has used it since a restart.
-    Mounted(FuseMount, bool),
-    /// Should be mounted, but could not be.
-    Dead,
+    /// Not mounted yet: nobody has wanted it since the node has started.
+    Absent,
+    /// An earlier process has mounted it, under this name. Its readers wait.
+    Left(String),
+    /// It is served.
+    Mounted(Mounted),
+    /// Should be mounted, but could not be. Under this name it still is, and readers get errors.
+    Dead(Option<String>),
+}
+
+/// What is to be done for a layer, so that it is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// It is to be mounted.
+    Mount,
+    /// It is mounted under this name, and is to be served.
+    Service(String),
 }
 
 impl Serving {
-    pub(super) fn mounted(&self, id: SnapshotId, mount: FuseMount) {
-        self.set(id, State::Mounted(mount, false));
+    pub(super) fn mounted(&self, id: SnapshotId, mounted: Mounted) {
+        self.layers.lock().insert(id, State::Mounted(mounted));
     }
 
-    /// The layer is mounted again after a restart.
-    pub(super) fn restored(&self, id: SnapshotId, mount: FuseMount) {
-        self.set(id, State::Mounted(mount, true));
+    /// A lazy layer of an earlier process, mounted under this name or not at all.
+    pub(super) fn earlier(&self, id: SnapshotId, left: Option<String>) {
+        self.layers.lock().insert(id, left.map_or(State::Absent, State::Left));
+        self.unused.lock().insert(id);
     }
 
     /// Remembers that a container uses these layers, the nearest first. Gives the nearest that is lazy, if nobody has used it since
     /// a restart.
     pub(super) fn begin_use(&self, parents: &[SnapshotId]) -> Option<SnapshotId> {
-        let mut layers = self.layers.lock();
+        let layers = self.layers.lock();
         let nearest = parents.iter().find(|id| layers.contains_key(id))?;
-        match layers.get_mut(nearest) {
-            Some(State::Mounted(_, unused)) => std::mem::take(unused).then_some(*nearest),
-            _ => None,
-        }
+        self.unused.lock().remove(nearest).then_some(*nearest)
     }
 
-    fn set(&self, id: SnapshotId, state: State) {
-        let before = self.layers.lock().insert(id, state);
-        // Unmounting may take a moment: not under the lock.
-        drop(before);
-    }
-
+    /// It could not be served.
     pub(super) fn dead(&self, id: SnapshotId) {
-        self.set(id, State::Dead);
+        let mut layers = self.layers.lock();
+        let left = match layers.remove(&id) {
+            Some(State::Left(name)) => Some(name),
+            Some(State::Dead(name)) => name,
+            _ => None,
+        };
+        layers.insert(id, State::Dead(left));
     }
 
-    pub(super) fn is_dead(&self, id: SnapshotId) -> bool {
-        matches!(self.layers.lock().get(&id), Some(State::Dead))
-    }
-
-    pub(super) fn forget(&self, id: SnapshotId) {
-        let before = self.layers.lock().remove(&id);
-        drop(before);
-    }
-
-    pub(super) fn close(&self) {
-        let all = std::mem::take(&mut *self.layers.lock());
-        for state in all.into_values() {
-            if let State::Mounted(mount, _) = state {
-                mount.leave();
-            }
+    /// What is missing until a layer is served. `None`: nothing, or it is none of ours.
+    pub(super) fn missing(&self, id: SnapshotId) -> Option<Missing> {
+        match self.layers.lock().get(&id)? {
+            State::Mounted(_) => None,
+            State::Left(name) | State::Dead(Some(name)) => Some(Missing::Service(name.clone())),
+            State::Absent | State::Dead(None) => Some(Missing::Mount),
         }
+    }
+
+    /// The layer is not ours any more. The caller unmounts it.
+    pub(super) fn forget(&self, id: SnapshotId) -> Option<Mounted> {
+        self.unused.lock().remove(&id);
+        match self.layers.lock().remove(&id)? {
+            State::Mounted(mounted) => Some(mounted),
+            State::Absent | State::Left(_) | State::Dead(_) => None,
+        }
+    }
+
+    /// All that are mounted by this process. The caller unmounts them.
+    pub(super) fn take_all(&self) -> Vec<Mounted> {
+        let all = std::mem::take(&mut *self.layers.lock());
+        let mounted = all.into_values().map(|state| match state {
+            State::Mounted(mounted) => Some(mounted),
+            State::Absent | State::Left(_) | State::Dead(_) => None,
+        });
+        mounted.flatten().collect()
     }
 }

@@ -84,7 +84,7 @@ impl Scene {
         let image = self.hidden().join(format!("layer{layer}.img"));
         let mountpoint = self.directory.path().join(format!("image{layer}"));
         fs::create_dir_all(&mountpoint).unwrap();
-        let words = ["help", "mount-image", image.to_str().unwrap(), mountpoint.to_str().unwrap(), "4096"];
+        let words = ["mount-image", image.to_str().unwrap(), mountpoint.to_str().unwrap()];
         let mut helper = Self::command(&words);
         assert_eq!(helper.wait().code(), Some(0), "the image is not mounted");
         mountpoint

@@ -8,14 +8,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use harness::image::{LayerSource, publish};
-use harness::node::TestNode;
+use harness::node::{TestMount, TestNode};
 use harness::pull::mount_at;
 use harness::registry::TestRegistry;
 use harness::tree::{Tree, listing};
 use harness::unpacker::Unpacker;
 use harness::way::Way;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use snapshotter::layer::{FuseMount, MountOptions};
+use snapshotter::layer::MountOptions;
 use soci_core::digest::Digest;
 use soci_core::prefetch::{ImageView, LayerFile, VisibleKind};
 use soci_core::tar::{Entry, Parser, Sink, Special, TarError};
@@ -73,7 +73,7 @@ pub(super) fn lazy(way: Way, tars: &[Vec<u8>], work: &Path, on_unpacked: bool) -
     let image = publish(&registry, "merge", &sources, 256 << 10);
     let node = TestNode::new(&work.join("node"), |options| way.ask(options));
     let full = if on_unpacked { unpacked(tars, work) } else { Vec::new() };
-    let mut mounts: Vec<FuseMount> = Vec::new();
+    let mut mounts: Vec<TestMount> = Vec::new();
     for at in 0..tars.len() {
         let mountpoint = work.join(format!("layer{at}"));
         fs::create_dir_all(&mountpoint).unwrap();
@@ -82,7 +82,7 @@ pub(super) fn lazy(way: Way, tars: &[Vec<u8>], work: &Path, on_unpacked: bool) -
             None => mounts[below].mountpoint().to_owned(),
         });
         let options = MountOptions { below: below.collect(), ..MountOptions::default() };
-        let mounted = node.layer(&image, at).mount(&mountpoint, &options).unwrap();
+        let mounted = TestMount::new(&node.layer(&image, at), &mountpoint, &options).unwrap();
         way.check(&mountpoint);
         mounts.push(mounted);
     }

@@ -9,8 +9,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Least time between SIGKILL and taking the lease by force.
-const LEAST_PATIENCE: Duration = Duration::from_millis(500);
+/// Least time between SIGKILL and taking the lease by force. A thread that waits for nobody has left the kernel by then.
+const LEAST_PATIENCE: Duration = Duration::from_millis(100);
 
 /// What is to be done now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,19 @@ impl<C: Copy + PartialEq> Leases<C> {
     /// Whether a server has the lease.
     pub(super) fn is_owner(&self, who: C) -> bool {
         self.owner == Some(who)
+    }
+
+    /// The server that has the lease while another one waits for it.
+    pub(super) fn contested(&self) -> Option<C> {
+        self.owner.filter(|_| !self.queue.is_empty())
+    }
+
+    /// The server that has the lease was killed. What is left of it may be waiting for its successor.
+    pub(super) fn owner_is_dying(&mut self, now: Instant) {
+        if let Some(first) = self.queue.front_mut().filter(|first| !first.killed) {
+            first.killed = true;
+            first.until = now.checked_add(LEAST_PATIENCE).unwrap_or(now);
+        }
     }
 
     /// A server's connection has ended.
@@ -107,6 +120,22 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(2);
     const ABORT: Duration = Duration::from_mins(10);
+
+    #[test]
+    fn a_server_that_was_killed_and_cannot_end_costs_no_patience() {
+        let now = Instant::now();
+        let mut leases = Leases::new(ABORT, now);
+        leases.request(1, PATIENCE, now);
+        assert_eq!(leases.step(now), Some(Action::Grant { to: 1, forced: false }));
+        assert_eq!(leases.contested(), None);
+        leases.request(2, PATIENCE, now);
+        assert_eq!(leases.contested(), Some(1));
+        leases.owner_is_dying(now);
+        leases.owner_is_dying(now + LEAST_PATIENCE / 2);
+        assert_eq!(leases.step(now), None);
+        assert_eq!(leases.deadline(), Some(now + LEAST_PATIENCE));
+        assert_eq!(leases.step(now + LEAST_PATIENCE), Some(Action::Grant { to: 2, forced: true }));
+    }
 
     #[test]
     fn a_successor_waits_for_the_end_of_the_one_before() {

@@ -24,6 +24,7 @@ use rustix::process::{PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal
 
 use super::channel::{self, MAX_DESCRIPTORS};
 use super::device::resend;
+use super::dying::is_dying;
 use super::keeper::FUSE;
 pub use client::Holder;
 use lease::{Action, Leases};
@@ -31,6 +32,8 @@ use message::{Answer, Request};
 
 /// Connections at once. A server, its successor, and a few that are dying.
 const MAX_CONNECTIONS: usize = 64;
+/// How often the owner of a lease that another server waits for is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Longest name of a descriptor.
 const MAX_NAME: usize = 32;
 /// The kernel's choice of what to end when memory is short: nearly never this.
@@ -74,6 +77,8 @@ struct Peer {
     connection: OwnedFd,
     /// The process, for SIGKILL. A number could be another process's by then.
     process: Option<OwnedFd>,
+    /// Its number, while it is there.
+    pid: u32,
 }
 
 #[derive(Debug)]
@@ -83,6 +88,8 @@ struct State {
     leases: Leases<u64>,
     next: u64,
     without_resend: bool,
+    /// A server has said that nothing is to be kept any more.
+    given_up: bool,
 }
 
 /// Keeps descriptors until nobody wants them any more. `ready` is called when servers can connect. It makes the process the
@@ -103,7 +110,8 @@ pub fn run(options: &Options, ready: impl FnOnce()) -> Result<(), HoldError> {
     ready();
     let leases = Leases::new(options.abort_after, Instant::now());
     let without_resend = options.without_resend;
-    let mut state = State { kept: Vec::new(), peers: Vec::new(), leases, next: 0, without_resend };
+    let mut state =
+        State { kept: Vec::new(), peers: Vec::new(), leases, next: 0, without_resend, given_up: false };
     while state.act() {
         let mut events = state.wait(&listener).map_err(HoldError::Wait)?;
         if events.pop() == Some(true) {
@@ -142,6 +150,13 @@ fn listen(path: &Path) -> io::Result<OwnedFd> {
 impl State {
     /// Does what is due. `false`: the holder ends.
     fn act(&mut self) -> bool {
+        let owner = self.leases.contested().and_then(|owner| self.peer(owner));
+        if owner.is_some_and(|owner| is_dying(owner.pid)) {
+            self.leases.owner_is_dying(Instant::now());
+        }
+        if self.given_up && self.peers.is_empty() {
+            return false;
+        }
         while let Some(action) = self.leases.step(Instant::now()) {
             match action {
                 Action::Grant { to, forced } => {
@@ -180,6 +195,9 @@ impl State {
     /// Waits for events or the next deadline: for each peer, then for the listener, whether it has something.
     fn wait(&self, listener: &OwnedFd) -> io::Result<Vec<bool>> {
         let limit = self.leases.deadline().map(|end| end.saturating_duration_since(Instant::now()));
+        // The death of a server that cannot end is no event.
+        let limit =
+            if self.leases.contested().is_some() { limit.map(|limit| limit.min(LOOK_AGAIN)) } else { limit };
         // Rounded up, so that the deadline has passed afterwards.
         let limit = limit.and_then(|limit| Timespec::try_from(limit + Duration::from_millis(1)).ok());
         let connections = self.peers.iter().map(|peer| peer.connection.as_fd()).chain([listener.as_fd()]);
@@ -201,7 +219,8 @@ impl State {
         }
         let process = pidfd_open(credentials.pid, PidfdFlags::empty()).ok();
         self.next += 1;
-        self.peers.push(Peer { number: self.next, connection, process });
+        let pid = credentials.pid.as_raw_nonzero().get().unsigned_abs();
+        self.peers.push(Peer { number: self.next, connection, process, pid });
     }
 
     /// Takes one message of a peer, or its end.
@@ -221,6 +240,7 @@ impl State {
             Some(Request::Keep { names }) => self.keep(number, names, descriptors),
             Some(Request::GiveUp) => {
                 self.kept.clear();
+                self.given_up = true;
                 Answer::Done
             }
             None => Answer::Refused("the request is not known".to_owned()),
@@ -238,6 +258,7 @@ impl State {
         {
             return refused("names and descriptors do not match");
         }
+        self.given_up = false;
         self.kept.retain(|(kept, _)| !names.contains(kept));
         if self.kept.len() + names.len() > MAX_DESCRIPTORS {
             return refused("too many descriptors");

@@ -34,7 +34,7 @@ use self::names::Names;
 use super::Layer;
 use crate::fs::places::Places;
 use crate::fs::{InodeNo, LayerFs};
-use crate::fuse::kernel::Kernel;
+use crate::mounts::kernel::Kernel;
 use crate::span::bitmap::PAGE;
 
 /// Names that are looked up in one mount before those of the next.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::fuse::kernel::Kernel;
+use crate::mounts::kernel::Kernel;
 
 /// What was looked up in a mount.
 #[derive(Debug, Default)]

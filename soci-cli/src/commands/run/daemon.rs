@@ -184,6 +184,7 @@ fn configuration(mode: Mode, metrics: &Path, plain_http: Option<&str>, hosts_dir
         "metrics_network = \"unix\"\nmetrics_address = {}\n\n\
          [pull_modes.soci_v1]\nenable = {lazy}\n\n[pull_modes.soci_v2]\nenable = {lazy}\n\n\
          [pull_modes.parallel_pull_unpack]\nenable = {full}\nexperimental_parallel_pull_as_fallback = true\n\n\
+         [restart]\nkeep_mounts = false\n\n\
          [prefetch]\nenable = {prefetch}\n\n[pack]\nenable = {pack}\nfine = {fine}\n",
         quoted(&metrics.to_string_lossy()),
         lazy = !full,

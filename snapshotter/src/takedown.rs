@@ -1,0 +1,133 @@
+//! Takes everything down that a daemon has left mounted: the layers, the hidden file system, the holder
+//! (`soci-snapshotter-grpc unmount`). No state lives here.
+//!
+//! What must always hold: nothing is taken from a daemon that runs; a container that uses a layer is named before its files
+//! are taken away. Nothing on a mount is touched, only the mount table.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::hidden::holder::Holder;
+use crate::hidden::{KeepError, Keeper};
+use crate::lock::{LockError, RootLock};
+use crate::mountinfo::mountpoint;
+use crate::mounts::{HIDDEN, HOLDER_SOCKET, detach};
+
+/// How long a server that is dying may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Mounts that are named in an error.
+const NAMED: usize = 5;
+
+/// Why not everything is down.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeDownError {
+    /// A daemon serves.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// Something uses layers.
+    #[error(
+        "{count} mounts use layers, among them {}: stop their containers first, or use --force, after which they get errors",
+        .some.join(", ")
+    )]
+    InUse {
+        /// How many.
+        count: usize,
+        /// Where some are.
+        some: Vec<String>,
+    },
+    /// A mount resists.
+    #[error("cannot unmount {}", .path.display())]
+    Unmount {
+        /// The mount.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The mount table cannot be read.
+    #[error("cannot read the mount table")]
+    Table(#[source] io::Error),
+    /// The holder cannot be told.
+    #[error("cannot tell the holder")]
+    Holder(#[from] KeepError),
+}
+
+/// Takes down what is mounted below a daemon's directory. How many mounts that were.
+///
+/// # Errors
+/// When a daemon runs, or, without `force`, when a layer is used.
+pub fn take_down(root: &Path, force: bool) -> Result<usize, TakeDownError> {
+    let root = match fs::canonicalize(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        root => root.map_err(TakeDownError::Table)?,
+    };
+    let _lock = RootLock::take(&root, Duration::ZERO)?;
+    let users = users(&root).map_err(TakeDownError::Table)?;
+    if !users.is_empty() && !force {
+        let (count, some) = (users.len(), users.into_iter().take(NAMED).collect());
+        return Err(TakeDownError::InUse { count, some });
+    }
+    let table = fs::read("/proc/self/mountinfo").map_err(TakeDownError::Table)?;
+    let mut points: Vec<_> = table.split(|byte| *byte == b'\n').filter_map(mountpoint).collect();
+    points.retain(|point| point.starts_with(&root) && *point != root);
+    // Later mounts may lie on earlier ones; the hidden one is below all others.
+    points.reverse();
+    points.sort_by_key(|point| point.starts_with(root.join(HIDDEN)));
+    for point in &points {
+        let failed = |source| TakeDownError::Unmount { path: point.clone(), source };
+        detach(point).map_err(failed)?;
+    }
+    if let Some(mut holder) = Holder::connect(&root.join(HOLDER_SOCKET))? {
+        holder.acquire(PATIENCE)?;
+        holder.give_up()?;
+    }
+    Ok(points.len())
+}
+
+/// Where file systems are mounted that use a layer, in all namespaces that have a process.
+fn users(root: &Path) -> io::Result<BTreeSet<String>> {
+    let layers = root.join("snapshotter/snapshots");
+    let (mut seen, mut users) = (BTreeSet::new(), BTreeSet::new());
+    for process in fs::read_dir("/proc")? {
+        let Ok(process) = process else { continue };
+        // Processes come and go.
+        let Ok(namespace) = fs::read_link(process.path().join("ns/mnt")) else { continue };
+        if !seen.insert(namespace) {
+            continue;
+        }
+        let Ok(table) = fs::read(process.path().join("mountinfo")) else { continue };
+        let overlays = table.split(|byte| *byte == b'\n').filter(|line| uses(line, &layers));
+        users.extend(overlays.filter_map(mountpoint).map(|point| point.display().to_string()));
+    }
+    Ok(users)
+}
+
+/// Whether a line of mountinfo(5) is an overlay of directories below `layers`.
+fn uses(line: &[u8], layers: &Path) -> bool {
+    let text = String::from_utf8_lossy(line);
+    let Some((_, rest)) = text.split_once(" - overlay ") else { return false };
+    rest.contains(&format!("{}/", layers.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlays_of_layers_are_users() {
+        let layers = Path::new("/r/snapshotter/snapshots");
+        for (line, is_user) in [
+            (
+                "9 1 0:9 / /c/rootfs rw - overlay overlay rw,lowerdir=/r/snapshotter/snapshots/7/fs,upperdir=/x",
+                true,
+            ),
+            ("9 1 0:9 / /c/rootfs rw - overlay overlay rw,lowerdir=/other/7/fs", false),
+            ("9 1 0:9 / /r/snapshotter/snapshots/7/fs ro - erofs /r/hidden/i1 ro", false),
+        ] {
+            assert_eq!(uses(line.as_bytes(), layers), is_user, "{line}");
+        }
+    }
+}
