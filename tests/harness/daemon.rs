@@ -32,12 +32,15 @@ pub fn program(name: &str) -> PathBuf {
 pub struct Daemon {
     child: Child,
     directory: PathBuf,
+    program: PathBuf,
 }
 
 impl Daemon {
     /// Starts on `directory` (root, socket, log and configuration go there) and waits until it is ready.
     pub fn start(directory: &Path, config: &str) -> Self {
-        let mut daemon = Self { child: spawn(directory, config), directory: directory.to_owned() };
+        let program = program("soci-snapshotter-grpc");
+        let child = spawn(&program, directory, config);
+        let mut daemon = Self { child, directory: directory.to_owned(), program };
         daemon.wait_until_ready(0);
         daemon
     }
@@ -45,8 +48,23 @@ impl Daemon {
     /// Starts again after [`Daemon::kill`] or [`Daemon::stop`].
     pub fn restart(&mut self, config: &str) {
         let before = self.log().len();
-        self.child = spawn(&self.directory, config);
+        self.begin(config);
         self.wait_until_ready(before);
+    }
+
+    /// The same, and does not wait until it is ready.
+    pub fn begin(&mut self, config: &str) {
+        self.child = spawn(&self.program, &self.directory, config);
+    }
+
+    /// The program that runs.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// From now on another program is started.
+    pub fn use_program(&mut self, program: PathBuf) {
+        self.program = program;
     }
 
     fn wait_until_ready(&mut self, log_before: usize) {
@@ -133,12 +151,12 @@ impl Daemon {
     }
 }
 
-fn spawn(directory: &Path, config: &str) -> Child {
+fn spawn(program: &Path, directory: &Path, config: &str) -> Child {
     let metrics = directory.join("metrics.sock");
     let config = format!("metrics_network = \"unix\"\nmetrics_address = \"{}\"\n{config}", metrics.display());
     fs::write(directory.join("config.toml"), config).expect("the directory is writable");
     let log = File::options().create(true).append(true).open(directory.join("log")).expect("a log file");
-    Command::new(program("soci-snapshotter-grpc"))
+    Command::new(program)
         .arg("--root")
         .arg(directory.join("root"))
         .arg("--address")

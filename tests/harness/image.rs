@@ -20,11 +20,20 @@ pub struct TarWriter(Vec<u8>);
 impl TarWriter {
     /// Adds an entry of type `kind` (`b'0'` regular, `b'1'` hard link, `b'2'` symbolic link, `b'5'` directory).
     pub fn entry(&mut self, name: &str, kind: u8, link: &str, content: &[u8]) -> &mut Self {
+        self.entry_with(name, kind, link, content, b"0000644\0")
+    }
+
+    /// Adds a regular file that everybody may run.
+    pub fn program(&mut self, name: &str, content: &[u8]) -> &mut Self {
+        self.entry_with(name, b'0', "", content, b"0000755\0")
+    }
+
+    fn entry_with(&mut self, name: &str, kind: u8, link: &str, content: &[u8], mode: &[u8]) -> &mut Self {
         assert!(name.len() <= 100 && link.len() <= 100, "ustar's short names only");
         let mut header = [0u8; 512];
         let mut put = |at: usize, text: &[u8]| header[at..at + text.len()].copy_from_slice(text);
         put(0, name.as_bytes());
-        put(100, b"0000644\0");
+        put(100, mode);
         put(108, b"0000000\0");
         put(116, b"0000000\0");
         put(124, format!("{:011o}\0", content.len()).as_bytes());

@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod chaos;
 mod codegen;
 mod demo;
 mod ebpf;
@@ -30,12 +31,14 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Task {
     Bench(bench::Args),
+    Chaos(chaos::ChaosArgs),
     Codegen(codegen::Args),
     Demo(demo::Args),
     Ebpf(ebpf::Args),
     Fuzz(fuzz::Args),
     Images(images::Args),
     Link(link::Args),
+    Soak(chaos::SoakArgs),
     Test(test::Args),
     Vm(vm::Args),
 }
@@ -43,12 +46,14 @@ enum Task {
 fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Bench(args) => bench::run(&args),
+        Task::Chaos(args) => chaos::run_chaos(&args),
         Task::Codegen(args) => codegen::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Ebpf(args) => ebpf::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Images(args) => images::run(&args),
         Task::Link(args) => link::run(&args),
+        Task::Soak(args) => chaos::run_soak(&args),
         Task::Test(args) => test::run(&args),
         Task::Vm(args) => vm::run(&args),
     }

@@ -48,6 +48,8 @@ pub(crate) enum Need {
     Fuzz,
     /// A browser that draws the page of a report.
     Chromium,
+    /// A program without libraries for images that are made on the spot.
+    Busybox,
     /// Booting Debian's kernels: qemu, file systems in files, what unpacks a kernel, Debian's keys.
     Vm,
 }
@@ -57,6 +59,7 @@ impl Need {
     fn packages(self) -> &'static [(&'static str, Probe)] {
         use Probe::{File, Program, PythonModule};
         match self {
+            Self::Busybox => &[("busybox-static", File("/var/lib/dpkg/info/busybox-static.list"))],
             Self::Images => &[
                 ("debootstrap", Program("debootstrap")),
                 ("python3", Program("python3")),

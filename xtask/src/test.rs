@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use crate::chaos;
 use crate::ebpf;
 use crate::exec;
 use crate::lab::{LabArgs, cargo};
@@ -50,6 +51,8 @@ enum Tier {
     Privileged,
     /// Scenarios on other kernels, in virtual machines: `cargo xtask vm`.
     Vm,
+    /// A daemon that dies while containers read, and one that pulls and removes: `cargo xtask chaos` and `soak`, short.
+    Chaos,
 }
 
 /// Runs the subcommand. The tests come last, so that their runner's closing line is the last one; how long each part took
@@ -75,6 +78,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if wants(Tier::Vm) {
         setup::ensure(&[Need::Vm, Need::Registry])?;
     }
+    if wants(Tier::Chaos) {
+        setup::require_root("chaos and soak")?;
+        setup::require_fuse()?;
+        setup::ensure(&[Need::Busybox])?;
+    }
     let suite = Suite::new(args.shared.as_deref())?;
     if args.ebpf_check || wants(Tier::Lint) && ebpf::is_installed(&args.lab)? {
         durations.of("ebpf-check", || ebpf::check(&args.lab))?;
@@ -94,6 +102,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if wants(Tier::Vm) {
         durations.of("vm", || vm::short(&args.lab, &suite.binaries))?;
+    }
+    if wants(Tier::Chaos) {
+        durations.of("chaos", || chaos::short(&suite.binaries))?;
     }
     let (plain, privileged) = (wants(Tier::Plain), wants(Tier::Privileged));
     if plain {
