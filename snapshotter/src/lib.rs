@@ -14,6 +14,7 @@ pub mod fs;
 pub mod grpc;
 pub mod hidden;
 pub mod layer;
+pub mod limits;
 pub mod lock;
 pub mod metrics;
 mod mountinfo;

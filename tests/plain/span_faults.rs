@@ -434,6 +434,23 @@ fn the_background_class_completes_a_layer() {
     let layer = node.layer(&lab.image, 0);
     eventually("the whole layer is here", || layer.cached_size() == layer.uncompressed_size());
     assert_eq!(node.stats.background_spans.get(), u64::from(layer.spans().ztoc().spans().len()));
+    assert_eq!(lab.ranges(0).len(), 1, "short spans that follow each other come together");
+}
+
+#[test]
+fn what_the_background_did_not_get_it_asks_for_again() {
+    let lab = Lab::new(&[source()]);
+    // One request and its repetitions.
+    let blob = When::path(lab.image.layers[0].to_string());
+    lab.registry.faults().add_times(blob, Fault::Status(503, None), 3);
+    let node = TestNode::new(lab.root.path(), |options| {
+        options.engine.background = Some(snapshotter::prefetch::BackgroundOptions {
+            silence: Duration::ZERO,
+            period: Duration::from_millis(1),
+        });
+    });
+    let layer = node.layer(&lab.image, 0);
+    eventually("the whole layer is here", || layer.cached_size() == layer.uncompressed_size());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use soci_core::ztoc::{Bundle, MAX_BUNDLE, Ztoc, ZtocError};
 
 use super::LayerError;
 use super::pack_options::{Listed, PackOptions};
-use super::resolver::{Indexed, Source, short_spans};
+use super::resolver::{Indexed, Source, within_limits};
 use super::tables::parsed;
 use crate::span::chain;
 
@@ -140,7 +140,7 @@ impl FineIndexes {
             tracing::warn!(layer = %indexed.layer, found, wanted, "fine index is for a layer of another size");
             return None;
         }
-        if let Err(error) = short_spans(&table) {
+        if let Err(error) = within_limits(&table) {
             tracing::warn!(layer = %indexed.layer, error = %chain(&error), "fine index of the layer is not used");
             return None;
         }

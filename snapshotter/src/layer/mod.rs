@@ -118,6 +118,14 @@ pub enum LayerError {
         /// The limit.
         limit: u64,
     },
+    /// The layer would be too long once it is plain.
+    #[error("the index gives the layer {length} plain bytes; the limit `plain-bytes` is {limit}")]
+    LongLayer {
+        /// Plain bytes.
+        length: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// The index has no zTOC for the layer, and its fine index cannot be used.
     #[error("the layer has no zTOC, and its fine index cannot be used")]
     NoTable,

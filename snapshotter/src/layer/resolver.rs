@@ -20,9 +20,7 @@ use soci_core::ztoc::{MAX_ZTOC, Ztoc};
 
 use super::LayerError;
 use super::tables::{Tables, parsed};
-
-/// Limit: compressed bytes of a span. A span is checked as a whole, so all of it is in memory; those of builders have a few MiB.
-const MAX_SPAN: u64 = 256 << 20;
+use crate::limits::{PLAIN_BYTES, SPAN_BYTES};
 
 /// Ways of finding an image's index that are allowed when the request does not name it.
 #[derive(Clone, Copy, Debug)]
@@ -195,7 +193,7 @@ impl Source {
         if ztoc.compressed_size() != indexed.size {
             return Err(LayerError::Size { found: ztoc.compressed_size(), wanted: indexed.size });
         }
-        short_spans(&ztoc)?;
+        within_limits(&ztoc)?;
         Ok(ztoc)
     }
 
@@ -248,12 +246,16 @@ impl Source {
     }
 }
 
-/// Whether every span of a table can be kept in memory.
-pub(super) fn short_spans(table: &Ztoc) -> Result<(), LayerError> {
-    match table.spans().longest() {
-        length if length > MAX_SPAN => Err(LayerError::LongSpan { length, limit: MAX_SPAN }),
-        _ => Ok(()),
+/// Whether a layer with this table can be served: every span fits into memory, and so does what is kept for each page.
+pub(super) fn within_limits(table: &Ztoc) -> Result<(), LayerError> {
+    let (span, plain) = (table.spans().longest(), table.uncompressed_size());
+    if span > SPAN_BYTES {
+        return Err(LayerError::LongSpan { length: span, limit: SPAN_BYTES });
     }
+    if plain > PLAIN_BYTES {
+        return Err(LayerError::LongLayer { length: plain, limit: PLAIN_BYTES });
+    }
+    Ok(())
 }
 
 /// Reads an artifact against the zTOC that it is for.

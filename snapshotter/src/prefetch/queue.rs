@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use soci_core::units::SpanId;
 
+use crate::limits::{BACKGROUND_BYTES, BACKGROUND_ROUNDS};
 use crate::span::SpanManager;
 use crate::span::state::Claim;
 
@@ -42,7 +43,17 @@ type Ordered = BTreeMap<Order, (Arc<SpanManager>, SpanId)>;
 pub(super) struct Queue {
     /// By the host that was to be asked when the span was queued; no list is empty.
     prefetch: HashMap<Arc<str>, Ordered>,
-    background: VecDeque<(Arc<SpanManager>, u32)>,
+    background: VecDeque<Rest>,
+}
+
+/// A layer that the background completes.
+#[derive(Debug)]
+struct Rest {
+    manager: Arc<SpanManager>,
+    /// The span to go on with.
+    from: u32,
+    /// How often it has gone through all spans. Those that failed are asked for again.
+    rounds: u32,
 }
 
 impl Queue {
@@ -51,8 +62,8 @@ impl Queue {
     }
 
     pub(super) fn push_background(&mut self, manager: &Arc<SpanManager>) {
-        if !self.background.iter().any(|(known, _)| Arc::ptr_eq(known, manager)) {
-            self.background.push_back((Arc::clone(manager), 0));
+        if !self.background.iter().any(|rest| Arc::ptr_eq(&rest.manager, manager)) {
+            self.background.push_back(Rest { manager: Arc::clone(manager), from: 0, rounds: 0 });
         }
     }
 
@@ -66,10 +77,10 @@ impl Queue {
             gone.extend(queued.map(|(_, (known, _))| known));
         }
         self.prefetch.retain(|_, list| !list.is_empty());
-        self.background.retain(|(known, _)| {
-            let same = Arc::ptr_eq(known, manager);
+        self.background.retain(|rest| {
+            let same = Arc::ptr_eq(&rest.manager, manager);
             if same {
-                gone.push(Arc::clone(known));
+                gone.push(Arc::clone(&rest.manager));
             }
             !same
         });
@@ -110,18 +121,46 @@ impl Queue {
         None
     }
 
-    /// Takes the next unrequested span of the next layer that still has one, the layers in turn.
+    /// Takes the next unrequested span of the next layer that still has one, with those that follow it, up to
+    /// [`BACKGROUND_BYTES`]; the layers in turn.
     pub(super) fn pop_background(&mut self) -> Option<Run> {
-        while let Some((manager, from)) = self.background.pop_front() {
-            let next = (from..manager.ztoc().spans().len())
-                .map(SpanId)
-                .find_map(|span| manager.states().claim(span));
-            if let Some(claim) = next {
-                self.background.push_back((Arc::clone(&manager), claim.span().0 + 1));
-                return Some(Run { manager, claims: vec![claim] });
+        while let Some(mut rest) = self.background.pop_front() {
+            let claims = rest.claim();
+            if let Some(last) = claims.last() {
+                rest.from = last.span().0 + 1;
+                let manager = Arc::clone(&rest.manager);
+                self.background.push_back(rest);
+                return Some(Run { manager, claims });
+            }
+            // Behind the end: what has failed meanwhile is tried again, but not for ever.
+            if rest.from > 0 && rest.rounds + 1 < BACKGROUND_ROUNDS {
+                self.background.push_front(Rest { from: 0, rounds: rest.rounds + 1, ..rest });
             }
         }
         None
+    }
+}
+
+impl Rest {
+    fn claim(&self) -> Vec<Claim> {
+        let (states, spans) = (self.manager.states(), self.manager.ztoc().spans());
+        let mut claims: Vec<Claim> = Vec::new();
+        let mut bytes = 0;
+        for span in (self.from..spans.len()).map(SpanId) {
+            let cost = spans.compressed_range(span).len();
+            if !claims.is_empty() && bytes + cost > BACKGROUND_BYTES {
+                break;
+            }
+            match states.claim(span) {
+                Some(claim) => {
+                    bytes += cost;
+                    claims.push(claim);
+                }
+                None if claims.is_empty() => {}
+                None => break,
+            }
+        }
+        claims
     }
 }
 

@@ -12,7 +12,7 @@ use soci_core::unpack::{ApplyOptions, Below, LayerFormat, SNIFF, Whiteouts, inhe
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use super::stream::{BlobReader, blob, pump};
+use super::stream::{BlobReader, Room, blob, pump};
 use super::{Result, UnpackOptions, WholeLayer, WholeLayerError};
 
 /// Pieces between the two sides.
@@ -60,10 +60,12 @@ pub(super) async fn run(
     directory: PathBuf,
     options: UnpackOptions,
     userxattr: bool,
+    room: Room,
 ) -> Result<UnpackedLayer> {
     let (sender, receiver) = mpsc::channel(PIECES);
     let fetcher = layer.repository.range_fetcher(layer.digest, layer.size);
-    let fetching = pump(blob(fetcher, layer.size, options.chunk_size, options.requests_per_layer), sender);
+    let fetching =
+        pump(blob(fetcher, layer.size, options.chunk_size, options.requests_per_layer, room), sender);
     let digest = layer.digest;
     let writing = tokio::task::spawn_blocking(move || {
         let mut unpacked = UnpackedLayer::make(directory)?;

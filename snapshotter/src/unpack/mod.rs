@@ -26,7 +26,9 @@ use tokio::task::JoinHandle;
 pub use job::UnpackedLayer;
 
 use crate::layer::LayerError;
+use crate::limits::WHOLE_LAYER_BYTES;
 use crate::private;
+use stream::Room;
 
 /// How long a finished layer waits for the Prepare that wants it; a pull that was given up leaves such layers.
 const KEEP: Duration = Duration::from_mins(30);
@@ -124,6 +126,7 @@ pub struct Unpacker {
     directory: PathBuf,
     options: UnpackOptions,
     limit: Arc<Semaphore>,
+    room: Room,
     runtime: Handle,
     userxattr: bool,
     next: AtomicU64,
@@ -153,6 +156,7 @@ impl Unpacker {
             directory,
             options,
             limit: Arc::new(Semaphore::new(options.layers_at_once.min(Semaphore::MAX_PERMITS))),
+            room: Room::new(WHOLE_LAYER_BYTES),
             runtime,
             userxattr,
             next: AtomicU64::new(0),
@@ -193,10 +197,11 @@ impl Unpacker {
     fn spawn(self: &Arc<Self>, layer: &WholeLayer) -> Job {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (limit, options, userxattr) = (Arc::clone(&self.limit), self.options, self.userxattr);
+        let room = self.room.clone();
         let (layer, directory) = (layer.clone(), self.directory.join(number.to_string()));
         let task = self.runtime.spawn(async move {
             let Ok(_permit) = limit.acquire_owned().await else { return Err(WholeLayerError::Stopped) };
-            job::run(layer, directory, options, userxattr).await
+            job::run(layer, directory, options, userxattr, room).await
         });
         Job { number, task }
     }

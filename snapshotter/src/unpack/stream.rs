@@ -5,13 +5,14 @@
 //! fails the reader gets an error.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use soci_core::digest::{Digest, Hasher};
 use soci_core::registry::{FetchError, RangeBody, RangeFetcher};
 use soci_core::units::ByteRange;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// The consecutive ranges of `chunk` bytes that make up `size` bytes.
 fn chunks(size: u64, chunk: u64) -> impl Iterator<Item = ByteRange> {
@@ -22,30 +23,63 @@ fn chunks(size: u64, chunk: u64) -> impl Iterator<Item = ByteRange> {
     })
 }
 
-/// The whole blob in pieces, in order, with `ahead` requests in flight; in one request where the registry gives no parts.
+/// Room for bytes that are on their way, in the whole node. Who has a [`Share`] of it may hold so many.
+#[derive(Clone, Debug)]
+pub(super) struct Room {
+    kibibytes: Arc<Semaphore>,
+    all: u32,
+}
+
+/// Held until the bytes are with their reader.
+type Share = Option<OwnedSemaphorePermit>;
+
+impl Room {
+    pub(super) fn new(bytes: u64) -> Self {
+        let all = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).max(1);
+        Self { kibibytes: Arc::new(Semaphore::new(all as usize)), all }
+    }
+
+    /// Waits for room. What is larger than all of it gets all of it. Earlier chunks of a blob ask before later ones, and are
+    /// served before them, so that no blob waits for a chunk that has no room.
+    async fn share(&self, bytes: u64) -> Share {
+        let share = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(self.all);
+        Arc::clone(&self.kibibytes).acquire_many_owned(share).await.ok()
+    }
+}
+
+/// The whole blob in pieces, in order, with `ahead` requests in flight as far as there is room; in one request where the
+/// registry gives no parts.
 pub(super) fn blob(
     fetcher: RangeFetcher,
     size: u64,
     chunk: u64,
     ahead: usize,
-) -> impl Stream<Item = Result<Vec<Bytes>, FetchError>> {
+    room: Room,
+) -> impl Stream<Item = Result<(Vec<Bytes>, Share), FetchError>> {
     let begin = async move {
         let mut ranges: Vec<_> = chunks(size, chunk).collect();
         let mut first = None;
         if ranges.len() > 1 && fetcher.gives_parts() != Some(true) {
             // The header of the answer for the first chunk tells.
+            let share = room.share(ranges[0].len()).await;
             let answer = fetcher.fetch(ranges[0]).await;
             if answer.is_ok() && fetcher.gives_parts() == Some(false) {
-                return one_after_the_other(fetcher, ByteRange::new(0, size)).boxed();
+                let pieces = one_after_the_other(fetcher, ByteRange::new(0, size));
+                return pieces.map_ok(|pieces| (pieces, None)).boxed();
             }
-            first = Some(answer);
+            first = Some((answer, share));
             ranges.remove(0);
         }
         let rest = ranges.into_iter().map(move |range| {
-            let fetcher = fetcher.clone();
-            async move { all(fetcher.fetch(range).await).await }.boxed()
+            let (fetcher, room) = (fetcher.clone(), room.clone());
+            let fetch = async move {
+                let share = room.share(range.len()).await;
+                Ok((all(fetcher.fetch(range).await).await?, share))
+            };
+            fetch.boxed()
         });
-        let all = first.map(|answer| all(answer).boxed()).into_iter().chain(rest);
+        let first = first.map(|(answer, share)| async { Ok((all(answer).await?, share)) }.boxed());
+        let all = first.into_iter().chain(rest);
         stream::iter(all).buffered(ahead.max(1)).boxed()
     };
     stream::once(begin).flatten()
@@ -76,12 +110,13 @@ fn one_after_the_other(
 
 /// Sends the pieces of a blob until it ends, fails, or nobody reads any more.
 pub(super) async fn pump(
-    blob: impl Stream<Item = Result<Vec<Bytes>, FetchError>>,
+    blob: impl Stream<Item = Result<(Vec<Bytes>, Share), FetchError>>,
     sender: mpsc::Sender<Bytes>,
 ) -> Result<(), FetchError> {
     let mut blob = std::pin::pin!(blob);
-    while let Some(pieces) = blob.next().await {
-        for piece in pieces? {
+    while let Some(chunk) = blob.next().await {
+        let (pieces, _share) = chunk?;
+        for piece in pieces {
             if sender.send(piece).await.is_err() {
                 return Ok(());
             }
@@ -156,6 +191,22 @@ mod tests {
             }
             assert_eq!(next, size);
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_on_its_way_has_a_limit_and_nothing_waits_for_ever() {
+        let room = Room::new(8 << 10);
+        let first = room.share(5 << 10).await;
+        let second = tokio::spawn({
+            let room = room.clone();
+            async move { room.share(4 << 10).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!second.is_finished());
+        drop(first);
+        drop(second.await.unwrap());
+        assert!(room.share(u64::MAX).await.is_some(), "what is larger than all gets all");
+        assert_eq!(room.kibibytes.available_permits(), 8);
     }
 
     #[test]
