@@ -2,6 +2,7 @@
 //!
 //! One program for all of them, because linking it is most of what a test costs. Each module is one subject.
 
+mod conformance;
 mod containerd;
 mod containerd_companions;
 mod containerd_images;

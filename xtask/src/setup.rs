@@ -48,6 +48,8 @@ pub(crate) enum Need {
     Fuzz,
     /// A browser that draws the page of a report.
     Chromium,
+    /// containerd's own tests of snapshotters, which are in Go.
+    Conformance,
     /// A program without libraries for images that are made on the spot.
     Busybox,
     /// Booting Debian's kernels: qemu, file systems in files, what unpacks a kernel, Debian's keys.
@@ -59,6 +61,13 @@ impl Need {
     fn packages(self) -> &'static [(&'static str, Probe)] {
         use Probe::{File, Program, PythonModule};
         match self {
+            Self::Conformance => &[
+                ("golang-go", Program("go")),
+                (
+                    "golang-github-containerd-containerd-dev",
+                    File("/usr/share/gocode/src/github.com/containerd/containerd/snapshots/testsuite/testsuite.go"),
+                ),
+            ],
             Self::Busybox => &[("busybox-static", File("/var/lib/dpkg/info/busybox-static.list"))],
             Self::Images => &[
                 ("debootstrap", Program("debootstrap")),

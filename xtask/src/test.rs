@@ -70,6 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Need::Strace,
             Need::Disks,
             Need::Skopeo,
+            Need::Conformance,
         ])?;
     }
     if wants(Tier::Plain) {
