@@ -3,6 +3,7 @@
 //! One program for all of them, because linking it is most of what a test costs. Each module is one subject.
 
 mod arrows;
+mod circles;
 mod cli;
 mod cli_docs;
 mod cli_json;

@@ -65,7 +65,9 @@ impl Need {
                 ("golang-go", Program("go")),
                 (
                     "golang-github-containerd-containerd-dev",
-                    File("/usr/share/gocode/src/github.com/containerd/containerd/snapshots/testsuite/testsuite.go"),
+                    File(
+                        "/usr/share/gocode/src/github.com/containerd/containerd/snapshots/testsuite/testsuite.go",
+                    ),
                 ),
             ],
             Self::Busybox => &[("busybox-static", File("/var/lib/dpkg/info/busybox-static.list"))],

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use super::flags;
 use super::ids::NodeId;
 use super::values::{Attr, Totals};
 use super::wire::{Init, NAME_MAX};
@@ -20,34 +21,6 @@ pub(crate) const MAX_READ: u32 = 1 << 20;
 const MINOR: u32 = 40;
 /// A server that is sent no data needs the smallest buffer that the kernel allows.
 const MAX_WRITE: u32 = 4096;
-
-/// Flags of INIT, both words as one.
-pub(crate) mod flags {
-    pub(crate) const ASYNC_READ: u64 = 1;
-    pub(crate) const DO_READDIRPLUS: u64 = 1 << 13;
-    pub(crate) const READDIRPLUS_AUTO: u64 = 1 << 14;
-    pub(crate) const NO_OPEN_SUPPORT: u64 = 1 << 17;
-    pub(crate) const PARALLEL_DIROPS: u64 = 1 << 18;
-    pub(crate) const POSIX_ACL: u64 = 1 << 20;
-    pub(crate) const MAX_PAGES: u64 = 1 << 22;
-    pub(crate) const CACHE_SYMLINKS: u64 = 1 << 23;
-    pub(crate) const NO_OPENDIR_SUPPORT: u64 = 1 << 24;
-    pub(crate) const INIT_EXT: u64 = 1 << 30;
-    /// Linux 6.9 on: requests that were read and not answered can be sent again.
-    pub(crate) const HAS_RESEND: u64 = 1 << 39;
-
-    /// What helps a read-only server of layers that never change. All of it is optional.
-    pub(super) const WANTED: u64 = ASYNC_READ
-        | DO_READDIRPLUS
-        | READDIRPLUS_AUTO
-        | NO_OPEN_SUPPORT
-        | PARALLEL_DIROPS
-        | MAX_PAGES
-        | CACHE_SYMLINKS
-        | NO_OPENDIR_SUPPORT
-        | INIT_EXT
-        | HAS_RESEND;
-}
 
 /// What the connection is told once, when it begins. It cannot be changed for a living connection.
 #[derive(Clone, Copy, Debug)]

@@ -20,9 +20,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::answer::{Answer, Terms, Timeouts, flags};
+use super::answer::{Answer, Terms, Timeouts};
 use super::device::{Device, Notifier, resend};
 use super::dispatch::Dispatch;
+use super::flags;
 use super::forest::Forest;
 use super::helper::{HelperError, Helpers, Work};
 use super::ids::{NodeId, Slot};

@@ -34,6 +34,7 @@ mod connection;
 mod device;
 mod dispatch;
 mod dying;
+mod flags;
 mod forest;
 pub mod helper;
 pub mod holder;

@@ -168,7 +168,7 @@ impl Init {
     fn parse(body: &[u8]) -> Option<Self> {
         let low = u32_at(body, 12)?;
         // The second word is there only if the first one says so.
-        let high = if u64::from(low) & super::answer::flags::INIT_EXT != 0 { u32_at(body, 16)? } else { 0 };
+        let high = if u64::from(low) & super::flags::INIT_EXT != 0 { u32_at(body, 16)? } else { 0 };
         Some(Self {
             major: u32_at(body, 0)?,
             minor: u32_at(body, 4)?,

@@ -16,8 +16,9 @@ use soci_core::ztoc::Ztoc;
 use tokio::task::JoinHandle;
 
 use super::companions::PackSource;
+use super::failure::PackFailure;
 use super::image::{AT_ONCE, ImageContext, SMALL_THINGS_FIRST};
-use super::pack::{self, Opened, PackFailure, Target};
+use super::pack::{self, Opened, Target};
 use super::resolver::{Indexed, parse_artifact};
 use super::{Layer, LayerError};
 use crate::prefetch::{Hold, Order, Stream};

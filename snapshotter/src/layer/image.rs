@@ -21,8 +21,9 @@ use tokio::sync::OnceCell;
 
 use super::companions::{Companions, FineIndexes, PackSource};
 use super::found::Found;
-use super::node::Services;
+
 use super::resolver::{Indexed, ManifestAndConfig, Source};
+use super::services::Services;
 use super::{Layer, LayerError};
 use crate::span::chain;
 

@@ -9,6 +9,7 @@
 
 mod ahead;
 mod companions;
+mod failure;
 mod found;
 mod image;
 mod node;
@@ -16,6 +17,7 @@ mod opening;
 mod pack;
 mod pack_options;
 mod resolver;
+mod services;
 mod tables;
 mod warm;
 

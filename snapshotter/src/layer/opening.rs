@@ -12,7 +12,7 @@ use soci_core::pack::{BlockOpener, PackHead};
 use soci_core::registry::{Giver, Pieces};
 use tokio::task::JoinHandle;
 
-use super::pack::PackFailure;
+use super::failure::PackFailure;
 
 /// Bytes that are read before the layers are ready, about, and at most.
 const READ_ON: u64 = 8 << 20;

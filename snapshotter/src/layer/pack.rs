@@ -12,18 +12,19 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use soci_core::digest::Digest;
-use soci_core::pack::{Extent, PackError, PackHead};
-use soci_core::registry::{FetchError, Pieces, RangeFetcher};
+use soci_core::pack::{Extent, PackHead};
+use soci_core::registry::{Pieces, RangeFetcher};
 use soci_core::units::ByteRange;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::Layer;
 use super::companions::PackSource;
+use super::failure::PackFailure;
 use super::opening::{Ahead, Opening, open_ahead};
 use super::warm::Warm;
 use crate::prefetch::Stream;
-use crate::span::{PackBond, SpanError, SpanManager};
+use crate::span::{PackBond, SpanManager};
 use crate::stats::Stats;
 
 /// Blocks that are here and not yet written, at most.
@@ -40,43 +41,6 @@ const FAR_AWAY: Duration = Duration::from_millis(30);
 /// Parts of a pack from far away, bytes, and how many are on their way at once.
 const PART: u64 = 4 << 20;
 const PARTS_AT_ONCE: usize = 3;
-
-/// Why a pack was dropped.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum PackFailure {
-    /// The registry did not give the bytes.
-    #[error("fetch of the pack failed")]
-    Fetch(#[from] FetchError),
-    /// The registry gave less than it said.
-    #[error("the pack ended early")]
-    Short,
-    /// The head or a block is not valid.
-    #[error("pack is not valid")]
-    Pack(#[from] PackError),
-    /// It was made for another image.
-    #[error("pack is for image manifest {0}")]
-    OtherImage(Digest),
-    /// Its size is another than its manifest says.
-    #[error("pack says that it has {found} bytes, its manifest says {wanted}")]
-    Size {
-        /// In the head.
-        found: u64,
-        /// In the manifest.
-        wanted: u64,
-    },
-    /// A cache could not be written.
-    #[error("pages of the pack could not be stored")]
-    Store(#[source] SpanError),
-    /// A span has shown that its bytes are not the layer's.
-    #[error("the pack's bytes are not those of the layers")]
-    Wrong,
-    /// The image has no index, or none of its layers can be lazy.
-    #[error("no layer of the image is served lazily")]
-    NothingLazy,
-    /// Nobody uses the layers any more, or the process ends.
-    #[error("the pack is not needed any more")]
-    Over,
-}
 
 /// What a pack needs of its image.
 pub(super) struct Target<'a> {

@@ -29,9 +29,9 @@ use soci_core::units::SpanId;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::span::SpanManager;
 use crate::span::spare::Spare;
 use crate::span::state::Claim;
+use crate::span::{Demand, SpanManager};
 use crate::stats::Stats;
 use lane::Lane;
 use pace::Pace;
@@ -221,6 +221,34 @@ impl Stream {
     }
 }
 
+impl Demand for Engine {
+    /// Adjacent spans come by one request.
+    fn demand(&self, manager: &Arc<SpanManager>, claims: Vec<Claim>) {
+        let mut runs: Vec<Run> = Vec::new();
+        for claim in claims {
+            let adjacent = runs
+                .last_mut()
+                .filter(|run| run.claims.last().is_some_and(|last| last.span().0 + 1 == claim.span().0));
+            match adjacent {
+                Some(run) => run.claims.push(claim),
+                None => runs.push(Run { manager: Arc::clone(manager), claims: vec![claim] }),
+            }
+        }
+        for run in runs {
+            self.spawn(run, Class::Demand);
+        }
+    }
+
+    fn forget(&self, manager: &Arc<SpanManager>) {
+        let gone = self.0.work.lock().queue.forget(manager);
+        drop(gone);
+    }
+
+    fn spare(&self) -> &Spare {
+        &self.0.spare
+    }
+}
+
 impl Engine {
     /// An engine whose work runs on `runtime`.
     pub fn new(runtime: Handle, options: EngineOptions, stats: Arc<Stats>) -> Self {
@@ -239,31 +267,9 @@ impl Engine {
         }))
     }
 
-    /// What could not be written of all layers.
-    pub(crate) fn spare(&self) -> &Spare {
-        &self.0.spare
-    }
-
     /// The runtime that the engine works on.
     pub fn runtime(&self) -> &Handle {
         &self.0.runtime
-    }
-
-    /// Fetches the claimed spans now; adjacent ones by one request.
-    pub fn demand(&self, manager: &Arc<SpanManager>, claims: Vec<Claim>) {
-        let mut runs: Vec<Run> = Vec::new();
-        for claim in claims {
-            let adjacent = runs
-                .last_mut()
-                .filter(|run| run.claims.last().is_some_and(|last| last.span().0 + 1 == claim.span().0));
-            match adjacent {
-                Some(run) => run.claims.push(claim),
-                None => runs.push(Run { manager: Arc::clone(manager), claims: vec![claim] }),
-            }
-        }
-        for run in runs {
-            self.spawn(run, Class::Demand);
-        }
     }
 
     /// Queues spans that an artifact names.
@@ -282,12 +288,6 @@ impl Engine {
             self.0.work.lock().queue.push_background(manager);
             self.pump();
         }
-    }
-
-    /// Nobody uses the layer any more: nothing of it is fetched ahead.
-    pub fn forget(&self, manager: &Arc<SpanManager>) {
-        let gone = self.0.work.lock().queue.forget(manager);
-        drop(gone);
     }
 
     /// A new image was asked for: the background class pauses.

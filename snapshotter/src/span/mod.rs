@@ -10,13 +10,14 @@
 
 pub mod bitmap;
 pub mod cache;
+mod demand;
 mod edges;
 mod edges_file;
 mod error;
 pub mod eviction;
 mod packed;
 mod sources;
-pub(crate) mod spare;
+pub mod spare;
 pub mod state;
 mod wait;
 mod walk;
@@ -40,10 +41,10 @@ use soci_core::ztoc::{self, Window, Ztoc};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::prefetch::Engine;
 use crate::stats::Stats;
 use bitmap::Identity;
 use cache::SpanCache;
+pub use demand::Demand;
 pub use error::SpanError;
 pub(crate) use error::chain;
 pub use packed::PackBond;
@@ -100,7 +101,7 @@ pub struct SpanManager {
     /// The packs that have filled the layer.
     bonds: Mutex<Vec<Arc<PackBond>>>,
     interest: Mutex<(usize, CancellationToken)>,
-    engine: Engine,
+    engine: Arc<dyn Demand>,
     stats: Arc<Stats>,
     options: SpanOptions,
 }
@@ -129,7 +130,7 @@ impl SpanManager {
     pub fn new(
         ztoc: Ztoc,
         cache: SpanCache,
-        engine: Engine,
+        engine: Arc<dyn Demand>,
         stats: Arc<Stats>,
         options: SpanOptions,
     ) -> Arc<Self> {

@@ -25,7 +25,7 @@ struct Kept {
 
 /// What could not be written.
 #[derive(Debug, Default)]
-pub(crate) struct Spare(Mutex<VecDeque<Kept>>);
+pub struct Spare(Mutex<VecDeque<Kept>>);
 
 impl Spare {
     /// Keeps the plain bytes of a span; false when they are too many.

@@ -130,7 +130,7 @@ fn open(
     let identity = SpanManager::identity(Digest::of(&tar()), ztoc);
     let cache = SpanCache::open(root, identity, BOOT).unwrap();
     let engine = Engine::new(runtime.handle().clone(), EngineOptions::default(), Arc::clone(stats));
-    SpanManager::new(ztoc.clone(), cache, engine, Arc::clone(stats), options)
+    SpanManager::new(ztoc.clone(), cache, Arc::new(engine), Arc::clone(stats), options)
 }
 
 #[test]
