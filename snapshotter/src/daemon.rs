@@ -339,6 +339,7 @@ fn node_options(
         },
         spans: SpanOptions {
             read_timeout: config.blob.fetching_timeout(),
+            retry_for: config.blob.fetching_timeout() * 9 / 10,
             verification_retries: config.blob.span_verification_retries(),
             ..SpanOptions::default()
         },
@@ -392,5 +393,6 @@ fn policy(config: &Config) -> Policy {
         always_whole: pull.enable,
         whole_without_index: pull.experimental_parallel_pull_as_fallback,
         min_layer_size: config.snapshotter.min_layer_size(),
+        retry_mounted: config.restart.abort_after(),
     }
 }

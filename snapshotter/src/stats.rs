@@ -45,6 +45,8 @@ pub struct Stats {
     pub fetch_requests: Counter,
     /// Span fetches that failed after all their retries.
     pub span_failures: Counter,
+    /// How often a read has asked again because of an error that may heal.
+    pub reads_retried: Counter,
     /// Spans that could not be written to the cache, and were served from memory.
     pub spans_not_written: Counter,
     /// Spans whose compressed bytes did not have the zTOC's digest (each bad download counts).

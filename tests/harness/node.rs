@@ -57,7 +57,11 @@ impl TestNode {
             pack: PackOptions::default(),
             cache_limit: 0,
             engine: EngineOptions::default(),
-            spans: SpanOptions { read_timeout: Duration::from_secs(30), ..SpanOptions::default() },
+            spans: SpanOptions {
+                read_timeout: Duration::from_secs(30),
+                retry_for: Duration::ZERO,
+                ..SpanOptions::default()
+            },
             mounts: MountsOptions {
                 root: root.to_owned(),
                 program: Program {

@@ -493,3 +493,33 @@ fn unused_caches_make_room_for_new_ones() {
     assert!(caches() < 3);
     assert_eq!(read(&node, &layer, "small", 0, 5).unwrap(), b"hello");
 }
+
+#[test]
+fn reads_wait_for_what_may_heal() {
+    let faults = [
+        Fault::Status(401, None),
+        Fault::Status(403, None),
+        Fault::Status(404, None),
+        Fault::Status(503, None),
+        Fault::Corrupt,
+        Fault::Truncate(100),
+        Fault::NoContentRange,
+    ];
+    for fault in faults {
+        let lab = Lab::new(&[source()]);
+        let node = TestNode::new(lab.root.path(), |options| {
+            options.prefetch = false;
+            options.spans.retry_for = Duration::from_secs(25);
+        });
+        let layer = node.layer(&lab.image, 0);
+        assert_eq!(read(&node, &layer, "small", 0, 5).unwrap(), b"hello");
+        lab.break_layer(fault.clone());
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| read(&node, &layer, "big", 0, 100_000));
+            eventually("a read asks again", || node.stats.reads_retried.get() > 1);
+            lab.registry.faults().clear();
+            let bytes = reader.join().unwrap().unwrap_or_else(|error| panic!("{fault:?}: {error}"));
+            assert!(bytes == big()[..100_000], "{fault:?}");
+        });
+    }
+}

@@ -16,6 +16,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 use snapshotter::snapshot::{Error, Kind, Labels, Lasts, Metadata};
 use soci_core::containerd::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest};
+use soci_core::digest::Digest;
 
 use crate::snapshotter::{Lab, layers};
 
@@ -123,6 +124,23 @@ fn a_registry_that_does_not_answer_costs_one_time_limit() {
             assert_eq!(answer.unwrap().into_inner().mounts.len(), 1, "the runtime pulls it");
         }
         assert!(took[0] < Duration::from_secs(3) && took[1] < Duration::from_secs(1), "{fault:?}: {took:?}");
+        // Nor does another image of a registry that has said nothing at all.
+        let mut other = lab.image.clone();
+        other.reference = lab.registry.image("other");
+        other.manifest = Digest::of(b"other");
+        let request = PrepareSnapshotRequest {
+            snapshotter: "soci".to_owned(),
+            key: "other".to_owned(),
+            parent: String::new(),
+            labels: labels(&other, 0, "sha256:other"),
+        };
+        let begun = Instant::now();
+        lab.runtime.block_on(client.prepare(request)).unwrap();
+        let took = begun.elapsed();
+        assert!(
+            took < Duration::from_secs(if matches!(fault, Fault::Hang) { 1 } else { 3 }),
+            "{fault:?}: {took:?}"
+        );
     }
 }
 

@@ -109,14 +109,23 @@ impl ImageContext {
         &self.request
     }
 
-    /// Says that not even its manifest can be had in time: for a while nobody else needs to try.
-    pub fn give_up(&self) {
+    /// Says that not even its manifest can be had: for a while nobody else needs to try. `silent`: its registry has not
+    /// answered in time, so no other image of it needs to, either.
+    pub fn give_up(&self, silent: bool) {
         *self.given_up.lock() = Some(Instant::now());
+        if silent {
+            let host = self.request.reference.registry().to_owned();
+            self.services.silent.lock().insert(host, Instant::now());
+        }
     }
 
     /// Whether that was said lately.
     pub fn is_given_up(&self) -> bool {
-        self.given_up.lock().is_some_and(|at| at.elapsed() < NOT_AGAIN)
+        let lately = |at: &Instant| at.elapsed() < NOT_AGAIN;
+        let mut silent = self.services.silent.lock();
+        silent.retain(|_, at| lately(at));
+        silent.contains_key(self.request.reference.registry())
+            || self.given_up.lock().as_ref().is_some_and(lately)
     }
 
     /// Remembers that somebody uses the image.

@@ -102,6 +102,7 @@ impl Node {
                 spans: options.spans,
                 mounts,
                 mounted: watch::Sender::default(),
+                silent: Mutex::default(),
                 layers: Mutex::default(),
             }),
             registry: options.registry,

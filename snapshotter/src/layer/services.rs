@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use soci_core::digest::Digest;
@@ -37,6 +38,8 @@ pub(super) struct Services {
     pub(super) mounts: Arc<Mounts>,
     /// Changes when a layer is mounted.
     pub(super) mounted: watch::Sender<()>,
+    /// Registries that have not answered in time, and when.
+    pub(super) silent: Mutex<HashMap<String, Instant>>,
     pub(super) layers: Mutex<HashMap<LayerKey, Arc<Mutex<Live>>>>,
 }
 

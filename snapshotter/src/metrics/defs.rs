@@ -122,6 +122,11 @@ pub const DEFS: &[Def] = &[
         "Spans that could not be written to the cache, and were served from memory.",
         |s| s.stats.spans_not_written.get(),
     ),
+    plain(
+        "soci_reads_retried_total",
+        "How often a read has asked again because of an error that may heal.",
+        |s| s.stats.reads_retried.get(),
+    ),
     plain("soci_span_failures_total", "Spans that could not be fetched.", |s| s.stats.span_failures.get()),
     plain("soci_span_digest_mismatches_total", "Downloads of spans with a wrong digest.", |s| {
         s.stats.span_digest_mismatches.get()

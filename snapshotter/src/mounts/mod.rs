@@ -138,11 +138,15 @@ impl Mounts {
         mounted::below(directory, &self.hidden()).map_err(MountError::Table)
     }
 
-    /// Stops to serve what an earlier process has served and nobody has asked for here. Who still reads it gets ESTALE.
-    pub fn drop_awaited(&self) {
+    /// Stops to serve what an earlier process has served and nobody has asked for here, but for names that `stay`. Who still
+    /// reads it gets ESTALE.
+    pub fn drop_awaited(&self, stay: impl Fn(&str) -> bool) {
         let connection = self.connection.lock().clone();
         for connection in connection.iter() {
             for (slot, name) in connection.awaited() {
+                if std::str::from_utf8(&name).is_ok_and(&stay) {
+                    continue;
+                }
                 tracing::info!(name = %String::from_utf8_lossy(&name), "a layer of an earlier process is not served any more");
                 connection.detach(slot);
             }

@@ -59,6 +59,8 @@ pub struct Policy {
     pub whole_without_index: bool,
     /// Layers with fewer compressed bytes are pulled as a whole.
     pub min_layer_size: u64,
+    /// How long it is tried to serve layers again that an earlier process has mounted. Their readers wait meanwhile.
+    pub retry_mounted: Duration,
 }
 
 /// The room where requests are decided. One per root directory and process.

@@ -124,10 +124,15 @@ impl Snapshotter {
         // Both before this Prepare ends: the next one must find the layers above begun.
         let begun = timeout_at(deadline, self.start_whole_layers(&image, job));
         let (way, _) = tokio::join!(self.choose(&image, job, deadline), begun);
-        if matches!(way, Way::Whole) && !matches!(timeout_at(deadline, image.manifest()).await, Ok(Ok(_))) {
+        if matches!(way, Way::Whole) {
             // Whoever pulls it whole needs that first. The runtime may have another way to it.
-            image.give_up();
-            return Ok(Outcome::NextWay);
+            match timeout_at(deadline, image.manifest()).await {
+                Ok(Ok(_)) => {}
+                failed => {
+                    image.give_up(failed.is_err());
+                    return Ok(Outcome::NextWay);
+                }
+            }
         }
         // They say what the directories look like that the layer only implies.
         self.serve(&job.chain.parents).await?;

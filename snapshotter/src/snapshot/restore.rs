@@ -4,9 +4,12 @@
 //! A layer that cannot be served now is marked. It keeps nobody from starting; a snapshot that needs it is refused as
 //! unavailable, after another attempt.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::error::{Error, Result};
@@ -20,6 +23,13 @@ use crate::mounts::{MountError, Mounted, detach};
 
 /// Layers that are made ready at the same time.
 const AT_ONCE: usize = 16;
+
+/// The pauses between attempts to serve what is mounted.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// A lazy layer that is mounted, and those below it, nearest first.
+type Left = (SnapshotId, Vec<SnapshotId>);
 
 /// Why a lazy layer cannot be served again.
 #[derive(Debug, thiserror::Error)]
@@ -48,22 +58,41 @@ impl Snapshotter {
             return Ok(());
         }
         let this = Arc::clone(self);
-        tokio::spawn(async move {
-            let all = left.len();
-            this.serve_left(left).await;
-            let this = Arc::clone(&this);
-            let served = move || {
-                // Nobody has asked for the rest, and nobody will.
-                this.node.mounts().drop_awaited();
-            };
-            blocking(served).await;
-            info!(layers = all, "layers of an earlier process are served again");
-        });
+        tokio::spawn(async move { this.serve_all_left(left).await });
         Ok(())
     }
 
+    /// Serves what earlier processes have mounted. What cannot be served now is tried again, for as long as readers would wait for
+    /// a daemon: a registry that is away for a moment, or a full disk, may be why.
+    async fn serve_all_left(self: Arc<Self>, mut left: Vec<Left>) {
+        let (all, begun, mut pause) = (left.len(), Instant::now(), FIRST_PAUSE);
+        loop {
+            self.serve_left(left.clone()).await;
+            left.retain(|(id, _)| self.serving.missing(*id).is_some());
+            let names = left.iter().filter_map(|(id, _)| match self.serving.missing(*id) {
+                Some(Missing::Service(name)) => Some(name),
+                _ => None,
+            });
+            let names: HashSet<_> = names.collect();
+            let give_up = begun.elapsed() >= self.policy.retry_mounted;
+            let this = Arc::clone(&self);
+            // Nobody has asked for the rest, and nobody will.
+            blocking(move || this.node.mounts().drop_awaited(|name| !give_up && names.contains(name))).await;
+            if left.is_empty() || give_up {
+                info!(
+                    layers = all,
+                    unavailable = left.len(),
+                    "layers of an earlier process are served again"
+                );
+                return;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
     /// Remembers all lazy layers. Gives those that are mounted, each with the layers below it, nearest first.
-    fn find_left(&self) -> Result<Vec<(SnapshotId, Vec<SnapshotId>)>> {
+    fn find_left(&self) -> Result<Vec<Left>> {
         let mounts = self.node.mounts();
         let resumed = mounts.begin().map_err(|error| Error::Unavailable(causes(&error)))?;
         let root = std::fs::canonicalize(self.dirs.root());
@@ -95,7 +124,7 @@ impl Snapshotter {
 
     /// Serves layers that are mounted, from the lowest ones up, since a layer shows the directories that it only implies as
     /// those below it do.
-    async fn serve_left(self: &Arc<Self>, mut left: Vec<(SnapshotId, Vec<SnapshotId>)>) {
+    async fn serve_left(self: &Arc<Self>, mut left: Vec<Left>) {
         left.sort_by_key(|(_, parents)| parents.len());
         let places = Arc::new(Semaphore::new(AT_ONCE));
         for row in left.chunk_by_mut(|(_, a), (_, b)| a.len() == b.len()) {

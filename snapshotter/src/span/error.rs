@@ -63,6 +63,16 @@ pub enum SpanError {
 }
 
 impl SpanError {
+    /// May it be otherwise in a while? A registry may come back, credentials may be mended, a mirror may be put right, a disk may
+    /// have room again. What a table says stays as it is.
+    pub(crate) fn may_heal(&self) -> bool {
+        match self {
+            Self::Fetch(_) | Self::Digest { .. } | Self::Cache(_) => true,
+            Self::Shared(error) => error.may_heal(),
+            _ => false,
+        }
+    }
+
     /// Was it given up by who had asked for it, without an answer?
     pub(crate) fn is_abandoned(&self) -> bool {
         match self {

@@ -29,7 +29,7 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -61,6 +61,9 @@ const PIECE: usize = 128 << 10;
 pub struct SpanOptions {
     /// How long a read waits for its bytes before it fails.
     pub read_timeout: Duration,
+    /// For how long of that a read asks again when it gets an error that may heal. Less than the whole, so that the reader's
+    /// error is the registry's and not only that time is over.
+    pub retry_for: Duration,
     /// How often a span is fetched again when its digest is wrong.
     pub verification_retries: u32,
     /// Compressed bytes that a reader walking through a file has fetched ahead of it, at most. 0 switches it off.
@@ -73,6 +76,7 @@ impl Default for SpanOptions {
     fn default() -> Self {
         Self {
             read_timeout: Duration::from_mins(5),
+            retry_for: Duration::from_secs(270),
             verification_retries: 0,
             read_ahead: 4 << 20,
             pack_patience: Duration::from_millis(500),
@@ -94,6 +98,8 @@ pub struct SpanManager {
     walks: Mutex<Walks>,
     /// What packs that are arriving will bring.
     promised: Mutex<Coverage>,
+    /// A reader has waited for a pack in vain, and nothing has come since: readers ask at once.
+    impatient: AtomicBool,
     /// Changes when bytes have come that a reader may wait for other than at a span's slot, or will not come.
     arrived: watch::Sender<()>,
     /// Changes when what packs have brought is forgotten.
@@ -148,6 +154,7 @@ impl SpanManager {
             sources: Sources::default(),
             walks: Mutex::default(),
             promised: Mutex::default(),
+            impatient: AtomicBool::new(false),
             arrived: watch::Sender::default(),
             forgotten: watch::Sender::default(),
             bonds: Mutex::default(),

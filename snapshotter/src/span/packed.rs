@@ -61,6 +61,7 @@ impl SpanManager {
     /// them. Whether nothing was there: another pack may have brought other bytes, which then stay. Blocking.
     pub fn fill_packed(&self, parts: &[(u64, &[u8])]) -> Result<bool, SpanError> {
         let stored = self.cache.store_packed(parts).map_err(SpanError::Cache);
+        self.impatient.store(false, Ordering::Relaxed);
         self.arrived.send_replace(());
         stored
     }

@@ -1,8 +1,8 @@
 //! How a reader comes by bytes that are not there: which spans it asks for, and what it waits for.
 //!
 //! Stateless: everything it looks at is the [`SpanManager`]'s. A reader goes on as soon as its own bytes are there, whether
-//! a span or a pack has brought them. It waits for bytes that an arriving pack has promised for a short time; everything
-//! else is asked for at once.
+//! a span or a pack has brought them. It waits for bytes that an arriving pack has promised for a short time, and not at all
+//! while the pack brings nothing and another reader has waited in vain; everything else is asked for at once.
 //!
 //! What must always hold: whatever brings bytes, or says that they will not come, wakes the reader after the fact can be
 //! seen; the reader subscribes before it looks.
@@ -10,6 +10,8 @@
 use std::collections::HashMap;
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use soci_core::units::{ByteRange, SpanId};
 use tokio::sync::watch;
@@ -21,6 +23,10 @@ use super::{SpanError, SpanManager};
 
 /// How often a reader asks itself for what others have asked for and given up.
 const MAX_GIVEN_UP: usize = 3;
+
+/// The pauses of a reader whose bytes cannot be had now.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What is missing of one span.
 #[derive(Debug)]
@@ -67,8 +73,10 @@ impl SpanManager {
         file: ByteRange,
     ) -> Result<Parts, SpanError> {
         let mut arrived = self.arrived.subscribe();
-        let mut patience = Instant::now().checked_add(self.options.pack_patience);
+        let is_patient = !self.impatient.load(Ordering::Relaxed);
+        let mut patience = Instant::now().checked_add(self.options.pack_patience).filter(|_| is_patient);
         let (mut slots, mut given_up) = (HashMap::new(), 0);
+        let (mut pause, retry_until) = (FIRST_PAUSE, Instant::now().checked_add(self.options.retry_for));
         loop {
             let spare = self.spare(range);
             let missing = self.missing(range, &spare);
@@ -86,7 +94,10 @@ impl SpanManager {
             tokio::select! {
                 // The sender is ours, so it is there as long as we are.
                 _ = arrived.changed() => {}
-                () = at(until) => patience = None,
+                () = at(until) => {
+                    patience = None;
+                    self.impatient.store(true, Ordering::Relaxed);
+                }
                 (span, outcome) = slot(first) => {
                     if outcome.is_err() {
                         slots.remove(&span);
@@ -99,6 +110,11 @@ impl SpanManager {
                     match outcome {
                         // So is what somebody else has asked for who is gone.
                         Err(error) if error.is_abandoned() && given_up < MAX_GIVEN_UP => given_up += 1,
+                        Err(error) if error.may_heal() && retry_until.is_none_or(|end| Instant::now() + pause < end) => {
+                            self.stats.reads_retried.inc();
+                            sleep_until(Instant::now() + pause).await;
+                            pause = (pause * 2).min(LONGEST_PAUSE);
+                        }
                         outcome => outcome?,
                     }
                 }

@@ -20,6 +20,9 @@ const READERS: usize = 4;
 /// How long a daemon that is there may refuse a pull, while others work.
 const PULL_PATIENCE: Duration = Duration::from_secs(60);
 
+/// Lines of the daemon's log that are shown when something was wrong.
+const LOG_LINES: usize = 60;
+
 /// One death of the daemon.
 #[derive(Debug)]
 struct Death {
@@ -62,6 +65,12 @@ pub(crate) fn run(length: Duration, seed: u64, way: &str) -> Vec<String> {
         }
     }
     report(&deaths, &seen, seed, way);
+    if !seen.wrong.lock().is_empty() {
+        let log = world.daemon.lock().log();
+        let is_quiet = |line: &&str| ["\"DEBUG\"", "\"INFO\""].iter().any(|level| line.contains(level));
+        let lines: Vec<_> = log.lines().filter(|line| !is_quiet(line)).collect();
+        eprintln!("{}", lines[lines.len().saturating_sub(LOG_LINES)..].join("\n"));
+    }
     let root = world.root.to_string_lossy().into_owned();
     drop(world);
     let (mounts, processes) = (mounts_mentioning(&root), left(&root));
