@@ -43,6 +43,8 @@ const NEXT_ACCEPT: Duration = Duration::from_millis(100);
 const IN_WORK: Duration = Duration::from_secs(30);
 /// How often it is looked at least and at most what disk can be given back.
 const SWEEP_EVERY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// A body that stands still for so long is asked for anew: readers wait for it.
+const STALL: Duration = Duration::from_secs(3);
 /// One ranged request of a whole layer, unless the configuration says otherwise: large enough that requests cost
 /// nothing beside their bytes, small enough that a few of them are always in flight.
 const CHUNK: u64 = 4 << 20;
@@ -288,6 +290,7 @@ fn registry_options(config: &Config, keychain: Arc<dyn Keychain>) -> RegistryOpt
             connect: http.dial_timeout(),
             header: http.response_header_timeout(),
             whole: http.request_timeout(),
+            stall: STALL,
             ..Timeouts::default()
         },
         retry: RetryPolicy {

@@ -321,6 +321,14 @@ async fn stalled_body_is_resumed() {
 }
 
 #[tokio::test]
+async fn a_body_that_drips_is_resumed() {
+    let scene = Scene::with_stall(Habits::default(), 1 << 20, Duration::from_millis(300));
+    scene.fault(Fault::Throttle(100), 1);
+    scene.check(&scene.fetcher(), 0, 20_000).await;
+    assert_eq!(scene.requests().len(), 2);
+}
+
+#[tokio::test]
 async fn silence_is_a_time_out() {
     let scene = Scene::plain();
     scene.registry.faults().add(When::always(), Fault::Hang);

@@ -216,3 +216,17 @@ fn a_holder_that_was_killed_is_replaced() {
     lab.daemon.restart("");
     lab.assert_served(&container);
 }
+
+#[test]
+fn who_keeps_nothing_ends_what_was_kept() {
+    let mut lab = Lab::new(&layers(), "", |_| {});
+    let (_, top) = lab.pull();
+    let container = lab.container("a", &top);
+    lab.daemon.kill();
+    lab.daemon.restart("[restart]\nkeep_mounts = false\n");
+    // Nobody is to wait for what no daemon serves any more.
+    fs::read(container.0.join("usr/lib/big")).unwrap_err();
+    let name = lab.daemon.root().to_str().unwrap().to_owned();
+    eventually("the holder ends", || processes_mentioning(&name).iter().all(|(_, line)| !line.contains(" hold ")));
+    lab.assert_served(&lab.container("b", &top));
+}

@@ -285,7 +285,8 @@ impl Source {
             .await?
             .map_err(|source| LayerError::Manifest { digest, source })?;
         let this = self.clone();
-        tokio::spawn(async move {
+        // Nobody waits for it now; who hands out a layer does.
+        self.writes.lock().await.spawn(async move {
             if let Err(error) = this.keep(raw).await {
                 tracing::warn!(%digest, error = %chain(&error), "manifest was not stored");
             }

@@ -128,6 +128,11 @@ impl ImageContext {
             || self.given_up.lock().as_ref().is_some_and(lately)
     }
 
+    /// Waits until all that was found of the image is in the store.
+    pub async fn settle(&self) {
+        self.source.settle().await;
+    }
+
     /// Remembers that somebody uses the image.
     pub(super) fn touch(&self) {
         *self.used.lock() = Instant::now();

@@ -141,6 +141,7 @@ impl Node {
             store: self.content.clone(),
             repository: self.registry.repository(&request.reference),
             tables: Tables::new(),
+            writes: Arc::default(),
         };
         let image =
             Arc::new(ImageContext::new(request.clone(), images.made, Arc::clone(&self.services), source));

@@ -17,6 +17,8 @@ use soci_core::registry::{RegistryError, Repository};
 use soci_core::store::{LayoutStore, StoreError};
 use soci_core::units::SpanId;
 use soci_core::ztoc::{MAX_ZTOC, Ztoc};
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 
 use super::LayerError;
 use super::tables::{Tables, parsed};
@@ -65,6 +67,8 @@ pub(super) struct Source {
     pub(super) store: LayoutStore,
     pub(super) repository: Repository,
     pub(super) tables: Tables,
+    /// What is still being written to the store.
+    pub(super) writes: Arc<Mutex<JoinSet<()>>>,
 }
 
 impl Source {
@@ -237,6 +241,12 @@ impl Source {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Waits until all that was found is in the store: a layer that is handed out must be found there after a restart.
+    pub(super) async fn settle(&self) {
+        let mut writes = self.writes.lock().await;
+        while writes.join_next().await.is_some() {}
     }
 
     pub(super) async fn keep(&self, bytes: Bytes) -> Result<(), LayerError> {

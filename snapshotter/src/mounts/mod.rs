@@ -108,8 +108,15 @@ impl Mounts {
     }
 
     fn keeper(&self) -> Result<Box<dyn Keeper>, KeepError> {
-        let Keep::Mounts { abort_after } = self.options.keep else { return Ok(Box::new(Nobody)) };
         let socket = self.options.root.join(HOLDER_SOCKET);
+        let Keep::Mounts { abort_after } = self.options.keep else {
+            // One with another configuration may have left mounts, whose readers would wait for nobody.
+            if let Some(mut holder) = Holder::connect(&socket)? {
+                holder.acquire(PATIENCE)?;
+                holder.give_up()?;
+            }
+            return Ok(Box::new(Nobody));
+        };
         let program = &self.options.program;
         let mut hold = Command::new(&program.path);
         std::os::unix::process::CommandExt::arg0(&mut hold, &program.name);

@@ -199,6 +199,7 @@ impl Snapshotter {
         if let Some(pack) = image.pack_digest().await {
             labels.insert(labels::PACK.to_owned(), pack.to_string());
         }
+        image.settle().await;
         self.serving.mounted(id, mount);
         if let Err(error) = self.commit_layer(job, Usage::default(), labels).await {
             if let Some(mounted) = self.serving.forget(id) {

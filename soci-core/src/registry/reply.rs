@@ -19,6 +19,8 @@ use super::traffic::Traffic;
 
 /// Body of an error answer that is read: for its words, and so that the connection can be used again.
 const MAX_ERROR_BODY: usize = 4 << 10;
+/// Bytes a second below which a body stands still.
+const SLOWEST: u128 = 1024;
 /// Longest text of a server that goes into an error.
 const MAX_REASON: usize = 300;
 
@@ -28,6 +30,8 @@ pub(crate) struct Reply {
     response: reqwest::Response,
     deadline: Instant,
     stall: Duration,
+    /// How long the body was waited for, and the bytes that came in that time, since it was last found to be fast enough.
+    drip: (Duration, usize),
     traffic: Arc<Traffic>,
 }
 
@@ -38,7 +42,7 @@ impl Reply {
         stall: Duration,
         traffic: Arc<Traffic>,
     ) -> Self {
-        Self { response, deadline, stall, traffic }
+        Self { response, deadline, stall, drip: (Duration::ZERO, 0), traffic }
     }
 
     pub(crate) fn status(&self) -> StatusCode {
@@ -76,14 +80,24 @@ impl Reply {
         values.filter_map(|value| value.to_str().ok()).map(ToOwned::to_owned).collect()
     }
 
-    /// The next piece of the body; `None` at its end.
+    /// The next piece of the body; `None` at its end. A body that brings next to nothing stands still, too.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, RegistryError> {
+        let begun = Instant::now();
         let left = self.deadline.saturating_duration_since(Instant::now());
         let (limit, phase) =
             if left < self.stall { (left, Phase::Whole) } else { (self.stall, Phase::Stall) };
         match timeout(limit, self.response.chunk()).await {
             Ok(Ok(piece)) => {
-                self.traffic.count_received(piece.as_ref().map_or(0, Bytes::len));
+                let length = piece.as_ref().map_or(0, Bytes::len);
+                self.traffic.count_received(length);
+                let (waited, bytes) = (self.drip.0 + begun.elapsed(), self.drip.1 + length);
+                self.drip = (waited, bytes);
+                if waited >= self.stall && piece.is_some() {
+                    if (bytes as u128) * 1000 < SLOWEST * self.stall.as_millis() {
+                        return Err(RegistryError::timed_out(self.url(), Phase::Stall));
+                    }
+                    self.drip = (Duration::ZERO, 0);
+                }
                 Ok(piece)
             }
             Ok(Err(source)) => Err(RegistryError::transport(self.url(), source)),
