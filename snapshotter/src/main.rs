@@ -43,6 +43,9 @@ struct Cli {
     /// Directory for everything that is kept.
     #[arg(long, env = "SOCI_SNAPSHOTTER_ROOT", default_value = "/var/lib/soci-snapshotter-grpc/")]
     root: PathBuf,
+    /// Whether mounts outlive the process, in place of what the configuration says.
+    #[arg(long, env = "SOCI_SNAPSHOTTER_KEEP_MOUNTS", value_name = "true|false")]
+    keep_mounts: Option<bool>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -184,7 +187,10 @@ fn raise_descriptor_limit() {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let loaded = config::load(cli.config.as_deref())?;
+    let mut loaded = config::load(cli.config.as_deref())?;
+    if let Some(keep) = cli.keep_mounts {
+        loaded.config.restart.keep_mounts = keep;
+    }
     for key in &loaded.unknown_keys {
         warn!(key, "configuration key is not known and has no effect");
     }

@@ -14,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     commands::{self, index, pack, prefetch, trace, ztoc},
     help::{self, heading::GLOBAL},
+    output::scratch,
     root::StoreChoice,
 };
 
@@ -158,7 +159,7 @@ impl Command {
         match self {
             Self::Record(args) => commands::record::run(&args, global),
             Self::Run(args) => commands::run::run(&args, global),
-            Self::Doctor(args) => commands::doctor::run(&args, global),
+            Self::Doctor(args) => with_code(global, move |global| commands::doctor::run(&args, global)),
             Self::Completion(args) => within(global, move |_| commands::completion::run(&args)),
             Self::Man(args) => within(global, move |_| commands::man::run(&args)),
             Self::Tied(args) => commands::tied::run(&args),
@@ -179,18 +180,29 @@ impl Command {
     }
 }
 
-/// Runs a command that leaves nothing to clean up, for as long as `--timeout` allows. When the time is over the process
+/// Runs a command that has nothing to clean up but [`scratch`], for as long as `--timeout` allows. When the time is over the process
 /// ends with whatever the command is doing; the store is whole at every moment.
 fn within(global: &Global, command: impl FnOnce(&Global) -> Result<()> + Send + 'static) -> Result<ExitCode> {
+    with_code(global, move |global| command(global).map(|()| ExitCode::SUCCESS))
+}
+
+/// The same for a command with an exit code of its own.
+fn with_code(
+    global: &Global,
+    command: impl FnOnce(&Global) -> Result<ExitCode> + Send + 'static,
+) -> Result<ExitCode> {
     if global.timeout.is_zero() {
-        return command(global).map(|()| ExitCode::SUCCESS);
+        return command(global);
     }
     let (done, outcome) = mpsc::channel();
     let shared = global.clone();
     thread::spawn(move || done.send(command(&shared)));
     match outcome.recv_timeout(global.timeout) {
-        Ok(outcome) => outcome.map(|()| ExitCode::SUCCESS),
-        Err(RecvTimeoutError::Timeout) => bail!("deadline exceeded"),
+        Ok(outcome) => outcome,
+        Err(RecvTimeoutError::Timeout) => {
+            scratch::remove_all();
+            bail!("deadline exceeded")
+        }
         Err(RecvTimeoutError::Disconnected) => bail!("the command ended without a result"),
     }
 }

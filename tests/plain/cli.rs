@@ -156,7 +156,7 @@ fn get_file_reads_through_spans_and_follows_links() {
     let place = place();
     place.create(&[]);
     let get = |ztoc: &Digest, name: &str| {
-        place.soci.run(["ztoc", "get-file", "-o", "out", &ztoc.to_string(), name]).ok();
+        place.soci.run(["ztoc", "get-file", "--overwrite", "-o", "out", &ztoc.to_string(), name]).ok();
         fs::read(place.soci.dir().join("out")).unwrap()
     };
     assert_eq!(get(&place.ztocs[0], "data/big"), place.big);

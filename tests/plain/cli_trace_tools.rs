@@ -102,9 +102,9 @@ fn every_format_goes_out_and_the_lists_come_back() {
     let timeline: serde_json::Value = serde_json::from_str(&export("perfetto", "app.trace")).unwrap();
     assert!(timeline["traceEvents"].as_array().unwrap().len() > 3);
     for format in ["paths", "stargz", "nydus", "nydus-csv", "nydus-json", "overlaybd"] {
-        soci.run(["trace", "export", "-f", format, "-o", "list", "app.trace"]).ok();
+        soci.run(["trace", "export", "-f", format, "--overwrite", "-o", "list", "app.trace"]).ok();
         assert_eq!(std::fs::read_to_string(soci.dir().join("list")).unwrap(), export(format, "app.trace"));
-        import(&soci, format, &["-o", "list.trace", "list"]).ok();
+        import(&soci, format, &["--overwrite", "-o", "list.trace", "list"]).ok();
         assert_eq!(export("paths", "list.trace"), "/bin/app\n/lib/x.so\n", "{format}");
     }
 }
@@ -132,7 +132,7 @@ fn what_fails_leaves_nothing_behind() {
 
     import(&soci, "strace", &["app.log"]).ok();
     let again = import(&soci, "strace", &["app.log"]);
-    assert_eq!(again.failed(), "soci: app.trace exists");
+    assert_eq!(again.failed(), "soci: app.trace is there already");
     let whole = std::fs::read(soci.dir().join("app.trace")).unwrap();
     std::fs::write(soci.dir().join("torn.trace"), &whole[..whole.len() - 3]).unwrap();
     let torn = soci.run(["trace", "dump", "torn.trace"]);

@@ -275,7 +275,7 @@ fn json_has_everything_and_a_torn_or_empty_trace_is_shown_as_such() {
     assert!(fs::read_to_string(soci.dir().join("page.html")).unwrap().contains("Torn trace."));
 
     write(&trace, &header("empty", 0), &[], None);
-    soci.run(["report", "run.trace", "-o", "page.html"]).ok();
+    soci.run(["report", "run.trace", "--overwrite", "-o", "page.html"]).ok();
     assert!(fs::read_to_string(soci.dir().join("page.html")).unwrap().contains("Nothing was read."));
     let same = soci.run(["report", "run.trace", "-o", "./run.trace"]);
     assert!(same.failed().contains("is the trace itself"));

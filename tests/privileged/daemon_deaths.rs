@@ -227,6 +227,8 @@ fn who_keeps_nothing_ends_what_was_kept() {
     // Nobody is to wait for what no daemon serves any more.
     fs::read(container.0.join("usr/lib/big")).unwrap_err();
     let name = lab.daemon.root().to_str().unwrap().to_owned();
-    eventually("the holder ends", || processes_mentioning(&name).iter().all(|(_, line)| !line.contains(" hold ")));
+    eventually("the holder ends", || {
+        processes_mentioning(&name).iter().all(|(_, line)| !line.contains(" hold "))
+    });
     lab.assert_served(&lab.container("b", &top));
 }

@@ -80,6 +80,8 @@ fn five_hundred_layers_need_no_thread_and_two_descriptors_each() {
     println!("before {before:?}, with {LAYERS} layers {after:?}");
     assert!(after.descriptors <= before.descriptors + 2 * LAYERS, "{before:?} {after:?}");
     assert!(after.threads <= 40, "{after:?}");
+    // What is kept for each layer, its cache and its image, in a debug build.
+    assert!(after.kibibytes < 200 << 10, "{after:?}");
     for target in rootfs {
         unmount(&target, UnmountFlags::DETACH).unwrap();
     }
@@ -95,7 +97,8 @@ fn five_hundred_layers_need_no_thread_and_two_descriptors_each() {
     println!("the socket answers after {:?}", begun.elapsed());
     let mut client = runtime.block_on(daemon.client());
     let (image, diff_ids) = &images[0];
-    let (_, top) = runtime.block_on(pull(&mut client, image, diff_ids, |_, _| panic!("it is there"))).unwrap();
+    let (_, top) =
+        runtime.block_on(pull(&mut client, image, diff_ids, |_, _| panic!("it is there"))).unwrap();
     assert_eq!(daemon.mounts().len(), 0);
     runtime.block_on(prepare_container(&mut client, "after", &top)).unwrap();
     assert_eq!(daemon.mounts().len(), IN_IMAGE, "what is wanted is mounted, and nothing else");

@@ -158,8 +158,18 @@ impl Product {
             ["timeout", "--kill-after=10", LONGEST_START, &soci.to_string_lossy(), "run", reference]
                 .map(str::to_owned)
                 .to_vec();
-        let flags =
-            ["--root", &root, "--plain-http", "--mode", mode.name(), "--until", READY, "--report", &report];
+        let flags = [
+            "--root",
+            &root,
+            "--plain-http",
+            "--mode",
+            mode.name(),
+            "--until",
+            READY,
+            "--overwrite",
+            "--report",
+            &report,
+        ];
         words.extend(flags.map(str::to_owned));
         if !workload.is_empty() {
             words.push("--".to_owned());

@@ -13,11 +13,13 @@ pub mod xattr;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use soci_core::tar::EntryKind;
-use soci_core::tree::{self, Inode, LayerTree, Origin};
+use soci_core::tree::{self, ACCESS_ACL, Inode, LayerTree, Origin, after_chmod};
 use soci_core::units::ByteRange;
 use soci_core::ztoc::{FileEntry, Ztoc};
 
@@ -66,6 +68,8 @@ pub struct LayerFs {
     opaque: OpaqueMark,
     inherited: Arc<Inherited>,
     xattrs: bool,
+    /// Access ACLs that the mode of their file changes, by the numbers of the tree.
+    acls: HashMap<u32, Vec<u8>>,
 }
 
 impl LayerFs {
@@ -80,7 +84,25 @@ impl LayerFs {
         let xattrs = tree.has_opaque()
             || inherited.has_xattrs()
             || ztoc.files().iter().any(|file| file.xattrs_schily().next().is_some());
-        Self { ztoc, tree, spans, opaque, inherited, xattrs }
+        let mut fs = Self { ztoc, tree, spans, opaque, inherited, xattrs, acls: HashMap::new() };
+        fs.acls = fs.changed_acls();
+        fs
+    }
+
+    /// The mode is set last when a layer is unpacked, and says a part of what an access ACL says.
+    fn changed_acls(&self) -> HashMap<u32, Vec<u8>> {
+        let mut names = self.ztoc.files().iter().flat_map(FileEntry::xattrs_schily);
+        if !self.xattrs || !names.any(|(name, _)| name == ACCESS_ACL) {
+            return HashMap::new();
+        }
+        let changed = |ino: InodeNo| {
+            let (_, acl) = self.xattrs(ino).ok()?.find(|(name, _)| *name == ACCESS_ACL)?;
+            match after_chmod(acl, self.attr(ino).ok()?.perm) {
+                Cow::Owned(changed) => Some((ino.in_tree()?, changed)),
+                Cow::Borrowed(_) => None,
+            }
+        };
+        self.inodes().filter_map(changed).collect()
     }
 
     fn inode(&self, ino: InodeNo) -> Result<&Inode, FsError> {
@@ -166,6 +188,10 @@ impl LayerFs {
             if inode.origin == Origin::Implied { self.inherited.get(number) } else { None }.into_iter();
         let inherited = inherited.flat_map(|found| &found.xattrs);
         let inherited = inherited.map(|(name, value)| (name.as_slice(), value.as_slice()));
+        let said = said.map(move |(name, value)| match self.acls.get(&number) {
+            Some(changed) if name == ACCESS_ACL => (name, changed.as_slice()),
+            _ => (name, value),
+        });
         Ok(said.chain(inherited).chain(inode.opaque.then_some(self.opaque.attribute())))
     }
 

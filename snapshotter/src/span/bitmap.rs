@@ -11,7 +11,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -66,7 +66,8 @@ impl BootId {
 /// A set of pages, in memory and in its file.
 #[derive(Debug)]
 pub struct PageMap {
-    file: File,
+    /// Opened for each write, and not kept open: a node has hundreds of layers.
+    path: PathBuf,
     identity: Identity,
     boot: BootId,
     words: Box<[AtomicU64]>,
@@ -93,11 +94,11 @@ impl PageMap {
         }
         let words =
             raw.as_chunks::<8>().0.iter().map(|word| AtomicU64::new(u64::from_le_bytes(*word))).collect();
-        let map = Self { file, identity, boot, words, closed: Mutex::default() };
-        map.write_header(0)?;
+        let map = Self { path: path.to_owned(), identity, boot, words, closed: Mutex::default() };
+        map.write_header(&file, 0)?;
         if !new {
             // The file may say "closed cleanly" on disk: that must be gone before any page changes.
-            map.file.sync_data()?;
+            file.sync_data()?;
         }
         Ok((map, kept))
     }
@@ -150,7 +151,11 @@ impl PageMap {
             let bits = self.words.get(word).ok_or(io::ErrorKind::InvalidInput)?;
             raw.extend_from_slice(&bits.load(Ordering::Acquire).to_le_bytes());
         }
-        self.file.write_all_at(&raw, HEADER + first / 64 * 8)
+        self.file()?.write_all_at(&raw, HEADER + first / 64 * 8)
+    }
+
+    fn file(&self) -> io::Result<File> {
+        File::options().write(true).open(&self.path)
     }
 
     /// Number of pages that are in this map or in `other`.
@@ -161,7 +166,7 @@ impl PageMap {
     /// Makes writes fail.
     #[cfg(test)]
     pub(super) fn break_file(&mut self) {
-        self.file = File::open("/dev/null").expect("it is always there");
+        self.path = PathBuf::from("/dev/null/pages");
     }
 
     fn word(&self, word: usize) -> u64 {
@@ -175,12 +180,13 @@ impl PageMap {
         if std::mem::replace(&mut *closed, true) {
             return Ok(());
         }
-        self.file.sync_data()?;
-        self.write_header(FLAG_CLEAN)?;
-        self.file.sync_data()
+        let file = self.file()?;
+        file.sync_data()?;
+        self.write_header(&file, FLAG_CLEAN)?;
+        file.sync_data()
     }
 
-    fn write_header(&self, flags: u32) -> io::Result<()> {
+    fn write_header(&self, file: &File, flags: u32) -> io::Result<()> {
         let mut header = [0; HEADER_USED];
         header[..8].copy_from_slice(MAGIC);
         header[8..12].copy_from_slice(&VERSION.to_le_bytes());
@@ -189,7 +195,7 @@ impl PageMap {
         header[48..80].copy_from_slice(self.identity.ztoc.as_bytes());
         header[80..88].copy_from_slice(&self.identity.size.to_le_bytes());
         header[88..104].copy_from_slice(&self.boot.0);
-        self.file.write_all_at(&header, 0)
+        file.write_all_at(&header, 0)
     }
 }
 

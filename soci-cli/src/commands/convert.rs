@@ -26,7 +26,11 @@ use super::{
 use crate::{
     cli::Global,
     error::{self, Hinted},
-    output::json,
+    output::{
+        json,
+        place::{self, Overwrite},
+        scratch::Scratch,
+    },
     root::{self, Root},
     sources::{self, PlatformFlags, RegistryFlags},
 };
@@ -51,6 +55,8 @@ pub(crate) struct Args {
     /// What --standalone writes: oci-archive (a tar) or oci-dir.
     #[arg(long, value_name = "FORMAT", default_value = "oci-archive")]
     format: Format,
+    #[command(flatten)]
+    overwrite: Overwrite,
 }
 
 /// `--format`.
@@ -156,11 +162,14 @@ fn standalone(
     if args.format == Format::Directory && !is_free(destination) {
         bail!("{} is there and is no OCI image layout", destination.display());
     }
+    if args.format == Format::Archive {
+        place::check(destination, args.overwrite.is_on())?;
+    }
     let parent = match destination.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let work = tempfile::Builder::new().prefix(".soci-oci-").tempdir_in(parent);
+    let work = Scratch::new_in(parent);
     let work = work.map_err(|error| {
         let message =
             format!("cannot write {}: {}", destination.display(), error::words(&anyhow::Error::from(error)));
@@ -179,8 +188,7 @@ fn standalone(
             let file =
                 fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
             output.archive(file, destination, tell)?;
-            fs::rename(&path, destination)
-                .with_context(|| format!("cannot write {}", destination.display()))?;
+            place::put(&path, destination, args.overwrite.is_on())?;
         }
     }
     Ok(target.digest)

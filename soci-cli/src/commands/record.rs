@@ -76,7 +76,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     pub(super) name: Option<String>,
     /// Replace the results of an earlier recording.
-    #[arg(long)]
+    #[arg(long, visible_alias = "overwrite")]
     pub(super) force: bool,
     /// Directory for unpacked layers, which are kept and used again. [default: /var/lib/soci-record]
     #[arg(long, value_name = "DIR")]
@@ -321,7 +321,7 @@ pub(super) fn finish(
     let summary = Summary::read(&trace, &content)?;
     let mut written = vec![trace.clone(), results.list()];
     if args.report {
-        super::report::write_page(&Report::read(&trace, &content)?, &results.page())?;
+        super::report::write_page(&Report::read(&trace, &content)?, &results.page(), true)?;
         written.push(results.page());
     }
     if args.json {

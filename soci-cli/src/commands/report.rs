@@ -4,17 +4,16 @@
 //! so that nobody sees half of it.
 
 use std::cmp::Reverse;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use recorder::report::words::{bytes, printable, time};
 use recorder::report::{Report, page};
-use tempfile::NamedTempFile;
 
 use super::summary;
+use crate::output::place::{Overwrite, Pending};
 use crate::output::{json, stream::Results};
 
 /// Show what a recording has seen.
@@ -26,6 +25,8 @@ pub(crate) struct Args {
     /// Also write a page (HTML) that needs no network: timeline, files, layers, processes.
     #[arg(long, short = 'o', value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    overwrite: Overwrite,
     /// Print everything as JSON instead of the summary.
     #[arg(long)]
     json: bool,
@@ -56,7 +57,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         if same_file(path, &args.trace) {
             bail!("{} is the trace itself", path.display());
         }
-        write_page(&report, path)?;
+        write_page(&report, path, args.overwrite.is_on())?;
         if !args.json {
             writeln!(out, "page:        {}", path.display())?;
         }
@@ -66,17 +67,10 @@ pub(crate) fn run(args: Args) -> Result<()> {
 }
 
 /// Writes the page of a report.
-pub(crate) fn write_page(report: &Report, path: &Path) -> Result<()> {
-    let write = || -> Result<()> {
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = NamedTempFile::new_in(dir)?;
-        file.write_all(page(report).as_bytes())?;
-        // Readable for all, as any page: the temporary file is not.
-        file.as_file().set_permissions(Permissions::from_mode(0o644))?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
+pub(crate) fn write_page(report: &Report, path: &Path, force: bool) -> Result<()> {
+    let mut pending = Pending::new(path, force)?;
+    pending.put(page(report).as_bytes())?;
+    pending.finish()
 }
 
 /// What the summary of a recording does not say: who recorded, what came late, which files were largest.

@@ -1,13 +1,14 @@
 //! Where the results of a recording are: files whose names belong together. Nothing of an earlier recording is replaced,
 //! unless the user says so.
 
-use std::fs::Permissions;
+use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use recorder::plan;
+use rustix::fs::{FlockOperation, flock};
 use soci_core::trace::TraceReader;
 use tempfile::NamedTempFile;
 
@@ -19,20 +20,52 @@ use crate::error::Hinted;
 pub(super) struct Results {
     dir: PathBuf,
     name: String,
+    /// Nobody else records under this name meanwhile.
+    claim: Option<Claim>,
+}
+
+/// A lock file beside the results, which goes with the recording.
+#[derive(Debug)]
+struct Claim {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Claim {
+    /// `None`: another recording has it. A directory that cannot be written to is told by whoever writes the results.
+    fn of(results: &Results) -> Option<Option<Self>> {
+        let path = results.dir.join(format!(".{}.recording", results.name));
+        let Ok(lock) = File::create(&path) else { return Some(None) };
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .is_ok()
+            .then_some(Some(Self { path, _lock: lock }))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // It is locked until then: nobody takes it for free before the results are there.
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 impl Results {
     /// The names that the user wants; without any, those after `of`, what is recorded, that are free.
     pub(super) fn choose(args: &Args, of: &str) -> Result<Self> {
-        let named = |name: String| Self { dir: args.out.clone(), name };
+        let named = |name: String| Self { dir: args.out.clone(), name, claim: None };
         let Some(name) = &args.name else {
             let first = default_name(of);
             let later = (2..).map(|number| format!("{first}-{number}"));
             let mut names = std::iter::once(first.clone()).chain(later).map(named);
-            let free = names.find(|names| args.force || names.taken(args).is_none());
+            let free = names
+                .find_map(|names| names.claimed().filter(|names| args.force || names.taken(args).is_none()));
             return free.context("no name is free"); // there is always one
         };
-        let this = named(name.clone());
+        let this = named(name.clone()).claimed();
+        let Some(this) = this else {
+            let hint = "another --name, or another --out, keeps both";
+            return Err(Hinted::new(format!("another recording named {name} is under way"), hint).into());
+        };
         match this.taken(args) {
             Some(there) if !args.force => {
                 let hint = "--force replaces the results of an earlier recording; another --name keeps them";
@@ -40,6 +73,12 @@ impl Results {
             }
             _ => Ok(this),
         }
+    }
+
+    /// With the name claimed; `None` when another recording has it.
+    fn claimed(mut self) -> Option<Self> {
+        self.claim = Claim::of(&self)?;
+        Some(self)
     }
 
     /// One of the files, if it is there.

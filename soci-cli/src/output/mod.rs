@@ -5,5 +5,7 @@ pub(crate) mod stream;
 
 pub(crate) mod duration;
 pub(crate) mod json;
+pub(crate) mod place;
 pub(crate) mod progress;
+pub(crate) mod scratch;
 pub(crate) mod table;

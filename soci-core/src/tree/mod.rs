@@ -7,6 +7,7 @@
 //! What must always hold: nothing here touches a file; time and memory are linear in the entries, whatever their names are.
 //! The rules are containerd's unpack on overlayfs; docs/design/0007-one-merge.md lists them, with what differs and why.
 
+mod acl;
 mod attributes;
 mod grow;
 mod layer;
@@ -19,6 +20,7 @@ mod tests;
 
 use crate::tar::{EntryKind, XATTR_PREFIX};
 
+pub use acl::{ACCESS_ACL, after_chmod};
 pub use attributes::{ROOT_MODE, check_xattr, keeps_xattr, mtime, owner, permissions, xattr_stays};
 pub use grow::{Growing, Step};
 pub use layer::{Inode, LayerTree, Origin};

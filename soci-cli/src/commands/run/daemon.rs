@@ -67,6 +67,7 @@ pub(super) struct Setup<'a> {
 #[derive(Debug)]
 pub(super) struct Daemon {
     child: Child,
+    log: PathBuf,
     socket: PathBuf,
     metrics: PathBuf,
 }
@@ -91,6 +92,8 @@ impl Daemon {
         let log = log.with_context(|| format!("cannot open {}", log_path.display()))?;
         let child = Command::new(std::env::current_exe().context("cannot find the running program")?)
             .envs(setup.docker_config.map(|dir| ("DOCKER_CONFIG", dir)))
+            // Whatever the configuration says: nothing of a run outlives it.
+            .env("SOCI_SNAPSHOTTER_KEEP_MOUNTS", "false")
             .args(["tied", "--"])
             .arg(setup.program)
             .arg("--root")
@@ -104,7 +107,7 @@ impl Daemon {
             .stderr(log)
             .spawn()
             .with_context(|| format!("cannot start {}", setup.program.display()))?;
-        let mut daemon = Self { child, socket, metrics };
+        let mut daemon = Self { child, log: log_path.clone(), socket, metrics };
         daemon.wait_until_it_listens(&log_path, setup.stop)?;
         Ok(daemon)
     }
@@ -118,6 +121,11 @@ impl Daemon {
     /// need not have them where they are looked for.
     pub(super) fn counters(&self) -> Option<BTreeMap<String, f64>> {
         scrape(&self.metrics).map(|text| parse(&text)).ok()
+    }
+
+    /// Its last warning or error, with the reason.
+    pub(super) fn last_complaint(&self) -> Option<String> {
+        complaint(&fs::read_to_string(&self.log).ok()?)
     }
 
     /// Ends the daemon and waits for it; it is killed when it takes longer than this.
@@ -199,6 +207,16 @@ fn configuration(mode: Mode, metrics: &Path, plain_http: Option<&str>, hosts_dir
     text
 }
 
+/// The last warning or error in a log of JSON lines.
+fn complaint(log: &str) -> Option<String> {
+    log.lines().rev().find_map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        let text = |key: &str| line.get(key).and_then(|value| value.as_str());
+        let told = matches!(text("level")?, "WARN" | "ERROR").then(|| text("message"))??;
+        Some(text("error").map_or_else(|| told.to_owned(), |error| format!("{told}: {error}")))
+    })
+}
+
 fn last_lines(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().rev().take(5).collect();
@@ -230,6 +248,20 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_complaint_is_told() {
+        let log = concat!(
+            r#"{"level":"WARN","message":"first","error":"x"}"#,
+            "\n",
+            r#"{"level":"ERROR","message":"layer cannot be unpacked","error":"hard link"}"#,
+            "\n",
+            r#"{"level":"INFO","message":"later"}"#,
+            "\nnot json\n",
+        );
+        assert_eq!(complaint(log).as_deref(), Some("layer cannot be unpacked: hard link"));
+        assert_eq!(complaint("x"), None);
+    }
 
     #[test]
     fn samples_of_one_name_are_added_up() {

@@ -33,10 +33,10 @@ use self::daemon::{Daemon, Mode, STOP_PATIENCE, Setup};
 use self::place::Place;
 use self::pull::{Snapshots, remove_leftovers};
 use self::report::Report;
-use super::results::write_whole;
 use super::stop::{self, Stop};
 use super::workload_args::{self, WorkloadArgs, limit};
 use super::workload_registry::{WorkloadRegistry, hinted};
+use crate::output::place::{Overwrite, Pending, check};
 use crate::output::progress::Progress;
 use crate::output::stream::{self, Passing};
 use crate::{cli::Global, error::Hinted};
@@ -88,6 +88,8 @@ pub(crate) struct Args {
     /// Write what the start took as JSON to a file.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    #[command(flatten)]
+    overwrite: Overwrite,
     /// Write what the start took as JSON to standard output; what the workload writes there goes to standard error.
     #[arg(long)]
     json: bool,
@@ -97,6 +99,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     args.workload.until()?; // before anything is fetched
     let reference: Reference = args.image.parse().with_context(|| format!("image {:?}", args.image))?;
+    if let Some(path) = &args.report {
+        check(path, args.overwrite.is_on())?;
+    }
     let runtime = Runtime::new().context("cannot start the runtime")?;
     let registry = args.registry.flags().registry(&args.image)?;
     let stop = runtime.block_on(async { Stop::listen(global) })?;
@@ -148,7 +153,14 @@ impl Start<'_> {
         let process = Process::new(&image.config, &args.workload.overrides())?;
         let mut snapshots = Snapshots::new(client, &image)?;
         let progress = Progress::new(args.json);
-        let pulled = self.wait(snapshots.pull(args.index_digest.as_ref(), &progress))?;
+        let pulled = self.wait(snapshots.pull(args.index_digest.as_ref(), &progress));
+        // Its log goes with its directory.
+        let pulled = pulled.map_err(|error| match daemon.last_complaint() {
+            Some(said) if error.downcast_ref::<stop::Stopped>().is_none() => {
+                error.context(format!("the snapshotter says: {said}"))
+            }
+            _ => error,
+        })?;
         let pull = begin.elapsed();
 
         let mounts = self.wait(snapshots.container())?;
@@ -183,7 +195,9 @@ impl Start<'_> {
         };
         if let Some(path) = &args.report {
             let json = serde_json::to_vec_pretty(&report)?;
-            write_whole(path, &json).with_context(|| format!("cannot write {}", path.display()))?;
+            let mut pending = Pending::new(path, args.overwrite.is_on())?;
+            pending.put(&json)?;
+            pending.finish()?;
         }
         if args.json {
             out!("{}", serde_json::to_string(&report)?);

@@ -105,7 +105,7 @@ impl<'a> Snapshots<'a> {
                 Err(status) if status.code() == Code::AlreadyExists => pulled.prepared += 1,
                 Err(status) => return Err(status).with_context(|| format!("cannot prepare layer {at}")),
                 Ok(_) => bail!(
-                    "the snapshotter left layer {at} ({}) to the runtime: its log says why",
+                    "the snapshotter left layer {at} ({}) to the runtime",
                     self.image.layers()[at].digest
                 ),
             }

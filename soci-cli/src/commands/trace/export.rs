@@ -1,11 +1,11 @@
 //! `soci trace export`: a trace for other tools.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use recorder::export::{self, ExportError, Exported, Format};
 
+use crate::output::place::{Overwrite, Pending};
 use crate::output::stream::Results;
 
 /// Write a trace in another format.
@@ -17,6 +17,8 @@ pub(crate) struct Args {
     /// Write to this file in place of standard output; it appears when it is whole.
     #[arg(long, short = 'o', value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    overwrite: Overwrite,
     /// The trace.
     #[arg(value_name = "FILE")]
     trace: PathBuf,
@@ -60,15 +62,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut trace = super::open(&args.trace)?;
     let exported = match args.output.as_deref() {
         None => export::export(&mut trace, format, &mut Results::buffered()),
-        Some(path) if super::is_special(path) => {
-            let mut file = File::create(path).with_context(|| format!("cannot open {}", path.display()))?;
-            export::export(&mut trace, format, &mut file)
-        }
         Some(path) => {
-            let mut pending = super::Pending::new(path)?;
+            let mut pending = Pending::new(path, args.overwrite.is_on())?;
             let exported = export::export(&mut trace, format, &mut pending.writer());
             if exported.is_ok() {
-                pending.finish(path, false)?;
+                pending.finish()?;
             }
             exported
         }

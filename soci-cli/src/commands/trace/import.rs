@@ -12,7 +12,8 @@ use soci_core::index;
 use soci_core::trace::LayerRef;
 use tokio::runtime::Runtime;
 
-use crate::{cli::Global, error::Hinted, output::json, sources::RegistryFlags};
+use crate::output::place::{Overwrite, Pending};
+use crate::{cli::Global, output::json, sources::RegistryFlags};
 
 /// Make a trace of an image from what another tool wrote.
 ///
@@ -33,6 +34,8 @@ pub(crate) struct Args {
     /// The trace; it appears when it is whole. [default: the file's name with the extension trace, not replaced]
     #[arg(long, short = 'o', value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    overwrite: Overwrite,
     /// Print what was made as JSON.
     #[arg(long)]
     json: bool,
@@ -92,10 +95,10 @@ pub(crate) fn run(args: &Args, _: &Global) -> Result<()> {
         working_dir: image.config.working_dir.clone(),
         now: jiff::Timestamp::now().to_string(),
     };
-    let pending = super::Pending::new(&output)?;
+    let pending = Pending::new(&output, args.overwrite.is_on())?;
     let imported = import::import(&mut input, format, &target, pending.path())
         .with_context(|| format!("cannot import {}", args.input.display()))?;
-    pending.finish(&output, args.output.is_none())?;
+    pending.finish()?;
     tell(&imported);
     if args.json {
         let trace =
@@ -124,12 +127,7 @@ fn output(args: &Args) -> Result<PathBuf> {
     let Some(stem) = args.input.file_stem().filter(|_| args.input != Path::new("-")) else {
         bail!("standard input has no name: give the trace one with --output");
     };
-    let output = Path::new(stem).with_extension("trace");
-    if output.exists() {
-        let message = format!("{} exists", output.display());
-        return Err(Hinted::new(message, "--output FILE replaces it, or names another").into());
-    }
-    Ok(output)
+    Ok(Path::new(stem).with_extension("trace"))
 }
 
 fn tell(imported: &Imported) {

@@ -6,14 +6,11 @@ mod export;
 mod import;
 mod info;
 
-use std::fs::{self, File, Permissions};
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use soci_core::trace::TraceReader;
-use tempfile::{Builder, NamedTempFile};
 
 use crate::{cli::Global, output::stream};
 
@@ -73,45 +70,4 @@ fn warn_of_flaws(path: &Path, trace: &TraceReader) {
     for flaw in recorder::report::Flaw::of(trace.header(), trace.tail()) {
         say!("warning: trace {}: {flaw}", path.display());
     }
-}
-
-/// A file that takes its name when it is whole.
-struct Pending {
-    file: NamedTempFile,
-}
-
-impl Pending {
-    /// Beside the file that it will be.
-    fn new(path: &Path) -> Result<Self> {
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut builder = Builder::new();
-        builder.prefix(".soci-").permissions(Permissions::from_mode(0o666));
-        let file = builder.tempfile_in(dir).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self { file })
-    }
-
-    fn path(&self) -> &Path {
-        self.file.path()
-    }
-
-    fn writer(&mut self) -> BufWriter<&mut File> {
-        BufWriter::with_capacity(64 << 10, self.file.as_file_mut())
-    }
-
-    /// Gives it its name; a file of that name is replaced, or with `keep` left alone, which is an error.
-    fn finish(mut self, path: &Path, keep: bool) -> Result<()> {
-        let create = || format!("cannot create {}", path.display());
-        self.file.flush().and_then(|()| self.file.as_file().sync_all()).with_context(create)?;
-        if keep {
-            self.file.persist_noclobber(path).map_err(|error| error.error).with_context(create)?;
-        } else {
-            self.file.persist(path).map_err(|error| error.error).with_context(create)?;
-        }
-        Ok(())
-    }
-}
-
-/// Does something that is not a plain file have this name (a terminal, a pipe)? Such is written to, not replaced.
-fn is_special(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|meta| !meta.is_file())
 }

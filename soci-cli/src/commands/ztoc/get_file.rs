@@ -4,7 +4,6 @@
 //! exact name they hold, as upstream does.
 
 use std::{
-    fs::File,
     io::{self, IsTerminal, Write},
     path::PathBuf,
 };
@@ -25,6 +24,7 @@ use crate::{
     cli::Global,
     error::Hinted,
     output::{
+        place::{Overwrite, Pending},
         progress::{Progress, short},
         stream::Results,
     },
@@ -45,6 +45,8 @@ pub(crate) struct Args {
     /// Write to this file in place of standard output.
     #[arg(long, short = 'o', value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    overwrite: Overwrite,
     /// The image the layer is in; the default are the images whose indexes name the zTOC.
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
@@ -67,10 +69,10 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     let runtime = Runtime::new().context("cannot start the runtime")?;
     let layer =
         if spans.is_empty() { None } else { Some(runtime.block_on(find_layer(args, &root, &record))?) };
-    let mut out: Box<dyn Write> = match &args.output {
-        Some(path) => {
-            Box::new(File::create(path).with_context(|| format!("cannot create {}", path.display()))?)
-        }
+    let mut pending =
+        args.output.as_ref().map(|path| Pending::new(path, args.overwrite.is_on())).transpose()?;
+    let mut out: Box<dyn Write + '_> = match &mut pending {
+        Some(pending) => Box::new(pending.writer()),
         None => Box::new(Results::buffered()),
     };
     if let Some(layer) = layer {
@@ -88,7 +90,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         out.write_all(b"\n")?;
     }
     out.flush()?;
-    Ok(())
+    drop(out);
+    pending.map_or(Ok(()), Pending::finish)
 }
 
 /// The entry of that name, or the one its links lead to.
