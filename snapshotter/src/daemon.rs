@@ -291,7 +291,6 @@ fn registry_options(config: &Config, keychain: Arc<dyn Keychain>) -> RegistryOpt
             header: http.response_header_timeout(),
             whole: http.request_timeout(),
             stall: STALL,
-            ..Timeouts::default()
         },
         retry: RetryPolicy {
             max_retries: http.retries(),

@@ -57,6 +57,19 @@ fn results_that_have_the_name_are_kept() {
 }
 
 #[test]
+fn a_name_under_which_somebody_records_is_not_taken() {
+    let soci = Soci::new();
+    let claim = fs::File::create(soci.dir().join(".t.recording")).unwrap();
+    rustix::fs::flock(&claim, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let said = soci.run(["record", "--name", "t", "--", "true"]).failed();
+    assert!(said.contains("another recording named t is under way"), "{said}");
+    drop(claim);
+    let said = soci.run(["record", "--name", "t", "--", "true"]).failed();
+    assert!(!said.contains("under way"), "{said}");
+    assert!(!soci.dir().join(".t.recording").exists());
+}
+
+#[test]
 fn layers_are_pruned_and_help_has_the_exit_codes() {
     let soci = Soci::new();
     let layer = soci.dir().join("state/layers").join("ab".repeat(32));

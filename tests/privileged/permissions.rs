@@ -15,6 +15,8 @@ use harness::way::Way;
 use snapshotter::layer::MountOptions;
 
 const FILE: &str = "secret";
+/// Has the same ACL, and a mode that leaves nothing of it.
+const SHUT: &str = "shut";
 const CONTENT: &[u8] = b"for 1001\n";
 
 /// `user::rw-, user:1001:r--, group::---, mask::r--, other::---`, as the kernel keeps it.
@@ -58,6 +60,9 @@ fn layer(dir: &Path) -> Vec<u8> {
     tar.extend(entry("bin/do", b'0', 0o755, &program));
     tar.extend(entry("x", b'x', 0o644, &attributes));
     tar.extend(entry(FILE, b'0', 0o640, CONTENT));
+    // The mode takes from the mask what the ACL gives.
+    tar.extend(entry("x", b'x', 0o644, &attributes));
+    tar.extend(entry(SHUT, b'0', 0o610, CONTENT));
     tar.resize(tar.len() + 1024, 0);
     tar
 }
@@ -104,6 +109,11 @@ fn a_mounted_layer_decides_by_its_acls(way: Way) {
     let mounted = TestMount::new(&node.layer(&lab.image, 0), &mountpoint, &MountOptions::default()).unwrap();
     way.check(&mountpoint);
     decides(&mountpoint.join(FILE));
+    assert_eq!(
+        [0, 1001].map(|user| reads(user, &mountpoint.join(SHUT))),
+        [true, false],
+        "as chmod(2) leaves it"
+    );
     drop(mounted);
     drop(lab.registry);
 }

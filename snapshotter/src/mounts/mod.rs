@@ -149,14 +149,13 @@ impl Mounts {
     /// reads it gets ESTALE.
     pub fn drop_awaited(&self, stay: impl Fn(&str) -> bool) {
         let connection = self.connection.lock().clone();
-        for connection in connection.iter() {
-            for (slot, name) in connection.awaited() {
-                if std::str::from_utf8(&name).is_ok_and(&stay) {
-                    continue;
-                }
-                tracing::info!(name = %String::from_utf8_lossy(&name), "a layer of an earlier process is not served any more");
-                connection.detach(slot);
+        let Some(connection) = connection else { return };
+        for (slot, name) in connection.awaited() {
+            if std::str::from_utf8(&name).is_ok_and(&stay) {
+                continue;
             }
+            tracing::info!(name = %String::from_utf8_lossy(&name), "a layer of an earlier process is not served any more");
+            connection.detach(slot);
         }
     }
 

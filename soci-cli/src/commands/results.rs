@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use recorder::plan;
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use soci_core::trace::TraceReader;
 use tempfile::NamedTempFile;
 
@@ -32,13 +33,15 @@ struct Claim {
 }
 
 impl Claim {
-    /// `None`: another recording has it. A directory that cannot be written to is told by whoever writes the results.
-    fn of(results: &Results) -> Option<Option<Self>> {
+    /// `Ok(None)`: nothing can be written there, which is told by whoever writes the results.
+    ///
+    /// # Errors
+    /// When another recording has it.
+    fn of(results: &Results) -> Result<Option<Self>, Errno> {
         let path = results.dir.join(format!(".{}.recording", results.name));
-        let Ok(lock) = File::create(&path) else { return Some(None) };
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .is_ok()
-            .then_some(Some(Self { path, _lock: lock }))
+        let Ok(lock) = File::create(&path) else { return Ok(None) };
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Some(Self { path, _lock: lock }))
     }
 }
 
@@ -77,7 +80,7 @@ impl Results {
 
     /// With the name claimed; `None` when another recording has it.
     fn claimed(mut self) -> Option<Self> {
-        self.claim = Claim::of(&self)?;
+        self.claim = Claim::of(&self).ok()?;
         Some(self)
     }
 

@@ -18,7 +18,7 @@ use crate::world::{Container, Dice, World};
 /// Containers that read all the time.
 const READERS: usize = 4;
 /// How long a daemon that is there may refuse a pull, while others work.
-const PULL_PATIENCE: Duration = Duration::from_secs(60);
+const PULL_PATIENCE: Duration = Duration::from_mins(1);
 
 /// Lines of the daemon's log that are shown when something was wrong.
 const LOG_LINES: usize = 60;
@@ -118,7 +118,7 @@ fn events(
             45..65 => {
                 // Again, while it takes over.
                 daemon.kill();
-                for _ in 0..1 + dice.below(3) {
+                for _ in 0..=dice.below(3) {
                     daemon.begin(config);
                     thread::sleep(Duration::from_millis(dice.below(100)));
                     daemon.kill();

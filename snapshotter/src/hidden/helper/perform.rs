@@ -26,7 +26,7 @@ pub(super) fn perform(work: &Work) -> io::Result<()> {
         Work::Bind { tree, mountpoint } => mount::bind(tree, mountpoint),
         Work::Detach { mountpoint } => mount::detach(mountpoint),
         Work::Prime { mountpoint } => mount::prime(mountpoint),
-        Work::LookUp(place) => Ok(drop(open_in(place, OFlags::PATH | OFlags::NOFOLLOW)?)),
+        Work::LookUp(place) => look_up(place),
         Work::List(place) => list(place),
         Work::Fill { place, ranges } => fill(place, ranges),
         Work::Forget { mountpoint } => forget(&Place { mountpoint: mountpoint.clone(), path: Vec::new() }),
@@ -40,6 +40,11 @@ fn open_in(place: &Place, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     openat2(&root, relative(&place.path), flags | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
+fn look_up(place: &Place) -> io::Result<()> {
+    open_in(place, OFlags::PATH | OFlags::NOFOLLOW)?;
+    Ok(())
+}
+
 /// Lists a directory: the kernel then knows most of what its names are by few requests.
 fn list(place: &Place) -> io::Result<()> {
     let directory = open_in(place, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
@@ -48,7 +53,7 @@ fn list(place: &Place) -> io::Result<()> {
     for _ in 0..MAX_LISTED {
         match listed.next() {
             None => break,
-            Some(entry) => drop(entry?),
+            Some(entry) => _ = entry?,
         }
     }
     Ok(())
