@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::mount::{MountFlags, mount};
 use soci_core::containerd::SnapshotsClient;
@@ -11,6 +12,9 @@ use soci_core::digest::Digest;
 use tonic::{Code, Status};
 
 use crate::image::Published;
+
+/// Number of the next Prepare of a layer.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// Who has unpacked a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +60,9 @@ pub async fn pull(
     let mut parent = String::new();
     let mut done = Vec::new();
     for (at, target) in chain_ids(diff_ids).into_iter().enumerate() {
-        let key = format!("default/{at}/extract-{at} {target}");
+        // As containerd's: of each attempt its own. One that a killed daemon has begun stays.
+        let attempt = NEXT.fetch_add(1, Ordering::Relaxed);
+        let key = format!("default/{attempt}/extract-{attempt} {target}");
         let request = PrepareSnapshotRequest {
             snapshotter: "soci".to_owned(),
             key: key.clone(),

@@ -11,6 +11,7 @@ use harness::faults::{Fault, When};
 use harness::machine::{drop_caches, mounts_mentioning, processes_mentioning};
 use rustix::process::Signal;
 use tokio::runtime::Runtime;
+use tonic::Code;
 
 use crate::readers::{Seen, executor, read_once, reader};
 use crate::world::{Container, Dice, World};
@@ -20,6 +21,8 @@ const READERS: usize = 4;
 /// How long a daemon that is there may refuse a pull, while others work.
 const PULL_PATIENCE: Duration = Duration::from_mins(1);
 
+/// Readers that have waited for a registry go on within this time.
+const WELL: Duration = Duration::from_secs(4);
 /// Lines of the daemon's log that are shown when something was wrong.
 const LOG_LINES: usize = 60;
 
@@ -29,6 +32,8 @@ struct Death {
     kind: &'static str,
     from: Instant,
     ready: Instant,
+    /// The registry has been well for a while: what readers wait for is the daemon.
+    alone: bool,
 }
 
 pub(crate) fn config(way: &str) -> String {
@@ -103,6 +108,7 @@ fn events(
     let mut dice = Dice::new(seed ^ 0xdead);
     let end = Instant::now() + length;
     let mut deaths = Vec::new();
+    let mut well_since = Instant::now();
     while Instant::now() < end && seen.wrong.lock().is_empty() {
         thread::sleep(Duration::from_millis(50 + dice.below(1200)));
         let mut daemon = world.daemon.lock();
@@ -155,6 +161,7 @@ fn events(
                 drop(daemon);
                 thread::sleep(Duration::from_millis(200 + dice.below(2500)));
                 world.registry.faults().clear();
+                well_since = Instant::now();
                 continue;
             }
             _ => {
@@ -163,7 +170,8 @@ fn events(
                 continue;
             }
         };
-        deaths.push(Death { kind, from, ready: Instant::now() });
+        let alone = from.duration_since(well_since) > WELL;
+        deaths.push(Death { kind, from, ready: Instant::now(), alone });
         let pid = daemon.pid();
         drop(daemon);
         stuck(&world.root.to_string_lossy(), pid, seen);
@@ -192,7 +200,7 @@ fn puller(world: Arc<World>, seed: u64, seen: Arc<Seen>) -> JoinHandle<()> {
     thread::spawn(move || {
         let runtime = Runtime::new().expect("a runtime");
         let mut dice = Dice::new(seed ^ 0xbeef);
-        for number in 0u64.. {
+        'images: for number in 0u64.. {
             if seen.is_over() {
                 return;
             }
@@ -202,6 +210,8 @@ fn puller(world: Arc<World>, seed: u64, seen: Arc<Seen>) -> JoinHandle<()> {
             let container = loop {
                 match runtime.block_on(world.run(&image, &key)) {
                     Ok(container) => break container,
+                    // The registry has refused: for a minute the image is containerd's to pull.
+                    Err(status) if status.code() == Code::Aborted => continue 'images,
                     Err(status) if begun.elapsed() > PULL_PATIENCE => {
                         seen.wrong(format!("no pull: {status}"));
                         return;
@@ -230,10 +240,12 @@ fn read_all(container: &Container, dice: &mut Dice, seen: &Seen) {
     }
 }
 
-/// Says what was seen: for each death how long the longest read took beyond the time without a daemon.
+/// Says what was seen: for each death, while the registry was well, how long the longest read took beyond the time without a
+/// daemon.
 fn report(deaths: &[Death], seen: &Seen, seed: u64, way: &str) {
     let mut beyond: Vec<_> = deaths
         .iter()
+        .filter(|death| death.alone)
         .map(|death| seen.longest(death.from, death.ready).saturating_sub(death.ready - death.from))
         .collect();
     for kind in ["kill", "kill during a start", "end", "upgrade"] {

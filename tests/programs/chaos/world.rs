@@ -12,8 +12,8 @@ use harness::pull::{chain_ids, mount_at, prepare_container, pull};
 use harness::registry::TestRegistry;
 use parking_lot::Mutex;
 use rustix::mount::{UnmountFlags, unmount};
-use soci_core::containerd::snapshots::RemoveSnapshotRequest;
-use soci_core::containerd::snapshots_client;
+use soci_core::containerd::snapshots::{ListSnapshotsRequest, RemoveSnapshotRequest};
+use soci_core::containerd::{SnapshotsClient, snapshots_client};
 use soci_core::digest::Digest;
 use tonic::{Code, Status};
 
@@ -151,13 +151,32 @@ impl World {
         let mut client = snapshots_client(&self.socket).await.map_err(|error| unavailable(&error))?;
         let chain = chain_ids(&container.image.diff_ids);
         for key in [container.key.clone()].into_iter().chain(chain.into_iter().rev()) {
-            match client.remove(RemoveSnapshotRequest { snapshotter: String::new(), key }).await {
-                Err(status) if status.code() == Code::NotFound => {}
-                removed => drop(removed?),
-            }
+            remove_children(&mut client, &key).await?;
+            remove_one(&mut client, key).await?;
         }
         Ok(())
     }
+}
+
+async fn remove_one(client: &mut SnapshotsClient, key: String) -> Result<(), Status> {
+    match client.remove(RemoveSnapshotRequest { snapshotter: String::new(), key }).await {
+        Err(status) if status.code() == Code::NotFound => Ok(()),
+        removed => removed.map(drop),
+    }
+}
+
+/// Removes what a Prepare has begun that a death of the daemon cut short, as containerd's collector does.
+async fn remove_children(client: &mut SnapshotsClient, parent: &str) -> Result<(), Status> {
+    let request = ListSnapshotsRequest { snapshotter: String::new(), filters: Vec::new() };
+    let mut listed = client.list(request).await?.into_inner();
+    let mut children = Vec::new();
+    while let Some(part) = listed.message().await? {
+        children.extend(part.info.into_iter().filter(|info| info.parent == parent).map(|info| info.name));
+    }
+    for child in children {
+        remove_one(client, child).await?;
+    }
+    Ok(())
 }
 
 impl Container {
