@@ -206,14 +206,18 @@ impl Connection {
         self.forget_listing();
     }
 
-    /// Stops serving a layer as soon as the kernel has no use for it. Nobody finds it by its name any more; who has it open
-    /// can still read it. Blocks while another process looks something up on the hidden mount.
-    pub fn retire(&self, slot: Slot) {
-        let changing = self.dispatch.changing.lock();
-        let Some(name) = self.dispatch.forest.retire(slot) else { return };
-        drop(changing);
+    /// Takes a layer's name away: nobody finds it any more, and who has it open can still read it. The layer goes when the
+    /// kernel has forgotten it ([`Connection::forget`]), unless its name is attached again before. It does not block.
+    pub fn retire(&self, slot: Slot) -> Option<Vec<u8>> {
+        let _changing = self.dispatch.changing.lock();
+        self.dispatch.forest.retire(slot)
+    }
+
+    /// Tells the kernel to forget a name that was taken away. Blocks while another process looks something up on the hidden
+    /// mount, and that may wait for a layer: no lock may be held that attaching needs.
+    pub fn forget(&self, slot: Slot, name: &[u8]) {
         // What is in use then is forgotten with its last use. What nobody uses is forgotten now.
-        match self.notifier().forget_name(NodeId::ROOT, &name) {
+        match self.notifier().forget_name(NodeId::ROOT, name) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
                 let changing = self.dispatch.changing.lock();

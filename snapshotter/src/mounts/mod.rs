@@ -264,10 +264,15 @@ impl Mounts {
         let mut users = self.users.lock();
         let Some(count) = users.get_mut(&mounted.name) else { return };
         *count -= 1;
-        if *count == 0 {
-            users.remove(&mounted.name);
-            // Under the lock: whoever wants the name again must find it either whole or gone.
-            connection.retire(mounted.slot);
+        if *count > 0 {
+            return;
+        }
+        users.remove(&mounted.name);
+        // Under the lock: whoever wants the name again must find it either whole or gone.
+        let retired = connection.retire(mounted.slot);
+        drop(users);
+        if let Some(name) = retired {
+            connection.forget(mounted.slot, &name);
         }
     }
 
