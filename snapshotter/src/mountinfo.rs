@@ -1,8 +1,10 @@
-//! Words of mountinfo(5). Pure.
+//! The mount table of this process, mountinfo(5). It touches no file system but /proc, and has no state.
 
 use std::ffi::OsString;
+use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A path: the table writes blanks, newlines and backslashes as three octal digits.
 pub(crate) fn unescape(field: &[u8]) -> PathBuf {
@@ -15,6 +17,15 @@ pub(crate) fn unescape(field: &[u8]) -> PathBuf {
         rest = if code.is_some() { &after[3..] } else { after };
     }
     PathBuf::from(OsString::from_vec(path))
+}
+
+/// What is mounted below a directory, the latest first: later mounts may lie on earlier ones.
+pub(crate) fn below(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    let mut points: Vec<_> = table.split(|byte| *byte == b'\n').filter_map(mountpoint).collect();
+    points.retain(|point| point.starts_with(directory) && point != directory);
+    points.reverse();
+    Ok(points)
 }
 
 /// The mountpoint of a line: its fifth field.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::hidden::holder::Holder;
 use crate::hidden::{KeepError, Keeper};
 use crate::lock::{LockError, RootLock};
-use crate::mountinfo::mountpoint;
+use crate::mountinfo::{self, mountpoint};
 use crate::mounts::{HIDDEN, HOLDER_SOCKET, detach};
 
 /// How long a server that is dying may take.
@@ -70,11 +70,8 @@ pub fn take_down(root: &Path, force: bool) -> Result<usize, TakeDownError> {
         let (count, some) = (users.len(), users.into_iter().take(NAMED).collect());
         return Err(TakeDownError::InUse { count, some });
     }
-    let table = fs::read("/proc/self/mountinfo").map_err(TakeDownError::Table)?;
-    let mut points: Vec<_> = table.split(|byte| *byte == b'\n').filter_map(mountpoint).collect();
-    points.retain(|point| point.starts_with(&root) && *point != root);
-    // Later mounts may lie on earlier ones; the hidden one is below all others.
-    points.reverse();
+    let mut points = mountinfo::below(&root).map_err(TakeDownError::Table)?;
+    // The hidden one is below all others.
     points.sort_by_key(|point| point.starts_with(root.join(HIDDEN)));
     for point in &points {
         let failed = |source| TakeDownError::Unmount { path: point.clone(), source };

@@ -19,7 +19,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use super::error::{Error, Result};
 use super::overlay::Directories;
 use super::record::{Chain, Kind, SnapshotId, Usage};
-use crate::mountinfo::mountpoint;
+use crate::mountinfo;
 
 /// How the names of directories begin that are being removed.
 const GONE: &str = "gone-";
@@ -156,12 +156,7 @@ fn is_gone(error: Errno) -> bool {
 
 /// Unmounts whatever is mounted below `root`, dead FUSE mounts of an earlier process included. Gives what resists.
 pub(super) fn unmount_below(root: &Path) -> io::Result<Vec<(PathBuf, io::Error)>> {
-    let table = fs::read("/proc/self/mountinfo")?;
-    let mut points: Vec<_> = table.split(|&byte| byte == b'\n').filter_map(mountpoint).collect();
-    points.retain(|point| point.starts_with(root) && point != root);
-    // Later mounts may lie on earlier ones.
-    points.reverse();
-    Ok(unmount_all(points))
+    Ok(unmount_all(mountinfo::below(root)?))
 }
 
 /// Unmounts what is mounted on these directories. Gives what resists.
