@@ -56,6 +56,16 @@ impl Lab {
         TestNode::new(self.root.path(), |_| {})
     }
 
+    /// One whose background begins at once.
+    fn node_that_completes(&self) -> TestNode {
+        TestNode::new(self.root.path(), |options| {
+            options.engine.background = Some(snapshotter::prefetch::BackgroundOptions {
+                silence: Duration::ZERO,
+                period: Duration::from_millis(1),
+            });
+        })
+    }
+
     /// Ranged requests for layer `at` so far.
     fn ranges(&self, at: usize) -> Vec<String> {
         let path = self.image.layers[at].to_string();
@@ -425,12 +435,7 @@ fn a_wrong_ztoc_is_refused() {
 #[test]
 fn the_background_class_completes_a_layer() {
     let lab = Lab::new(&[source()]);
-    let node = TestNode::new(lab.root.path(), |options| {
-        options.engine.background = Some(snapshotter::prefetch::BackgroundOptions {
-            silence: Duration::ZERO,
-            period: Duration::from_millis(1),
-        });
-    });
+    let node = lab.node_that_completes();
     let layer = node.layer(&lab.image, 0);
     eventually("the whole layer is here", || layer.cached_size() == layer.uncompressed_size());
     assert_eq!(node.stats.background_spans.get(), u64::from(layer.spans().ztoc().spans().len()));
@@ -443,12 +448,7 @@ fn what_the_background_did_not_get_it_asks_for_again() {
     // One request and its repetitions.
     let blob = When::path(lab.image.layers[0].to_string());
     lab.registry.faults().add_times(blob, Fault::Status(503, None), 3);
-    let node = TestNode::new(lab.root.path(), |options| {
-        options.engine.background = Some(snapshotter::prefetch::BackgroundOptions {
-            silence: Duration::ZERO,
-            period: Duration::from_millis(1),
-        });
-    });
+    let node = lab.node_that_completes();
     let layer = node.layer(&lab.image, 0);
     eventually("the whole layer is here", || layer.cached_size() == layer.uncompressed_size());
 }

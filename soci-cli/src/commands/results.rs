@@ -33,7 +33,7 @@ struct Claim {
 }
 
 impl Claim {
-    /// `Ok(None)`: nothing can be written there, which is told by whoever writes the results.
+    /// `Ok(None)`: the directory cannot be written to. The writer of the results says so.
     ///
     /// # Errors
     /// When another recording has it.
