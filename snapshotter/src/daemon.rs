@@ -3,8 +3,8 @@
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
 use soci_core::containerd::snapshots::snapshots_server::SnapshotsServer;
@@ -22,27 +22,21 @@ use crate::layer::{Discovery, LayerError, Node, NodeOptions, PackOptions};
 use crate::lock::{LockError, RootLock, Tried};
 use crate::metrics::defs::Sources;
 use crate::metrics::{Listener, MetricsError, serve};
-use crate::mounts::{FuseOptions, Keep, MountError, Mounts, MountsOptions};
+use crate::mounts::{FuseOptions, Keep, MountError, MountsOptions};
 use crate::prefetch::{BackgroundOptions, EngineOptions};
-use crate::private;
-use crate::snapshot::{self, Counters, Policy, Snapshotter, causes, needs_userxattr};
+use crate::snapshot::{self, Counters, Policy, Snapshotter, needs_userxattr};
 use crate::span::SpanOptions;
 use crate::stats::Stats;
-use crate::storage::Sweeper;
+use crate::storage::Limits;
 use crate::unpack::{UnpackOptions, Unpacker};
+use crate::{housekeeping, private};
 
 /// How long requests that are in work may take to end when the process stops.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
 /// How long an earlier process may take to end before this one gives up.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often it is looked whether the mounts have a keeper.
-const LOOK_AFTER: Duration = Duration::from_secs(1);
 /// How long to wait before a connection that could not be taken is tried again.
 const NEXT_ACCEPT: Duration = Duration::from_millis(100);
-/// An image that nobody has asked about for this long is not being pulled any more.
-const IN_WORK: Duration = Duration::from_secs(30);
-/// How often it is looked at least and at most what disk can be given back.
-const SWEEP_EVERY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 /// A body that stands still for so long is asked for anew: readers wait for it.
 const STALL: Duration = Duration::from_secs(3);
 /// One ranged request of a whole layer, unless the configuration says otherwise: large enough that requests cost
@@ -164,9 +158,11 @@ impl Daemon {
         // A panic in there was logged by its thread.
         let _ = ahead.await;
         if let Some(keep) = config.storage.keep_unused() {
-            tokio::spawn(give_back(keep, Arc::downgrade(&snapshotter), Arc::downgrade(&node)));
+            tokio::spawn(housekeeping::sweep(keep, Arc::downgrade(&snapshotter), Arc::downgrade(&node)));
         }
-        tokio::spawn(look_after(Arc::downgrade(node.mounts())));
+        let limits = Limits { max_bytes: config.cache.limit(), min_free: config.storage.min_free() };
+        tokio::spawn(housekeeping::keep_room(limits, Arc::downgrade(&snapshotter), Arc::downgrade(&node)));
+        tokio::spawn(housekeeping::look_after(Arc::downgrade(node.mounts())));
         Ok(Self { snapshotter, node, _lock: lock })
     }
 
@@ -214,48 +210,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
-/// Sees to it that the mounts have a keeper, as long as there is a daemon.
-async fn look_after(mounts: Weak<Mounts>) {
-    loop {
-        tokio::time::sleep(LOOK_AFTER).await;
-        let Some(mounts) = mounts.upgrade() else { return };
-        // A panic in there was logged by its thread.
-        let _ = tokio::task::spawn_blocking(move || mounts.look_after()).await;
-    }
-}
-
-/// Gives disk back, as long as there is a daemon.
-async fn give_back(keep: Duration, snapshotter: Weak<Snapshotter>, node: Weak<Node>) {
-    let mut sweeper = Sweeper::new(keep, Instant::now());
-    loop {
-        tokio::time::sleep((keep / 4).clamp(SWEEP_EVERY.0, SWEEP_EVERY.1)).await;
-        let (Some(snapshotter), Some(node)) = (snapshotter.upgrade(), node.upgrade()) else { return };
-        let swept = tokio::task::spawn_blocking(move || {
-            let needed = match snapshotter.needed() {
-                Ok(needed) => needed.and(node.in_work(keep.min(IN_WORK))),
-                Err(error) => {
-                    warn!(error = causes(&error), "no disk is given back");
-                    return sweeper;
-                }
-            };
-            if let Some(swept) = sweeper.sweep(needed, Instant::now()) {
-                match node.reclaim(&swept) {
-                    Ok((bytes, in_use)) => {
-                        sweeper.given_back(in_use);
-                        if bytes > 0 {
-                            info!(bytes, "disk of layers that nobody needs was given back");
-                        }
-                    }
-                    Err(error) => warn!(error = causes(&error), "not all disk was given back"),
-                }
-            }
-            sweeper
-        });
-        let Ok(after) = swept.await else { return }; // a panic, which was logged
-        sweeper = after;
     }
 }
 
@@ -329,7 +283,6 @@ fn node_options(
         discovery: Discovery { v1: lazy && v1, v2: lazy && v2 },
         prefetch: lazy && config.prefetch.enable,
         pack: if lazy { pack_options(config) } else { PackOptions::off() },
-        cache_limit: config.cache.limit(),
         engine: EngineOptions {
             prefetch_layers: config.prefetch.layers(),
             max_bandwidth: config.prefetch.bandwidth(),

@@ -3,7 +3,8 @@
 //!
 //! `grpc` translates containerd's requests; `snapshot` decides; `layer` makes one layer's bytes a mount and `unpack`
 //! a directory; `config` and `metrics` are how operators talk to it;
-//! `daemon` puts the rooms together, in directories that `private` closes to others. Below `layer`: `fs` answers what the kernel asks,
+//! `daemon` puts the rooms together, in directories that `private` closes to others, and `housekeeping` keeps the disk as `storage`
+//! decides. Below `layer`: `fs` answers what the kernel asks,
 //! `erofs` writes its answers down for the kernel, `mounts` puts them on `hidden`, the one FUSE connection, which outlives the
 //! process (docs/design/0008); `span` holds the bytes, `prefetch` fetches them. No state lives here.
 
@@ -13,6 +14,7 @@ mod erofs;
 pub mod fs;
 pub mod grpc;
 pub mod hidden;
+mod housekeeping;
 pub mod layer;
 pub mod limits;
 pub mod lock;

@@ -1,6 +1,6 @@
 //! Counters of the data plane, from which the metrics room makes its text.
 //!
-//! Owned by the process as one `Arc<Stats>`; every room that does the work adds to it. Counters only grow; a value is
+//! Owned by the process as one `Arc<Stats>`; every room that does the work adds to it. Counters only grow, gauges do not; a value is
 //! read by [`Counter::get`] at any time and is exact for the events that have happened before the read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +21,22 @@ impl Counter {
     }
 
     /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that is measured now and then.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// What was measured.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// What was measured last; 0 before.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -85,8 +101,14 @@ pub struct Stats {
     pub pack_bytes: Counter,
     /// Layers that became ready to be mounted lazily.
     pub layers_resolved: Counter,
-    /// Caches of unused layers that were taken away to keep the limit.
+    /// Caches of unused layers that were taken away.
     pub caches_evicted: Counter,
+    /// Cached bytes that were given back to make room, of layers in use or not.
+    pub cache_given_back_bytes: Counter,
+    /// Bytes on disk that the cache takes.
+    pub cache_bytes: Gauge,
+    /// Bytes that its file system has free.
+    pub disk_free_bytes: Gauge,
     /// FUSE mounts made, those of images included.
     pub fuse_mounts: Counter,
     /// Layers mounted as EROFS images.

@@ -55,7 +55,6 @@ impl TestNode {
             discovery: Discovery::default(),
             prefetch: true,
             pack: PackOptions::default(),
-            cache_limit: 0,
             engine: EngineOptions::default(),
             spans: SpanOptions {
                 read_timeout: Duration::from_secs(30),

@@ -12,6 +12,7 @@ use harness::registry::TestRegistry;
 use serde_json::json;
 use snapshotter::fs::{InodeNo, LayerFs};
 use snapshotter::layer::{Layer, LayerState};
+use snapshotter::storage::Goal;
 use soci_core::digest::Digest;
 use soci_core::registry::{HostPolicy, Registry, RegistryOptions, Server};
 use soci_core::units::SpanId;
@@ -474,24 +475,40 @@ fn a_layer_that_goes_away_takes_its_queue_along() {
 }
 
 #[test]
-fn unused_caches_make_room_for_new_ones() {
+fn unused_caches_go_before_parts_of_layers_in_use() {
     let tar = |seed| TarWriter::default().file("f", &noise(seed, 1 << 20)).finish();
     let lab = Lab::new(&[LayerSource::of_tar(&tar(3)), LayerSource::of_tar(&tar(4)), source()]);
-    let node = |limit| TestNode::new(lab.root.path(), move |options| options.cache_limit = limit);
+    let node = || TestNode::new(lab.root.path(), |_| {});
     let caches = || std::fs::read_dir(lab.root.path().join("cache")).unwrap().count();
+    let goal = |must, may| Goal { must, may };
     {
-        let node = node(0);
+        let node = node();
         for at in [0, 1] {
             read(&node, &node.layer(&lab.image, at), "f", 0, 1 << 20).unwrap();
         }
         assert_eq!(caches(), 3, "the context opens all layers of its image");
+        assert!(node.node.disk().unwrap().cached >= 2 << 20);
+        let (bytes, files) = node.node.disk_of(&lab.image.layers[0]);
+        assert!((1 << 20..2 << 20).contains(&bytes) && files >= 3, "{bytes} bytes, {files} files");
     }
-    let node = node(1 << 20);
+    let node = node();
     let other = publish(&lab.registry, "other", &[source()], SPAN * 2);
     let layer = node.layer(&other, 0);
-    assert!(node.stats.caches_evicted.get() >= 1);
-    assert!(caches() < 3);
     assert_eq!(read(&node, &layer, "small", 0, 5).unwrap(), b"hello");
+    let needed = lab.image.layers[0];
+    let make = |goal| node.node.make_room(goal, 0, &|layer| *layer == needed);
+    assert_eq!(make(goal(0, 0)), 0);
+    assert!(make(goal(1, 0)) >= 1);
+    assert!(caches() < 4 && node.stats.caches_evicted.get() >= 1);
+    // What is needed goes last, and only if it must. What was read in this round is not idle.
+    while make(goal(0, 1)) > 0 {}
+    assert!(node.node.disk_of(&needed).0 >= 1 << 20, "it is needed");
+    let held = layer.spans().cache().bytes_present();
+    assert!(held > 0);
+    assert!(make(goal(u64::MAX, 0)) >= 1 << 20);
+    assert_eq!((node.node.disk_of(&needed), layer.spans().cache().bytes_present()), ((0, 0), 0));
+    assert_eq!(read(&node, &layer, "small", 0, 5).unwrap(), b"hello", "it is fetched again");
+    assert_eq!(layer.spans().cache().bytes_present(), held);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod containerd_images;
 mod containerd_kinds;
 mod daemon_care;
 mod daemon_deaths;
+mod daemon_disk;
 mod daemon_scale;
 mod doctor;
 mod ebpf;

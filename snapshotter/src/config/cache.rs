@@ -8,7 +8,7 @@ use super::ConfigError;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Cache {
-    /// Bytes on disk above which unused layers are evicted, least recently used first. 0: no limit.
+    /// Bytes on disk above which the longest unused go, of layers in use, too. 0: no limit.
     pub max_bytes: i64,
 }
 
@@ -20,8 +20,8 @@ impl Cache {
         Ok(())
     }
 
-    /// Bytes on disk above which unused layers are evicted; 0: no limit.
-    pub fn limit(&self) -> u64 {
-        self.max_bytes.unsigned_abs()
+    /// Bytes on disk above which the longest unused go.
+    pub fn limit(&self) -> Option<u64> {
+        (self.max_bytes > 0).then(|| self.max_bytes.unsigned_abs())
     }
 }

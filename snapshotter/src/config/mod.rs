@@ -204,6 +204,7 @@ impl Config {
         self.resolver.fill();
         self.resolver.check()?;
         self.pack.fill()?;
+        self.storage.check()?;
         self.cache.fill()
     }
 

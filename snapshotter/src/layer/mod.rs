@@ -9,6 +9,7 @@
 
 mod ahead;
 mod companions;
+mod disk;
 mod failure;
 mod found;
 mod image;

@@ -52,8 +52,6 @@ pub struct NodeOptions {
     pub prefetch: bool,
     /// Which companions of an image are used.
     pub pack: PackOptions,
-    /// Bytes on disk above which caches of unused layers are evicted, the longest unused first. 0: no limit.
-    pub cache_limit: u64,
     /// The fetch engine.
     pub engine: EngineOptions,
     /// Reads.
@@ -66,7 +64,7 @@ pub struct NodeOptions {
 #[derive(Debug)]
 pub struct Node {
     root: PathBuf,
-    services: Arc<Services>,
+    pub(super) services: Arc<Services>,
     registry: Registry,
     content: LayoutStore,
     images: Mutex<Images>,
@@ -97,7 +95,6 @@ impl Node {
                 prefetch: options.prefetch,
                 pack: options.pack,
                 cache,
-                cache_limit: options.cache_limit,
                 boot: BootId::current(),
                 spans: options.spans,
                 mounts,
@@ -116,10 +113,6 @@ impl Node {
                 let Some(node) = weak.upgrade() else { return };
                 let gone = node.images.lock().sweep();
                 drop(gone);
-                let services = Arc::clone(&node.services);
-                drop(node);
-                // A panic in there was logged by its thread.
-                let _ = tokio::task::spawn_blocking(move || services.evict()).await;
             }
         });
         Ok(node)

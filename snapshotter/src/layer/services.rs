@@ -4,6 +4,7 @@
 //! the lock of a layer's place is the only one to open or remove the layer's cache.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
@@ -18,10 +19,15 @@ use super::resolver::Discovery;
 use super::{Layer, LayerError, PackOptions};
 use crate::mounts::Mounts;
 use crate::prefetch::Engine;
-use crate::span::bitmap::BootId;
+use crate::span::bitmap::{BootId, Identity};
 use crate::span::cache::SpanCache;
+use crate::span::room::Round;
 use crate::span::{SpanManager, SpanOptions, eviction};
 use crate::stats::Stats;
+use crate::storage::Goal;
+
+/// Room that is made for a cache on a full disk, bytes.
+const FOR_A_CACHE: u64 = 16 << 20;
 
 /// What images and layers use.
 #[derive(Debug)]
@@ -32,7 +38,6 @@ pub(super) struct Services {
     pub(super) prefetch: bool,
     pub(super) pack: PackOptions,
     pub(super) cache: PathBuf,
-    pub(super) cache_limit: u64,
     pub(super) boot: BootId,
     pub(super) spans: SpanOptions,
     pub(super) mounts: Arc<Mounts>,
@@ -54,37 +59,16 @@ pub(super) struct Live {
 }
 
 impl Services {
-    /// Takes away the longest unused caches until the rest fits the limit.
-    pub(super) fn evict(&self) {
-        if self.cache_limit == 0 {
-            return;
-        }
-        let stored = match eviction::stored(&self.cache) {
-            Ok(stored) => stored,
-            Err(error) => return tracing::warn!(%error, "span caches cannot be listed"),
-        };
-        let mut total: u64 = stored.iter().map(|cache| cache.bytes).sum();
-        for cache in stored {
-            if total <= self.cache_limit {
-                return;
-            }
-            if self.drop_cache(&cache) {
-                total -= cache.bytes;
-            }
-        }
-    }
-
     /// Takes a cache away that nobody uses; whether it is gone.
     pub(super) fn drop_cache(&self, cache: &eviction::Stored) -> bool {
         let slot = self.slot((cache.layer, cache.ztoc));
-        let live = slot.lock();
-        if live.spans.strong_count() > 0 {
-            return false;
-        }
+        // Who holds the lock may be making room, too.
+        let Some(live) = slot.try_lock().filter(|live| live.spans.strong_count() == 0) else { return false };
         match cache.remove() {
             Ok(true) => {
                 self.stats.caches_evicted.inc();
                 tracing::info!(layer = %cache.layer, bytes = cache.bytes, "unused span cache evicted");
+                drop(live);
                 true
             }
             Ok(false) => false,
@@ -92,6 +76,20 @@ impl Services {
                 tracing::warn!(layer = %cache.layer, %error, "span cache could not be evicted");
                 false
             }
+        }
+    }
+
+    /// Opens a cache. On a full disk others must make room for what it has to write at first.
+    fn open_cache(&self, identity: Identity) -> io::Result<SpanCache> {
+        let open = || SpanCache::open(&self.cache, identity, self.boot);
+        match open() {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                let goal = Goal { must: FOR_A_CACHE, may: 0 };
+                let given = self.make_room(goal, Round::MAX, &|layer| *layer == identity.layer);
+                tracing::warn!(layer = %identity.layer, given, "the disk is full: other layers have made room");
+                open()
+            }
+            opened => opened,
         }
     }
 
@@ -109,7 +107,6 @@ impl Services {
     }
 
     fn layer_blocking(&self, digest: Digest, ztoc: Ztoc) -> Result<Arc<Layer>, LayerError> {
-        self.evict();
         let slot = self.slot((digest, ztoc.digest()));
         let mut live = slot.lock();
         if let Some(layer) = live.layer.upgrade() {
@@ -119,7 +116,7 @@ impl Services {
             spans
         } else {
             let identity = SpanManager::identity(digest, &ztoc);
-            let cache = SpanCache::open(&self.cache, identity, self.boot).map_err(LayerError::Cache)?;
+            let cache = self.open_cache(identity).map_err(LayerError::Cache)?;
             let engine = Arc::new(self.engine.clone());
             SpanManager::new(ztoc, cache, engine, Arc::clone(&self.stats), self.spans)
         };

@@ -21,10 +21,10 @@ pub struct Sources {
     pub counters: Arc<Counters>,
 }
 
-/// One metric. All of them are counters since the start of the process.
+/// One metric: a counter since the start of the process, whose name ends in `_total`, or a gauge.
 #[derive(Debug, Clone, Copy)]
 pub struct Def {
-    /// Name, with its unit and `_total`.
+    /// Name, with its unit, and `_total` if it is a counter.
     pub name: &'static str,
     /// One sentence.
     pub help: &'static str,
@@ -172,6 +172,15 @@ pub const DEFS: &[Def] = &[
         s.stats.fuse_mounts.get()
     }),
     plain("soci_erofs_mounts_total", "Layers mounted as EROFS images.", |s| s.stats.erofs_mounts.get()),
+    plain(
+        "soci_cache_given_back_bytes_total",
+        "Cached bytes that were given back to make room on the disk.",
+        |s| s.stats.cache_given_back_bytes.get(),
+    ),
+    plain("soci_cache_bytes", "Bytes on disk that cached layers take.", |s| s.stats.cache_bytes.get()),
+    plain("soci_cache_disk_free_bytes", "Bytes that the file system of the cache has free.", |s| {
+        s.stats.disk_free_bytes.get()
+    }),
     plain("soci_fuse_mount_failures_total", "FUSE mounts that failed.", |s| {
         s.stats.fuse_mount_failures.get()
     }),
@@ -185,9 +194,10 @@ fn read(counters: &[(&'static str, &Counter)]) -> Vec<(&'static str, u64)> {
 pub fn text(sources: &Sources) -> String {
     let mut text = String::new();
     for def in DEFS {
+        let kind = if def.name.ends_with("_total") { "counter" } else { "gauge" };
         // Writing to a string cannot fail.
         let _ =
-            writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter", name = def.name, help = def.help);
+            writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}", name = def.name, help = def.help);
         match def.value {
             Value::Plain(value) => {
                 let _ = writeln!(text, "{} {}", def.name, value(sources));
@@ -209,11 +219,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_counters_and_differ() {
+    fn names_say_what_they_count_and_differ() {
         let names: BTreeSet<_> = DEFS.iter().map(|def| def.name).collect();
         assert_eq!(names.len(), DEFS.len());
         for name in names {
-            assert!(name.starts_with("soci_") && name.ends_with("_total"), "{name}");
+            assert!(
+                name.starts_with("soci_") && (name.ends_with("_total") || name.ends_with("_bytes")),
+                "{name}"
+            );
             assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
         }
     }

@@ -29,6 +29,7 @@ use soci_core::units::SpanId;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use crate::span::room::Room;
 use crate::span::spare::Spare;
 use crate::span::state::Claim;
 use crate::span::{Demand, SpanManager};
@@ -124,6 +125,7 @@ struct Shared {
     stats: Arc<Stats>,
     /// What could not be written of all layers.
     spare: Spare,
+    room: Arc<Room>,
     buffer: Arc<Semaphore>,
     inflate_demand: Arc<Semaphore>,
     inflate_ahead: Arc<Semaphore>,
@@ -247,6 +249,10 @@ impl Demand for Engine {
     fn spare(&self) -> &Spare {
         &self.0.spare
     }
+
+    fn room(&self) -> &Arc<Room> {
+        &self.0.room
+    }
 }
 
 impl Engine {
@@ -258,6 +264,7 @@ impl Engine {
             options,
             stats,
             spare: Spare::default(),
+            room: Arc::default(),
             buffer: Arc::new(Semaphore::new(options.buffer_units() as usize)),
             inflate_demand: Arc::new(Semaphore::new(inflate)),
             // What starts needs a processor, too.
@@ -395,7 +402,8 @@ impl Engine {
                     && work.lanes.values().all(Lane::is_idle)
                     && work.pace.wait(Instant::now()).is_zero();
                 let quiet = work.quiet_until.is_some_and(|until| until > Instant::now());
-                if idle && !quiet { work.queue.pop_background() } else { None }
+                // What would only push out something else is not fetched.
+                if idle && !quiet && !engine.0.room.is_tight() { work.queue.pop_background() } else { None }
             };
             if let Some(run) = run {
                 engine.spawn(run, Class::Background);

@@ -166,10 +166,17 @@ impl Snapshotter {
         Ok(self.metadata.list(filters)?.into_iter().map(|(_, info)| info).collect())
     }
 
-    /// Disk usage of a snapshot alone. Lazy layers use nothing: their bytes belong to the cache.
+    /// Disk usage of a snapshot alone. A lazy layer uses what is cached of it now.
     pub fn usage(&self, name: &str) -> Result<Usage> {
         let (id, info, stored) = self.metadata.stat(name)?;
-        if info.kind == Kind::Active { self.measure(id) } else { Ok(stored) }
+        if info.kind == Kind::Active {
+            return self.measure(id);
+        }
+        let lazy = info.labels.get(labels::LAYER).filter(|_| info.labels.contains_key(labels::REMOTE));
+        Ok(lazy.and_then(|layer| layer.parse().ok()).map_or(stored, |layer| {
+            let (size, inodes) = self.node.disk_of(&layer);
+            Usage { size, inodes }
+        }))
     }
 
     /// The layers and documents that snapshots name, so that they can be served, also after a restart.

@@ -163,6 +163,15 @@ impl PageMap {
         (0..self.words.len()).map(|word| u64::from((self.word(word) | other.word(word)).count_ones())).sum()
     }
 
+    /// Number of the pages `[first, end)` that are in this map or in `other`.
+    pub fn count_with_in(&self, other: &Self, first: u64, end: u64) -> u64 {
+        if first >= end {
+            return 0;
+        }
+        let both = |word| self.word(word) | other.word(word);
+        words_of(first, end).map(|(word, mask)| u64::from((both(word) & mask).count_ones())).sum()
+    }
+
     /// Makes writes fail.
     #[cfg(test)]
     pub(super) fn break_file(&mut self) {

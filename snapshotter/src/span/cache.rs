@@ -7,13 +7,16 @@
 //!
 //! What must always hold: bytes are written before they are marked. Checked bytes never change. One writer at a time looks
 //! what is there, writes and marks; readers never wait for it. Space is taken as bytes arrive, so a full disk is an error of
-//! the write and marks nothing. Bytes that are forgotten stay in the file, since a reader may be about to take them.
+//! the write and marks nothing. Bytes that are forgotten stay in the file, since a reader may be about to take them; those that
+//! are given back ([`holes`]) do not, and who reads must find that out.
+
+mod holes;
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use soci_core::digest::Digest;
@@ -22,6 +25,7 @@ use soci_core::units::ByteRange;
 use super::bitmap::{BootId, Identity, PAGE, PageMap};
 use super::edges::{Edges, Page, page_range};
 use super::edges_file;
+pub use holes::Released;
 
 /// Pages between two that are recorded by one write, at most: as many as a page of the map has bits.
 const NEAR: u64 = 8 * PAGE;
@@ -50,6 +54,10 @@ pub struct SpanCache {
     closed: AtomicBool,
     /// Whether a pack has ever brought something: spares readers of other layers the look.
     any_packed: AtomicBool,
+    /// How often bytes were taken out of the file.
+    holes: AtomicU64,
+    /// The file system cannot take bytes out of a file.
+    no_holes: AtomicBool,
     identity: Identity,
 }
 
@@ -108,6 +116,8 @@ impl SpanCache {
             writer: Mutex::default(),
             closed: AtomicBool::default(),
             any_packed: AtomicBool::new(some_packed),
+            holes: AtomicU64::default(),
+            no_holes: AtomicBool::default(),
             identity,
         })
     }
@@ -209,7 +219,7 @@ impl SpanCache {
         parts
     }
 
-    /// Reads bytes that are known to be there.
+    /// Reads bytes that are known to be there; whether they still were there is said by [`SpanCache::holes`].
     pub fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         self.data.read_exact_at(into, offset)
     }

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use super::SpanManager;
+use super::room::Room;
 use super::spare::Spare;
 use super::state::Claim;
 
@@ -17,4 +18,7 @@ pub trait Demand: Debug + Send + Sync {
 
     /// Bytes that could not be written to disk.
     fn spare(&self) -> &Spare;
+
+    /// Room on the disk.
+    fn room(&self) -> &Arc<Room>;
 }

@@ -92,7 +92,21 @@ impl Edges {
         first < end && self.pages.range(first..end).any(|(_, parts)| !parts.checked.is_empty())
     }
 
-    /// The pages `[first, end)` are whole and checked.
+    /// Whether packed bytes are in one of the pages `[first, end)` that are not wholly there.
+    pub(super) fn any_packed(&self, first: u64, end: u64) -> bool {
+        first < end && self.pages.range(first..end).any(|(_, parts)| !parts.packed.is_empty())
+    }
+
+    /// Number of the pages `[first, end)` of which only parts are there. A page that is in the packed map, as `is_packed` says,
+    /// has an entry, too, if parts of it are checked.
+    pub(super) fn partial_pages(&self, first: u64, end: u64, is_packed: impl Fn(u64) -> bool) -> u64 {
+        if first >= end {
+            return 0;
+        }
+        self.pages.range(first..end).filter(|(page, _)| !is_packed(**page)).count() as u64
+    }
+
+    /// The pages `[first, end)` are whole and checked, or wholly absent: the maps say all of them.
     pub(super) fn drop_pages(&mut self, first: u64, end: u64) {
         if first < end {
             for (_, parts) in self.pages.extract_if(first..end, |_, _| true) {

@@ -10,12 +10,14 @@
 
 pub mod bitmap;
 pub mod cache;
+mod cold;
 mod demand;
 mod edges;
 mod edges_file;
 mod error;
 pub mod eviction;
 mod packed;
+pub mod room;
 mod sources;
 pub mod spare;
 pub mod state;
@@ -44,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 use crate::stats::Stats;
 use bitmap::Identity;
 use cache::SpanCache;
+use cold::Uses;
 pub use demand::Demand;
 pub use error::SpanError;
 pub(crate) use error::chain;
@@ -96,6 +99,7 @@ pub struct SpanManager {
     states: Arc<SpanStates>,
     sources: Sources,
     walks: Mutex<Walks>,
+    uses: Uses,
     /// What packs that are arriving will bring.
     promised: Mutex<Coverage>,
     /// A reader has waited for a pack in vain, and nothing has come since: readers ask at once.
@@ -146,6 +150,7 @@ impl SpanManager {
                 states.set_cached(span);
             }
         }
+        let uses = Uses::new(ztoc.spans().len());
         Arc::new(Self {
             number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
             ztoc,
@@ -153,6 +158,7 @@ impl SpanManager {
             states,
             sources: Sources::default(),
             walks: Mutex::default(),
+            uses,
             promised: Mutex::default(),
             impatient: AtomicBool::new(false),
             arrived: watch::Sender::default(),
@@ -219,13 +225,14 @@ impl SpanManager {
     /// Reads the plain bytes `range` if all of them are here; `false` when some are not.
     pub fn read_cached(&self, range: ByteRange, into: &mut [u8]) -> Result<bool, SpanError> {
         self.check(range)?;
+        let holes = self.cache.holes();
         let spare = self.spare(range);
         if !self.there(range, &spare) {
             return Ok(false);
         }
         self.note_use(range);
         self.copy(range, &spare, into)?;
-        Ok(true)
+        Ok(self.cache.holes() == holes)
     }
 
     /// Reads the plain bytes `range`, waiting for those that are not there. `file` is the content that the reader walks
@@ -235,13 +242,22 @@ impl SpanManager {
         let started = Instant::now();
         let limit = self.options.read_timeout;
         let length = usize::try_from(range.len()).map_err(|_| SpanError::OutOfRange(range))?;
-        let outcome = tokio::time::timeout(limit, self.ensure(range, file)).await;
+        let outcome = tokio::time::timeout(limit, async {
+            let mut bytes = vec![0; length];
+            loop {
+                let holes = self.cache.holes();
+                let spare = self.ensure(range, file).await?;
+                self.note_use(range);
+                self.copy(range, &spare, &mut bytes)?;
+                // Else it may have been given back meanwhile.
+                if self.cache.holes() == holes {
+                    return Ok(bytes);
+                }
+            }
+        });
+        let outcome = outcome.await;
         self.stats.read_wait_us.add(started.elapsed().as_micros() as u64);
-        let spare = outcome.unwrap_or(Err(SpanError::TimedOut(limit)))?;
-        self.note_use(range);
-        let mut bytes = vec![0; length];
-        self.copy(range, &spare, &mut bytes)?;
-        Ok(bytes)
+        outcome.unwrap_or(Err(SpanError::TimedOut(limit)))
     }
 
     /// Copies bytes that are here.
@@ -263,8 +279,10 @@ impl SpanManager {
     }
 
     fn note_use(&self, range: ByteRange) {
-        for span in self.ztoc.spans().spans_covering(range) {
-            if self.states.take_unused(SpanId(span)) {
+        let round = self.engine.room().round();
+        for span in self.ztoc.spans().spans_covering(range).map(SpanId) {
+            self.uses.note(span, round);
+            if self.states.take_unused(span) {
                 self.stats.prefetch_hits.inc();
             }
         }
@@ -293,13 +311,14 @@ impl SpanManager {
     ) -> Result<(), (Claim, SpanError)> {
         match self.verify(claim.span(), compressed).and_then(|()| self.store(&claim, window, compressed)) {
             Ok(()) => {
+                self.uses.note(claim.span(), self.engine.room().round());
                 claim.complete();
                 Ok(())
             }
             Err(SpanError::Cache(error)) if self.keep_spare(claim.span(), window, compressed) => {
                 self.stats.spans_not_written.inc();
                 tracing::warn!(layer = %self.cache.layer(), span = %claim.span(), %error, "a span could not be written; it is served from memory");
-                claim.complete_unwritten();
+                claim.let_go();
                 Ok(())
             }
             Err(error) => Err((claim, error)),
@@ -332,7 +351,9 @@ impl SpanManager {
         let mut piece = Vec::with_capacity(PIECE);
         let (mut failure, mut differs) = (None, None);
         let mut flush = |piece: &mut Vec<u8>| {
-            self.cache.store(at, piece, &mut |offset| _ = differs.get_or_insert(offset))?;
+            let stored = self.cache.store(at, piece, &mut |offset| _ = differs.get_or_insert(offset));
+            self.note_written(piece.len() as u64, &stored);
+            stored?;
             at += piece.len() as u64;
             piece.clear();
             claim.filled(at);
@@ -363,5 +384,14 @@ impl SpanManager {
             self.pack_differs(claim.span(), offset);
         }
         stored
+    }
+
+    /// Tells whoever makes room on the disk.
+    fn note_written<T>(&self, bytes: u64, written: &io::Result<T>) {
+        let room = self.engine.room();
+        match written {
+            Ok(_) => room.wrote(bytes),
+            Err(_) => room.refused(),
+        }
     }
 }

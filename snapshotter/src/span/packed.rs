@@ -60,10 +60,18 @@ impl SpanManager {
     /// Stores plain bytes that a pack has brought, each with its offset, where nothing is there yet, and wakes readers that wait for
     /// them. Whether nothing was there: another pack may have brought other bytes, which then stay. Blocking.
     pub fn fill_packed(&self, parts: &[(u64, &[u8])]) -> Result<bool, SpanError> {
-        let stored = self.cache.store_packed(parts).map_err(SpanError::Cache);
+        let stored = self.cache.store_packed(parts);
+        self.note_written(parts.iter().map(|(_, bytes)| bytes.len() as u64).sum(), &stored);
+        let round = self.engine.room().round();
+        for &(offset, bytes) in parts {
+            let range = ByteRange::new(offset, offset.saturating_add(bytes.len() as u64));
+            for span in self.ztoc.spans().spans_covering(range) {
+                self.uses.note(SpanId(span), round);
+            }
+        }
         self.impatient.store(false, Ordering::Relaxed);
         self.arrived.send_replace(());
-        stored
+        stored.map_err(SpanError::Cache)
     }
 
     /// Says which bytes a pack will bring soon, beside those promised already. Readers wait for them for
@@ -96,10 +104,9 @@ impl SpanManager {
 
     /// The plain bytes `range` when all of them are there.
     pub fn cached(&self, range: ByteRange) -> Option<Vec<u8>> {
-        let mut bytes = vec![0; usize::try_from(range.len()).ok()?];
+        let holes = self.cache.holes();
         (self.check(range).is_ok() && self.there(range, &Parts::default())).then_some(())?;
-        self.cache.read(range.start, &mut bytes).ok()?;
-        Some(bytes)
+        self.read_there(range, holes)
     }
 
     /// Whether all of `range` was checked against spans.
@@ -109,12 +116,18 @@ impl SpanManager {
 
     /// The plain bytes `range` when all of them were checked against spans: those before a span are its window.
     pub fn read_checked(&self, range: ByteRange) -> Option<Vec<u8>> {
+        let holes = self.cache.holes();
         if !self.checked(range) {
             return None;
         }
+        self.read_there(range, holes)
+    }
+
+    /// Bytes that were there when there were so many holes, if they still are.
+    fn read_there(&self, range: ByteRange, holes: u64) -> Option<Vec<u8>> {
         let mut bytes = vec![0; usize::try_from(range.len()).ok()?];
         self.cache.read(range.start, &mut bytes).ok()?;
-        Some(bytes)
+        (self.cache.holes() == holes).then_some(bytes)
     }
 
     /// Whether a pack has promised all of `ranges`.

@@ -5,7 +5,7 @@
 //! [`super::SpanManager`]. (A span waiting in the prefetch queue is still unrequested here, so that a reader may claim it
 //! at any moment.)
 //!
-//! What must always hold: a span is fetched by one [`Claim`] at a time; a claim that is dropped without an outcome fails
+//! What must always hold: a span is fetched, or its bytes are taken away, by one [`Claim`] at a time; a claim that is dropped without an outcome fails
 //! its span, so no waiter is ever left behind; a failure is told to those who wait now and then forgotten, so the next
 //! reader tries again.
 
@@ -116,6 +116,21 @@ impl SpanStates {
         }
     }
 
+    /// Claims a span that nobody fetches, to take its bytes away: it is not cached from now on.
+    pub fn claim_to_release(self: &Arc<Self>, span: SpanId) -> Option<Claim> {
+        let mut fetching = self.fetching.lock();
+        if span.0 >= self.count || fetching.contains_key(&span.0) {
+            return None;
+        }
+        for words in [&self.cached, &self.unused] {
+            if let Some((word, mask)) = bit(words, span) {
+                word.fetch_and(!mask, Ordering::SeqCst);
+            }
+        }
+        fetching.insert(span.0, watch::channel(Progress::Filled(0)).0);
+        Some(Claim { states: Arc::clone(self), span, open: true })
+    }
+
     fn finish(&self, span: SpanId, outcome: Progress) {
         let slot = self.fetching.lock().remove(&span.0);
         if let Some(slot) = slot {
@@ -152,8 +167,9 @@ impl Claim {
         self.states.finish(self.span, Progress::Cached);
     }
 
-    /// The span is here, but in memory alone; wakes all waiters. It is unrequested again.
-    pub fn complete_unwritten(mut self) {
+    /// Wakes all waiters, which look again what is there; the span is unrequested again. It is here in memory alone, or was
+    /// given back.
+    pub fn let_go(mut self) {
         self.open = false;
         self.states.finish(self.span, Progress::Cached);
     }

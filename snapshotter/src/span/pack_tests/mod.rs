@@ -7,6 +7,7 @@
 mod model;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tokio::runtime::Runtime;
 
 use super::bitmap::{BootId, PAGE};
 use super::cache::SpanCache;
+use super::room::Round;
 use super::{SpanError, SpanManager, SpanOptions};
 use crate::prefetch::{Engine, EngineOptions};
 use crate::stats::Stats;
@@ -73,6 +75,13 @@ impl Lab {
         }
         self.manager = open(&self.ztoc, &self.runtime, &self.stats, copy.path(), self.options);
         self.root = copy;
+    }
+
+    /// Bytes that the cache's data takes on disk.
+    fn on_disk(&self) -> u64 {
+        let identity = SpanManager::identity(Digest::of(&self.tar), &self.ztoc);
+        let data = SpanCache::directory(self.root.path(), &identity).join("data");
+        std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(data).unwrap()) * 512
     }
 
     fn span(&self, span: u32) -> ByteRange {
@@ -272,4 +281,57 @@ fn a_full_disk_or_a_map_that_cannot_be_written_is_harmless() {
     assert_eq!(lab.read(first).unwrap(), lab.bytes(first), "checked bytes never change");
     lab.kill();
     assert_eq!(lab.manager.cache().absent(both), [both], "and fetched again after a restart");
+}
+
+/// While others fill spans and give them back, whoever is told that bytes are there gets those bytes.
+#[test]
+fn nobody_reads_a_hole() {
+    let lab = Lab::new(FOREVER);
+    let (spans, size) = (lab.ztoc.spans().len(), lab.tar.len() as u64);
+    let (over, read, given) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let is_over = || over.load(Ordering::Relaxed);
+    let wrong = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for span in (0..spans).cycle().take_while(|_| !is_over()) {
+                lab.fill(span);
+            }
+        });
+        scope.spawn(|| {
+            while !is_over() {
+                given.fetch_add(lab.manager.give_back(Round::MAX, 3 * SPAN).unwrap(), Ordering::Relaxed);
+            }
+        });
+        let readers = (0..2).map(|number| {
+            let (lab, read, given, over, is_over) = (&lab, &read, &given, &over, &is_over);
+            scope.spawn(move || {
+                let mut at = number * 7919;
+                let mut bytes = vec![0; 2 * PAGE as usize];
+                while read.load(Ordering::Relaxed) < 150_000 || given.load(Ordering::Relaxed) < 100 * SPAN {
+                    at = (at + 104_729) % (size - bytes.len() as u64);
+                    let range = ByteRange::new(at, at + bytes.len() as u64);
+                    if lab.manager.read_cached(range, &mut bytes).unwrap() {
+                        read.fetch_add(1, Ordering::Relaxed);
+                        if bytes != lab.bytes(range) {
+                            over.store(true, Ordering::Relaxed);
+                            return Some(range);
+                        }
+                    }
+                    let checked = lab.manager.read_checked(range);
+                    if checked.is_some_and(|checked| checked != lab.bytes(range)) {
+                        over.store(true, Ordering::Relaxed);
+                        return Some(range);
+                    }
+                    if is_over() {
+                        return None;
+                    }
+                }
+                None
+            })
+        });
+        let readers: Vec<_> = readers.collect();
+        let wrong: Vec<_> = readers.into_iter().filter_map(|reader| reader.join().unwrap()).collect();
+        over.store(true, Ordering::Relaxed);
+        wrong
+    });
+    assert_eq!(wrong, Vec::<ByteRange>::new(), "after {read:?} reads");
 }

@@ -7,6 +7,7 @@ use soci_core::units::{ByteRange, SpanId};
 
 use super::super::bitmap::PAGE;
 use super::super::cache::Held;
+use super::super::room::Round;
 use super::{FOREVER, Lab};
 
 /// What is there of each byte, and which value it has.
@@ -49,6 +50,18 @@ impl Model {
         }
     }
 
+    /// The pages that lie wholly in `range` are given back; the end also ends the last page.
+    fn release(&mut self, range: ByteRange) {
+        let size = self.0.len();
+        for (number, page) in self.0.chunks_mut(PAGE as usize).enumerate() {
+            let start = number * PAGE as usize;
+            let end = (start + page.len()).min(size);
+            if range.start <= start as u64 && end as u64 <= range.end {
+                page.fill((Held::Absent, 0));
+            }
+        }
+    }
+
     /// After a kill. Whole pages stay; whole only with bytes of a pack makes packed.
     fn restart(&mut self) {
         for page in self.0.chunks_mut(PAGE as usize) {
@@ -64,6 +77,20 @@ impl Model {
         }
     }
 
+    /// Whether a whole page of `range` has bytes that only a pack has brought. The last page may be short.
+    fn packed_in(&self, range: ByteRange) -> bool {
+        let pages = self.0.chunks(PAGE as usize).enumerate();
+        let within = |(number, page): &(usize, &[(Held, u8)])| {
+            let start = *number as u64 * PAGE;
+            range.start <= start && start + page.len() as u64 <= range.end
+        };
+        pages.filter(within).any(|(_, page)| page.iter().any(|(held, _)| *held == Held::Packed))
+    }
+
+    fn count(&self, held: Held) -> usize {
+        self.0.iter().filter(|(known, _)| *known == held).count()
+    }
+
     fn all(&self, range: ByteRange, good: impl Fn(Held) -> bool) -> bool {
         self.at(range).iter().all(|(held, _)| good(*held))
     }
@@ -71,12 +98,23 @@ impl Model {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Store { start: u64, length: u64 },
+    Store {
+        start: u64,
+        length: u64,
+    },
     Span(u32),
-    Pack { extents: Vec<(u64, u64)>, wrong: Option<u64> },
+    Pack {
+        extents: Vec<(u64, u64)>,
+        wrong: Option<u64>,
+    },
     Kill,
     Close,
     Forget,
+    /// Places are given back; or spans, some of which may be part of it.
+    Release {
+        start: u64,
+        length: u64,
+    },
 }
 
 fn steps(size: u64) -> impl Strategy<Value = Vec<Step>> {
@@ -89,6 +127,7 @@ fn steps(size: u64) -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Kill),
         1 => Just(Step::Close),
         1 => Just(Step::Forget),
+        2 => (0..size, 0u64..20_000).prop_map(|(start, length)| Step::Release { start, length }),
     ];
     prop::collection::vec(step, 1..24)
 }
@@ -154,6 +193,16 @@ proptest! {
                 Step::Forget => {
                     lab.manager.cache().forget_packed().unwrap();
                     model.forget();
+                }
+                Step::Release { start, length } => {
+                    let range = clip(start, length);
+                    let (holes, on_disk) = (lab.manager.cache().holes(), lab.on_disk());
+                    let released = lab.manager.cache().release(range).unwrap();
+                    let packed = model.packed_in(range);
+                    model.release(range);
+                    prop_assert_eq!(released.packed, packed);
+                    prop_assert!(lab.manager.cache().holes() > holes || released.bytes == 0);
+                    prop_assert!(lab.on_disk() + released.bytes <= on_disk, "the disk has it back");
                 }
             }
             let cache = lab.manager.cache();
@@ -226,6 +275,22 @@ proptest! {
                 Step::Forget => {
                     lab.manager.forget_packed();
                     model.forget();
+                }
+                Step::Release { .. } => {
+                    let all = clip(0, size);
+                    let packed = model.count(Held::Packed);
+                    let mut forgotten = lab.manager.forgotten();
+                    forgotten.mark_unchanged();
+                    lab.manager.give_back(Round::MAX, u64::MAX).unwrap();
+                    // Parts of pages at the ends of spans may stay.
+                    for range in lab.manager.cache().absent(all) {
+                        model.0[range.start as usize..range.end as usize].fill((Held::Absent, 0));
+                    }
+                    prop_assert_eq!(forgotten.has_changed().unwrap(), model.count(Held::Packed) < packed);
+                    for span in 0..lab.ztoc.spans().len() {
+                        prop_assert_eq!(lab.manager.cache().present_in(lab.span(span)), 0);
+                        prop_assert!(!lab.manager.states().is_cached(SpanId(span)) || lab.span(span).len() < 2 * PAGE);
+                    }
                 }
             }
             prop_assert_eq!(lab.stats.pack_mismatches.get(), mismatches);

@@ -1,5 +1,5 @@
-//! What is kept for layers that no snapshot needs any more, and when it goes: their cached bytes, and the indexes, tables and
-//! packs of their images.
+//! What nobody needs: the cached bytes of layers that no snapshot names any more, and the indexes, tables and packs of their
+//! images.
 //!
 //! A [`Sweeper`] owns when each was needed last. What must always hold: nothing goes that a snapshot names or an image in work
 //! uses, or that did so a short time ago.
