@@ -15,7 +15,7 @@ use harness::pull::{By, chain_ids, labels, prepare_container};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 use snapshotter::snapshot::{Error, Kind, Labels, Lasts, Metadata};
-use soci_core::containerd::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest};
+use soci_core::containerd::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest, UsageRequest};
 use soci_core::digest::Digest;
 
 use crate::snapshotter::{Lab, layers};
@@ -180,6 +180,39 @@ fn two_containers_on_a_layer_that_was_unavailable_get_one_mount() {
     assert_eq!((points.len(), lab.daemon.mounts().len()), (3, 3), "{:?}", lab.daemon.mounts());
     for (name, mounts) in [("a", a), ("b", b)] {
         lab.assert_served(&lab.mounted(name, &mounts));
+    }
+}
+
+#[test]
+fn a_lazy_layer_that_cannot_be_served_any_more_is_pulled_whole_for_the_next_container() {
+    // Its index is gone, here and at the registry; it is mounted, or not any more.
+    for mounted in [false, true] {
+        let keep = format!("[restart]\nkeep_mounts = {mounted}\nabort_after_sec = 5\n");
+        let mut lab = Lab::new(&layers(), &keep, |_| {});
+        let (_, top) = lab.pull();
+        lab.daemon.kill();
+        for kept in ["content", "cache"] {
+            fs::remove_dir_all(lab.daemon.root().join(kept)).unwrap();
+        }
+        lab.registry.faults().add(When::path(&lab.image.index.to_string()), Fault::Status(404, None));
+        lab.daemon.restart(&keep);
+        assert_eq!(lab.daemon.mounts().len(), if mounted { 3 } else { 0 });
+        let mut mounts = None;
+        // What is mounted is given up after a time.
+        eventually("a container can be made", || {
+            mounts = lab.runtime.block_on(prepare_container(&mut lab.client(), "after", &top)).ok();
+            mounts.is_some()
+        });
+        lab.assert_served(&lab.mounted("after", &mounts.unwrap()));
+        assert_eq!(lab.daemon.metric("soci_layers_total{way=\"whole\"}"), 3);
+        assert_eq!(lab.daemon.mounts().len(), 0);
+        // It stays so, and its disk is the snapshot's.
+        lab.daemon.kill();
+        lab.daemon.restart(&keep);
+        lab.assert_served(&lab.container("again", &top));
+        let request = UsageRequest { snapshotter: String::new(), key: chain_ids(&lab.diff_ids)[0].clone() };
+        let usage = lab.runtime.block_on(lab.client().usage(request)).unwrap().into_inner();
+        assert!(usage.size > 2_000_000 && usage.inodes > 10, "{usage:?}");
     }
 }
 

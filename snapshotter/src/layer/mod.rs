@@ -178,6 +178,37 @@ pub enum LayerError {
 }
 
 impl LayerError {
+    /// Whether the next attempt will say the same: it is what the bytes say that are named by digest, or the configuration.
+    pub fn is_for_good(&self) -> bool {
+        match self {
+            Self::Manifest { .. }
+            | Self::Config(_)
+            | Self::NotAnIndex { .. }
+            | Self::Annotation { .. }
+            | Self::Ztoc { .. }
+            | Self::Size { .. }
+            | Self::LongSpan { .. }
+            | Self::LongLayer { .. }
+            | Self::NoTable
+            | Self::Artifact { .. }
+            | Self::Entries { .. }
+            | Self::TooLarge { .. }
+            | Self::NoParts(_) => true,
+            Self::Shared(error) => error.is_for_good(),
+            Self::Registry { .. } | Self::Store(_) | Self::Cache(_) | Self::CutOff => false,
+        }
+    }
+
+    /// Whether something that it needs is neither here nor at the registry any more, or is damaged here.
+    pub fn is_lost(&self) -> bool {
+        match self {
+            Self::Registry { source, .. } => matches!(**source, RegistryError::NotFound { .. }),
+            Self::Store(_) => true,
+            Self::Shared(error) => error.is_lost(),
+            _ => false,
+        }
+    }
+
     fn registry(what: &'static str, digest: Digest, source: RegistryError) -> Self {
         Self::Registry { what, digest, source: Box::new(source) }
     }

@@ -18,6 +18,7 @@ use redb::{
 use super::database::Healing;
 use super::error::{Error, Result};
 use super::filter::Filter;
+use super::labels;
 use super::record::{Chain, Info, Kind, Labels, Record, SnapshotId, Usage};
 
 /// Name -> [`Record`] as JSON.
@@ -153,6 +154,22 @@ impl Metadata {
                     children.remove((parent.as_str(), key))?;
                     children.insert((parent.as_str(), name), ())?;
                 }
+            }
+            Ok(write.commit()?)
+        })
+    }
+
+    /// Makes a lazy layer's committed snapshot one of a whole layer.
+    pub fn make_whole(&self, name: &str, usage: Usage) -> Result<()> {
+        self.db.with(|db| {
+            let write = db.begin_write()?;
+            {
+                let mut snapshots = write.open_table(SNAPSHOTS)?;
+                let mut record = get(&snapshots, name)?;
+                record.labels.remove(labels::REMOTE);
+                record.usage = usage;
+                record.updated = SystemTime::now();
+                put(&mut snapshots, name, &record)?;
             }
             Ok(write.commit()?)
         })

@@ -12,6 +12,7 @@ mod disk;
 mod error;
 mod filter;
 pub mod labels;
+mod last_resort;
 mod metadata;
 mod overlay;
 mod prepare;
@@ -45,6 +46,7 @@ use crate::layer::Node;
 use crate::mounts::Keep;
 use crate::storage::Needed;
 use crate::unpack::Unpacker;
+use restore::Need;
 use serving::Serving;
 use turns::Turns;
 
@@ -266,7 +268,7 @@ impl Snapshotter {
     async fn serve(self: &Arc<Self>, parents: &[SnapshotId]) -> Result<()> {
         for (at, id) in parents.iter().enumerate().rev() {
             if self.serving.missing(*id).is_some() {
-                self.serve_one(*id, &parents[at + 1..]).await?;
+                self.serve_one(*id, &parents[at + 1..], Need::Now).await?;
             }
         }
         Ok(())

@@ -48,6 +48,32 @@ enum RestoreError {
     Mount(#[from] MountError),
 }
 
+/// Who wants a layer served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// A container that starts.
+    Now,
+    /// Nobody, or a container that was started before.
+    Perhaps,
+}
+
+impl RestoreError {
+    /// Whether the layer is to be pulled whole instead. What is mounted of it may be served again, unless the error is for good.
+    fn ends_laziness(&self, missing: &Missing) -> bool {
+        let is_lost = matches!(self, Self::Layer(error) if error.is_lost());
+        self.is_for_good() || is_lost && *missing == Missing::Mount
+    }
+
+    /// Whether the next attempt will say the same.
+    fn is_for_good(&self) -> bool {
+        match self {
+            Self::Labels(_) | Self::NotIndexed => true,
+            Self::Layer(error) => error.is_for_good(),
+            Self::Late(_) | Self::Below | Self::Mount(_) => false,
+        }
+    }
+}
+
 impl Snapshotter {
     /// Finds out which lazy layers of earlier processes are mounted, and begins to serve those in the background. What
     /// belongs to a connection that has ended is unmounted.
@@ -74,20 +100,39 @@ impl Snapshotter {
                 _ => None,
             });
             let names: HashSet<_> = names.collect();
-            let give_up = begun.elapsed() >= self.policy.retry_mounted;
+            let give_up = !left.is_empty() && begun.elapsed() >= self.policy.retry_mounted;
+            let unavailable = left.len();
             let this = Arc::clone(&self);
             // Nobody has asked for the rest, and nobody will.
             blocking(move || this.node.mounts().drop_awaited(|name| !give_up && names.contains(name))).await;
-            if left.is_empty() || give_up {
+            if give_up {
+                self.unmount_left(std::mem::take(&mut left)).await;
+            }
+            if left.is_empty() {
                 info!(
                     layers = all,
-                    unavailable = left.len(),
+                    unavailable,
                     "layers of an earlier process are served again"
                 );
                 return;
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Unmounts what was not served in time: the next container gets it in another way, or mounted anew.
+    async fn unmount_left(self: &Arc<Self>, left: Vec<Left>) {
+        for (id, _) in left {
+            let _turn = self.turns.of(id).await;
+            if self.serving.missing(id).is_none_or(|missing| missing == Missing::Mount) {
+                continue;
+            }
+            let mountpoint = self.dirs.fs(id);
+            if let Err(error) = blocking(move || detach(&mountpoint)).await {
+                warn!(snapshot = %id, %error, "cannot unmount a layer that is not served");
+            }
+            self.serving.absent(id);
         }
     }
 
@@ -135,7 +180,7 @@ impl Snapshotter {
                 tasks.spawn(async move {
                     let _place = places.acquire().await;
                     // Why it failed was told. Whoever needs it tries again.
-                    let _ = this.serve_one(id, &parents).await;
+                    let _ = this.serve_one(id, &parents, Need::Perhaps).await;
                 });
             }
             tasks.join_all().await;
@@ -143,10 +188,15 @@ impl Snapshotter {
     }
 
     /// Serves a layer, if it is not served; those of `parents`, nearest first, that it needs are.
-    pub(super) async fn serve_one(self: &Arc<Self>, id: SnapshotId, parents: &[SnapshotId]) -> Result<()> {
+    pub(super) async fn serve_one(
+        self: &Arc<Self>,
+        id: SnapshotId,
+        parents: &[SnapshotId],
+        need: Need,
+    ) -> Result<()> {
         let _turn = self.turns.of(id).await;
         let Some(missing) = self.serving.missing(id) else { return Ok(()) };
-        match self.bring(id, parents, missing).await {
+        match self.bring(id, parents, missing.clone()).await {
             Ok(mounted) => {
                 self.serving.mounted(id, mounted);
                 Ok(())
@@ -155,6 +205,10 @@ impl Snapshotter {
                 self.counters.restore_failures.inc();
                 self.serving.dead(id);
                 warn!(snapshot = %id, error = causes(&error), "lazy layer is unavailable");
+                let whole = need == Need::Now && error.ends_laziness(&missing);
+                if whole && self.is_pulled_instead(id, parents, missing).await {
+                    return Ok(());
+                }
                 Err(Error::Unavailable(id.to_string()))
             }
         }

@@ -67,6 +67,11 @@ impl Serving {
         self.unused.lock().insert(id);
     }
 
+    /// It is not mounted any more.
+    pub(super) fn absent(&self, id: SnapshotId) {
+        self.layers.lock().insert(id, State::Absent);
+    }
+
     /// Remembers that a container uses these layers, the nearest first. Gives the nearest that is lazy, if nobody has used it since
     /// a restart.
     pub(super) fn begin_use(&self, parents: &[SnapshotId]) -> Option<SnapshotId> {

@@ -6,10 +6,10 @@ use soci_core::image::Descriptor;
 
 use super::labels::LayerRequest;
 use super::prepare::LayerJob;
-use super::record::Usage;
+use super::record::{Chain, Usage};
 use super::{Snapshotter, blocking, disk};
 use crate::layer::{ImageContext, LayerError, ManifestAndConfig};
-use crate::unpack::{WholeLayer, WholeLayerError};
+use crate::unpack::{UnpackedLayer, WholeLayer, WholeLayerError};
 
 impl Snapshotter {
     /// Begins with those layers from that of `job` on that are not going to be lazy, so that they come at the same time and not
@@ -54,21 +54,32 @@ impl Snapshotter {
         image: &ImageContext,
         job: &LayerJob,
     ) -> Result<Usage, WholeLayerError> {
+        let unpacked = self.fetch_layer(image, job).await?;
+        let (this, chain) = (Arc::clone(self), job.chain.clone());
+        blocking(move || this.place_layer(unpacked, &chain)).await
+    }
+
+    /// Pulls the layer of `job` and unpacks it beside the snapshots.
+    pub(super) async fn fetch_layer(
+        &self,
+        image: &ImageContext,
+        job: &LayerJob,
+    ) -> Result<UnpackedLayer, WholeLayerError> {
         let digest = job.layer.layer_digest;
         let described = image.manifest().await;
         let described = described.map_err(|source| WholeLayerError::Image { digest, source })?;
         let at = position(&described.manifest.layers, job).ok_or(WholeLayerError::NotInImage(digest))?;
         let layer = self.describe(&described, at, &job.layer).ok_or(WholeLayerError::NotInImage(digest))?;
-        let unpacked = self.unpacker.take(&layer).await?;
-        let (this, chain) = (Arc::clone(self), job.chain.clone());
-        blocking(move || {
-            let destination = this.dirs.fs(chain.id);
-            let parents: Vec<_> = chain.parents.iter().map(|id| this.dirs.fs(*id)).collect();
-            unpacked.place(&destination, &parents)?;
-            disk::usage(&destination)
-                .map_err(|source| WholeLayerError::Io { action: "measure an unpacked layer", source })
-        })
-        .await
+        self.unpacker.take(&layer).await
+    }
+
+    /// Moves an unpacked layer into its snapshot, where nothing is yet. Blocking.
+    pub(super) fn place_layer(&self, layer: UnpackedLayer, chain: &Chain) -> Result<Usage, WholeLayerError> {
+        let destination = self.dirs.fs(chain.id);
+        let parents: Vec<_> = chain.parents.iter().map(|id| self.dirs.fs(*id)).collect();
+        layer.place(&destination, &parents)?;
+        disk::usage(&destination)
+            .map_err(|source| WholeLayerError::Io { action: "measure an unpacked layer", source })
     }
 
     fn describe(&self, image: &ManifestAndConfig, at: usize, request: &LayerRequest) -> Option<WholeLayer> {
