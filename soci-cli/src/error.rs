@@ -88,21 +88,6 @@ fn lower(text: &str) -> String {
     }
 }
 
-/// A failure with a hint of its own.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub(crate) struct Hinted {
-    message: String,
-    pub(crate) hint: String,
-}
-
-impl Hinted {
-    /// `message` is the error, `hint` what the user can do about it.
-    pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: hint.into() }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io;

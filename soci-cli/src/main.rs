@@ -11,6 +11,7 @@ mod output;
 mod cli;
 mod commands;
 mod error;
+mod global;
 mod help;
 mod hint;
 mod root;

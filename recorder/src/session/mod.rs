@@ -7,6 +7,7 @@
 mod arrival;
 mod container;
 mod container_error;
+mod container_options;
 mod course;
 mod host_command;
 mod log;
@@ -30,8 +31,9 @@ use crate::resolve::Resolver;
 use crate::until::Rule;
 use crate::workload::{InitCommand, Spec, WorkloadError};
 
-pub use container::{ContainerOptions, RecordedContainer, Starter, record_attached, record_started};
+pub use container::{RecordedContainer, Starter, record_attached, record_started};
 pub use container_error::ContainerSessionError;
+pub use container_options::ContainerOptions;
 pub use course::{Rules, Verdict};
 use log::Log;
 pub use log::Progress;

@@ -3,8 +3,6 @@
 //! Blobs go first, the manifest last: a registry never has an index that names what is not there. A registry without
 //! referrers API gets the referrers tag. Messages are upstream's.
 
-use std::{sync::Arc, time::Duration};
-
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use soci_core::{
@@ -12,21 +10,18 @@ use soci_core::{
     image::{Descriptor, ImageError, ImageSource},
     index::{EMPTY_CONFIG, IndexVersion, SociIndex},
     media_type,
-    registry::{Content, Reference, Referrer, RegistryError, Repository},
+    registry::{Reference, Referrer, RegistryError, Repository},
     store::{Artifact, ArtifactKind},
 };
-use tokio::{runtime::Runtime, sync::Semaphore, task::JoinSet};
+use tokio::runtime::Runtime;
 
 use super::push_companions::{Parcel, has, hinted, push_companions, push_parcel};
 use super::push_image::push_image;
 use crate::{
-    cli::Global,
-    error::Hinted,
+    global::Global,
     help::heading::OUTPUT,
-    output::{
-        json,
-        progress::{Progress, short},
-    },
+    hint::Hinted,
+    output::{json, progress::Progress},
     root::Root,
     sources::{self, PlatformFlags, RegistryFlags},
 };
@@ -254,52 +249,5 @@ async fn push_index(
     if !has(repository, &subject).await? {
         say!("note: the registry does not have the image manifest {subject}; push the image as well");
     }
-    Ok(())
-}
-
-/// How often a bar of a push moves.
-const TICK: Duration = Duration::from_millis(200);
-
-/// Sends the blobs that the registry does not have.
-pub(super) async fn push_blobs(
-    repository: &Repository,
-    blobs: Vec<(Digest, Content)>,
-    uploads: usize,
-    say: &Progress,
-) -> Result<(), RegistryError> {
-    let slots = Arc::new(Semaphore::new(uploads));
-    let bar = say.bytes("push", blobs.iter().map(|(_, content)| content.size()).sum());
-    let traffic = repository.traffic();
-    let before = traffic.bytes_sent();
-    let mut skipped = 0;
-    let mut tasks = JoinSet::new();
-    for (digest, content) in blobs {
-        let (repository, slots) = (repository.clone(), Arc::clone(&slots));
-        let (say, bar, size) = (say.clone(), bar.clone(), content.size());
-        tasks.spawn(async move {
-            let _slot = slots.acquire_owned().await;
-            if repository.blob_exists(&digest).await? {
-                say.line(&format!("skipped artifact with digest: {digest}"));
-                return Ok(size);
-            }
-            say.line(&format!("pushing artifact with digest: {digest}"));
-            bar.set_message(format!("push {}", short(&digest)));
-            repository.push_blob(&digest, content).await?;
-            say.line(&format!("successfully pushed artifact with digest: {digest}"));
-            Ok(0)
-        });
-    }
-    let mut tick = tokio::time::interval(TICK);
-    loop {
-        tokio::select! {
-            outcome = tasks.join_next() => match outcome {
-                None => break,
-                Some(Ok(pushed)) => skipped += pushed?,
-                Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-            },
-            _ = tick.tick() => bar.set_position(skipped + traffic.bytes_sent() - before),
-        }
-    }
-    bar.finish_and_clear();
     Ok(())
 }

@@ -13,7 +13,8 @@ use anyhow::{Context, Result};
 use recorder::session::{Recorded, write_merged};
 use soci_core::trace::Outcome;
 
-use super::record::{Args, Done, Run, code, finish};
+use super::record_args::Args;
+use super::record_once::{Done, Run, code, finish};
 use super::results::Results;
 use super::summary;
 

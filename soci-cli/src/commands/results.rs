@@ -13,8 +13,8 @@ use rustix::io::Errno;
 use soci_core::trace::TraceReader;
 use tempfile::NamedTempFile;
 
-use super::record::Args;
-use crate::error::Hinted;
+use super::record_args::Args;
+use crate::hint::Hinted;
 
 /// The names of one call's results.
 #[derive(Debug)]

@@ -16,15 +16,16 @@ use http::header::RANGE;
 use parking_lot::Mutex;
 use reqwest::Url;
 
-use super::auth::{Access, Action};
-use super::client::Repository;
+use super::access::{Access, Action};
 use super::error::{FetchError, RegistryError, printable};
 use super::hosts::{Capabilities, Endpoint};
 use super::partial::{Accepted, Want};
+use super::remote::Remote;
 use super::reply::Reply;
 use super::retry::Budget;
 use super::traffic::RequestKind;
-use super::transport::{Call, Transport};
+use super::transport::Transport;
+use super::wire::Call;
 use crate::digest::Digest;
 use crate::units::ByteRange;
 
@@ -49,7 +50,7 @@ pub struct RangeFetcher {
 }
 
 impl RangeFetcher {
-    pub(crate) fn new(source: Source, size: u64) -> Self {
+    pub(super) fn new(source: Source, size: u64) -> Self {
         Self { source: Arc::new(source), size }
     }
 
@@ -112,7 +113,7 @@ impl RangeFetcher {
 /// One blob in one repository, and how it is reached.
 #[derive(Debug)]
 pub(crate) struct Source {
-    repository: Repository,
+    remote: Remote,
     digest: Digest,
     choice: Mutex<Choice>,
     /// Held while the redirect is looked up, so that one look-up serves all who wait.
@@ -131,23 +132,23 @@ struct Choice {
 }
 
 impl Source {
-    pub(crate) fn new(repository: Repository, digest: Digest) -> Self {
-        Self { repository, digest, choice: Mutex::default(), lookup: tokio::sync::Mutex::default() }
+    pub(super) fn new(remote: Remote, digest: Digest) -> Self {
+        Self { remote, digest, choice: Mutex::default(), lookup: tokio::sync::Mutex::default() }
     }
 
     fn transport(&self) -> &Transport {
-        &self.repository.transport
+        &self.remote.transport
     }
 
     /// For error messages.
     fn name(&self) -> String {
-        format!("{}/{}/blobs/{}", self.repository.host(), self.repository.name(), self.digest)
+        self.remote.blob_name(&self.digest)
     }
 
     /// Asks the first server that is not avoided, and the next ones at once when a mirror fails.
     /// Tells also which mirror answered; `None`: the registry itself.
     async fn request(&self, want: Want) -> Result<(Reply, Accepted, Option<Endpoint>), RegistryError> {
-        let (mirrors, last) = self.repository.route().to(Capabilities::PULL)?;
+        let (mirrors, last) = self.remote.route().to(Capabilities::PULL)?;
         for mirror in mirrors {
             if self.avoids(&mirror) || self.transport().resting.has(&mirror) {
                 continue;
@@ -168,7 +169,7 @@ impl Source {
     pub(crate) fn gives_parts(&self) -> Option<bool> {
         let of_blob = self.choice.lock().gives_parts;
         of_blob.or_else(|| {
-            let (mirrors, last) = self.repository.route().to(Capabilities::PULL).ok()?;
+            let (mirrors, last) = self.remote.route().to(Capabilities::PULL).ok()?;
             let is_asked = |mirror: &&Endpoint| !self.avoids(mirror) && !self.transport().resting.has(mirror);
             let server = mirrors.iter().find(is_asked).unwrap_or(&last);
             self.transport().manners.gives_parts(server).then_some(true)
@@ -204,7 +205,7 @@ impl Source {
     /// One attempt; a cached redirect target that fails is forgotten, and unless the failure is transient the
     /// server is asked at once.
     async fn request_from(&self, server: &Endpoint, want: Want) -> Result<(Reply, Accepted), RegistryError> {
-        let access = &self.repository.access(server, Action::Pull);
+        let access = &self.remote.access(server, Action::Pull);
         if let Some(outcome) = self.request_from_target(server, access, want).await {
             return outcome;
         }
@@ -217,7 +218,7 @@ impl Source {
         {
             return outcome;
         }
-        let url = server.url(self.repository.name(), &format!("blobs/{}", self.digest))?;
+        let url = server.url(&self.remote.name, &format!("blobs/{}", self.digest))?;
         let reply = self.transport().attempt(&call(access, url.clone(), want)).await?;
         let accepted = want.check(&reply)?;
         let redirected = *reply.url() != url;

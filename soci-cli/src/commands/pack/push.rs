@@ -6,8 +6,8 @@ use tokio::runtime::Runtime;
 
 use super::Pack;
 use crate::{
-    cli::Global,
     commands::push_companions::{companion, has, hinted, push_parcel},
+    global::Global,
     output::progress::Progress,
     root::{self, Root},
     sources::RegistryFlags,

@@ -14,7 +14,7 @@ use toml::Spanned;
 
 use crate::duration;
 
-use super::policy::{API_ROOT, Capabilities, Server, Tls};
+use super::server::{API_ROOT, Capabilities, Server, Tls};
 
 /// Why the servers of a registry are not known.
 #[derive(Debug, thiserror::Error)]

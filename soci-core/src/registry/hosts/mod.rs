@@ -4,12 +4,13 @@
 //! registry. Invariants: plain HTTP is used only for loopback hosts and hosts that the user listed as such; the
 //! registry itself is always the last to be asked, unless the user took that right from it.
 
+mod address;
 mod file;
 mod policy;
 mod resting;
+mod server;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,10 @@ use parking_lot::Mutex;
 use reqwest::Url;
 
 pub use file::HostsError;
-pub use policy::{Capabilities, HOSTS_DIRS, HostPolicy, Server, Tls};
+pub use policy::{HOSTS_DIRS, HostPolicy};
+pub use server::{Capabilities, Server, Tls};
 
+pub(crate) use address::is_loopback;
 pub(crate) use resting::Resting;
 
 use super::error::RegistryError;
@@ -154,20 +157,6 @@ impl Hosts {
 /// Docker Hub has a name in references and two for its servers.
 fn is_docker_hub(reference: &Reference, host: &str) -> bool {
     reference.registry() == "docker.io" && host == "registry-1.docker.io"
-}
-
-/// `host` without a port.
-fn host_part(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    }
-}
-
-/// True when `host` (no port) can only mean this machine.
-pub(crate) fn is_loopback(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host == "localhost" || host.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
