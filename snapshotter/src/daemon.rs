@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, Stream};
 use soci_core::containerd::snapshots::snapshots_server::SnapshotsServer;
+use soci_core::error::chain;
 use soci_core::registry::{HostPolicy, Keychain, Registry, RegistryOptions, RetryPolicy, Timeouts};
 use soci_core::store::{LayoutStore, StoreError};
 use tokio::net::{UnixListener, UnixStream};
@@ -15,6 +16,7 @@ use tokio::runtime::Handle;
 use tonic::transport::Server;
 use tracing::{info, warn};
 
+use crate::blocking::{blocking, try_blocking};
 use crate::config::{Config, StoreType};
 use crate::grpc::Service;
 use crate::hidden::helper::Program;
@@ -25,7 +27,7 @@ use crate::metrics::{Listener, MetricsError, serve};
 use crate::mounts::{FuseOptions, Keep, MountError, Mounts, MountsOptions};
 use crate::prefetch::{BackgroundOptions, EngineOptions};
 use crate::private;
-use crate::snapshot::{self, Counters, Policy, Snapshotter, causes, needs_userxattr};
+use crate::snapshot::{self, Counters, Policy, Snapshotter, needs_userxattr};
 use crate::span::SpanOptions;
 use crate::stats::Stats;
 use crate::storage::Sweeper;
@@ -198,7 +200,7 @@ impl Daemon {
     /// Unmounts every lazy layer, unless mounts outlive the process, and brings the caches to disk, so that the next start
     /// trusts all of them.
     pub async fn close(self) {
-        let closed = tokio::task::spawn_blocking(move || {
+        let closed = try_blocking(move || {
             self.snapshotter.close();
             self.node.mounts().close();
             self.node.close();
@@ -209,21 +211,13 @@ impl Daemon {
     }
 }
 
-/// Runs blocking work away from the threads of the async runtime. A panic of the work goes on here.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
 /// Sees to it that the mounts have a keeper, as long as there is a daemon.
 async fn look_after(mounts: Weak<Mounts>) {
     loop {
         tokio::time::sleep(LOOK_AFTER).await;
         let Some(mounts) = mounts.upgrade() else { return };
         // A panic in there was logged by its thread.
-        let _ = tokio::task::spawn_blocking(move || mounts.look_after()).await;
+        let _ = try_blocking(move || mounts.look_after()).await;
     }
 }
 
@@ -233,11 +227,11 @@ async fn give_back(keep: Duration, snapshotter: Weak<Snapshotter>, node: Weak<No
     loop {
         tokio::time::sleep((keep / 4).clamp(SWEEP_EVERY.0, SWEEP_EVERY.1)).await;
         let (Some(snapshotter), Some(node)) = (snapshotter.upgrade(), node.upgrade()) else { return };
-        let swept = tokio::task::spawn_blocking(move || {
+        let swept = try_blocking(move || {
             let needed = match snapshotter.needed() {
                 Ok(needed) => needed.and(node.in_work(keep.min(IN_WORK))),
                 Err(error) => {
-                    warn!(error = causes(&error), "no disk is given back");
+                    warn!(error = chain(&error), "no disk is given back");
                     return sweeper;
                 }
             };
@@ -249,7 +243,7 @@ async fn give_back(keep: Duration, snapshotter: Weak<Snapshotter>, node: Weak<No
                             info!(bytes, "disk of layers that nobody needs was given back");
                         }
                     }
-                    Err(error) => warn!(error = causes(&error), "not all disk was given back"),
+                    Err(error) => warn!(error = chain(&error), "not all disk was given back"),
                 }
             }
             sweeper
