@@ -27,7 +27,7 @@ use crate::metrics::{Listener, MetricsError, serve};
 use crate::mounts::{FuseOptions, Keep, MountError, Mounts, MountsOptions};
 use crate::prefetch::{BackgroundOptions, EngineOptions};
 use crate::private;
-use crate::snapshot::{self, Counters, Policy, Snapshotter, needs_userxattr};
+use crate::snapshot::{self, Policy, SnapshotStats, Snapshotter, needs_userxattr};
 use crate::span::SpanOptions;
 use crate::stats::Stats;
 use crate::storage::Sweeper;
@@ -129,7 +129,7 @@ impl Daemon {
             move || registry.make_ahead()
         });
         let stats = Arc::new(Stats::default());
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(SnapshotStats::default());
         if !config.metrics_address.is_empty() && !config.no_prometheus {
             let listener = Listener::bind(&config.metrics_network, &config.metrics_address).await?;
             let address =

@@ -120,7 +120,9 @@ fn nothing_that_prints_panics_or_complains() {
 #[test]
 fn a_disk_that_is_full_is_an_error() {
     let (soci, trace) = place();
-    for words in [format!("trace dump {trace}"), "completion bash".to_owned(), "index list".to_owned()] {
+    let words =
+        ["completion bash", "index list", "--help", "-h", "--version", "help create", "pack push --help"];
+    for words in words.map(str::to_owned).into_iter().chain([format!("trace dump {trace}")]) {
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
         let mut command = Command::new(program("soci"));
         command.arg("--root").arg(soci.dir().join("root")).args(words.split(' ')).stdout(full);

@@ -40,7 +40,7 @@ pub use metadata::{Lasts, Metadata};
 pub use overlay::{Directories, Mount, needs_userxattr};
 pub use prepare::PrepareRequest;
 pub use record::{Chain, Info, Kind, Labels, SnapshotId, Usage};
-pub use serving::Counters;
+pub use serving::SnapshotStats;
 
 use crate::blocking::blocking;
 use crate::layer::Node;
@@ -77,7 +77,7 @@ pub struct Snapshotter {
     unpacker: Arc<Unpacker>,
     serving: Serving,
     turns: Turns,
-    counters: Arc<Counters>,
+    counters: Arc<SnapshotStats>,
 }
 
 impl Snapshotter {
@@ -89,7 +89,7 @@ impl Snapshotter {
         registry: Registry,
         node: Arc<Node>,
         unpacker: Arc<Unpacker>,
-        counters: Arc<Counters>,
+        counters: Arc<SnapshotStats>,
     ) -> Result<Self> {
         // These characters separate the options of an overlay and the directories of its lowerdir.
         if root.to_str().is_none_or(|path| path.contains([',', ':', '\\'])) {

@@ -24,7 +24,7 @@ use crate::layer::{Layer, LayerError, LayerState, MountOptions};
 use crate::mounts::{MountError, Mounted, detach};
 
 /// Layers that are made ready at the same time.
-const AT_ONCE: usize = 16;
+const LAYERS_AT_ONCE: usize = 16;
 
 /// The pauses between attempts to serve what is mounted.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -128,7 +128,7 @@ impl Snapshotter {
     /// those below it do.
     async fn serve_left(self: &Arc<Self>, mut left: Vec<Left>) {
         left.sort_by_key(|(_, parents)| parents.len());
-        let places = Arc::new(Semaphore::new(AT_ONCE));
+        let places = Arc::new(Semaphore::new(LAYERS_AT_ONCE));
         for row in left.chunk_by_mut(|(_, a), (_, b)| a.len() == b.len()) {
             let mut tasks = tokio::task::JoinSet::new();
             for (id, parents) in row {

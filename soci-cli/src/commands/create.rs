@@ -8,7 +8,7 @@ use serde::Serialize;
 use soci_core::{
     digest::Digest,
     index::{Event, IndexVersion, build},
-    pack::{self, Place},
+    pack::{self, Destination},
     store::{FINE_INDEX_LABEL, SOCI_INDEX_LABEL},
 };
 use tokio::runtime::Runtime;
@@ -69,7 +69,8 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
         fine.extend(report.fine.as_ref().map(|fine| (of, fine.descriptor().digest)));
         if let Some(pack) = &pack {
             let (artifacts, runtime) = (&root.artifacts, runtime.handle());
-            let place = Place { store: &store, beside: &[], artifacts, name: &image.reference, runtime };
+            let place =
+                Destination { store: &store, beside: &[], artifacts, name: &image.reference, runtime };
             let made = pack::make(image, &image.manifest, Some(report.in_parts()), pack, place, &tell)?;
             packs.push((of, made.descriptor.digest));
         }

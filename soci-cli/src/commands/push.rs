@@ -4,7 +4,6 @@
 //! referrers API gets the referrers tag. Messages are upstream's.
 
 use anyhow::{Context, Result, bail};
-use serde::Serialize;
 use soci_core::{
     digest::Digest,
     image::{Descriptor, ImageError, ImageSource},
@@ -17,11 +16,12 @@ use tokio::runtime::Runtime;
 
 use super::push_companions::{Parcel, has, hinted, push_companions, push_parcel};
 use super::push_image::push_image;
+use super::pushed::{Pushed, tell};
 use crate::{
     global::Global,
     help::heading::OUTPUT,
     hint::Hinted,
-    output::{json, progress::Progress},
+    output::progress::Progress,
     root::Root,
     sources::{self, PlatformFlags, RegistryFlags},
 };
@@ -88,7 +88,7 @@ async fn push(mut args: Args, name: &str, reference: &Reference, root: &Root, de
             pushed.extend(whole.manifests.iter().map(|one| Pushed::new(one.digest, "image manifest")));
             pushed.extend(whole.index.iter().map(|one| Pushed::new(one.digest, "image index")));
             if has_indexes {
-                return tell(&args, name, &pushed);
+                return tell(args.json, name, &pushed);
             }
             source
         }
@@ -147,33 +147,7 @@ async fn push(mut args: Args, name: &str, reference: &Reference, root: &Root, de
         let packs = root.list(ArtifactKind::Pack)?.into_iter().filter(|record| record.oci_digest == manifest);
         pushed.extend(packs.map(|record| Pushed::new(record.digest, "pack")));
     }
-    tell(&args, name, &pushed)
-}
-
-/// Something that the registry has now. The keys of its JSON are an interface.
-#[derive(Serialize)]
-struct Pushed {
-    digest: Digest,
-    kind: &'static str,
-}
-
-impl Pushed {
-    fn new(digest: Digest, kind: &'static str) -> Self {
-        Self { digest, kind }
-    }
-}
-
-/// The outcome for `--json`.
-fn tell(args: &Args, image: &str, pushed: &[Pushed]) -> Result<()> {
-    #[derive(Serialize)]
-    struct Outcome<'a> {
-        image: &'a str,
-        pushed: &'a [Pushed],
-    }
-    if args.json {
-        out!("{}", json::pretty(&Outcome { image, pushed })?);
-    }
-    Ok(())
+    tell(args.json, name, &pushed)
 }
 
 /// A warning where upstream's tool puts it, unless standard output is for a program.

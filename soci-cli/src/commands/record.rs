@@ -44,16 +44,16 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
 /// Records, until it is stopped.
 fn started(args: &Args, global: &Global, stop: Stop, runtime: &Handle) -> Result<ExitCode> {
     let source = match (&args.rootfs, &args.image) {
-        (Some(dir), _) => Source::Directory(record_rootfs::directory(args, dir)?),
-        (None, Some(name)) => Source::image(args, global, &stop, runtime, name)?,
+        (Some(dir), _) => Files::Directory(record_rootfs::directory(args, dir)?),
+        (None, Some(name)) => Files::image(args, global, &stop, runtime, name)?,
         (None, None) => return record_container::run(args, global, &stop, runtime),
     };
     with_private_mounts(move || match &source {
-        Source::Image(image) => {
+        Files::Image(image) => {
             let results = Results::choose(args, image.reference.split('@').next().unwrap_or_default())?;
             runs(args, &results, |run| record(args, global, image, runtime, &stop, run))
         }
-        Source::Directory(dir) => {
+        Files::Directory(dir) => {
             let results = Results::choose(args, &dir.to_string_lossy())?;
             runs(args, &results, |run| record_rootfs::record(args, global, dir, &stop, run))
         }
@@ -62,12 +62,12 @@ fn started(args: &Args, global: &Global, stop: Stop, runtime: &Handle) -> Result
 }
 
 /// Where the files are.
-enum Source {
+enum Files {
     Image(Box<Image>),
     Directory(PathBuf),
 }
 
-impl Source {
+impl Files {
     fn image(args: &Args, global: &Global, stop: &Stop, runtime: &Handle, name: &str) -> Result<Self> {
         // Connected outside of the runtime, as its owner wants it.
         let containerd = sources::containerd_for(name, global)?;

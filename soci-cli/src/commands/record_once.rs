@@ -17,8 +17,8 @@ use soci_core::trace::{LayerRef, Outcome};
 use super::record_args::Args;
 use super::results::Results;
 use super::stop::{self, Stop};
-use super::summary;
 use super::workload_args::{self, limit};
+use super::{partial_trace, summary};
 use crate::global::Global;
 use crate::output::progress::Progress as Bars;
 use crate::output::stream;
@@ -62,7 +62,7 @@ pub(super) fn session(
     stop.check()?;
     let bar = progress_bar(&this.label, args.json);
     let options = session::Options {
-        trace: this.trace.clone(),
+        trace: partial_trace::partial(&this.trace),
         image: what.image,
         manifest: what.manifest,
         layers: what.layers,
@@ -75,12 +75,18 @@ pub(super) fn session(
     let recorded = session::record(capture, resolver, spec, &init, options, &mut show);
     bar.finish_and_clear();
     match recorded {
-        Ok(recorded) => Ok(Ok(recorded)),
+        Ok(recorded) => {
+            partial_trace::publish(&this.trace)?;
+            Ok(Ok(recorded))
+        }
         Err(SessionError::Workload(error)) if let Some(code) = workload_args::exec_code(&error) => {
             say!("error: {error}");
             Ok(Err(code))
         }
-        Err(error) => Err(error.into()),
+        Err(error) => {
+            partial_trace::leave(&this.trace);
+            Err(error.into())
+        }
     }
 }
 

@@ -64,7 +64,7 @@ pub struct PackSettings {
 
 /// Where a pack goes.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub struct Destination<'a> {
     /// Where blob and manifest are kept.
     pub store: &'a ContentStore,
     /// Where else zTOCs and fine tables may be.
@@ -88,13 +88,13 @@ pub fn make(
     subject: &Manifest,
     in_parts: Option<InParts<'_>>,
     settings: &PackSettings,
-    place: Place<'_>,
+    place: Destination<'_>,
     tell: &(dyn Fn(Event<'_>) + Sync),
 ) -> Result<PackReport, PackBuildError> {
     let ztocs = in_parts.map(|in_parts| ztocs(in_parts, place));
-    let source = Source { image, ztocs: ztocs.as_ref(), runtime: place.runtime, tell };
+    let layers = Layers { image, ztocs: ztocs.as_ref(), runtime: place.runtime, tell };
     let scratch = || place.artifacts.scratch().map(Scratch::new);
-    let (packed, left_out) = source.pack(&subject.digest, settings, scratch()?, scratch()?)?;
+    let (packed, left_out) = layers.pack(&subject.digest, settings, scratch()?, scratch()?)?;
     let Packed { head, head_bytes, blocks, cut, cut_must_have } = packed;
     let (size, length) = (head.size(), head_bytes.len() as u64);
     let pin = HeadPin { size: length, digest: Digest::of(&head_bytes) };
@@ -128,7 +128,7 @@ fn replace(
     pack: &Descriptor,
     subject: &Manifest,
     purpose: &Purpose,
-    place: Place<'_>,
+    place: Destination<'_>,
 ) -> Result<(), StoreError> {
     for record in place.artifacts.list()? {
         let of_image = record.kind == ArtifactKind::Pack && record.oci_digest == subject.digest;
@@ -149,7 +149,7 @@ fn replace(
 }
 
 /// The zTOCs or fine tables by layer; those that are not here, or that readers refuse, are left out.
-fn ztocs(in_parts: InParts<'_>, place: Place<'_>) -> HashMap<Digest, Ztoc> {
+fn ztocs(in_parts: InParts<'_>, place: Destination<'_>) -> HashMap<Digest, Ztoc> {
     let mut ztocs = HashMap::new();
     let stores = std::iter::once(place.store).chain(place.beside);
     let read =
@@ -172,14 +172,14 @@ fn ztocs(in_parts: InParts<'_>, place: Place<'_>) -> HashMap<Digest, Ztoc> {
 type LeftOut = Vec<(Digest, u64)>;
 
 /// The image that a pack is made of.
-struct Source<'a> {
+struct Layers<'a> {
     image: &'a Image,
     ztocs: Option<&'a HashMap<Digest, Ztoc>>,
     runtime: &'a Handle,
     tell: &'a (dyn Fn(Event<'_>) + Sync),
 }
 
-impl Source<'_> {
+impl Layers<'_> {
     /// The pack, and the layers that are left out.
     fn pack(
         &self,

@@ -20,6 +20,11 @@ pub(crate) struct Access {
 }
 
 impl Access {
+    /// The repository with its registry, for error messages.
+    pub(super) fn name(&self) -> String {
+        format!("{}/{}", self.endpoint.host, self.repository)
+    }
+
     pub(super) fn scope(&self) -> String {
         let actions = match self.action {
             Action::Pull => "pull",

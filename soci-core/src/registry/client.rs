@@ -15,7 +15,7 @@ use super::error::{RegistryError, printable};
 use super::hosts::{Capabilities, Endpoint, Hosts};
 use super::link::Links;
 use super::options::RegistryOptions;
-use super::range::{RangeBody, RangeFetcher, Source};
+use super::range::{BlobSource, RangeBody, RangeFetcher};
 use super::reference::{Reference, TagOrDigest};
 use super::remote::Remote;
 use super::traffic::{RequestKind, Traffic};
@@ -184,13 +184,13 @@ impl Repository {
 
     /// The whole blob as it arrives. The digest is the caller's to check.
     pub async fn blob_stream(&self, digest: &Digest) -> Result<RangeBody, RegistryError> {
-        RangeBody::open_whole(Arc::new(Source::new(self.remote.clone(), *digest))).await
+        RangeBody::open_whole(Arc::new(BlobSource::new(self.remote.clone(), *digest))).await
     }
 
     /// The whole blob of `size` bytes, its digest checked. Of a server that is not known to give parts of blobs it is asked for as
     /// a part: the answer tells, at no cost, whether layers can be lazy there ([`RangeFetcher::gives_parts`]).
     pub async fn blob_of_size(&self, digest: &Digest, size: u64) -> Result<Bytes, RegistryError> {
-        let source = Source::new(self.remote.clone(), *digest);
+        let source = BlobSource::new(self.remote.clone(), *digest);
         if size == 0 || source.gives_parts() == Some(true) {
             return self.blob(digest, size).await;
         }
@@ -218,7 +218,7 @@ impl Repository {
 
     /// A reader of ranges of the blob `digest` of `size` bytes. Asks nobody anything yet.
     pub fn range_fetcher(&self, digest: Digest, size: u64) -> RangeFetcher {
-        RangeFetcher::new(Source::new(self.remote.clone(), digest), size)
+        RangeFetcher::new(BlobSource::new(self.remote.clone(), digest), size)
     }
 }
 

@@ -45,12 +45,12 @@ const DISTRUST: Duration = Duration::from_hours(1);
 /// Reads ranges of one blob. Clones share the redirect target.
 #[derive(Debug, Clone)]
 pub struct RangeFetcher {
-    source: Arc<Source>,
+    source: Arc<BlobSource>,
     size: u64,
 }
 
 impl RangeFetcher {
-    pub(super) fn new(source: Source, size: u64) -> Self {
+    pub(super) fn new(source: BlobSource, size: u64) -> Self {
         Self { source: Arc::new(source), size }
     }
 
@@ -112,7 +112,7 @@ impl RangeFetcher {
 
 /// One blob in one repository, and how it is reached.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub(crate) struct BlobSource {
     remote: Remote,
     digest: Digest,
     choice: Mutex<Choice>,
@@ -131,7 +131,7 @@ struct Choice {
     target: Option<(Url, Endpoint)>,
 }
 
-impl Source {
+impl BlobSource {
     pub(super) fn new(remote: Remote, digest: Digest) -> Self {
         Self { remote, digest, choice: Mutex::default(), lookup: tokio::sync::Mutex::default() }
     }
@@ -275,7 +275,7 @@ fn call(access: &Access, url: Url, want: Want) -> Call {
 /// the body ends the transfer.
 #[derive(Debug)]
 pub struct RangeBody {
-    source: Arc<Source>,
+    source: Arc<BlobSource>,
     /// What is still wanted: `start` is the offset of the next byte.
     want: Want,
     budget: Budget,
@@ -290,7 +290,7 @@ pub struct RangeBody {
 /// Who has given the bytes of a body.
 #[derive(Debug, Clone)]
 pub struct Giver {
-    source: Arc<Source>,
+    source: Arc<BlobSource>,
     mirrors: Vec<Endpoint>,
 }
 
@@ -308,7 +308,7 @@ impl Giver {
 }
 
 impl RangeBody {
-    async fn open(source: Arc<Source>, want: Want) -> Result<Self, RegistryError> {
+    async fn open(source: Arc<BlobSource>, want: Want) -> Result<Self, RegistryError> {
         let budget = source.transport().budget();
         let mut body = Self { source, want, budget, reply: None, skip: 0, refused: 0, mirrors: Vec::new() };
         body.ensure_reply().await?;
@@ -316,13 +316,13 @@ impl RangeBody {
     }
 
     /// A whole blob of unknown size.
-    pub(crate) async fn open_whole(source: Arc<Source>) -> Result<Self, RegistryError> {
+    pub(crate) async fn open_whole(source: Arc<BlobSource>) -> Result<Self, RegistryError> {
         let want = Want { kind: RequestKind::Blob, start: 0, end: None, size: None, max_skip: u64::MAX };
         Self::open(source, want).await
     }
 
     /// A whole blob of this size, asked for as a part.
-    pub(crate) async fn open_all(source: Arc<Source>, size: u64) -> Result<Self, RegistryError> {
+    pub(crate) async fn open_all(source: Arc<BlobSource>, size: u64) -> Result<Self, RegistryError> {
         let (kind, end, size) = (RequestKind::Blob, Some(size), Some(size));
         Self::open(source, Want { kind, start: 0, end, size, max_skip: u64::MAX }).await
     }

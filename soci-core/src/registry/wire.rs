@@ -88,7 +88,7 @@ impl Wire {
             .content
             .attach(request, &self.traffic)
             .await
-            .map_err(|source| RegistryError::Content { source: Arc::new(source) })?;
+            .map_err(|source| RegistryError::Content { url: printable(url), source: Arc::new(source) })?;
         self.traffic.count_request(call.kind);
         if let Some(watch) = self.watch {
             watch(&format!("http req {} {}", call.method, printable(url)));

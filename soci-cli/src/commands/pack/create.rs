@@ -6,7 +6,7 @@ use soci_core::{
     image::{Image, Manifest},
     index::{Event, InParts, SociIndex, fine_tables},
     media_type,
-    pack::{Budget, PackSettings, Place, Selector, make},
+    pack::{Budget, Destination, PackSettings, Selector, make},
     store::ArtifactKind,
 };
 use tokio::runtime::Runtime;
@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     for image in &images {
         build_args::warn_about_other_image(&args.trace, image)?;
         let (index, fine) = (newest_index(&root, image)?, newest_fine_index(&root, image)?);
-        let place = Place {
+        let place = Destination {
             store: &store,
             beside: &stores,
             artifacts: &root.artifacts,

@@ -23,6 +23,7 @@ use soci_core::containerd::{Containers, Task};
 use tokio::runtime::Handle;
 
 use self::containerd::Namespaces;
+use super::partial_trace::{leave, partial, publish};
 use super::record_args::Args;
 use super::record_once;
 use super::results::Results;
@@ -60,7 +61,7 @@ pub(super) fn run(args: &Args, global: &Global, stop: &Stop, runtime: &Handle) -
         results
             .get_or_init(choose)
             .as_ref()
-            .map(Results::trace)
+            .map(|results| partial(&results.trace()))
             .map_err(|error| io::Error::other(error.clone()))
     };
     let options = ContainerOptions {
@@ -93,12 +94,18 @@ pub(super) fn run(args: &Args, global: &Global, stop: &Stop, runtime: &Handle) -
         record_started(&mut Ebpf::watch(TREE, &settings)?, starter, &options, &mut show)
     };
     bar.finish_and_clear();
+    if recorded.is_err()
+        && let Some(Ok(results)) = results.get()
+    {
+        leave(&results.trace());
+    }
     let RecordedContainer { recorded, container, others, runs, .. } = match recorded {
         Err(ContainerSessionError::Stopped(signal)) => return Err(Stopped::Signal(signal).into()),
         Err(ContainerSessionError::TimedOut) => return Err(Stopped::TimedOut.into()),
         recorded => recorded?,
     };
     let results = results.into_inner().context("no trace was made")?.map_err(anyhow::Error::msg)?;
+    publish(&results.trace())?;
     if args.container.attach.is_none() {
         say!("container:   {} of {}", container.id, container.image);
     }

@@ -177,22 +177,21 @@ impl Auth {
         scope: String,
     ) -> Result<Grant, RegistryError> {
         let since = Instant::now();
-        let host = &access.endpoint.host;
-        let credential =
-            self.keychain.credential(host, &access.repository).await.map_err(|source| {
-                RegistryError::Credential { host: host.clone(), source: Arc::new(source) }
-            })?;
+        let (host, name) = (&access.endpoint.host, &access.name());
+        let credential = self.keychain.credential(host, &access.repository).await.map_err(|source| {
+            RegistryError::Credential { repository: name.clone(), source: Arc::new(source) }
+        })?;
         let unauthorized =
-            |reason: &str| RegistryError::Unauthorized { host: host.clone(), reason: reason.to_owned() };
+            |reason: &str| RegistryError::Unauthorized { url: name.clone(), reason: reason.to_owned() };
         match (challenge, credential) {
             (_, Credential::RegistryToken(token)) => Ok(Grant {
-                header: sensitive(&format!("Bearer {token}"), host)?,
+                header: sensitive(&format!("Bearer {token}"), name)?,
                 scope: String::new(),
                 since,
                 expires: since + BASIC_LIFETIME,
             }),
             (Challenge::Basic, Credential::Basic { user, password }) => {
-                let header = basic(&user, &password, host)?;
+                let header = basic(&user, &password, name)?;
                 Ok(Grant { header, scope: String::new(), since, expires: since + BASIC_LIFETIME })
             }
             (Challenge::Basic, _) => {
@@ -209,21 +208,21 @@ impl Auth {
                     scope: &scope,
                 };
                 let token = token::exchange(wire, &request, &credential).await?;
-                let header = sensitive(&format!("Bearer {}", token.value), host)?;
+                let header = sensitive(&format!("Bearer {}", token.value), name)?;
                 Ok(Grant { header, scope, since, expires: Instant::now() + token.lifetime })
             }
         }
     }
 }
 
-fn basic(user: &str, password: &str, host: &str) -> Result<HeaderValue, RegistryError> {
+fn basic(user: &str, password: &str, url: &str) -> Result<HeaderValue, RegistryError> {
     let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
-    sensitive(&format!("Basic {encoded}"), host)
+    sensitive(&format!("Basic {encoded}"), url)
 }
 
-fn sensitive(text: &str, host: &str) -> Result<HeaderValue, RegistryError> {
+fn sensitive(text: &str, url: &str) -> Result<HeaderValue, RegistryError> {
     let mut header = HeaderValue::from_str(text).map_err(|_| RegistryError::Unauthorized {
-        host: host.to_owned(),
+        url: url.to_owned(),
         reason: "the credential has characters that a header cannot carry".to_owned(),
     })?;
     header.set_sensitive(true);

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::Credential;
 use crate::registry::content::Content;
-use crate::registry::error::RegistryError;
+use crate::registry::error::{RegistryError, printable};
 use crate::registry::link::Link;
 use crate::registry::traffic::RequestKind;
 use crate::registry::wire::{Call, Wire};
@@ -53,7 +53,6 @@ pub(super) async fn exchange(
     credential: &Credential,
 ) -> Result<Token, RegistryError> {
     let mut call = Call::get(request.realm.clone(), RequestKind::Token, request.link);
-    let host = request.realm.authority();
     if let Credential::IdentityToken(refresh_token) = credential {
         let mut form = Url::parse("form:").map_err(|_| RegistryError::protocol(request.realm, "no form"))?;
         form.query_pairs_mut()
@@ -76,7 +75,7 @@ pub(super) async fn exchange(
         }
         drop(query);
         if let Credential::Basic { user, password } = credential {
-            call.headers.insert(AUTHORIZATION, super::basic(user, password, host)?);
+            call.headers.insert(AUTHORIZATION, super::basic(user, password, &printable(request.realm))?);
         }
     }
     let reply = wire.once(&call, &call.url, None).await?;
