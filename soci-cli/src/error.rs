@@ -4,24 +4,9 @@
 //! user can do; hints are in `hint.rs`. Exit code 1, as upstream, for every failure including a wrong command line; `record`
 //! and `run` have further codes of their own.
 
-use std::{error::Error, io, process::ExitCode};
+use std::{error::Error, process::ExitCode};
 
-use crate::{hint, output::stream};
-
-/// Reports a wrong command line, or prints the help that was asked for.
-pub(crate) fn usage(error: &clap::Error) -> ExitCode {
-    let asked_for = !error.use_stderr();
-    let help_without_command =
-        error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
-    if asked_for {
-        let text = error.render();
-        let colours = stream::colours(&io::stdout());
-        stream::results(&if colours { text.ansi().to_string() } else { text.to_string() });
-        return stream::exit(ExitCode::SUCCESS);
-    }
-    let _ = error.print(); // nobody left to tell when the terminal is gone
-    if help_without_command { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
+use crate::hint;
 
 /// Reports a failed command.
 pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {

@@ -17,6 +17,7 @@ mod hint;
 mod root;
 mod size;
 mod sources;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -27,7 +28,7 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return error::usage(&error),
+        Err(error) => return usage::report(&error),
     };
     let level = if cli.global.debug { "warn,soci=debug,soci_core=debug,recorder=debug" } else { "warn" };
     tracing_subscriber::fmt()

@@ -13,6 +13,7 @@ mod host_command;
 mod log;
 mod merged;
 mod output;
+mod recorded;
 mod recording;
 mod supervise;
 mod watched;
@@ -24,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use soci_core::digest::Digest;
-use soci_core::trace::{End, Header, LayerRef, TraceError, TraceWriter};
+use soci_core::trace::{Header, LayerRef, TraceError, TraceWriter};
 
 use crate::capture::Capture;
 use crate::resolve::Resolver;
@@ -38,6 +39,7 @@ pub use course::{Rules, Verdict};
 use log::Log;
 pub use log::Progress;
 pub use merged::write_merged;
+pub use recorded::Recorded;
 pub use supervise::{Output, Supervisor};
 
 /// Accesses are kept back this long, so that one is never written before an event that came ahead of it.
@@ -74,17 +76,6 @@ impl std::fmt::Debug for Options<'_> {
             .field("rules", &self.rules)
             .finish_non_exhaustive()
     }
-}
-
-/// A recording that is over.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recorded {
-    /// How it ended; also in the trace.
-    pub end: End,
-    /// Accesses in the trace.
-    pub accesses: u64,
-    /// The signal that stopped it.
-    pub signal: Option<Signal>,
 }
 
 /// Why a workload was not watched to its end.
