@@ -29,6 +29,7 @@ mod pack_pages;
 mod permissions;
 mod record;
 mod record_ends;
+mod record_full;
 mod record_process;
 mod record_runs;
 mod registry_mounts;
