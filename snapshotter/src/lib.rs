@@ -28,3 +28,4 @@ pub mod stats;
 pub mod storage;
 pub mod takedown;
 pub mod unpack;
+mod users;

@@ -54,6 +54,16 @@ pub(crate) fn short(binaries: &Path) -> Result<()> {
     soak(binaries, SHORT_CYCLES)
 }
 
+/// The daemon as a later release might be: another version, other code, another layout of layers. With the same packages and
+/// features as everything else, so that one crate is compiled.
+pub(crate) fn build_successor() -> Result<()> {
+    let words = ["build", "--workspace", "--locked", "--bin", "soci-snapshotter-grpc-successor"];
+    let mut command = cargo(words);
+    command.args(["--features", "snapshotter/successor"]);
+    command.args(["--config", "profile.dev.package.snapshotter.opt-level=1"]);
+    exec::run(&mut command)
+}
+
 fn prepare() -> Result<std::path::PathBuf> {
     setup::require_root("chaos and soak")?;
     setup::require_fuse()?;
