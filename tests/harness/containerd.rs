@@ -102,6 +102,11 @@ address = "{socket}"
         self.directory.join("containerd.sock")
     }
 
+    /// Where it has what runs.
+    pub fn state(&self) -> PathBuf {
+        self.directory.join("containerd-state")
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.join("containerd.log")).unwrap_or_default()

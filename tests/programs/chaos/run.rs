@@ -34,10 +34,14 @@ pub(crate) fn run(length: Duration, seed: u64, way: &str, containers: bool) -> V
     let runtime = Runtime::new().expect("a runtime");
     let seen = Arc::new(Seen::default());
     let mut threads = Vec::new();
+    let real = containers.then(|| Arc::new(Containers::start(&world)));
     for number in 0..READERS {
-        let image = world.image(&format!("app{number}"), 3, 12, 1 << 20);
-        let container =
-            runtime.block_on(world.run(&image, &format!("app{number}"))).expect("the daemon serves");
+        let name = format!("app{number}");
+        let image = world.image(&name, 3, 12, 1 << 20);
+        let container = match &real {
+            Some(real) => real.container(image, &name, &seen),
+            None => runtime.block_on(world.run(&image, &name)).expect("the daemon serves"),
+        };
         let container = Arc::new(container);
         if number == 1 {
             threads.push(elsewhere(Arc::clone(&container), Arc::clone(&seen)));
@@ -47,10 +51,10 @@ pub(crate) fn run(length: Duration, seed: u64, way: &str, containers: bool) -> V
             threads.push(executor(container, Arc::clone(&seen)));
         }
     }
-    threads.push(puller(Arc::clone(&world), seed, Arc::clone(&seen)));
-    let real = containers.then(|| Arc::new(Containers::start(&world)));
-    if let Some(real) = &real {
-        threads.extend(real.threads(&world, seed, &seen));
+    match &real {
+        Some(real) => threads.extend(real.threads(&world, seed, &seen)),
+        // containerd removes every snapshot that it does not know.
+        None => threads.push(puller(Arc::clone(&world), seed, Arc::clone(&seen))),
     }
     let deaths = events(&world, length, seed, &config, &seen);
     seen.stop.store(true, Ordering::Relaxed);

@@ -53,12 +53,13 @@ pub(crate) struct Image {
     pub(crate) files: Vec<(String, Vec<u8>)>,
 }
 
-/// A mounted container. Who drops it unmounts it.
+/// A container. Who drops it unmounts what is mounted for it alone.
 #[derive(Debug)]
 pub(crate) struct Container {
     pub(crate) image: Arc<Image>,
     pub(crate) rootfs: PathBuf,
-    key: String,
+    /// The name of its snapshot; `None` of a container that has a runtime of its own.
+    key: Option<String>,
 }
 
 #[derive(Debug)]
@@ -146,7 +147,7 @@ impl World {
         };
         let rootfs = self.work().join(format!("rootfs-{key}"));
         mount_at(&mounts, &rootfs);
-        Ok(Container { image: Arc::clone(image), rootfs, key: key.to_owned() })
+        Ok(Container { image: Arc::clone(image), rootfs, key: Some(key.to_owned()) })
     }
 
     /// Tries to remove the image of a container that runs.
@@ -174,7 +175,7 @@ impl World {
         let unavailable = |error: &dyn std::fmt::Debug| Status::unavailable(format!("{error:?}"));
         let mut client = snapshots_client(&self.socket).await.map_err(|error| unavailable(&error))?;
         let chain = chain_ids(&container.image.diff_ids);
-        for key in [container.key.clone()].into_iter().chain(chain.into_iter().rev()) {
+        for key in container.key.clone().into_iter().chain(chain.into_iter().rev()) {
             remove_children(&mut client, &key).await?;
             remove_one(&mut client, key).await?;
         }
@@ -204,6 +205,11 @@ async fn remove_children(client: &mut SnapshotsClient, parent: &str) -> Result<(
 }
 
 impl Container {
+    /// One that somebody else mounts.
+    pub(crate) const fn of_runtime(image: Arc<Image>, rootfs: PathBuf) -> Self {
+        Self { image, rootfs, key: None }
+    }
+
     /// Runs a program of the image, as `exec` does.
     pub(crate) fn exec(&self) -> Result<(), String> {
         if !self.rootfs.join("bin/busybox").exists() {
@@ -217,8 +223,10 @@ impl Container {
     }
 
     pub(crate) fn unmount(&self) {
-        // It may be unmounted already.
-        let _ = unmount(&self.rootfs, UnmountFlags::DETACH);
+        if self.key.is_some() {
+            // It may be unmounted already.
+            let _ = unmount(&self.rootfs, UnmountFlags::DETACH);
+        }
     }
 }
 
