@@ -1,14 +1,15 @@
 //! Who uses the layers of a root directory: mounts in any namespace that has a process, by what the kernel says of them in its
 //! mount tables. No state lives here.
 //!
-//! What must always hold: no file system is touched but /proc, since a layer that nobody serves would not answer. On any doubt a
-//! mount counts as a user: taking a layer away from a container is worse than asking.
+//! What must always hold: no layer is touched, since one that nobody serves would not answer. On any doubt a mount counts as a
+//! user: taking a layer away from a container is worse than asking.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::mountinfo::{Line, unescape};
@@ -36,6 +37,15 @@ pub(crate) fn users(root: &Path) -> io::Result<BTreeSet<PathBuf>> {
 /// Where snapshots are, below the root directory.
 const SNAPSHOTS: &str = "snapshotter/snapshots";
 
+/// Whether a directory may be ours: it is, or there is none of this name here.
+fn may_be_same(ours: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    match (identity(ours), identity(other)) {
+        (Ok(ours), Ok(other)) => ours == other,
+        _ => true,
+    }
+}
+
 /// The numbers of the snapshots that there are.
 fn ids(snapshots: &Path) -> io::Result<HashSet<Vec<u8>>> {
     match fs::read_dir(snapshots) {
@@ -52,6 +62,8 @@ struct Layers {
     /// Our own mounts: device, directory of the file system, and where it is below the root directory.
     own: HashSet<(Vec<u8>, PathBuf, PathBuf)>,
     devices: HashSet<Vec<u8>>,
+    /// Whether the second directory may be the first by another name.
+    may_be_same: fn(&Path, &Path) -> bool,
 }
 
 impl Layers {
@@ -63,7 +75,7 @@ impl Layers {
         };
         let own: HashSet<_> = table.iter().filter_map(own).collect();
         let devices = own.iter().map(|(device, _, _)| device.clone()).collect();
-        Self { snapshots: root.join(SNAPSHOTS), ids, own, devices }
+        Self { snapshots: root.join(SNAPSHOTS), ids, own, devices, may_be_same }
     }
 
     /// Mountpoints of a namespace that use layers.
@@ -98,8 +110,16 @@ impl Layers {
             |line: &Line<'_>| self.devices.contains(line.device) && directory.starts_with(&line.mountpoint);
         directory.starts_with(&self.snapshots)
             || directory.is_absolute() && table.iter().any(is_on)
-            // The mounter had another root directory.
-            || directory.is_absolute() && self.has(directory, &["snapshotter", "snapshots"])
+            || self.may_be_renamed(directory)
+    }
+
+    /// Whether a path may be that of a layer for somebody who has another root directory. It is not if it leads to the snapshots
+    /// of another daemon.
+    fn may_be_renamed(&self, directory: &Path) -> bool {
+        let mut above = directory.ancestors().skip(1).filter(|above| above.ends_with(SNAPSHOTS));
+        directory.is_absolute()
+            && self.has(directory, &["snapshotter", "snapshots"])
+            && above.any(|snapshots| (self.may_be_same)(&self.snapshots, snapshots))
     }
 
     /// The same of a name whose beginning is not known, because the mounter's working directory is not.
@@ -173,7 +193,8 @@ mod tests {
     /// The mountpoints of a table that are users.
     fn users(more: &str) -> Vec<String> {
         let ids = ["7", "8"].map(|id| id.as_bytes().to_owned());
-        let layers = Layers::new(Path::new("/r"), &Line::all(OWN.as_bytes()), ids.into());
+        let mut layers = Layers::new(Path::new("/r"), &Line::all(OWN.as_bytes()), ids.into());
+        layers.may_be_same = |_, other| !other.starts_with("/another");
         let table = format!("{OWN}\n{more}");
         layers.users(&Line::all(table.as_bytes())).iter().map(|point| point.display().to_string()).collect()
     }
@@ -195,6 +216,7 @@ mod tests {
             ("lowerdir=.", true),
             // The mounter had another root directory.
             ("lowerdir=/mnt/r/snapshotter/snapshots/7/fs", true),
+            ("lowerdir=/another/snapshotter/snapshots/7/fs", false),
             ("lowerdir=/other/snapshots/9/fs", false),
             ("lowerdir=9/fs:10/fs", false),
             ("lowerdir=/other/7/fs", false),

@@ -61,5 +61,10 @@ fn threads_in_d() -> Vec<(u32, String)> {
 /// Writes back what is dirty and forgets the contents, names and attributes of all files.
 pub fn drop_caches() {
     rustix::fs::sync();
+    forget_caches();
+}
+
+/// Forgets the contents, names and attributes of all files, but for what is dirty.
+pub fn forget_caches() {
     std::fs::write("/proc/sys/vm/drop_caches", "3").expect("run as root");
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 /// Bytes of it: more than all images of a run that are there at the same time.
-const SIZE: &str = "size=700m,mode=700";
+const SIZE: &str = "size=400m,mode=700";
 /// What takes the room.
 const FILLER: &str = "filler";
 const PIECE: usize = 1 << 20;

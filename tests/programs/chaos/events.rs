@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use harness::daemon::{Daemon, program};
 use harness::faults::{Fault, When};
-use harness::machine::{drop_caches, processes_mentioning};
+use harness::machine::{forget_caches, processes_mentioning};
 use rustix::process::Signal;
 
 use crate::readers::Seen;
@@ -47,7 +47,8 @@ pub(crate) fn events(world: &World, length: Duration, seed: u64, config: &str, s
         thread::sleep(Duration::from_millis(50 + dice.below(1200)));
         let what = dice.below(100);
         // The way back is for when nobody needs the successor; waiting for that is not a time without a daemon.
-        let quiet = (65..75).contains(&what).then(|| world.of_successor.try_write_for(QUIET)).flatten();
+        let goes_back = (65..75).contains(&what) && *world.daemon.lock().program() != builds()[0];
+        let quiet = goes_back.then(|| world.of_successor.try_write_for(QUIET)).flatten();
         let mut daemon = world.daemon.lock();
         let from = Instant::now();
         let gap = Duration::from_millis(if dice.below(2) == 0 { dice.below(50) } else { dice.below(2000) });
@@ -97,7 +98,7 @@ pub(crate) fn events(world: &World, length: Duration, seed: u64, config: &str, s
             }
             _ => {
                 drop(daemon);
-                drop_caches();
+                forget_caches();
                 continue;
             }
         };
