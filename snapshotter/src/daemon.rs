@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
 use soci_core::containerd::snapshots::snapshots_server::SnapshotsServer;
-use soci_core::error::chain;
 use soci_core::registry::{HostPolicy, Keychain, Registry, RegistryOptions, RetryPolicy, Timeouts};
 use soci_core::store::{LayoutStore, StoreError};
 use tokio::net::{UnixListener, UnixStream};

@@ -31,3 +31,4 @@ pub mod stats;
 pub mod storage;
 pub mod takedown;
 pub mod unpack;
+mod users;

@@ -70,15 +70,16 @@ struct Directory<'a> {
 }
 
 impl Image {
-    /// The image of what a mount of the layer shows.
-    pub(crate) fn of(fs: &LayerFs) -> Result<Self, ImageError> {
+    /// The image of what a mount of the layer shows, with `gap` bytes before the first inode: a multiple of the unit in which
+    /// inodes are counted.
+    pub(crate) fn of(fs: &LayerFs, gap: u64) -> Result<Self, ImageError> {
         let mut nodes: Vec<Option<PlannedInode<'_>>> = Vec::new();
         for ino in fs.inodes() {
             let attr = fs.attr(ino)?;
             // What a later entry of the layer has replaced has no name any more.
             nodes.push(if attr.nlink > 0 { Some(PlannedInode::of(fs, attr)?) } else { None });
         }
-        let mut end = (SUPERBLOCK + SUPERBLOCK_SIZE as u64).next_multiple_of(SLOT);
+        let mut end = (SUPERBLOCK + SUPERBLOCK_SIZE as u64 + gap).next_multiple_of(SLOT);
         for node in nodes.iter_mut().flatten() {
             end = node.put(end);
         }
