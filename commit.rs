@@ -12,6 +12,8 @@ fn main() {
     let release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
     let commit = std::env::var("SOCI_COMMIT").ok().filter(|commit| !commit.is_empty());
     let commit = match commit {
+        // A release of the future, for tests of upgrades.
+        _ if std::env::var_os("CARGO_FEATURE_SUCCESSOR").is_some() => "successor".to_owned(),
         Some(commit) => commit,
         None if release => {
             // Changes with every commit and checkout.

@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use tonic::transport::Server;
 use tracing::{info, warn};
 
+use crate::blocking::{blocking, try_blocking};
 use crate::config::{Config, StoreType};
 use crate::grpc::Service;
 use crate::hidden::helper::Program;
@@ -24,7 +25,7 @@ use crate::metrics::defs::Sources;
 use crate::metrics::{Listener, MetricsError, serve};
 use crate::mounts::{FuseOptions, Keep, MountError, MountsOptions};
 use crate::prefetch::{BackgroundOptions, EngineOptions};
-use crate::snapshot::{self, Counters, Policy, Snapshotter, needs_userxattr};
+use crate::snapshot::{self, Policy, SnapshotStats, Snapshotter, needs_userxattr};
 use crate::span::SpanOptions;
 use crate::stats::Stats;
 use crate::storage::Limits;
@@ -121,7 +122,7 @@ impl Daemon {
             move || registry.make_ahead()
         });
         let stats = Arc::new(Stats::default());
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(SnapshotStats::default());
         if !config.metrics_address.is_empty() && !config.no_prometheus {
             let listener = Listener::bind(&config.metrics_network, &config.metrics_address).await?;
             let address =
@@ -194,7 +195,7 @@ impl Daemon {
     /// Unmounts every lazy layer, unless mounts outlive the process, and brings the caches to disk, so that the next start
     /// trusts all of them.
     pub async fn close(self) {
-        let closed = tokio::task::spawn_blocking(move || {
+        let closed = try_blocking(move || {
             self.snapshotter.close();
             self.node.mounts().close();
             self.node.close();
@@ -202,14 +203,6 @@ impl Daemon {
         if closed.await.is_err() {
             warn!("the end was not clean");
         }
-    }
-}
-
-/// Runs blocking work away from the threads of the async runtime. A panic of the work goes on here.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 

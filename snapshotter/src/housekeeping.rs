@@ -8,11 +8,13 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use soci_core::digest::Digest;
+use soci_core::error::chain;
 use tracing::{debug, info, warn};
 
+use crate::blocking::try_blocking;
 use crate::layer::Node;
 use crate::mounts::Mounts;
-use crate::snapshot::{Snapshotter, causes};
+use crate::snapshot::Snapshotter;
 use crate::storage::{Limits, Rounds, Sweeper};
 
 /// How often it is looked whether the mounts have a keeper.
@@ -30,7 +32,7 @@ pub(crate) async fn look_after(mounts: Weak<Mounts>) {
         tokio::time::sleep(LOOK_AFTER).await;
         let Some(mounts) = mounts.upgrade() else { return };
         // A panic in there was logged by its thread.
-        let _ = tokio::task::spawn_blocking(move || mounts.look_after()).await;
+        let _ = try_blocking(move || mounts.look_after()).await;
     }
 }
 
@@ -40,11 +42,11 @@ pub(crate) async fn sweep(keep: Duration, snapshotter: Weak<Snapshotter>, node: 
     loop {
         tokio::time::sleep((keep / 4).clamp(SWEEP_EVERY.0, SWEEP_EVERY.1)).await;
         let (Some(snapshotter), Some(node)) = (snapshotter.upgrade(), node.upgrade()) else { return };
-        let swept = tokio::task::spawn_blocking(move || {
+        let swept = try_blocking(move || {
             let needed = match snapshotter.needed() {
                 Ok(needed) => needed.and(node.in_work(keep.min(IN_WORK))),
                 Err(error) => {
-                    warn!(error = causes(&error), "no disk is given back");
+                    warn!(error = chain(&error), "no disk is given back");
                     return sweeper;
                 }
             };
@@ -56,7 +58,7 @@ pub(crate) async fn sweep(keep: Duration, snapshotter: Weak<Snapshotter>, node: 
                             info!(bytes, "disk of layers that nobody needs was given back");
                         }
                     }
-                    Err(error) => warn!(error = causes(&error), "not all disk was given back"),
+                    Err(error) => warn!(error = chain(&error), "not all disk was given back"),
                 }
             }
             sweeper
@@ -72,7 +74,7 @@ pub(crate) async fn keep_room(limits: Limits, snapshotter: Weak<Snapshotter>, no
     let mut rounds = Rounds::default();
     loop {
         let (Some(snapshotter), Some(node)) = (snapshotter.upgrade(), node.upgrade()) else { return };
-        let kept = tokio::task::spawn_blocking(move || {
+        let kept = try_blocking(move || {
             keep_once(&limits, &mut rounds, &snapshotter, &node);
             rounds
         });
@@ -95,7 +97,7 @@ fn keep_once(limits: &Limits, rounds: &mut Rounds, snapshotter: &Snapshotter, no
     };
     let (disk, was_refused) = match measure() {
         Ok(measured) => measured,
-        Err(error) => return warn!(error = causes(&error), "the disk of the cache cannot be measured"),
+        Err(error) => return warn!(error = chain(&error), "the disk of the cache cannot be measured"),
     };
     let idle = rounds.begin(room.round(), Instant::now());
     let goal = limits.goal(&disk, was_refused);
@@ -108,6 +110,6 @@ fn keep_once(limits: &Limits, rounds: &mut Rounds, snapshotter: &Snapshotter, no
     if given > 0
         && let Err(error) = measure()
     {
-        warn!(error = causes(&error), "the disk of the cache cannot be measured");
+        warn!(error = chain(&error), "the disk of the cache cannot be measured");
     }
 }

@@ -8,6 +8,7 @@
 //! `erofs` writes its answers down for the kernel, `mounts` puts them on `hidden`, the one FUSE connection, which outlives the
 //! process (docs/design/0008); `span` holds the bytes, `prefetch` fetches them. No state lives here.
 
+mod blocking;
 pub mod config;
 pub mod daemon;
 mod erofs;
@@ -30,3 +31,4 @@ pub mod stats;
 pub mod storage;
 pub mod takedown;
 pub mod unpack;
+mod users;

@@ -94,7 +94,7 @@ enum LogLevel {
     Error,
 }
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.command {
         None => return serve_until_told(cli),

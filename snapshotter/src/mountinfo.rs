@@ -1,4 +1,4 @@
-//! The mount table of this process, mountinfo(5). It touches no file system but /proc, and has no state.
+//! Mount tables, mountinfo(5). It touches no file system but /proc, and has no state.
 
 use std::ffi::OsString;
 use std::fs;
@@ -33,6 +33,37 @@ pub(crate) fn mountpoint(line: &[u8]) -> Option<PathBuf> {
     line.split(|byte| *byte == b' ').nth(4).map(unescape)
 }
 
+/// A line: number, parent, device, root, mountpoint, options, tags, `-`, type, source, options.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Line<'a> {
+    /// Major and minor number: the same for all mounts of one file system, in all namespaces.
+    pub(crate) device: &'a [u8],
+    /// Which directory of the file system is mounted.
+    pub(crate) root: PathBuf,
+    pub(crate) mountpoint: PathBuf,
+    pub(crate) kind: &'a [u8],
+    pub(crate) source: PathBuf,
+    /// Of the file system, with their escapes.
+    pub(crate) options: &'a [u8],
+}
+
+impl<'a> Line<'a> {
+    /// `None`: not a line.
+    pub(crate) fn parse(line: &'a [u8]) -> Option<Self> {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let device = fields.nth(2)?;
+        let (root, mountpoint) = (unescape(fields.next()?), unescape(fields.next()?));
+        let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
+        let (kind, source) = (rest.next()?, unescape(rest.next()?));
+        Some(Self { device, root, mountpoint, kind, source, options: rest.next().unwrap_or_default() })
+    }
+
+    /// All lines of a table.
+    pub(crate) fn all(table: &'a [u8]) -> Vec<Self> {
+        table.split(|byte| *byte == b'\n').filter_map(Self::parse).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,5 +74,13 @@ mod tests {
         assert_eq!(mountpoint(line), Some(PathBuf::from("/mnt/a b\\c")));
         assert_eq!(mountpoint(b""), None);
         assert_eq!(unescape(b"/a\\134b\\04"), PathBuf::from("/a\\b\\04"));
+    }
+
+    #[test]
+    fn lines_are_taken_apart() {
+        let table = b"36 35 0:40 /t1 /mnt/a\\040b ro shared:1 master:2 - fuse.soci soci ro,user_id=0\n\nbad - x\n";
+        let [line] = &Line::all(table)[..] else { panic!("one line") };
+        assert_eq!((line.device, line.kind, line.options), (&b"0:40"[..], &b"fuse.soci"[..], &b"ro,user_id=0"[..]));
+        assert_eq!((&*line.root, &*line.mountpoint), (Path::new("/t1"), Path::new("/mnt/a b")));
     }
 }

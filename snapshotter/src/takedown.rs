@@ -4,7 +4,6 @@
 //! What must always hold: nothing is taken from a daemon that runs; a container that uses a layer is named before its files
 //! are taken away. Nothing on a mount is touched, only the mount table.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,8 +12,9 @@ use std::time::Duration;
 use crate::hidden::holder::Holder;
 use crate::hidden::{KeepError, Keeper};
 use crate::lock::{LockError, RootLock};
-use crate::mountinfo::{self, mountpoint};
+use crate::mountinfo;
 use crate::mounts::{HIDDEN, HOLDER_SOCKET, detach};
+use crate::users::users;
 
 /// How long a server that is dying may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -67,7 +67,8 @@ pub fn take_down(root: &Path, force: bool) -> Result<usize, TakeDownError> {
     let _lock = RootLock::take(&root, Duration::ZERO)?;
     let users = users(&root).map_err(TakeDownError::Table)?;
     if !users.is_empty() && !force {
-        let (count, some) = (users.len(), users.into_iter().take(NAMED).collect());
+        let count = users.len();
+        let some = users.into_iter().take(NAMED).map(|point| point.display().to_string()).collect();
         return Err(TakeDownError::InUse { count, some });
     }
     let mut points = mountinfo::below(&root).map_err(TakeDownError::Table)?;
@@ -82,49 +83,4 @@ pub fn take_down(root: &Path, force: bool) -> Result<usize, TakeDownError> {
         holder.give_up()?;
     }
     Ok(points.len())
-}
-
-/// Where file systems are mounted that use a layer, in all namespaces that have a process.
-fn users(root: &Path) -> io::Result<BTreeSet<String>> {
-    let layers = root.join("snapshotter/snapshots");
-    let (mut seen, mut users) = (BTreeSet::new(), BTreeSet::new());
-    for process in fs::read_dir("/proc")? {
-        let Ok(process) = process else { continue };
-        // Processes come and go.
-        let Ok(namespace) = fs::read_link(process.path().join("ns/mnt")) else { continue };
-        if !seen.insert(namespace) {
-            continue;
-        }
-        let Ok(table) = fs::read(process.path().join("mountinfo")) else { continue };
-        let overlays = table.split(|byte| *byte == b'\n').filter(|line| uses(line, &layers));
-        users.extend(overlays.filter_map(mountpoint).map(|point| point.display().to_string()));
-    }
-    Ok(users)
-}
-
-/// Whether a line of mountinfo(5) is an overlay of directories below `layers`.
-fn uses(line: &[u8], layers: &Path) -> bool {
-    let text = String::from_utf8_lossy(line);
-    let Some((_, rest)) = text.split_once(" - overlay ") else { return false };
-    rest.contains(&format!("{}/", layers.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn overlays_of_layers_are_users() {
-        let layers = Path::new("/r/snapshotter/snapshots");
-        for (line, is_user) in [
-            (
-                "9 1 0:9 / /c/rootfs rw - overlay overlay rw,lowerdir=/r/snapshotter/snapshots/7/fs,upperdir=/x",
-                true,
-            ),
-            ("9 1 0:9 / /c/rootfs rw - overlay overlay rw,lowerdir=/other/7/fs", false),
-            ("9 1 0:9 / /r/snapshotter/snapshots/7/fs ro - erofs /r/hidden/i1 ro", false),
-        ] {
-            assert_eq!(uses(line.as_bytes(), layers), is_user, "{line}");
-        }
-    }
 }

@@ -8,15 +8,6 @@ use std::{error::Error, process::ExitCode};
 
 use crate::hint;
 
-/// Reports a wrong command line, or prints the help that was asked for.
-pub(crate) fn usage(error: &clap::Error) -> ExitCode {
-    let asked_for = !error.use_stderr();
-    let help_without_command =
-        error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
-    let _ = error.print(); // nobody left to tell when the terminal is gone
-    if asked_for || help_without_command { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
 /// Reports a failed command.
 pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
     say!("soci: {}", words(error));
@@ -85,21 +76,6 @@ fn lower(text: &str) -> String {
             first.to_lowercase().chain([second]).chain(chars).collect()
         }
         _ => text.to_owned(),
-    }
-}
-
-/// A failure with a hint of its own.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub(crate) struct Hinted {
-    message: String,
-    pub(crate) hint: String,
-}
-
-impl Hinted {
-    /// `message` is the error, `hint` what the user can do about it.
-    pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: hint.into() }
     }
 }
 

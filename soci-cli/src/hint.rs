@@ -10,7 +10,20 @@ use soci_core::{
     store::StoreError,
 };
 
-use crate::error::Hinted;
+/// A failure with a hint of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Hinted {
+    message: String,
+    pub(crate) hint: String,
+}
+
+impl Hinted {
+    /// `message` is the error, `hint` what the user can do about it.
+    pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: hint.into() }
+    }
+}
 
 /// The hint for one cause of an error.
 pub(crate) fn of(cause: &(dyn Error + 'static)) -> Option<String> {

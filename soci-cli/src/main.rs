@@ -11,11 +11,13 @@ mod output;
 mod cli;
 mod commands;
 mod error;
+mod global;
 mod help;
 mod hint;
 mod root;
 mod size;
 mod sources;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -26,7 +28,7 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return error::usage(&error),
+        Err(error) => return usage::report(&error),
     };
     let level = if cli.global.debug { "warn,soci=debug,soci_core=debug,recorder=debug" } else { "warn" };
     tracing_subscriber::fmt()

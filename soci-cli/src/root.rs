@@ -10,7 +10,6 @@ use std::{
     io::ErrorKind,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
 use anyhow::{Context, Result, bail};
@@ -20,39 +19,14 @@ use soci_core::{
     digest::Digest,
     image::ImageSource,
     registry::Content,
-    store::{Artifact, ArtifactKind, Artifacts, ContentStore, LayoutStore, StoreError},
+    store::{self, Artifact, ArtifactKind, Artifacts, ContentStore, LayoutStore, StoreError},
 };
 
 use crate::{
-    cli::Global,
-    error::{self, Hinted},
+    error,
+    global::{Global, StoreChoice},
+    hint::Hinted,
 };
-
-/// Which content store is used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum StoreChoice {
-    /// Our own, below the root directory.
-    Soci,
-    /// containerd's.
-    Containerd,
-    /// An OCI image layout directory.
-    Layout(PathBuf),
-}
-
-impl FromStr for StoreChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match (text, text.strip_prefix("oci:")) {
-            ("soci", _) => Ok(Self::Soci),
-            ("containerd", _) => Ok(Self::Containerd),
-            (_, Some(dir)) if !dir.is_empty() => Ok(Self::Layout(dir.into())),
-            (other, _) => Err(format!(
-                "unknown content store type: {other}; must be one of [soci containerd] or oci:DIR"
-            )),
-        }
-    }
-}
 
 /// The records and the stores.
 #[derive(Debug)]
@@ -161,7 +135,7 @@ impl Root {
     pub(crate) fn remove(&self, digest: &Digest) -> Result<()> {
         for store in self.stores()? {
             if store.size(digest)?.is_some() {
-                store.remove(digest, &self.artifacts)?;
+                store::remove(&store, &self.artifacts, digest)?;
             }
         }
         match self.artifacts.remove(digest) {

@@ -18,9 +18,10 @@ use soci_core::{
 };
 
 use crate::{
-    cli::Global,
-    error::{Hinted, words, words_of},
+    error::{words, words_of},
+    global::Global,
     help::heading,
+    hint::Hinted,
     root::{Root, connect},
 };
 

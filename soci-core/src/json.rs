@@ -6,7 +6,7 @@
 
 use std::io::{self, Write};
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::ser::{CompactFormatter, Formatter, Serializer};
 
 use crate::budget::{Budget, OverLimit};
@@ -27,6 +27,13 @@ pub enum JsonError {
     /// Too deep, or too much.
     #[error("JSON is refused: {0}")]
     OverLimit(#[from] OverLimit),
+}
+
+/// Go writes `null` for an empty list or map; read it as empty.
+pub(crate) fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// What a document is made of, whether it is valid or not.

@@ -16,6 +16,7 @@ pub mod convert;
 pub mod coverage;
 pub mod digest;
 pub mod duration;
+pub mod error;
 mod flat;
 #[cfg(feature = "testing")]
 pub mod fuzz;
@@ -24,6 +25,7 @@ pub mod index;
 pub mod json;
 pub mod media_type;
 pub mod pack;
+mod parts;
 pub mod prefetch;
 pub mod registry;
 pub mod store;

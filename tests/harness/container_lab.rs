@@ -150,7 +150,7 @@ impl ContainerLab {
         eventually("the recording begins", || {
             let ended = child.try_wait().expect("the child is ours");
             assert!(ended.is_none(), "it ended: {}", said(&mut child));
-            dir.path().join("t.trace").exists()
+            dir.path().join("t.trace.partial").exists()
         });
         (dir, child)
     }

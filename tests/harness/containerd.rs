@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::uri::PathAndQuery;
@@ -101,6 +102,11 @@ address = "{socket}"
         self.directory.join("containerd.sock")
     }
 
+    /// Where it has what runs.
+    pub fn state(&self) -> PathBuf {
+        self.directory.join("containerd-state")
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.join("containerd.log")).unwrap_or_default()
@@ -129,6 +135,16 @@ address = "{socket}"
         }
         assert!(output.status.success(), "ctr {words:?}: {}\n{}", text(&output.stderr), self.log());
         text(&output.stdout)
+    }
+
+    /// Runs a program in a container, by `ctr tasks exec`. It is ended after two minutes, as something that hangs.
+    pub fn exec(&self, container: &str, words: &[&str]) -> Output {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = format!("exec-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let mut ctr = Command::new("timeout");
+        ctr.args(["--signal=KILL", "120", "ctr", "--address"]).arg(self.socket());
+        ctr.args(["--namespace", "k8s.io", "tasks", "exec", "--exec-id", &id, container]).args(words);
+        ctr.stdin(Stdio::null()).output().expect("ctr comes with containerd")
     }
 
     /// Pulls an image as a kubelet does; gives the image's id.

@@ -385,6 +385,11 @@ async fn one_pack_is_pushed_and_found_as_a_referrer() {
     place.soci.run(["push", "--image", "oci:image", &reference]).ok();
     let out = place.soci.run(["pack", "push", "-q", &pack.to_string(), &reference]).ok();
     assert_eq!(out.trim(), pack.to_string());
+    let json = place.soci.run(["pack", "push", "--json", &pack.to_string(), &reference]).ok();
+    let pushed: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let expected =
+        serde_json::json!({"image": reference, "pushed": [{"digest": pack.to_string(), "kind": "pack"}]});
+    assert_eq!(pushed, expected);
 
     let client = Registry::new(RegistryOptions::default());
     let source = ImageSource::parse(&reference, &client).unwrap();

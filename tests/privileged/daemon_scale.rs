@@ -10,9 +10,10 @@ use harness::image::{LayerSource, Published, TarWriter, publish};
 use harness::machine::mounts_mentioning;
 use harness::pull::{By, mount_at, prepare_container, pull};
 use harness::registry::TestRegistry;
-use rustix::mount::{UnmountFlags, unmount};
 use soci_core::digest::Digest;
 use tokio::runtime::Runtime;
+
+use crate::snapshotter::Rootfs;
 
 /// Layers in all, and in one image.
 const LAYERS: usize = 500;
@@ -66,14 +67,15 @@ fn five_hundred_layers_need_no_thread_and_two_descriptors_each() {
         let pulled = pull(&mut client, image, diff_ids, |at, _| panic!("layer {at} was left to the runtime"));
         let (by, top) = runtime.block_on(pulled).unwrap();
         assert_eq!(by, [By::Snapshotter; IN_IMAGE]);
-        for container in 0..CONTAINERS {
-            let key = format!("c{number}-{container}");
+        for of_image in 0..CONTAINERS {
+            let key = format!("c{number}-{of_image}");
             let mounts = runtime.block_on(prepare_container(&mut client, &key, &top)).unwrap();
             let target = work.path().join(key);
             mount_at(&mounts, &target);
-            let last = fs::read_to_string(target.join(format!("f{}", IN_IMAGE - 1))).unwrap();
+            let container = Rootfs(target);
+            let last = fs::read_to_string(container.0.join(format!("f{}", IN_IMAGE - 1))).unwrap();
             assert_eq!(last, format!("{number} {}", IN_IMAGE - 1));
-            rootfs.push(target);
+            rootfs.push(container);
         }
     }
     let after = size(daemon.pid());
@@ -82,9 +84,7 @@ fn five_hundred_layers_need_no_thread_and_two_descriptors_each() {
     assert!(after.threads <= 40, "{after:?}");
     // What is kept for each layer, its cache and its image, in a debug build.
     assert!(after.kibibytes < 200 << 10, "{after:?}");
-    for target in rootfs {
-        unmount(&target, UnmountFlags::DETACH).unwrap();
-    }
+    drop(rootfs);
     // As after a reboot: nothing is mounted.
     daemon.kill();
     daemon.unmount(&["--force"]).unwrap();

@@ -18,6 +18,7 @@ use layout::LayerBlob;
 use recipe::Recipe;
 
 mod base;
+mod catalog;
 mod database;
 mod java;
 mod layer;
@@ -83,8 +84,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// The image of this name, built when it is not there in its present form.
 pub(crate) fn ensure(lab: &Lab, name: &str, force: bool) -> Result<Built> {
-    let Some(recipe) = recipe::find(name) else {
-        let known: Vec<&str> = recipe::all().iter().map(|recipe| recipe.name).collect();
+    let Some(recipe) = catalog::find(name) else {
+        let known: Vec<&str> = catalog::all().iter().map(|recipe| recipe.name).collect();
         bail!("no image is called {name}; there are: {}", known.join(", "));
     };
     if !force && let Some(built) = cached(lab, &recipe) {
@@ -104,7 +105,7 @@ pub(crate) fn ensure(lab: &Lab, name: &str, force: bool) -> Result<Built> {
 fn cached(lab: &Lab, recipe: &Recipe) -> Option<Built> {
     let text = std::fs::read_to_string(lab.image(recipe.name).join("soci-lab.json")).ok()?;
     let built: Built = serde_json::from_str(&text).ok()?;
-    let whole = built.key == recipe.key() && built.uppers.iter().all(|upper| upper.is_dir());
+    let whole = built.key == catalog::key(recipe) && built.uppers.iter().all(|upper| upper.is_dir());
     whole.then_some(built)
 }
 
@@ -135,7 +136,7 @@ fn build(lab: &Lab, recipe: &Recipe, parent: Option<Built>) -> Result<Built> {
     })?;
     layers.extend(own);
     let manifest = layout::finish(&dir, recipe, &layers)?;
-    let built = Built { key: recipe.key(), name: name.to_owned(), manifest, layers, uppers };
+    let built = Built { key: catalog::key(recipe), name: name.to_owned(), manifest, layers, uppers };
     std::fs::write(dir.join("soci-lab.json"), serde_json::to_string_pretty(&built)?)?;
     Ok(built)
 }

@@ -71,6 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Need::Disks,
             Need::Skopeo,
             Need::Conformance,
+            Need::Busybox,
         ])?;
     }
     if wants(Tier::Plain) {
@@ -82,7 +83,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if wants(Tier::Chaos) {
         setup::require_root("chaos and soak")?;
         setup::require_fuse()?;
-        setup::ensure(&[Need::Busybox])?;
+        setup::ensure(&chaos::NEEDS)?;
     }
     let suite = Suite::new(args.shared.as_deref())?;
     if args.ebpf_check || wants(Tier::Lint) && ebpf::is_installed(&args.lab)? {
@@ -100,6 +101,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if args.tiers.iter().any(|tier| *tier != Tier::Lint) || args.tiers.is_empty() {
         durations.of("build", || exec::run(&mut suite.cargo(&["build", "--bins"])))?;
+    }
+    if wants(Tier::Vm) || wants(Tier::Chaos) {
+        let features: &[&str] = if suite.shared.is_some() { &["--features", "soci-tests/shared"] } else { &[] };
+        durations.of("successor", || chaos::build_successor(features))?;
     }
     if wants(Tier::Vm) {
         durations.of("vm", || vm::short(&args.lab, &suite.binaries))?;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::chaos::build_successor;
 use crate::exec;
 use crate::lab::{Lab, LabArgs, cargo};
 use crate::setup::{self, Need};
@@ -104,6 +105,7 @@ fn build(release: bool) -> Result<PathBuf> {
         command.arg("--release");
     }
     exec::run(&mut command)?;
+    build_successor(if release { &["--release"] } else { &[] })?;
     Ok(target()?.join(if release { "release" } else { "debug" }))
 }
 

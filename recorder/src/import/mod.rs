@@ -5,6 +5,7 @@
 //! they are, so that nothing changes on the way; whoever uses a trace looks its paths up anyway. On any error the trace is not
 //! sealed, and the caller throws it away. Nothing in the input can make it panic; lines have a longest length.
 
+mod error;
 mod files;
 mod jsonl;
 mod lines;
@@ -18,13 +19,14 @@ mod strace;
 mod tests;
 
 use std::collections::HashSet;
-use std::io::{self, BufRead};
+use std::io::BufRead;
 use std::path::Path;
 use std::sync::Arc;
 
 use soci_core::digest::Digest;
-use soci_core::trace::{Access, AccessKind, End, Header, Outcome, Phase, Process, TraceError, TraceWriter};
+use soci_core::trace::{Access, AccessKind, End, Header, Outcome, Phase, Process, TraceWriter};
 
+pub use error::ImportError;
 pub use files::ImageFiles;
 use lines::Lines;
 
@@ -95,37 +97,6 @@ pub struct Imported {
     pub first_unknown: Option<u64>,
     /// Entries that name another image's manifest.
     pub other_image: u64,
-}
-
-/// Why something cannot be imported.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ImportError {
-    /// The input cannot be read.
-    #[error("cannot read the input")]
-    Read(#[source] io::Error),
-    /// A line is not what the format says.
-    #[error("line {line}: {what}")]
-    Line {
-        /// Counted from 1.
-        line: u64,
-        /// What is wrong.
-        what: String,
-    },
-    /// The input as a whole is not what the format says.
-    #[error("{0}")]
-    Document(String),
-    /// Nothing of it is in the image.
-    #[error("no file of the image is in it ({outside} other paths, {unknown_lines} lines not understood)")]
-    Nothing {
-        /// Uses of paths that are no files of the image.
-        outside: u64,
-        /// Lines that are not understood.
-        unknown_lines: u64,
-    },
-    /// The trace cannot be written.
-    #[error("cannot write the trace")]
-    Trace(#[from] TraceError),
 }
 
 /// Makes a trace at `path` of what another tool wrote.

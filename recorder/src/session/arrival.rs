@@ -4,9 +4,10 @@ use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use soci_core::error::chain;
 
-use super::container::ContainerOptions;
-use super::container_error::{ContainerSessionError, chain, other};
+use super::container_error::{ContainerSessionError, other};
+use super::container_options::ContainerOptions;
 use super::host_command::HostCommand;
 use super::watched::LAST_WORDS;
 use super::{TICK, URGENT_GRACE};

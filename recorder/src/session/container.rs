@@ -8,45 +8,24 @@
 //! containerd's to say.
 
 use std::ffi::OsString;
-use std::io;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::channel;
 use std::time::Instant;
 
-use rustix::process::Signal;
 use soci_core::trace::{Header, TraceWriter};
 
 use super::arrival::arrival;
 use super::container_error::ContainerSessionError;
+use super::container_options::ContainerOptions;
 use super::host_command::HostCommand;
 use super::watched::{Watched, telling};
 use super::{Log, Output, Progress, Recorded, Rules, recording, wall_clock};
 use crate::capture::{Capture, Ebpf};
 use crate::container::attach::Attached;
-use crate::container::{Container, News, Wanted};
+use crate::container::{Container, Wanted};
 use crate::resolve::Resolver;
 use crate::until::Condition;
 use crate::workload::InitCommand;
-
-/// What to record and for how long.
-pub struct ContainerOptions<'a> {
-    /// Where the trace of a container goes; an error when it must not be written there.
-    pub trace: &'a dyn Fn(&Container) -> io::Result<PathBuf>,
-    /// When the recording is over.
-    pub rules: Rules,
-    /// What containerd tells.
-    pub news: &'a Receiver<News>,
-    /// Signals that came to the recorder.
-    pub signals: &'a Receiver<Signal>,
-    /// End the container with the recording.
-    pub stop: bool,
-}
-
-impl std::fmt::Debug for ContainerOptions<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ContainerOptions").field("rules", &self.rules).finish_non_exhaustive()
-    }
-}
 
 /// A command that starts a container.
 pub struct Starter<'a> {

@@ -66,14 +66,3 @@ pub(super) fn other(container: &Container) -> String {
     let kind = if container.sandbox { "sandbox " } else { "" };
     format!("{kind}{} of {}", container.id, container.image)
 }
-
-/// An error with its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}

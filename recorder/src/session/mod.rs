@@ -7,11 +7,13 @@
 mod arrival;
 mod container;
 mod container_error;
+mod container_options;
 mod course;
 mod host_command;
 mod log;
 mod merged;
 mod output;
+mod recorded;
 mod recording;
 mod supervise;
 mod watched;
@@ -23,19 +25,21 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use soci_core::digest::Digest;
-use soci_core::trace::{End, Header, LayerRef, TraceError, TraceWriter};
+use soci_core::trace::{Header, LayerRef, TraceError, TraceWriter};
 
 use crate::capture::Capture;
 use crate::resolve::Resolver;
 use crate::until::Rule;
 use crate::workload::{InitCommand, Spec, WorkloadError};
 
-pub use container::{ContainerOptions, RecordedContainer, Starter, record_attached, record_started};
+pub use container::{RecordedContainer, Starter, record_attached, record_started};
 pub use container_error::ContainerSessionError;
+pub use container_options::ContainerOptions;
 pub use course::{Rules, Verdict};
 use log::Log;
 pub use log::Progress;
 pub use merged::write_merged;
+pub use recorded::Recorded;
 pub use supervise::{Output, Supervisor};
 
 /// Accesses are kept back this long, so that one is never written before an event that came ahead of it.
@@ -72,17 +76,6 @@ impl std::fmt::Debug for Options<'_> {
             .field("rules", &self.rules)
             .finish_non_exhaustive()
     }
-}
-
-/// A recording that is over.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recorded {
-    /// How it ended; also in the trace.
-    pub end: End,
-    /// Accesses in the trace.
-    pub accesses: u64,
-    /// The signal that stopped it.
-    pub signal: Option<Signal>,
 }
 
 /// Why a workload was not watched to its end.

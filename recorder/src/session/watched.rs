@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use soci_core::error::chain;
 use soci_core::trace::Outcome;
 
-use super::container::ContainerOptions;
-use super::container_error::{ContainerSessionError, chain, other};
+use super::container_error::{ContainerSessionError, other};
+use super::container_options::ContainerOptions;
 use super::course::{Course, Gone, Verdict};
 use super::host_command::HostCommand;
 use super::recording::Target;

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Ipv6Addr, TcpStream, ToSocketAddrs};
+use std::time::Duration;
 
-use super::probe::PROBE_PATIENCE;
+/// How long one try may take.
+pub(super) const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A plain `http` URL.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::http::Answer;
+use super::http::{Answer, PROBE_PATIENCE};
 use super::{Condition, HttpUrl, Notify, Rule, Until, exec};
 use crate::workload::{Net, Spec};
 
@@ -26,8 +26,6 @@ const YOUNG: Duration = Duration::from_secs(5);
 const PROBE_LATER: Duration = Duration::from_millis(50);
 /// How seldom a server is asked at last that answers and is not ready: questions are work for it.
 const PROBE_SELDOM: Duration = Duration::from_millis(200);
-/// How long one try may take.
-pub(super) const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Something on the network that can be asked whether it answers.
 #[derive(Debug, Clone)]

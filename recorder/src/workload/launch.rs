@@ -3,7 +3,6 @@
 //! One thread owns the child: it leaves the pid namespace for its children, starts the program, waits for it and
 //! reports the end. It lives as long as the child does, because the kernel ties the child's life to this very thread.
 
-use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -22,18 +21,7 @@ use super::guard::Guard;
 use super::init::{EXEC_FAILED, GO, READY, SETUP_FAILED};
 use super::namespace::{Namespace, leave};
 use super::streams::Lent;
-use super::{Isolation, Spec, WorkloadError, cgroup};
-
-/// How the program executes itself: the words before the socket's path.
-#[derive(Debug, Clone)]
-pub struct InitCommand {
-    /// The program, usually the running executable.
-    pub program: OsString,
-    /// The hidden subcommand that calls [`super::init::run`] with the next argument.
-    pub args: Vec<OsString>,
-    /// The hidden subcommand that calls [`super::guard::run`] with the next argument, if there is one.
-    pub guard: Vec<OsString>,
-}
+use super::{InitCommand, Isolation, Spec, WorkloadError, cgroup};
 
 /// What becomes of the workload's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

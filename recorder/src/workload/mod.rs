@@ -16,6 +16,7 @@ mod cgroup;
 pub mod guard;
 mod host;
 pub mod init;
+mod init_command;
 pub(crate) mod inside;
 mod launch;
 mod mounts;
@@ -32,7 +33,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use cgroup::{Cgroup, CgroupError, unified_root};
-pub use launch::{Exit, InitCommand, Stdio, Workload};
+pub use init_command::InitCommand;
+pub use launch::{Exit, Stdio, Workload};
 pub use process::{Overrides, Process};
 pub use user::{User, UserError};
 

@@ -36,10 +36,10 @@ pub use http::Http;
 pub use pack::Pack;
 pub use prefetch::{BackgroundFetch, Prefetch};
 pub use pull_modes::{ParallelPull, PullModes, SociV1, SociV2};
-pub use registry::Registry;
+pub use registry::RegistrySection;
 pub use resolver::{Host, Mirror, Resolver};
 pub use restart::Restart;
-pub use snapshotter::Snapshotter;
+pub use snapshotter::SnapshotterSection;
 pub use storage::Storage;
 
 /// Where the file is looked for unless told.
@@ -74,7 +74,7 @@ pub struct Config {
     /// Registry hosts.
     pub resolver: Resolver,
     /// Snapshots.
-    pub snapshotter: Snapshotter,
+    pub snapshotter: SnapshotterSection,
     /// Ours: the cache of layer bytes.
     pub cache: Cache,
     /// Ours: when disk is given back.
@@ -84,7 +84,7 @@ pub struct Config {
     /// Ours: fine indexes and working-set packs.
     pub pack: Pack,
     /// Ours: registries without TLS.
-    pub registry: Registry,
+    pub registry: RegistrySection,
 }
 
 impl Default for Config {
@@ -102,12 +102,12 @@ impl Default for Config {
             prefetch: Prefetch::default(),
             pull_modes: PullModes::default(),
             resolver: Resolver::default(),
-            snapshotter: Snapshotter::default(),
+            snapshotter: SnapshotterSection::default(),
             cache: Cache::default(),
             storage: Storage::default(),
             restart: Restart::default(),
             pack: Pack::default(),
-            registry: Registry::default(),
+            registry: RegistrySection::default(),
         }
     }
 }

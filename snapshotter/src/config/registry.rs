@@ -8,7 +8,7 @@ use soci_core::registry::HOSTS_DIRS;
 /// How registries are reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Registry {
+pub struct RegistrySection {
     /// `host` or `host:port` of registries spoken to over plain HTTP. Loopback addresses always are.
     pub plain_http: Vec<String>,
     /// Directories with `HOST/hosts.toml` (mirrors, certificates, headers), separated by colons; the first that knows a
@@ -16,14 +16,14 @@ pub struct Registry {
     pub config_path: String,
 }
 
-impl Default for Registry {
+impl Default for RegistrySection {
     fn default() -> Self {
         Self { plain_http: Vec::new(), config_path: HOSTS_DIRS.join(":") }
     }
 }
 
-impl Registry {
-    /// The directories of [`Registry::config_path`].
+impl RegistrySection {
+    /// The directories of [`RegistrySection::config_path`].
     pub fn dirs(&self) -> Vec<PathBuf> {
         self.config_path.split(':').filter(|dir| !dir.is_empty()).map(PathBuf::from).collect()
     }

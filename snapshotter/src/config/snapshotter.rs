@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 /// Rules for snapshots.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Snapshotter {
+pub struct SnapshotterSection {
     /// Layers with fewer compressed bytes than this are pulled as a whole. Not positive: none.
     pub min_layer_size: i64,
     /// Accepted: a lazy layer that cannot be restored never stops the daemon here.
     pub allow_invalid_mounts_on_restart: bool,
 }
 
-impl Snapshotter {
+impl SnapshotterSection {
     /// Layers with fewer compressed bytes are pulled as a whole.
     pub fn min_layer_size(&self) -> u64 {
         u64::try_from(self.min_layer_size).unwrap_or(0)

@@ -21,7 +21,7 @@ pub(crate) struct Device {
 
 /// What a part of the file is.
 #[derive(Debug, PartialEq, Eq)]
-enum Piece {
+enum Part {
     Metadata(std::ops::Range<usize>),
     Content {
         ino: InodeNo,
@@ -47,19 +47,19 @@ impl Device {
     }
 
     /// The parts of `size` bytes at `offset`, of which none is behind the end.
-    fn pieces(&self, offset: u64, size: u32) -> Vec<Piece> {
+    fn pieces(&self, offset: u64, size: u32) -> Vec<Part> {
         let end = offset.saturating_add(u64::from(size)).min(self.image.size());
         let metadata = ByteRange::new(0, self.image.content_start());
         let mut pieces = Vec::new();
         let mut at = offset;
         if let Some(part) = metadata.intersect(&ByteRange::new(offset, end)) {
-            pieces.push(Piece::Metadata(part.start as usize..part.end as usize));
+            pieces.push(Part::Metadata(part.start as usize..part.end as usize));
             at = part.end;
         }
         while at < end {
             let Some((ino, place)) = self.image.file_at(at) else { break };
             let until = place.end.min(end);
-            pieces.push(Piece::Content { ino, offset: at - place.start, length: (until - at) as usize });
+            pieces.push(Part::Content { ino, offset: at - place.start, length: (until - at) as usize });
             at = until;
         }
         pieces
@@ -69,15 +69,15 @@ impl Device {
     pub(crate) fn read_cached(&self, offset: u64, size: u32) -> Result<Option<Bytes>, FsError> {
         let pieces = self.pieces(offset, size);
         // Nearly all reads are of one page.
-        if let [Piece::Content { ino, offset, length }] = pieces[..] {
+        if let [Part::Content { ino, offset, length }] = pieces[..] {
             let bytes = self.fs.read_cached(ino, offset, length as u32)?;
             return Ok(bytes.map(|bytes| padded(bytes, length)));
         }
         let mut all = Vec::new();
         for piece in pieces {
             match piece {
-                Piece::Metadata(range) => all.extend_from_slice(&self.image.metadata()[range]),
-                Piece::Content { ino, offset, length } => {
+                Part::Metadata(range) => all.extend_from_slice(&self.image.metadata()[range]),
+                Part::Content { ino, offset, length } => {
                     let Some(bytes) = self.fs.read_cached(ino, offset, length as u32)? else {
                         return Ok(None);
                     };
@@ -91,8 +91,8 @@ impl Device {
     /// Bytes of the file, fewer at its end; waits for what is not cached.
     pub(crate) async fn read(&self, offset: u64, size: u32) -> Result<Bytes, FsError> {
         let read = async |piece| match piece {
-            Piece::Metadata(range) => Ok(Bytes::copy_from_slice(&self.image.metadata()[range])),
-            Piece::Content { ino, offset, length } => {
+            Part::Metadata(range) => Ok(Bytes::copy_from_slice(&self.image.metadata()[range])),
+            Part::Content { ino, offset, length } => {
                 Ok::<_, FsError>(padded(self.fs.read(ino, offset, length as u32).await?, length))
             }
         };

@@ -44,7 +44,7 @@ pub(crate) struct Image {
 }
 
 /// One inode on its way into the image.
-struct Node<'a> {
+struct PlannedInode<'a> {
     attr: Attr,
     attributes: Vec<u8>,
     body: Body<'a>,
@@ -70,15 +70,16 @@ struct Directory<'a> {
 }
 
 impl Image {
-    /// The image of what a mount of the layer shows.
-    pub(crate) fn of(fs: &LayerFs) -> Result<Self, ImageError> {
-        let mut nodes: Vec<Option<Node<'_>>> = Vec::new();
+    /// The image of what a mount of the layer shows, with `gap` bytes before the first inode: a multiple of the unit in which
+    /// inodes are counted.
+    pub(crate) fn of(fs: &LayerFs, gap: u64) -> Result<Self, ImageError> {
+        let mut nodes: Vec<Option<PlannedInode<'_>>> = Vec::new();
         for ino in fs.inodes() {
             let attr = fs.attr(ino)?;
             // What a later entry of the layer has replaced has no name any more.
-            nodes.push(if attr.nlink > 0 { Some(Node::of(fs, attr)?) } else { None });
+            nodes.push(if attr.nlink > 0 { Some(PlannedInode::of(fs, attr)?) } else { None });
         }
-        let mut end = (SUPERBLOCK + SUPERBLOCK_SIZE as u64).next_multiple_of(SLOT);
+        let mut end = (SUPERBLOCK + SUPERBLOCK_SIZE as u64 + gap).next_multiple_of(SLOT);
         for node in nodes.iter_mut().flatten() {
             end = node.put(end);
         }
@@ -138,7 +139,7 @@ fn block_number(number: u64) -> Result<u32, ImageError> {
     u32::try_from(number).ok().filter(|number| *number < u32::MAX).ok_or(ImageError::TooManyBlocks)
 }
 
-impl<'a> Node<'a> {
+impl<'a> PlannedInode<'a> {
     fn of(fs: &'a LayerFs, attr: Attr) -> Result<Self, ImageError> {
         let attributes = format::attributes(fs.xattrs(attr.ino)?).ok_or(ImageError::Attributes(attr.ino))?;
         let body = match attr.kind {
@@ -210,9 +211,9 @@ impl<'a> Directory<'a> {
 }
 
 /// Writes what is placed: all blocks before block `content` of an image of `blocks` blocks.
-fn write(nodes: &[Option<Node<'_>>], content: u32, blocks: u32) -> Vec<u8> {
+fn write(nodes: &[Option<PlannedInode<'_>>], content: u32, blocks: u32) -> Vec<u8> {
     let mut out = vec![0; SUPERBLOCK as usize];
-    let number = |ino: InodeNo| nodes[ino.0 as usize - 1].as_ref().map_or(0, Node::number);
+    let number = |ino: InodeNo| nodes[ino.0 as usize - 1].as_ref().map_or(0, PlannedInode::number);
     let root = u16::try_from(number(InodeNo::ROOT)).unwrap_or(0);
     out.extend(format::superblock(root, nodes.iter().flatten().count() as u64, blocks));
     for node in nodes.iter().flatten() {
@@ -233,8 +234,8 @@ fn write(nodes: &[Option<Node<'_>>], content: u32, blocks: u32) -> Vec<u8> {
     out
 }
 
-impl Node<'_> {
-    fn write_body(&self, nodes: &[Option<Node<'_>>], out: &mut Vec<u8>) {
+impl PlannedInode<'_> {
+    fn write_body(&self, nodes: &[Option<PlannedInode<'_>>], out: &mut Vec<u8>) {
         match &self.body {
             Body::None => {}
             Body::Target(target) => out.extend(*target),

@@ -7,6 +7,7 @@
 pub mod attr;
 pub mod error;
 mod inherited;
+mod inode_no;
 pub mod places;
 pub mod xattr;
 
@@ -27,26 +28,8 @@ use crate::span::SpanManager;
 use attr::{Attr, Kind};
 use error::FsError;
 pub use inherited::Inherited;
+pub use inode_no::InodeNo;
 use xattr::OpaqueMark;
-
-/// Number of an inode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct InodeNo(pub u64);
-
-impl InodeNo {
-    /// The root's.
-    pub const ROOT: Self = Self(1);
-
-    /// That of an inode of a tree.
-    const fn of(number: u32) -> Self {
-        Self(number as u64 + 1)
-    }
-
-    /// The number in the tree.
-    fn in_tree(self) -> Option<u32> {
-        u32::try_from(self.0.checked_sub(1)?).ok()
-    }
-}
 
 /// One name of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

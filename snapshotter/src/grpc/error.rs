@@ -1,5 +1,6 @@
 //! Errors of the snapshot room as gRPC statuses. containerd reads the codes; people read the messages.
 
+use soci_core::error::chain;
 use tonic::{Code, Status};
 
 use crate::snapshot::{Error, FilterError};
@@ -14,12 +15,7 @@ impl From<Error> for Status {
             Error::Unavailable(_) => Code::Unavailable,
             Error::Database(_) | Error::Record { .. } | Error::Io { .. } => Code::Internal,
         };
-        let mut message = error.to_string();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(error) = cause {
-            message = format!("{message}: {error}");
-            cause = error.source();
-        }
+        let message = chain(&error);
         if code == Code::Internal {
             tracing::error!(error = message, "request failed");
         }

@@ -16,6 +16,7 @@ use soci_core::containerd::{NAMESPACE_HEADER, types};
 use tokio_stream::Iter;
 use tonic::{Request, Response, Status};
 
+use crate::blocking::try_blocking;
 use crate::snapshot::{self, Filter, Mount, PrepareRequest, Snapshotter};
 
 /// Snapshots in one message of a List: far below gRPC's 4 MiB even with labels of full size.
@@ -40,7 +41,7 @@ impl Service {
         work: impl FnOnce(&Snapshotter) -> snapshot::Result<T> + Send + 'static,
     ) -> Result<T, Status> {
         let room = Arc::clone(&self.room);
-        let done = tokio::task::spawn_blocking(move || work(&room)).await;
+        let done = try_blocking(move || work(&room)).await;
         Ok(done.map_err(|_| Status::internal("the request's thread ended"))??)
     }
 }

@@ -24,7 +24,7 @@ pub(crate) struct Parked {
 }
 
 /// What a slot has.
-enum Place {
+enum InSlot {
     Tree(Arc<dyn Tree>),
     Awaited(Vec<Parked>),
 }
@@ -44,7 +44,7 @@ pub(crate) struct Forest(RwLock<Layers>);
 
 #[derive(Default)]
 struct Layers {
-    places: BTreeMap<Slot, (Box<[u8]>, Place)>,
+    places: BTreeMap<Slot, (Box<[u8]>, InSlot)>,
     names: HashMap<Box<[u8]>, Slot>,
 }
 
@@ -60,7 +60,7 @@ impl Forest {
         let forest = Self::default();
         let mut layers = forest.0.write();
         for (slot, name) in slots {
-            layers.put(slot, name.into(), Place::Awaited(Vec::new()));
+            layers.put(slot, name.into(), InSlot::Awaited(Vec::new()));
         }
         drop(layers);
         forest
@@ -68,8 +68,8 @@ impl Forest {
 
     /// Gives a slot its tree. The requests that have waited for it are the caller's to answer.
     pub(crate) fn attach(&self, slot: Slot, name: &[u8], tree: Arc<dyn Tree>) -> Vec<Parked> {
-        match self.0.write().put(slot, name.into(), Place::Tree(tree)) {
-            Some(Place::Awaited(parked)) => parked,
+        match self.0.write().put(slot, name.into(), InSlot::Tree(tree)) {
+            Some(InSlot::Awaited(parked)) => parked,
             _ => Vec::new(),
         }
     }
@@ -80,8 +80,8 @@ impl Forest {
         let Some((name, place)) = layers.places.remove(&slot) else { return Vec::new() };
         layers.names.remove(&name);
         match place {
-            Place::Awaited(parked) => parked,
-            Place::Tree(_) => Vec::new(),
+            InSlot::Awaited(parked) => parked,
+            InSlot::Tree(_) => Vec::new(),
         }
     }
 
@@ -101,8 +101,8 @@ impl Forest {
 
     pub(crate) fn find(&self, slot: Slot) -> Found {
         match self.0.read().places.get(&slot) {
-            Some((_, Place::Tree(tree))) => Found::Tree(Arc::clone(tree)),
-            Some((_, Place::Awaited(_))) => Found::Awaited,
+            Some((_, InSlot::Tree(tree))) => Found::Tree(Arc::clone(tree)),
+            Some((_, InSlot::Awaited(_))) => Found::Awaited,
             None => Found::Nothing,
         }
     }
@@ -114,7 +114,7 @@ impl Forest {
     /// Lets a request wait for its layer. It comes back if the layer is not awaited any more.
     pub(crate) fn park(&self, slot: Slot, parked: Parked) -> Option<Parked> {
         match self.0.write().places.get_mut(&slot) {
-            Some((_, Place::Awaited(waiting))) => {
+            Some((_, InSlot::Awaited(waiting))) => {
                 waiting.push(parked);
                 None
             }
@@ -125,7 +125,7 @@ impl Forest {
     /// Slots whose trees are not attached yet, with their names.
     pub(crate) fn awaited(&self) -> Vec<(Slot, Vec<u8>)> {
         let layers = self.0.read();
-        let awaited = layers.places.iter().filter(|(_, (_, place))| matches!(place, Place::Awaited(_)));
+        let awaited = layers.places.iter().filter(|(_, (_, place))| matches!(place, InSlot::Awaited(_)));
         awaited.map(|(slot, (name, _))| (*slot, name.to_vec())).collect()
     }
 
@@ -145,8 +145,8 @@ impl Forest {
             let rest = layers.places.range((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded));
             let copied = rest.map(|(slot, (name, place))| {
                 let tree = match place {
-                    Place::Tree(tree) => Some(Arc::clone(tree)),
-                    Place::Awaited(_) => None,
+                    InSlot::Tree(tree) => Some(Arc::clone(tree)),
+                    InSlot::Awaited(_) => None,
                 };
                 (*slot, name.clone(), tree)
             });
@@ -164,7 +164,7 @@ impl Forest {
 
 impl Layers {
     /// Returns what the slot had.
-    fn put(&mut self, slot: Slot, name: Box<[u8]>, place: Place) -> Option<Place> {
+    fn put(&mut self, slot: Slot, name: Box<[u8]>, place: InSlot) -> Option<InSlot> {
         self.names.insert(name.clone(), slot);
         self.places.insert(slot, (name, place)).map(|(_, place)| place)
     }

@@ -13,6 +13,7 @@ mod disk;
 mod failure;
 mod found;
 mod image;
+mod layout;
 mod node;
 mod opening;
 mod pack;
@@ -43,6 +44,7 @@ use crate::mounts::kernel::Kernel;
 use crate::mounts::{MountError, Mounted, Mounts};
 use crate::span::{Interest, SpanManager, chain};
 use crate::stats::Stats;
+use layout::{Form, LAYOUTS, Layout};
 
 pub use companions::Companions;
 pub use image::{ImageContext, ImageRequest, LayerState};
@@ -247,20 +249,6 @@ struct View {
     inherited: Arc<Inherited>,
 }
 
-/// How the kernel has a layer.
-#[derive(Clone, Copy, Debug)]
-enum Form {
-    Tree,
-    Image,
-}
-
-/// Changes with what a tree or an image answers for the same layer (numbers of inodes, places in listings and in the image):
-/// the kernel keeps both over a restart, and must not be given another one's.
-const TREE_VERSION: &str = "tree 1";
-const IMAGE_VERSION: &str = "image 1";
-/// Digits of a layer's name on the connection.
-const NAME_DIGITS: usize = 32;
-
 impl Layer {
     /// Digest of the compressed layer.
     pub const fn digest(&self) -> Digest {
@@ -318,7 +306,7 @@ impl Layer {
     /// Serves the layer again that an earlier process has mounted under this name. Blocking, for milliseconds.
     ///
     /// # Errors
-    /// [`MountError::Different`] when this process would mount something else.
+    /// [`MountError::Different`] when this build cannot answer as the one did that has mounted it.
     pub fn resume(
         self: &Arc<Self>,
         mountpoint: &Path,
@@ -326,15 +314,18 @@ impl Layer {
         name: &str,
     ) -> Result<Mounted, MountError> {
         let view = self.view(options)?;
-        let mounted = if name == self.name(Form::Tree, &view) {
-            self.mounts.attach_tree(name, Arc::new(self.fs_of(view)), Arc::clone(self), mountpoint)?
-        } else if name == self.name(Form::Image, &view) {
-            let image = self.image(view).ok_or_else(|| MountError::Different(mountpoint.to_owned()))?;
-            let mounted = self.mounts.attach_image(name, &image, Arc::clone(self), mountpoint)?;
-            self.stats.erofs_mounts.inc();
-            mounted
-        } else {
-            return Err(MountError::Different(mountpoint.to_owned()));
+        let different = || MountError::Different(mountpoint.to_owned());
+        let (form, layout) = self.form_of(name, &view).ok_or_else(different)?;
+        let mounted = match form {
+            Form::Tree => {
+                self.mounts.attach_tree(name, Arc::new(self.fs_of(view)), Arc::clone(self), mountpoint)?
+            }
+            Form::Image => {
+                let image = self.image(view, layout).ok_or_else(different)?;
+                let mounted = self.mounts.attach_image(name, &image, Arc::clone(self), mountpoint)?;
+                self.stats.erofs_mounts.inc();
+                mounted
+            }
         };
         self.is_mounted(&mounted);
         Ok(mounted)
@@ -360,8 +351,8 @@ impl Layer {
         let view = self.view(options)?;
         let mut refused = None;
         if self.mounts.wants_images() {
-            let name = self.name(Form::Image, &view);
-            if let Some(image) = self.image(view.clone()) {
+            let name = self.name(Form::Image, Layout::current(), &view);
+            if let Some(image) = self.image(view.clone(), Layout::current()) {
                 match self.mounts.mount_image(&name, &image, Arc::clone(self), mountpoint) {
                     Ok(mounted) => {
                         self.stats.erofs_mounts.inc();
@@ -371,7 +362,7 @@ impl Layer {
                 }
             }
         }
-        let name = self.name(Form::Tree, &view);
+        let name = self.name(Form::Tree, Layout::current(), &view);
         let fs = Arc::new(self.fs_of(view));
         let mounted = self.mounts.mount_tree(&name, fs, Arc::clone(self), mountpoint)?;
         if let Some(error) = refused {
@@ -391,33 +382,34 @@ impl Layer {
     }
 
     /// The layer's name on the connection: all that the kernel's view of it depends on.
-    fn name(&self, form: Form, view: &View) -> String {
-        let ztoc = self.spans.ztoc().digest();
-        let (letter, version) = match form {
-            Form::Tree => ('t', TREE_VERSION),
-            Form::Image => ('i', IMAGE_VERSION),
-        };
-        let text = format!("{version} {} {ztoc} {:?} {}", self.digest, view.opaque, view.inherited.digest());
-        format!("{letter}{}", &Digest::of(text.as_bytes()).hex()[..NAME_DIGITS])
+    fn name(&self, form: Form, layout: &Layout, view: &View) -> String {
+        let (ztoc, inherited) = (self.spans.ztoc().digest(), view.inherited.digest());
+        layout.name(form, &format!("{} {ztoc} {:?} {inherited}", self.digest, view.opaque))
+    }
+
+    /// What a name on the connection stands for, if this build can answer as that is to be answered.
+    fn form_of(&self, name: &str, view: &View) -> Option<(Form, &'static Layout)> {
+        let all = LAYOUTS.iter().flat_map(|layout| [(Form::Tree, layout), (Form::Image, layout)]);
+        all.into_iter().find(|(form, layout)| self.name(*form, layout, view) == name)
     }
 
     /// The image of a view, if it can be made. Blocking, for milliseconds.
-    fn image(&self, view: View) -> Option<Arc<Device>> {
-        if view.opaque == OpaqueMark::default() && view.inherited.is_empty() {
-            return self.image.get_or_init(|| self.image_of(self.fs())).clone();
+    fn image(&self, view: View, layout: &'static Layout) -> Option<Arc<Device>> {
+        if view.opaque == OpaqueMark::default() && view.inherited.is_empty() && layout.is_current() {
+            return self.image.get_or_init(|| self.image_of(self.fs(), layout)).clone();
         }
-        self.image_of(self.fs_of(view))
+        self.image_of(self.fs_of(view), layout)
     }
 
     /// Makes the image ahead of the mounts, if nearly all of them show the same.
     fn image_ahead(&self) {
         if self.mounts.wants_images() && !self.implies_directories() {
-            self.image.get_or_init(|| self.image_of(self.fs()));
+            self.image.get_or_init(|| self.image_of(self.fs(), Layout::current()));
         }
     }
 
-    fn image_of(&self, fs: LayerFs) -> Option<Arc<Device>> {
-        let image = Image::of(&fs).inspect_err(|error| {
+    fn image_of(&self, fs: LayerFs, layout: &Layout) -> Option<Arc<Device>> {
+        let image = Image::of(&fs, layout.gap).inspect_err(|error| {
             tracing::warn!(layer = %self.digest, error = %chain(error), "layer has no image: its names are asked for");
         });
         Some(Arc::new(Device::new(Arc::new(fs), image.ok()?)))

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use soci_core::registry::{RequestKind, Traffic};
 
-use crate::snapshot::Counters;
+use crate::snapshot::SnapshotStats;
 use crate::stats::{Counter, Stats};
 
 /// Where the values are.
@@ -18,7 +18,7 @@ pub struct Sources {
     /// Data plane.
     pub stats: Arc<Stats>,
     /// Snapshots.
-    pub counters: Arc<Counters>,
+    pub counters: Arc<SnapshotStats>,
 }
 
 /// One metric: a counter since the start of the process, whose name ends in `_total`, or a gauge.

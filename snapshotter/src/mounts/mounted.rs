@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::kernel::Kernel;
 use crate::hidden::Slot;
-use crate::mountinfo::unescape;
+use crate::mountinfo::Line;
 
 /// A layer that is mounted.
 #[derive(Debug)]
@@ -34,38 +34,30 @@ impl Mounted {
     }
 }
 
-/// A mount below a directory.
-#[derive(Debug, PartialEq, Eq)]
-struct Line {
-    mountpoint: PathBuf,
-    /// Of our layers: the name that the layer has on the hidden mount.
-    name: Option<String>,
-}
-
 /// What is mounted below a directory: for each mountpoint the names of our layers, if that is what it shows. `hidden`: where the
 /// hidden file system is mounted. It touches no file system but /proc.
 pub(super) fn below(directory: &Path, hidden: &Path) -> io::Result<HashMap<PathBuf, Option<String>>> {
     let table = fs::read("/proc/self/mountinfo")?;
-    let lines = table.split(|byte| *byte == b'\n').filter_map(|line| parse(line, hidden));
+    let lines = Line::all(&table).into_iter();
     let inside = lines.filter(|line| line.mountpoint.starts_with(directory) && line.mountpoint != directory);
     // The last one on a directory is what it shows.
-    Ok(inside.map(|line| (line.mountpoint, line.name)).collect())
+    Ok(inside
+        .map(|line| {
+            let name = name(&line, hidden);
+            (line.mountpoint, name)
+        })
+        .collect())
 }
 
-/// A line of mountinfo(5): number, parent, device, root, mountpoint, options, tags, `-`, type, source, options.
-fn parse(line: &[u8], hidden: &Path) -> Option<Line> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    let root = unescape(fields.nth(3)?);
-    let mountpoint = unescape(fields.next()?);
-    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
-    let (kind, source) = (rest.next()?, unescape(rest.next()?));
-    let name = match kind {
-        b"erofs" => source.strip_prefix(hidden).ok(),
-        b"fuse.soci" => root.strip_prefix("/").ok(),
+/// Of a mount of our layers: the name that the layer has on the hidden mount.
+pub(crate) fn name(line: &Line<'_>, hidden: &Path) -> Option<String> {
+    let name = match line.kind {
+        b"erofs" => line.source.strip_prefix(hidden).ok(),
+        b"fuse.soci" => line.root.strip_prefix("/").ok(),
         _ => None,
     };
     let name = name.and_then(Path::to_str).filter(|name| !name.is_empty() && !name.contains('/'));
-    Some(Line { mountpoint, name: name.map(str::to_owned) })
+    name.map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -76,9 +68,10 @@ mod tests {
     fn our_layers_are_known_in_the_mount_table() {
         let hidden = Path::new("/r/hid den");
         let of = |line: &str| {
-            parse(line.as_bytes(), hidden).map(|line| (line.mountpoint.display().to_string(), line.name))
+            let line = Line::parse(line.as_bytes())?;
+            Some((line.mountpoint.display().to_string(), name(&line, hidden)))
         };
-        for (line, name) in [
+        for (line, expected) in [
             (r"40 22 0:40 / /r/7/fs ro,noatime - erofs /r/hid\040den/i1234 ro", Some("i1234")),
             (r"40 22 0:31 /t1234 /r/7/fs ro shared:5 - fuse.soci soci ro,user_id=0", Some("t1234")),
             (r"40 22 0:31 /t1234/usr /r/7/fs ro - fuse.soci soci ro", None),
@@ -86,7 +79,7 @@ mod tests {
             (r"40 22 0:40 / /r/7/fs ro - erofs /other/i1234 ro", None),
             (r"40 22 8:1 /x /r/7/fs rw master:1 - ext4 /dev/sda1 rw", None),
         ] {
-            assert_eq!(of(line), Some(("/r/7/fs".to_owned(), name.map(str::to_owned))), "{line}");
+            assert_eq!(of(line), Some(("/r/7/fs".to_owned(), expected.map(str::to_owned))), "{line}");
         }
         assert_eq!(of(""), None);
     }

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use soci_core::error::chain;
 use tracing::{info, warn};
 
 use super::error::Error;
@@ -13,7 +14,8 @@ use super::labels::{LabelError, LayerRequest};
 use super::prepare::LayerJob;
 use super::record::{Chain, Kind, SnapshotId};
 use super::serving::Missing;
-use super::{Snapshotter, blocking, causes, disk};
+use super::{Snapshotter, disk};
+use crate::blocking::blocking;
 use crate::unpack::WholeLayerError;
 
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +81,7 @@ impl Snapshotter {
             Ok(()) => true,
             Err(error) => {
                 self.counters.whole_failures.inc();
-                warn!(snapshot = %id, error = causes(&error), "nor can the layer be pulled whole");
+                warn!(snapshot = %id, error = chain(&error), "nor can the layer be pulled whole");
                 false
             }
         }

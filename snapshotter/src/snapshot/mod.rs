@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use soci_core::digest::Digest;
+use soci_core::error::chain;
 use soci_core::registry::Registry;
 use tracing::warn;
 
@@ -40,8 +41,9 @@ pub use metadata::{Lasts, Metadata};
 pub use overlay::{Directories, Mount, needs_userxattr};
 pub use prepare::PrepareRequest;
 pub use record::{Chain, Info, Kind, Labels, SnapshotId, Usage};
-pub use serving::Counters;
+pub use serving::SnapshotStats;
 
+use crate::blocking::blocking;
 use crate::layer::Node;
 use crate::mounts::Keep;
 use crate::storage::Needed;
@@ -77,7 +79,7 @@ pub struct Snapshotter {
     unpacker: Arc<Unpacker>,
     serving: Serving,
     turns: Turns,
-    counters: Arc<Counters>,
+    counters: Arc<SnapshotStats>,
 }
 
 impl Snapshotter {
@@ -89,7 +91,7 @@ impl Snapshotter {
         registry: Registry,
         node: Arc<Node>,
         unpacker: Arc<Unpacker>,
-        counters: Arc<Counters>,
+        counters: Arc<SnapshotStats>,
     ) -> Result<Self> {
         // These characters separate the options of an overlay and the directories of its lowerdir.
         if root.to_str().is_none_or(|path| path.contains([',', ':', '\\'])) {
@@ -254,7 +256,7 @@ impl Snapshotter {
         let this = Arc::clone(self);
         let removed = blocking(move || this.remove(&key));
         if let Err(error) = removed.await {
-            warn!(error = causes(&error), "a snapshot that nobody got stays");
+            warn!(error = chain(&error), "a snapshot that nobody got stays");
         }
     }
 
@@ -277,23 +279,4 @@ impl Snapshotter {
     fn measure(&self, id: SnapshotId) -> Result<Usage> {
         disk::usage(&self.dirs.fs(id)).map_err(|source| Error::io(format!("measure snapshot {id}"), source))
     }
-}
-
-/// Runs blocking work away from the threads of the async runtime. A panic of the work goes on here.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }

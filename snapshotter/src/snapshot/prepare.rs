@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use soci_core::error::chain;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
@@ -18,7 +19,8 @@ use super::labels::{self, LayerRequest};
 use super::overlay::Mount;
 use super::record::{Chain, Kind, Labels, Usage};
 use super::serving::Missing;
-use super::{Lasts, Snapshotter, blocking, causes};
+use super::{Lasts, Snapshotter};
+use crate::blocking::blocking;
 use crate::layer::{ImageContext, Layer, LayerState};
 
 /// A request for an active snapshot.
@@ -221,7 +223,7 @@ impl Snapshotter {
             Ok(usage) => usage,
             Err(error) => {
                 self.counters.whole_failures.inc();
-                let error = causes(&error);
+                let error = chain(&error);
                 let key = &job.key;
                 warn!(key, layer = %digest, error, "local-snapshot-prepared" = "false", "layer cannot be unpacked");
                 return Ok(Outcome::NextWay);
@@ -257,7 +259,7 @@ impl Snapshotter {
 
     fn lazy_failed(&self, job: &LayerJob, error: &dyn std::error::Error) {
         self.counters.lazy_failures.inc();
-        let (key, layer, error) = (&job.key, job.layer.layer_digest, causes(error));
+        let (key, layer, error) = (&job.key, job.layer.layer_digest, chain(error));
         warn!(key, %layer, error, "remote-snapshot-prepared" = "false", "layer cannot be served lazily");
     }
 }

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use soci_core::error::chain;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -16,13 +17,14 @@ use super::error::{Error, Result};
 use super::labels::{self, LabelError, LayerRequest};
 use super::record::{Chain, Kind, Labels, SnapshotId};
 use super::serving::Missing;
-use super::{Snapshotter, blocking, causes, disk};
+use super::{Snapshotter, disk};
+use crate::blocking::blocking;
 use crate::fs::xattr::OpaqueMark;
 use crate::layer::{Layer, LayerError, LayerState, MountOptions};
 use crate::mounts::{MountError, Mounted, detach};
 
 /// Layers that are made ready at the same time.
-const AT_ONCE: usize = 16;
+const LAYERS_AT_ONCE: usize = 16;
 
 /// The pauses between attempts to serve what is mounted.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -139,10 +141,10 @@ impl Snapshotter {
     /// Remembers all lazy layers. Gives those that are mounted, each with the layers below it, nearest first.
     fn find_left(&self) -> Result<Vec<Left>> {
         let mounts = self.node.mounts();
-        let resumed = mounts.begin().map_err(|error| Error::Unavailable(causes(&error)))?;
+        let resumed = mounts.begin().map_err(|error| Error::Unavailable(chain(&error)))?;
         let root = std::fs::canonicalize(self.dirs.root());
         let root = root.map_err(|source| Error::io("find the directory of snapshots", source))?;
-        let unread = |error: MountError| Error::Unavailable(causes(&error));
+        let unread = |error: MountError| Error::Unavailable(chain(&error));
         let mut mounted = mounts.below(&root).map_err(unread)?;
         let (mut left, mut absent) = (Vec::new(), 0usize);
         for (id, snapshot) in self.metadata.list(&[])? {
@@ -171,7 +173,7 @@ impl Snapshotter {
     /// those below it do.
     async fn serve_left(self: &Arc<Self>, mut left: Vec<Left>) {
         left.sort_by_key(|(_, parents)| parents.len());
-        let places = Arc::new(Semaphore::new(AT_ONCE));
+        let places = Arc::new(Semaphore::new(LAYERS_AT_ONCE));
         for row in left.chunk_by_mut(|(_, a), (_, b)| a.len() == b.len()) {
             let mut tasks = tokio::task::JoinSet::new();
             for (id, parents) in row {
@@ -204,7 +206,7 @@ impl Snapshotter {
             Err(error) => {
                 self.counters.restore_failures.inc();
                 self.serving.dead(id);
-                warn!(snapshot = %id, error = causes(&error), "lazy layer is unavailable");
+                warn!(snapshot = %id, error = chain(&error), "lazy layer is unavailable");
                 let whole = need == Need::Now && error.ends_laziness(&missing);
                 if whole && self.is_pulled_instead(id, parents, missing).await {
                     return Ok(());

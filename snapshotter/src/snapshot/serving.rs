@@ -12,7 +12,7 @@ use crate::stats::Counter;
 
 /// What became of the layers that were asked for, since the process started.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub struct SnapshotStats {
     /// Layers mounted lazily.
     pub lazy_layers: Counter,
     /// Layers pulled, verified and unpacked by the snapshotter.

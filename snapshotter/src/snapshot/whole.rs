@@ -7,7 +7,8 @@ use soci_core::image::Descriptor;
 use super::labels::LayerRequest;
 use super::prepare::LayerJob;
 use super::record::{Chain, Usage};
-use super::{Snapshotter, blocking, disk};
+use super::{Snapshotter, disk};
+use crate::blocking::blocking;
 use crate::layer::{ImageContext, LayerError, ManifestAndConfig};
 use crate::unpack::{UnpackedLayer, WholeLayer, WholeLayerError};
 

@@ -82,18 +82,3 @@ impl SpanError {
         }
     }
 }
-
-/// An error and its causes in one line, for logs.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let one = error.to_string();
-        if !text.ends_with(&one) {
-            text.push_str(": ");
-            text.push_str(&one);
-        }
-        cause = error.source();
-    }
-    text
-}

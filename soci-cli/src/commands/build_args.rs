@@ -15,8 +15,8 @@ use soci_core::{
 
 use super::pack_args::{self, PackArgs};
 use crate::{
-    error::Hinted,
     help::heading::{OUTPUT, PLANNING},
+    hint::Hinted,
     output::progress::Progress,
     size,
 };

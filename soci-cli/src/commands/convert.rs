@@ -24,8 +24,9 @@ use super::{
     made::{Built, Heard},
 };
 use crate::{
-    cli::Global,
-    error::{self, Hinted},
+    error,
+    global::Global,
+    hint::Hinted,
     output::{
         json,
         place::{self, Overwrite},

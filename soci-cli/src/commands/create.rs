@@ -7,19 +7,18 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use soci_core::{
     digest::Digest,
-    image::ImageSource,
     index::{Event, IndexVersion, build},
-    pack::{self, Place},
-    store::{ContentStore, FINE_INDEX_LABEL, SOCI_INDEX_LABEL},
+    pack::{self, Destination},
+    store::{FINE_INDEX_LABEL, SOCI_INDEX_LABEL},
 };
 use tokio::runtime::Runtime;
 
 use super::{
     build_args::BuildArgs,
+    image_labels::{keep_indexes, keep_packs},
     made::{Built, Heard},
-    pack_args,
 };
-use crate::{cli::Global, output::json, root::Root, sources::ImageArgs};
+use crate::{global::Global, output::json, root::Root, sources::ImageArgs};
 
 /// Build the SOCI index of an image, so that nodes can load its layers lazily.
 #[derive(Debug, clap::Args)]
@@ -70,7 +69,8 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
         fine.extend(report.fine.as_ref().map(|fine| (of, fine.descriptor().digest)));
         if let Some(pack) = &pack {
             let (artifacts, runtime) = (&root.artifacts, runtime.handle());
-            let place = Place { store: &store, beside: &[], artifacts, name: &image.reference, runtime };
+            let place =
+                Destination { store: &store, beside: &[], artifacts, name: &image.reference, runtime };
             let made = pack::make(image, &image.manifest, Some(report.in_parts()), pack, place, &tell)?;
             packs.push((of, made.descriptor.digest));
         }
@@ -81,10 +81,10 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
             built: heard.take(),
         });
     }
-    tie(&source, &store, SOCI_INDEX_LABEL, &built)?;
-    tie(&source, &store, FINE_INDEX_LABEL, &fine)?;
+    keep_indexes(&source, &store, SOCI_INDEX_LABEL, &built)?;
+    keep_indexes(&source, &store, FINE_INDEX_LABEL, &fine)?;
     if let Some(pack) = &pack {
-        pack_args::tie(&store, source.name(), &pack.purpose, &packs)?;
+        keep_packs(&store, source.name(), &pack.purpose, &packs)?;
     }
     if args.build.json {
         out!("{}", json::pretty(&Made { image: source.name(), indexes })?);
@@ -94,23 +94,4 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Lets the image in containerd keep its indexes of one kind, which keep the rest: each under a label of its manifest, so
-/// that a later call for another platform takes nothing away. The last one has `label` itself, too, which is upstream's for
-/// the SOCI index.
-fn tie(source: &ImageSource, store: &ContentStore, label: &str, indexes: &[(Digest, Digest)]) -> Result<()> {
-    let ContentStore::Containerd(containerd) = store else { return Ok(()) };
-    let last = indexes.last().map(|(_, index)| (label.to_owned(), index));
-    let each = indexes.iter().map(|(manifest, index)| (format!("{label}.{}", short(manifest)), index));
-    for (key, index) in each.chain(last) {
-        let (it, name, digest) = (containerd.clone(), source.name().to_owned(), index.to_string());
-        containerd.wait(async move { it.label_image(&name, &key, &digest).await })?;
-    }
-    Ok(())
-}
-
-/// Enough of a manifest's digest to tell it from the others of its image.
-pub(super) fn short(manifest: &Digest) -> String {
-    manifest.hex()[..16].to_owned()
 }

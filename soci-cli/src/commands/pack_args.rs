@@ -3,10 +3,8 @@
 
 use indicatif::HumanBytes;
 use soci_core::{
-    digest::Digest,
     pack::{Budget, PackReport, PackSettings, Purpose, Selector},
     prefetch::Plan,
-    store::{ContentStore, SOCI_INDEX_LABEL},
 };
 
 use crate::{help::heading::PLANNING, output::progress::Progress, size};
@@ -72,28 +70,6 @@ pub(crate) fn tell(pack: &PackReport, progress: &Progress) {
             "note: the budget keeps {cut} out of the pack, {before} of them needed before the workload is ready"
         );
     }
-}
-
-/// Lets an image in containerd keep its packs for one purpose, which keep their blobs.
-pub(crate) fn tie(
-    store: &ContentStore,
-    image: &str,
-    purpose: &Purpose,
-    packs: &[(Digest, Digest)],
-) -> anyhow::Result<()> {
-    let ContentStore::Containerd(containerd) = store else { return Ok(()) };
-    // Any names, in the letters that a label's key may have.
-    let mut named = purpose.workload.clone().unwrap_or_default();
-    for (name, value) in &purpose.selectors {
-        named.extend(["\n", name, "=", value]);
-    }
-    let named = Digest::of(named.as_bytes()).hex();
-    for (manifest, pack) in packs {
-        let key = format!("{SOCI_INDEX_LABEL}.pack-{}.{}", &named[..12], super::create::short(manifest));
-        let (it, name, digest) = (containerd.clone(), image.to_owned(), pack.to_string());
-        containerd.wait(async move { it.label_image(&name, &key, &digest).await })?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -3,30 +3,25 @@
 //! Blobs go first, the manifest last: a registry never has an index that names what is not there. A registry without
 //! referrers API gets the referrers tag. Messages are upstream's.
 
-use std::{sync::Arc, time::Duration};
-
 use anyhow::{Context, Result, bail};
-use serde::Serialize;
 use soci_core::{
     digest::Digest,
     image::{Descriptor, ImageError, ImageSource},
     index::{EMPTY_CONFIG, IndexVersion, SociIndex},
     media_type,
-    registry::{Content, Reference, Referrer, RegistryError, Repository},
+    registry::{Reference, Referrer, RegistryError, Repository},
     store::{Artifact, ArtifactKind},
 };
-use tokio::{runtime::Runtime, sync::Semaphore, task::JoinSet};
+use tokio::runtime::Runtime;
 
 use super::push_companions::{Parcel, has, hinted, push_companions, push_parcel};
 use super::push_image::push_image;
+use super::pushed::{Pushed, tell};
 use crate::{
-    cli::Global,
-    error::Hinted,
+    global::Global,
     help::heading::OUTPUT,
-    output::{
-        json,
-        progress::{Progress, short},
-    },
+    hint::Hinted,
+    output::progress::Progress,
     root::Root,
     sources::{self, PlatformFlags, RegistryFlags},
 };
@@ -93,7 +88,7 @@ async fn push(mut args: Args, name: &str, reference: &Reference, root: &Root, de
             pushed.extend(whole.manifests.iter().map(|one| Pushed::new(one.digest, "image manifest")));
             pushed.extend(whole.index.iter().map(|one| Pushed::new(one.digest, "image index")));
             if has_indexes {
-                return tell(&args, name, &pushed);
+                return tell(args.json, name, &pushed);
             }
             source
         }
@@ -152,33 +147,7 @@ async fn push(mut args: Args, name: &str, reference: &Reference, root: &Root, de
         let packs = root.list(ArtifactKind::Pack)?.into_iter().filter(|record| record.oci_digest == manifest);
         pushed.extend(packs.map(|record| Pushed::new(record.digest, "pack")));
     }
-    tell(&args, name, &pushed)
-}
-
-/// Something that the registry has now. The keys of its JSON are an interface.
-#[derive(Serialize)]
-struct Pushed {
-    digest: Digest,
-    kind: &'static str,
-}
-
-impl Pushed {
-    fn new(digest: Digest, kind: &'static str) -> Self {
-        Self { digest, kind }
-    }
-}
-
-/// The outcome for `--json`.
-fn tell(args: &Args, image: &str, pushed: &[Pushed]) -> Result<()> {
-    #[derive(Serialize)]
-    struct Outcome<'a> {
-        image: &'a str,
-        pushed: &'a [Pushed],
-    }
-    if args.json {
-        out!("{}", json::pretty(&Outcome { image, pushed })?);
-    }
-    Ok(())
+    tell(args.json, name, &pushed)
 }
 
 /// A warning where upstream's tool puts it, unless standard output is for a program.
@@ -254,52 +223,5 @@ async fn push_index(
     if !has(repository, &subject).await? {
         say!("note: the registry does not have the image manifest {subject}; push the image as well");
     }
-    Ok(())
-}
-
-/// How often a bar of a push moves.
-const TICK: Duration = Duration::from_millis(200);
-
-/// Sends the blobs that the registry does not have.
-pub(super) async fn push_blobs(
-    repository: &Repository,
-    blobs: Vec<(Digest, Content)>,
-    uploads: usize,
-    say: &Progress,
-) -> Result<(), RegistryError> {
-    let slots = Arc::new(Semaphore::new(uploads));
-    let bar = say.bytes("push", blobs.iter().map(|(_, content)| content.size()).sum());
-    let traffic = repository.traffic();
-    let before = traffic.bytes_sent();
-    let mut skipped = 0;
-    let mut tasks = JoinSet::new();
-    for (digest, content) in blobs {
-        let (repository, slots) = (repository.clone(), Arc::clone(&slots));
-        let (say, bar, size) = (say.clone(), bar.clone(), content.size());
-        tasks.spawn(async move {
-            let _slot = slots.acquire_owned().await;
-            if repository.blob_exists(&digest).await? {
-                say.line(&format!("skipped artifact with digest: {digest}"));
-                return Ok(size);
-            }
-            say.line(&format!("pushing artifact with digest: {digest}"));
-            bar.set_message(format!("push {}", short(&digest)));
-            repository.push_blob(&digest, content).await?;
-            say.line(&format!("successfully pushed artifact with digest: {digest}"));
-            Ok(0)
-        });
-    }
-    let mut tick = tokio::time::interval(TICK);
-    loop {
-        tokio::select! {
-            outcome = tasks.join_next() => match outcome {
-                None => break,
-                Some(Ok(pushed)) => skipped += pushed?,
-                Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-            },
-            _ = tick.tick() => bar.set_position(skipped + traffic.bytes_sent() - before),
-        }
-    }
-    bar.finish_and_clear();
     Ok(())
 }

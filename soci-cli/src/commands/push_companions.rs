@@ -15,12 +15,8 @@ use soci_core::{
     store::{Artifact, ArtifactKind},
 };
 
-use super::push::push_blobs;
-use crate::{
-    error::{Hinted, words},
-    output::progress::Progress,
-    root::Root,
-};
+use super::push_blobs::push_blobs;
+use crate::{error::words, hint::Hinted, output::progress::Progress, root::Root};
 
 /// Bytes of a manifest that a list of referrers may carry, at most.
 const MAX_EMBEDDED: usize = 16 << 10;

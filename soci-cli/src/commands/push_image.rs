@@ -9,7 +9,7 @@ use soci_core::{
     registry::{Reference, RegistryError, Repository},
 };
 
-use super::push::push_blobs;
+use super::push_blobs::push_blobs;
 use crate::output::progress::Progress;
 
 /// Pushes every manifest that the image's name stands for, and tags it. Bytes are not changed. `true`: SOCI indexes

@@ -8,7 +8,7 @@ use soci_core::{
     store::{ArtifactKind, ContentStore},
 };
 
-use crate::{cli::Global, output::json, root::Root};
+use crate::{global::Global, output::json, root::Root};
 
 /// Make the records anew from what the content store holds.
 #[derive(Debug, clap::Args)]

@@ -12,10 +12,11 @@ use recorder::resolve::Resolver;
 use recorder::rootfs::{RunDir, forget_pages};
 use recorder::workload::{Process, Spec};
 
-use super::record::{Args, Done, Run, What, session};
+use super::record_args::Args;
+use super::record_once::{Done, Run, What, session};
 use super::stop::Stop;
-use crate::cli::Global;
-use crate::error::Hinted;
+use crate::global::Global;
+use crate::hint::Hinted;
 
 /// The directory by its real name.
 pub(super) fn directory(args: &Args, dir: &Path) -> Result<PathBuf> {

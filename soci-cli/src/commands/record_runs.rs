@@ -13,7 +13,9 @@ use anyhow::{Context, Result};
 use recorder::session::{Recorded, write_merged};
 use soci_core::trace::Outcome;
 
-use super::record::{Args, Done, Run, code, finish};
+use super::partial_trace::{partial, publish};
+use super::record_args::Args;
+use super::record_once::{Done, Run, code, finish};
 use super::results::Results;
 use super::summary;
 
@@ -52,7 +54,10 @@ pub(super) fn repeat(
         layers = done.layers;
         traces.push(trace);
     }
-    let stability = write_merged(&traces, &merged).context("cannot merge the traces of the runs")?;
+    let stability = write_merged(&traces, &partial(&merged))
+        .inspect_err(|_| drop(fs::remove_file(partial(&merged)))) // it can be made again of the runs
+        .context("cannot merge the traces of the runs")?;
+    publish(&merged)?;
     finish(args, results, &layers, Some(stability))?;
     Ok(ExitCode::from(worst))
 }

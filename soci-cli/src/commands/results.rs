@@ -13,8 +13,9 @@ use rustix::io::Errno;
 use soci_core::trace::TraceReader;
 use tempfile::NamedTempFile;
 
-use super::record::Args;
-use crate::error::Hinted;
+use super::partial_trace::partial;
+use super::record_args::Args;
+use crate::hint::Hinted;
 
 /// The names of one call's results.
 #[derive(Debug)]
@@ -87,8 +88,9 @@ impl Results {
     /// One of the files, if it is there.
     fn taken(&self, args: &Args) -> Option<PathBuf> {
         let runs = (1..=args.runs).filter(|_| args.runs > 1).map(|run| self.run(run));
+        let runs = runs.flat_map(|run| [partial(&run), run]);
         let page = args.report.then(|| self.page());
-        [self.trace(), self.list()]
+        [self.trace(), partial(&self.trace()), self.list()]
             .into_iter()
             .chain(page)
             .chain(runs)

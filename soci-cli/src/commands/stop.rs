@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::workload_args::limit;
-use crate::cli::Global;
+use crate::global::Global;
 
 /// How often a thread that waits for something else looks whether it is over.
 const LOOK_EVERY: Duration = Duration::from_millis(50);

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::cli::Global;
+use crate::global::Global;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use recorder::until::Until;

@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::json;
 
-use crate::error::{Hinted, words};
+use crate::error::words;
+use crate::hint::Hinted;
 use crate::sources::RegistryFlags;
 
 /// Flags about the registry.

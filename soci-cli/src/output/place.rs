@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use tempfile::{Builder, NamedTempFile};
 
-use crate::error::Hinted;
+use crate::hint::Hinted;
 
 /// May a file be replaced?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Args)]

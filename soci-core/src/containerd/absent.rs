@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, convert::Infallible, fmt, future::Future};
 
 use bytes::Bytes;
 
-use crate::{digest::Digest, image::Descriptor, store::Parts, units::ByteRange};
+use crate::{digest::Digest, image::Descriptor, parts::Parts, units::ByteRange};
 
 /// No failure either.
 #[derive(Debug)]

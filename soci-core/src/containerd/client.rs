@@ -22,6 +22,7 @@ use tonic::{
 };
 
 use super::{generated::containerd::services::namespaces::v1 as namespaces_api, snapshots};
+use crate::error::causes;
 
 /// gRPC metadata key in which containerd and its clients send the namespace of a request.
 pub const NAMESPACE_HEADER: &str = "containerd-namespace";
@@ -175,11 +176,6 @@ fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) 
 
 fn innermost_io<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
     causes(error).filter_map(|error| error.downcast_ref()).last()
-}
-
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    let next = |error: &&'a (dyn Error + 'static)| -> Option<&'a (dyn Error + 'static)> { (*error).source() };
-    std::iter::successors(Some(error), next)
 }
 
 /// The next message of a stream that has no reason to pause.

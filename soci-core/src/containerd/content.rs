@@ -26,7 +26,7 @@ use super::{
         UpdateRequest, WriteAction, WriteContentRequest, content_client::ContentClient,
     },
 };
-use crate::{digest::Digest, store::Parts, units::ByteRange};
+use crate::{digest::Digest, parts::Parts, units::ByteRange};
 
 /// Start of the labels by which one thing keeps another.
 pub(super) const GC_REF: &str = "containerd.io/gc.ref.content";

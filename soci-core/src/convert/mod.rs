@@ -119,7 +119,8 @@ pub fn convert(
             Ok(report) => {
                 let mut new = bind(image, &report, store)?;
                 if let Some(pack) = workshop.pack {
-                    let place = pack::Place { store, beside: &[], artifacts, name: workshop.name, runtime };
+                    let place =
+                        pack::Destination { store, beside: &[], artifacts, name: workshop.name, runtime };
                     let made = pack::make(image, &new.manifest, Some(report.in_parts()), pack, place, tell)?;
                     new.pack = Some(made.descriptor);
                 }

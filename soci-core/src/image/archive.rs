@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Most members an image archive may have.
-pub(super) const MAX_MEMBERS: usize = 1 << 20;
+const MAX_MEMBERS: usize = 1 << 20;
 
 /// A layout in a tar. Cloning it is cheap.
 #[derive(Clone, Debug)]
@@ -87,7 +87,7 @@ impl Archive {
             }
             parser.push(read, &mut members).map_err(not_a_tar)?;
             if members.0.len() > MAX_MEMBERS {
-                return Err(ImageError::TooManyMembers(path.to_owned()));
+                return Err(ImageError::TooManyMembers { path: path.to_owned(), limit: MAX_MEMBERS });
             }
         }
         parser.finish().map_err(not_a_tar)?;

@@ -2,8 +2,12 @@
 
 use serde::Deserialize;
 
-use super::{Platform, descriptor::null_is_default};
-use crate::{budget::OverLimit, digest::Digest, json};
+use super::Platform;
+use crate::{
+    budget::OverLimit,
+    digest::Digest,
+    json::{self, null_is_default},
+};
 
 /// Largest configuration blob that is read, bytes.
 pub const MAX_CONFIG: usize = 8 << 20;

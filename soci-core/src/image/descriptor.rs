@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Platform;
-use crate::digest::Digest;
+use crate::{digest::Digest, json::null_is_default};
 
 /// A typed, sized, digested pointer to a blob.
 ///
@@ -78,13 +78,6 @@ pub(super) fn annotations<'de, D: Deserializer<'de>>(
 ) -> Result<BTreeMap<String, String>, D::Error> {
     let read: BTreeMap<String, Option<String>> = null_is_default(deserializer)?;
     Ok(read.into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
-}
-
-/// Go writes `null` for an empty list or map; read it as empty.
-pub(crate) fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
-    deserializer: D,
-) -> Result<T, D::Error> {
-    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::{ConfigError, ManifestError, Platform, archive::MAX_MEMBERS};
+use super::{ConfigError, ManifestError, Platform};
 use crate::{
     budget::OverLimit,
     digest::Digest,
@@ -92,8 +92,13 @@ pub enum ImageError {
         compression: &'static str,
     },
     /// The tar has more members than an image can have.
-    #[error("{} has more than {MAX_MEMBERS} members", .0.display())]
-    TooManyMembers(PathBuf),
+    #[error("{} has more than {limit} members", path.display())]
+    TooManyMembers {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        limit: usize,
+    },
     /// The tar has no `index.json`.
     #[error("{} is not an OCI archive: it has no index.json", .0.display())]
     NoIndex(PathBuf),

@@ -10,13 +10,14 @@ use bytes::Bytes;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::descriptor::{annotations, null_is_default};
+use super::descriptor::annotations;
 use super::list::MAX_ENTRIES;
 use super::{Descriptor, List};
 use crate::{
     budget::{Budget, OverLimit},
     digest::Digest,
-    json, media_type,
+    json::{self, null_is_default},
+    media_type,
 };
 
 /// Largest manifest or index that is read, bytes (registries commonly refuse more than 4 MiB).

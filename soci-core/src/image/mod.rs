@@ -29,6 +29,5 @@ pub use layer::LayerReader;
 pub(crate) use list::List;
 pub use manifest::{ImageIndex, MAX_MANIFEST, Manifest, ManifestError};
 pub use parts::WholeImage;
-pub(crate) use parts::read_part;
 pub use platform::{Platform, PlatformError};
 pub use source::{Image, ImageSource};

@@ -2,12 +2,7 @@
 //!
 //! Holds no state. What must always hold: a range that was read has exactly the length asked for.
 
-use std::{
-    fs::File,
-    io::{self, ErrorKind},
-    os::unix::fs::FileExt,
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
 use bytes::{Bytes, BytesMut};
 
@@ -15,20 +10,10 @@ use super::{
     Descriptor, ImageError, ImageIndex, ImageSource, MAX_MANIFEST, Manifest,
     source::{Place, Root},
 };
-use crate::{digest::Digest, media_type, registry::Content, units::ByteRange};
+use crate::{digest::Digest, media_type, parts::read_part, registry::Content, units::ByteRange};
 
 /// Memory taken for bytes because of their announced number alone.
 const MAX_RESERVED: u64 = 16 << 20;
-
-/// Bytes `range` of a file, for which no memory is taken unless the file has them.
-pub(crate) fn read_part(file: &File, range: ByteRange) -> io::Result<Bytes> {
-    if file.metadata()?.len() < range.end {
-        return Err(ErrorKind::UnexpectedEof.into());
-    }
-    let mut bytes = vec![0u8; range.len() as usize];
-    file.read_exact_at(&mut bytes, range.start)?;
-    Ok(bytes.into())
-}
 
 /// Everything an image's name stands for.
 #[derive(Clone, Debug)]

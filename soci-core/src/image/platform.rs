@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::descriptor::null_is_default;
+use crate::json::null_is_default;
 
 /// Operating system and processor of an image, in Go's words.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

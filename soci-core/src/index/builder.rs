@@ -20,10 +20,12 @@ use tokio::runtime::Handle;
 use super::{
     Companion, EMPTY_CONFIG, IndexVersion, LayerBuildError, SkipReason, SociIndex, Told,
     companion::listed_for,
+    event::Event,
     fine::{self, FineLayer},
     layer::{self, IndexedLayer},
     planned::{self, LayerBytes, Walked},
-    settings::{BuildError, BuildReport, Event, Settings},
+    report::{BuildError, BuildReport},
+    settings::Settings,
 };
 use crate::{
     digest::Digest,

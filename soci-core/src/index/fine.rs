@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
-use super::{BuildReport, Companion, CompanionKind, IndexVersion};
+use super::{Companion, CompanionKind};
 use crate::{
     digest::Digest,
     image::{Descriptor, Image},
     media_type,
-    store::{Artifacts, ContentStore, StoreError},
+    store::{ContentStore, StoreError},
     ztoc::{BuiltFine, Bundle, MAX_BUNDLE},
 };
 
@@ -76,24 +76,4 @@ pub(super) fn companion(
         layers: std::iter::once(tables).chain(windows.into_iter().flatten()).collect(),
         annotations: BTreeMap::new(),
     })
-}
-
-/// The bundle of tables among the blobs of a fine index.
-pub fn fine_tables<'a>(blobs: impl IntoIterator<Item = &'a Descriptor>) -> Option<&'a Descriptor> {
-    blobs.into_iter().find(|blob| blob.media_type == media_type::FINE_TABLES)
-}
-
-impl BuildReport {
-    /// Stores and records the companion of an index that is bound to its image by a subject. One that `convert` binds
-    /// waits for the new manifest.
-    pub(super) fn put_companion(
-        &self,
-        image: &Image,
-        version: IndexVersion,
-        store: &ContentStore,
-        artifacts: &Artifacts,
-    ) -> Result<Option<Descriptor>, StoreError> {
-        let Some(fine) = self.fine.as_ref().filter(|_| version == IndexVersion::V1) else { return Ok(None) };
-        fine.put(store, artifacts, &image.reference, &image.platform.to_string()).map(Some)
-    }
 }

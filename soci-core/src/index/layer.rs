@@ -11,6 +11,7 @@ use crate::{
     compression::format::{LayerFormat, is_readable_layer, layer_format},
     compression::gzip::GzipError,
     digest::Digest,
+    error::chain,
     image::{Descriptor, ImageError},
     media_type::{self, LayerKind, layer_compression},
     store::{Artifact, ArtifactKind, Artifacts, ContentStore, StoreError},
@@ -52,13 +53,7 @@ impl std::fmt::Display for SkipReason {
             ),
             Self::NotATar(media_type) => write!(f, "has media type {media_type:?}, which is none of a tar"),
             Self::Unreadable(error) => {
-                write!(f, "cannot be read: {error}")?;
-                let mut cause = std::error::Error::source(error);
-                while let Some(error) = cause {
-                    write!(f, ": {error}")?;
-                    cause = error.source();
-                }
-                Ok(())
+                write!(f, "cannot be read: {}", chain(&**error))
             }
             Self::Zstd(error) => write!(
                 f,

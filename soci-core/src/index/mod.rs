@@ -5,21 +5,26 @@
 
 mod builder;
 mod companion;
+mod event;
 mod fine;
+mod in_parts;
 mod layer;
 mod look;
 mod manifest;
 pub(crate) mod planned;
 mod rebuild;
+mod report;
 mod settings;
 mod told;
 
 pub use builder::build;
 pub use companion::{Companion, CompanionKind, companion_of};
-pub use fine::fine_tables;
+pub use event::Event;
+pub use in_parts::{InParts, fine_tables};
 pub use layer::{LayerBuildError, SkipReason};
 pub use look::view;
 pub use manifest::{EMPTY_CONFIG, IndexError, IndexVersion, SociIndex, is_ztoc, layer_of};
 pub use rebuild::{Images, rebuild};
-pub use settings::{BuildError, BuildReport, DEFAULT_MIN_LAYER_SIZE, Event, Settings, TraceSettings};
+pub use report::{BuildError, BuildReport};
+pub use settings::{DEFAULT_MIN_LAYER_SIZE, Settings, TraceSettings};
 pub(crate) use told::Told;

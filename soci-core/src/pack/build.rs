@@ -12,7 +12,7 @@ use std::{
 use tokio::runtime::Handle;
 
 use super::{
-    MAX_BLOCKS, MAX_EXTENTS, MAX_LAYERS, MAX_PLAIN, PackError,
+    MAX_EXTENTS, MAX_PLAIN, PackBuildError, PackReport,
     collect::Collected,
     pin::HeadPin,
     purpose::Purpose,
@@ -23,10 +23,10 @@ use crate::{
     coverage::Coverage,
     digest::Digest,
     image::{Descriptor, Image, Manifest},
-    index::{Companion, CompanionKind, Event, LayerBuildError, SociIndex, Told, layer_of, planned},
+    index::{Companion, CompanionKind, Event, InParts, LayerBuildError, Told, layer_of, planned},
     media_type,
     prefetch::{ImageView, LayerFile, Needs, Plan},
-    store::{ArtifactKind, Artifacts, ContentStore, StoreError},
+    store::{ArtifactKind, Artifacts, ContentStore, StoreError, remove},
     units::ByteRange,
     ztoc::{Bundle, Ztoc},
 };
@@ -41,49 +41,6 @@ const SLACK: u64 = 4096;
 /// it. Of larger files the start.
 const OF_THE_RUNTIME: [&[u8]; 2] = [b"etc/passwd", b"etc/group"];
 const MAX_OF_THE_RUNTIME: u64 = 64 << 10;
-
-/// Why no pack was made.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PackBuildError {
-    /// A layer cannot be read.
-    #[error("layer {0}")]
-    Layer(Digest, #[source] Box<LayerBuildError>),
-    /// Nothing is needed of any layer that can be read in parts.
-    #[error("nothing of what is needed lies in a layer that is served in parts: there is nothing to pack")]
-    Nothing,
-    /// Not even the first block fits.
-    #[error("the budget of {0} bytes is too small for any block")]
-    Budget(u64),
-    /// More than a pack can have.
-    #[error(
-        "{plain} bytes in {extents} extents are needed; a pack has at most {MAX_PLAIN} in {MAX_EXTENTS}, in {MAX_BLOCKS} blocks"
-    )]
-    TooLarge {
-        /// Bytes that are needed.
-        plain: u64,
-        /// In so many extents.
-        extents: usize,
-    },
-    /// The image has more layers than a pack can name.
-    #[error("the image has more than {MAX_LAYERS} layers")]
-    TooManyLayers,
-    /// Bytes that a layer does not have, though its table says so.
-    #[error("bytes {0} of a layer are not there")]
-    Missing(ByteRange),
-    /// The file for bytes of the pack in the making failed.
-    #[error("temporary file beside the records of artifacts")]
-    Scratch(#[source] io::Error),
-    /// A block cannot be compressed.
-    #[error("compress a block")]
-    Compress(#[source] io::Error),
-    /// The pack that was made is none.
-    #[error(transparent)]
-    Pack(#[from] PackError),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
 
 /// How large a pack may be, as a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,18 +62,9 @@ pub struct PackSettings {
     pub purpose: Purpose,
 }
 
-/// What tells which layers of an image are served in parts.
-#[derive(Debug, Clone, Copy)]
-pub struct InParts<'a> {
-    /// The image's SOCI index.
-    pub index: &'a SociIndex,
-    /// The bundle of its fine tables, if it has one; it may have layers that are not in the index.
-    pub fine_tables: Option<&'a Descriptor>,
-}
-
 /// Where a pack goes.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub struct Destination<'a> {
     /// Where blob and manifest are kept.
     pub store: &'a ContentStore,
     /// Where else zTOCs and fine tables may be.
@@ -127,25 +75,6 @@ pub struct Place<'a> {
     pub name: &'a str,
     /// Drives transfers.
     pub runtime: &'a Handle,
-}
-
-/// What was made.
-#[derive(Debug, Clone)]
-pub struct PackReport {
-    /// The pack's manifest, as a list of referrers has it.
-    pub descriptor: Descriptor,
-    /// Bytes of the blob.
-    pub size: u64,
-    /// Plain bytes in it.
-    pub plain: u64,
-    /// Its blocks, and how many of them are to be had first.
-    pub blocks: (usize, usize),
-    /// Plain bytes that the budget cut.
-    pub cut: u64,
-    /// How many of those were needed before the workload was ready.
-    pub cut_must_have: u64,
-    /// Layers that are not served in parts, hence left out, with the bytes that are needed of each.
-    pub left_out: Vec<(Digest, u64)>,
 }
 
 /// Makes a pack for the image manifest `subject`, which has the layers of `image`, and puts it into the store, in the place of
@@ -159,13 +88,13 @@ pub fn make(
     subject: &Manifest,
     in_parts: Option<InParts<'_>>,
     settings: &PackSettings,
-    place: Place<'_>,
+    place: Destination<'_>,
     tell: &(dyn Fn(Event<'_>) + Sync),
 ) -> Result<PackReport, PackBuildError> {
     let ztocs = in_parts.map(|in_parts| ztocs(in_parts, place));
-    let source = Source { image, ztocs: ztocs.as_ref(), runtime: place.runtime, tell };
+    let layers = Layers { image, ztocs: ztocs.as_ref(), runtime: place.runtime, tell };
     let scratch = || place.artifacts.scratch().map(Scratch::new);
-    let (packed, left_out) = source.pack(&subject.digest, settings, scratch()?, scratch()?)?;
+    let (packed, left_out) = layers.pack(&subject.digest, settings, scratch()?, scratch()?)?;
     let Packed { head, head_bytes, blocks, cut, cut_must_have } = packed;
     let (size, length) = (head.size(), head_bytes.len() as u64);
     let pin = HeadPin { size: length, digest: Digest::of(&head_bytes) };
@@ -199,7 +128,7 @@ fn replace(
     pack: &Descriptor,
     subject: &Manifest,
     purpose: &Purpose,
-    place: Place<'_>,
+    place: Destination<'_>,
 ) -> Result<(), StoreError> {
     for record in place.artifacts.list()? {
         let of_image = record.kind == ArtifactKind::Pack && record.oci_digest == subject.digest;
@@ -211,7 +140,7 @@ fn replace(
         let same = |manifest: &Manifest| Purpose::of(&manifest.annotations) == *purpose;
         if manifest.as_ref().is_some_and(same) {
             match place.store {
-                ContentStore::Layout(_) => drop(place.store.remove(&record.digest, place.artifacts)?),
+                ContentStore::Layout(_) => drop(remove(place.store, place.artifacts, &record.digest)?),
                 ContentStore::Containerd(_) => place.artifacts.remove(&record.digest)?,
             }
         }
@@ -220,7 +149,7 @@ fn replace(
 }
 
 /// The zTOCs or fine tables by layer; those that are not here, or that readers refuse, are left out.
-fn ztocs(in_parts: InParts<'_>, place: Place<'_>) -> HashMap<Digest, Ztoc> {
+fn ztocs(in_parts: InParts<'_>, place: Destination<'_>) -> HashMap<Digest, Ztoc> {
     let mut ztocs = HashMap::new();
     let stores = std::iter::once(place.store).chain(place.beside);
     let read =
@@ -243,14 +172,14 @@ fn ztocs(in_parts: InParts<'_>, place: Place<'_>) -> HashMap<Digest, Ztoc> {
 type LeftOut = Vec<(Digest, u64)>;
 
 /// The image that a pack is made of.
-struct Source<'a> {
+struct Layers<'a> {
     image: &'a Image,
     ztocs: Option<&'a HashMap<Digest, Ztoc>>,
     runtime: &'a Handle,
     tell: &'a (dyn Fn(Event<'_>) + Sync),
 }
 
-impl Source<'_> {
+impl Layers<'_> {
     /// The pack, and the layers that are left out.
     fn pack(
         &self,

@@ -9,11 +9,13 @@
 
 mod block;
 mod build;
+mod build_error;
 mod collect;
 mod error;
 mod head;
 mod pin;
 mod purpose;
+mod report;
 mod scratch;
 mod table;
 #[cfg(feature = "testing")]
@@ -22,11 +24,13 @@ mod verify;
 mod write;
 
 pub use block::{BlockOpener, open_block};
-pub use build::{Budget, InParts, PackBuildError, PackReport, PackSettings, Place, make};
+pub use build::{Budget, Destination, PackSettings, make};
+pub use build_error::PackBuildError;
 pub use error::PackError;
 pub use head::{Block, Extent, PackHead};
 pub use pin::{HeadPin, head_pin};
 pub use purpose::{Purpose, Selector};
+pub use report::PackReport;
 pub use verify::{VerifyError, verify};
 
 /// Most plain bytes of one block: what a reader decompresses, and waits for, to get one byte.

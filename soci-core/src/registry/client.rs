@@ -10,15 +10,17 @@ use http::header::ACCEPT;
 use http::{HeaderValue, Method};
 use reqwest::Url;
 
-use super::auth::{Access, Action};
+use super::access::Action;
 use super::error::{RegistryError, printable};
-use super::hosts::{Capabilities, Endpoint, Hosts, Route};
+use super::hosts::{Capabilities, Endpoint, Hosts};
 use super::link::Links;
 use super::options::RegistryOptions;
-use super::range::{RangeBody, RangeFetcher, Source};
+use super::range::{BlobSource, RangeBody, RangeFetcher};
 use super::reference::{Reference, TagOrDigest};
+use super::remote::Remote;
 use super::traffic::{RequestKind, Traffic};
-use super::transport::{Call, Transport};
+use super::transport::Transport;
+use super::wire::Call;
 use crate::any_digest::AnyDigest;
 use crate::digest::{Digest, Hasher};
 
@@ -58,11 +60,13 @@ impl Registry {
     /// The repository that `reference` names; its tag and digest are not looked at.
     pub fn repository(&self, reference: &Reference) -> Repository {
         Repository {
-            transport: Arc::clone(&self.transport),
-            hosts: Arc::clone(&self.hosts),
-            reference: reference.clone(),
-            host: reference.resolve_registry().into(),
-            name: reference.repository().into(),
+            remote: Remote {
+                transport: Arc::clone(&self.transport),
+                hosts: Arc::clone(&self.hosts),
+                reference: reference.clone(),
+                host: reference.resolve_registry().into(),
+                name: reference.repository().into(),
+            },
         }
     }
 
@@ -75,32 +79,23 @@ impl Registry {
 /// One repository of one registry.
 #[derive(Debug, Clone)]
 pub struct Repository {
-    pub(super) transport: Arc<Transport>,
-    hosts: Arc<Hosts>,
-    reference: Reference,
-    host: Arc<str>,
-    pub(super) name: Arc<str>,
+    pub(super) remote: Remote,
 }
 
 impl Repository {
-    /// The servers as they are to be asked now: certificates and mirrors may change while a layer is mounted.
-    pub(super) fn route(&self) -> Route {
-        self.hosts.route(&self.reference)
-    }
-
     /// Counters of the registry client that this repository was made by.
     pub fn traffic(&self) -> Arc<Traffic> {
-        Arc::clone(&self.transport.traffic)
+        Arc::clone(&self.remote.transport.traffic)
     }
 
     /// Registry host, with port if it has one.
     pub fn host(&self) -> &str {
-        &self.host
+        &self.remote.host
     }
 
     /// Name of the repository within the registry.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.remote.name
     }
 
     /// The manifest or index that a tag or digest names: its bytes, their SHA-256, and their media type (Content-Type, empty if
@@ -108,13 +103,13 @@ impl Repository {
     pub async fn manifest(&self, tag_or_digest: &str) -> Result<(Bytes, Digest, String), RegistryError> {
         let kind = RequestKind::Manifest;
         let wanted = &tag_or_digest.parse::<TagOrDigest>()?;
-        let (mirrors, last) = self.route().to(match wanted {
+        let (mirrors, last) = self.remote.route().to(match wanted {
             TagOrDigest::Digest(_) => Capabilities::PULL,
             TagOrDigest::Tag(_) => Capabilities::RESOLVE,
         })?;
-        for mirror in self.transport.awake(mirrors) {
+        for mirror in self.remote.transport.awake(mirrors) {
             match self.manifest_from(&mirror, wanted, kind, false).await {
-                Err(error) => self.transport.resting.note(&mirror, &error),
+                Err(error) => self.remote.transport.resting.note(&mirror, &error),
                 found => return found,
             }
         }
@@ -129,7 +124,7 @@ impl Repository {
         patient: bool,
     ) -> Result<(Bytes, Digest, String), RegistryError> {
         let path = format!("manifests/{wanted}");
-        let mut call = self.call(server, Method::GET, &path, kind, Action::Pull)?;
+        let mut call = self.remote.call(server, Method::GET, &path, kind, Action::Pull)?;
         call.patient = patient;
         call.headers.insert(ACCEPT, HeaderValue::from_static(MANIFEST_TYPES));
         let url = call.url.clone();
@@ -150,14 +145,14 @@ impl Repository {
         call: &Call,
         limit: u64,
     ) -> Result<(Bytes, Option<AnyDigest>, String), RegistryError> {
-        let mut budget = self.transport.budget_for(call);
+        let mut budget = self.remote.transport.budget_for(call);
         loop {
-            let reply = self.transport.send_within(call, &mut budget).await?;
+            let reply = self.remote.transport.send_within(call, &mut budget).await?;
             let stated = reply.header("docker-content-digest").and_then(|text| text.parse().ok());
             let media_type = reply.media_type().unwrap_or_default();
             match reply.bytes(limit).await {
                 Ok(bytes) => return Ok((bytes, stated, media_type)),
-                Err(error) => self.transport.pause(error, &mut budget).await?,
+                Err(error) => self.remote.transport.pause(error, &mut budget).await?,
             }
         }
     }
@@ -165,7 +160,7 @@ impl Repository {
     /// The whole blob, at most `max_size` bytes, with its digest checked.
     pub async fn blob(&self, digest: &Digest, max_size: u64) -> Result<Bytes, RegistryError> {
         let mut stream = self.blob_stream(digest).await?;
-        let url = || format!("{}/{}/blobs/{digest}", self.host, self.name);
+        let url = || self.remote.blob_name(digest);
         let too_large = || RegistryError::TooLarge { url: url(), limit: max_size };
         let announced = stream.remaining().unwrap_or(0);
         if announced > max_size {
@@ -189,13 +184,13 @@ impl Repository {
 
     /// The whole blob as it arrives. The digest is the caller's to check.
     pub async fn blob_stream(&self, digest: &Digest) -> Result<RangeBody, RegistryError> {
-        RangeBody::open_whole(Arc::new(Source::new(self.clone(), *digest))).await
+        RangeBody::open_whole(Arc::new(BlobSource::new(self.remote.clone(), *digest))).await
     }
 
     /// The whole blob of `size` bytes, its digest checked. Of a server that is not known to give parts of blobs it is asked for as
     /// a part: the answer tells, at no cost, whether layers can be lazy there ([`RangeFetcher::gives_parts`]).
     pub async fn blob_of_size(&self, digest: &Digest, size: u64) -> Result<Bytes, RegistryError> {
-        let source = Source::new(self.clone(), *digest);
+        let source = BlobSource::new(self.remote.clone(), *digest);
         if size == 0 || source.gives_parts() == Some(true) {
             return self.blob(digest, size).await;
         }
@@ -205,15 +200,16 @@ impl Repository {
         if actual == *digest {
             return Ok(blob);
         }
-        let url = format!("{}/{}/blobs/{digest}", self.host, self.name);
+        let url = self.remote.blob_name(digest);
         Err(RegistryError::digest(url, *digest, actual))
     }
 
     /// Whether the registry has the blob.
     pub async fn blob_exists(&self, digest: &Digest) -> Result<bool, RegistryError> {
         let path = format!("blobs/{digest}");
-        let call = self.call(&self.writer()?, Method::HEAD, &path, RequestKind::Push, Action::Push)?;
-        match self.transport.send(&call).await {
+        let call =
+            self.remote.call(&self.remote.writer()?, Method::HEAD, &path, RequestKind::Push, Action::Push)?;
+        match self.remote.transport.send(&call).await {
             Ok(_) => Ok(true),
             Err(RegistryError::NotFound { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -222,32 +218,7 @@ impl Repository {
 
     /// A reader of ranges of the blob `digest` of `size` bytes. Asks nobody anything yet.
     pub fn range_fetcher(&self, digest: Digest, size: u64) -> RangeFetcher {
-        RangeFetcher::new(Source::new(self.clone(), digest), size)
-    }
-
-    /// The server that is written to: the registry itself, where it may be. (containerd writes to the first mirror whose
-    /// `hosts.toml` does not forbid it, which is seldom what was meant.)
-    pub(super) fn writer(&self) -> Result<Endpoint, RegistryError> {
-        Ok(self.route().to(Capabilities::PUSH)?.1)
-    }
-
-    pub(super) fn access(&self, server: &Endpoint, action: Action) -> Access {
-        Access { endpoint: server.clone(), repository: Arc::clone(&self.name), action }
-    }
-
-    /// A call to `path` of this repository's API on `server`.
-    pub(super) fn call(
-        &self,
-        server: &Endpoint,
-        method: Method,
-        path: &str,
-        kind: RequestKind,
-        action: Action,
-    ) -> Result<Call, RegistryError> {
-        let mut call = Call::get(server.url(&self.name, path)?, kind, &server.link);
-        call.method = method;
-        call.access = Some(self.access(server, action));
-        Ok(call)
+        RangeFetcher::new(BlobSource::new(self.remote.clone(), digest), size)
     }
 }
 

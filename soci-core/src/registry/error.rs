@@ -40,22 +40,28 @@ impl std::fmt::Display for Phase {
 #[non_exhaustive]
 pub enum RegistryError {
     /// The HTTP client could not be made.
-    #[error("cannot set up the HTTP client")]
+    #[error("cannot set up the HTTP client for {url}")]
     Setup {
+        /// Address to ask, without query.
+        url: String,
         /// Cause.
         #[source]
         source: Arc<reqwest::Error>,
     },
     /// What the user said about the registry's servers cannot be used; none was asked.
-    #[error("the servers of the registry are not known")]
+    #[error("the servers of registry {registry} are not known")]
     Hosts {
+        /// The registry, as references name it.
+        registry: Arc<str>,
         /// Cause.
         #[source]
         source: Arc<HostsError>,
     },
     /// The user's description of the registry leaves no server for this.
-    #[error("its hosts.toml leaves no server for {wanted}")]
+    #[error("the hosts.toml of registry {registry} leaves no server for {wanted}")]
     NotCapable {
+        /// The registry, as references name it.
+        registry: Arc<str>,
         /// What was wanted.
         wanted: Capabilities,
     },
@@ -66,10 +72,10 @@ pub enum RegistryError {
         url: String,
     },
     /// Status 401 although the best credential known was shown, or no credential is known.
-    #[error("{host} refused our authentication: {reason}")]
+    #[error("{url} refused our authentication: {reason}")]
     Unauthorized {
-        /// Registry or token server.
-        host: String,
+        /// Address asked, without query; the repository when no credential is there to ask with.
+        url: String,
         /// The server's words, cut short.
         reason: String,
     },
@@ -190,17 +196,19 @@ pub enum RegistryError {
         source: Arc<reqwest::Error>,
     },
     /// The credential source failed (a missing credential is no failure: then we go without).
-    #[error("no credential for {host}")]
+    #[error("no credential for {repository}")]
     Credential {
-        /// Registry asked for.
-        host: String,
+        /// Registry and repository asked for.
+        repository: String,
         /// Cause.
         #[source]
         source: Arc<KeychainError>,
     },
     /// The local content to push cannot be read.
-    #[error("cannot read the content to push")]
+    #[error("cannot read the content to push to {url}")]
     Content {
+        /// Address it was for, without query.
+        url: String,
         /// Cause.
         #[source]
         source: Arc<std::io::Error>,
@@ -255,10 +263,11 @@ impl RegistryError {
         retry_after: Option<Duration>,
         reason: String,
     ) -> Self {
-        let (host, url) = (url.authority().to_owned(), printable(url));
+        let url = printable(url);
+        let reason = if reason.is_empty() { "no reason given".to_owned() } else { reason };
         match status {
             StatusCode::NOT_FOUND => Self::NotFound { url },
-            StatusCode::UNAUTHORIZED => Self::Unauthorized { host, reason },
+            StatusCode::UNAUTHORIZED => Self::Unauthorized { url, reason },
             StatusCode::FORBIDDEN => Self::Denied { url, reason },
             StatusCode::TOO_MANY_REQUESTS => Self::RateLimited { url, retry_after },
             StatusCode::NOT_IMPLEMENTED => Self::Status { url, status: status.as_u16(), reason },
@@ -274,4 +283,21 @@ pub(crate) fn printable(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
     format!("{}://{host}{port}{}", url.scheme(), url.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_no_success_names_what_was_asked_and_no_secret() {
+        let url =
+            Url::parse("https://user:password@registry.test:5000/v2/a/blobs/x?signature=secret").unwrap();
+        for status in [400, 401, 403, 404, 408, 429, 500, 501, 503] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let text = RegistryError::from_status(&url, status, None, String::new()).to_string();
+            assert!(text.contains("https://registry.test:5000/v2/a/blobs/x"), "{text}");
+            assert!(!["user", "password", "secret"].iter().any(|word| text.contains(word)), "{text}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ use http::HeaderMap;
 use parking_lot::Mutex;
 use reqwest::Url;
 
-use super::error::RegistryError;
+use super::error::{RegistryError, printable};
 use super::hosts::{Tls, is_loopback};
 use super::options::{RegistryOptions, Timeouts};
 
@@ -47,11 +47,10 @@ impl Link {
         let made = match &mut *place {
             Some(made) => made,
             empty => {
-                let made = self
-                    .0
-                    .maker
-                    .client(direct)
-                    .map_err(|source| RegistryError::Setup { source: Arc::new(source) })?;
+                let made = self.0.maker.client(direct).map_err(|source| RegistryError::Setup {
+                    url: printable(url),
+                    source: Arc::new(source),
+                })?;
                 empty.insert(made)
             }
         };

@@ -8,6 +8,7 @@
 //! Own code over an HTTP client rather than a registry crate's, because ranged reads must keep the redirect
 //! target, obey Retry-After, check Content-Range, and tell "has none" from "did not let us in".
 
+mod access;
 mod auth;
 mod client;
 mod content;
@@ -23,11 +24,13 @@ mod push;
 mod range;
 mod reference;
 mod referrers;
+mod remote;
 mod reply;
 mod retry;
 mod traffic;
 mod transport;
 mod upload;
+mod wire;
 
 pub use auth::{Anonymous, Credential, DockerConfig, FixedCredential, Keychain, KeychainError, Keychains};
 pub use client::{Registry, Repository};

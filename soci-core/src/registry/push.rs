@@ -7,14 +7,15 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method};
 
-use super::auth::Action;
+use super::access::Action;
 use super::client::{Repository, check};
 use super::content::Content;
 use super::error::{RegistryError, printable};
 use super::reference::TagOrDigest;
 use super::referrers::fallback_tag;
 use super::traffic::RequestKind;
-use super::transport::{Call, time_to_digest};
+use super::transport::time_to_digest;
+use super::wire::Call;
 use crate::any_digest::AnyDigest;
 use crate::digest::Digest;
 use crate::image::{Descriptor, ImageIndex, List};
@@ -60,7 +61,7 @@ impl Repository {
         referrers: &[Referrer],
     ) -> Result<(), RegistryError> {
         let mut missing: Vec<&Referrer> = referrers.iter().collect();
-        let server = self.writer()?;
+        let server = self.remote.writer()?;
         let by_api = self.referrers_by_api(&server, subject, None, true).await;
         // A failure is met again by the look at the tag, or means that there is no list but that one.
         let Ok(Some(listed)) = by_api else { return self.write_referrers_tag(subject, &missing).await };
@@ -75,8 +76,8 @@ impl Repository {
         for referrer in &missing {
             self.push_referrer(referrer).await?;
         }
-        let url = printable(&server.url(&self.name, &format!("referrers/{subject}"))?);
-        let mut budget = self.transport.budget();
+        let url = printable(&server.url(&self.remote.name, &format!("referrers/{subject}"))?);
+        let mut budget = self.remote.transport.budget();
         for attempt in 1.. {
             let listed = self.referrers_by_api(&server, subject, None, true).await?.unwrap_or_default();
             forget_listed(&mut missing, &listed);
@@ -85,7 +86,7 @@ impl Repository {
             if attempt == LIST_ATTEMPTS {
                 return Err(error);
             }
-            self.transport.pause(error, &mut budget).await?;
+            self.remote.transport.pause(error, &mut budget).await?;
         }
         Ok(())
     }
@@ -101,10 +102,10 @@ impl Repository {
         referrers: &[&Referrer],
     ) -> Result<(), RegistryError> {
         let tag = fallback_tag(subject);
-        let _writing = self.transport.tag_writer.lock().await;
-        let url = self.writer()?.url(&self.name, &format!("manifests/{tag}"))?;
+        let _writing = self.remote.transport.tag_writer.lock().await;
+        let url = self.remote.writer()?.url(&self.remote.name, &format!("manifests/{tag}"))?;
         for attempt in 0..=TAG_ATTEMPTS {
-            let raw = self.referrers_tag(&self.writer()?, subject, true).await?;
+            let raw = self.referrers_tag(&self.remote.writer()?, subject, true).await?;
             let raw = raw.unwrap_or_else(|| ImageIndex::encode(&[]).into());
             let list = List::parse(&raw)
                 .ok_or_else(|| RegistryError::protocol(&url, "the referrers tag is not a list"))?;
@@ -139,7 +140,7 @@ impl Repository {
         call.headers.insert(CONTENT_TYPE, media_type);
         call.content = Content::Bytes(Bytes::copy_from_slice(raw));
         call.time_to_answer = Some(time_to_digest(raw.len() as u64));
-        let reply = self.transport.send(&call).await?;
+        let reply = self.remote.transport.send(&call).await?;
         let stated = reply.header("docker-content-digest").and_then(|text| text.parse::<AnyDigest>().ok());
         if let Some(stated) = stated {
             check(&call.url, stated.of(raw), stated)?;
@@ -148,6 +149,6 @@ impl Repository {
     }
 
     pub(super) fn push_call(&self, method: Method, path: &str) -> Result<Call, RegistryError> {
-        self.call(&self.writer()?, method, path, RequestKind::Push, Action::Push)
+        self.remote.call(&self.remote.writer()?, method, path, RequestKind::Push, Action::Push)
     }
 }

@@ -16,15 +16,16 @@ use http::header::RANGE;
 use parking_lot::Mutex;
 use reqwest::Url;
 
-use super::auth::{Access, Action};
-use super::client::Repository;
+use super::access::{Access, Action};
 use super::error::{FetchError, RegistryError, printable};
 use super::hosts::{Capabilities, Endpoint};
 use super::partial::{Accepted, Want};
+use super::remote::Remote;
 use super::reply::Reply;
 use super::retry::Budget;
 use super::traffic::RequestKind;
-use super::transport::{Call, Transport};
+use super::transport::Transport;
+use super::wire::Call;
 use crate::digest::Digest;
 use crate::units::ByteRange;
 
@@ -44,12 +45,12 @@ const DISTRUST: Duration = Duration::from_hours(1);
 /// Reads ranges of one blob. Clones share the redirect target.
 #[derive(Debug, Clone)]
 pub struct RangeFetcher {
-    source: Arc<Source>,
+    source: Arc<BlobSource>,
     size: u64,
 }
 
 impl RangeFetcher {
-    pub(crate) fn new(source: Source, size: u64) -> Self {
+    pub(super) fn new(source: BlobSource, size: u64) -> Self {
         Self { source: Arc::new(source), size }
     }
 
@@ -111,8 +112,8 @@ impl RangeFetcher {
 
 /// One blob in one repository, and how it is reached.
 #[derive(Debug)]
-pub(crate) struct Source {
-    repository: Repository,
+pub(crate) struct BlobSource {
+    remote: Remote,
     digest: Digest,
     choice: Mutex<Choice>,
     /// Held while the redirect is looked up, so that one look-up serves all who wait.
@@ -130,24 +131,24 @@ struct Choice {
     target: Option<(Url, Endpoint)>,
 }
 
-impl Source {
-    pub(crate) fn new(repository: Repository, digest: Digest) -> Self {
-        Self { repository, digest, choice: Mutex::default(), lookup: tokio::sync::Mutex::default() }
+impl BlobSource {
+    pub(super) fn new(remote: Remote, digest: Digest) -> Self {
+        Self { remote, digest, choice: Mutex::default(), lookup: tokio::sync::Mutex::default() }
     }
 
     fn transport(&self) -> &Transport {
-        &self.repository.transport
+        &self.remote.transport
     }
 
     /// For error messages.
     fn name(&self) -> String {
-        format!("{}/{}/blobs/{}", self.repository.host(), self.repository.name(), self.digest)
+        self.remote.blob_name(&self.digest)
     }
 
     /// Asks the first server that is not avoided, and the next ones at once when a mirror fails.
     /// Tells also which mirror answered; `None`: the registry itself.
     async fn request(&self, want: Want) -> Result<(Reply, Accepted, Option<Endpoint>), RegistryError> {
-        let (mirrors, last) = self.repository.route().to(Capabilities::PULL)?;
+        let (mirrors, last) = self.remote.route().to(Capabilities::PULL)?;
         for mirror in mirrors {
             if self.avoids(&mirror) || self.transport().resting.has(&mirror) {
                 continue;
@@ -168,7 +169,7 @@ impl Source {
     pub(crate) fn gives_parts(&self) -> Option<bool> {
         let of_blob = self.choice.lock().gives_parts;
         of_blob.or_else(|| {
-            let (mirrors, last) = self.repository.route().to(Capabilities::PULL).ok()?;
+            let (mirrors, last) = self.remote.route().to(Capabilities::PULL).ok()?;
             let is_asked = |mirror: &&Endpoint| !self.avoids(mirror) && !self.transport().resting.has(mirror);
             let server = mirrors.iter().find(is_asked).unwrap_or(&last);
             self.transport().manners.gives_parts(server).then_some(true)
@@ -204,7 +205,7 @@ impl Source {
     /// One attempt; a cached redirect target that fails is forgotten, and unless the failure is transient the
     /// server is asked at once.
     async fn request_from(&self, server: &Endpoint, want: Want) -> Result<(Reply, Accepted), RegistryError> {
-        let access = &self.repository.access(server, Action::Pull);
+        let access = &self.remote.access(server, Action::Pull);
         if let Some(outcome) = self.request_from_target(server, access, want).await {
             return outcome;
         }
@@ -217,7 +218,7 @@ impl Source {
         {
             return outcome;
         }
-        let url = server.url(self.repository.name(), &format!("blobs/{}", self.digest))?;
+        let url = server.url(&self.remote.name, &format!("blobs/{}", self.digest))?;
         let reply = self.transport().attempt(&call(access, url.clone(), want)).await?;
         let accepted = want.check(&reply)?;
         let redirected = *reply.url() != url;
@@ -274,7 +275,7 @@ fn call(access: &Access, url: Url, want: Want) -> Call {
 /// the body ends the transfer.
 #[derive(Debug)]
 pub struct RangeBody {
-    source: Arc<Source>,
+    source: Arc<BlobSource>,
     /// What is still wanted: `start` is the offset of the next byte.
     want: Want,
     budget: Budget,
@@ -289,7 +290,7 @@ pub struct RangeBody {
 /// Who has given the bytes of a body.
 #[derive(Debug, Clone)]
 pub struct Giver {
-    source: Arc<Source>,
+    source: Arc<BlobSource>,
     mirrors: Vec<Endpoint>,
 }
 
@@ -307,7 +308,7 @@ impl Giver {
 }
 
 impl RangeBody {
-    async fn open(source: Arc<Source>, want: Want) -> Result<Self, RegistryError> {
+    async fn open(source: Arc<BlobSource>, want: Want) -> Result<Self, RegistryError> {
         let budget = source.transport().budget();
         let mut body = Self { source, want, budget, reply: None, skip: 0, refused: 0, mirrors: Vec::new() };
         body.ensure_reply().await?;
@@ -315,13 +316,13 @@ impl RangeBody {
     }
 
     /// A whole blob of unknown size.
-    pub(crate) async fn open_whole(source: Arc<Source>) -> Result<Self, RegistryError> {
+    pub(crate) async fn open_whole(source: Arc<BlobSource>) -> Result<Self, RegistryError> {
         let want = Want { kind: RequestKind::Blob, start: 0, end: None, size: None, max_skip: u64::MAX };
         Self::open(source, want).await
     }
 
     /// A whole blob of this size, asked for as a part.
-    pub(crate) async fn open_all(source: Arc<Source>, size: u64) -> Result<Self, RegistryError> {
+    pub(crate) async fn open_all(source: Arc<BlobSource>, size: u64) -> Result<Self, RegistryError> {
         let (kind, end, size) = (RequestKind::Blob, Some(size), Some(size));
         Self::open(source, Want { kind, start: 0, end, size, max_skip: u64::MAX }).await
     }

@@ -10,7 +10,7 @@ use http::header::{ACCEPT, LINK};
 use http::{HeaderValue, Method};
 use reqwest::Url;
 
-use super::auth::Action;
+use super::access::Action;
 use super::client::{MAX_MANIFEST, Repository};
 use super::error::RegistryError;
 use super::hosts::{Capabilities, Endpoint};
@@ -36,12 +36,12 @@ impl Repository {
         subject: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>, RegistryError> {
-        let (mirrors, last) = self.route().to(Capabilities::RESOLVE)?;
-        for mirror in self.transport.awake(mirrors) {
+        let (mirrors, last) = self.remote.route().to(Capabilities::RESOLVE)?;
+        for mirror in self.remote.transport.awake(mirrors) {
             match self.referrers_from(&mirror, subject, artifact_type, false).await {
                 Ok(found) if found.is_empty() => {}
                 Ok(found) => return Ok(found),
-                Err(error) => self.transport.resting.note(&mirror, &error),
+                Err(error) => self.remote.transport.resting.note(&mirror, &error),
             }
         }
         self.referrers_from(&last, subject, artifact_type, true).await
@@ -83,7 +83,7 @@ impl Repository {
         patient: bool,
     ) -> Result<Option<Vec<Descriptor>>, RegistryError> {
         let path = format!("referrers/{subject}");
-        let mut call = self.call(server, Method::GET, &path, RequestKind::Referrers, Action::Pull)?;
+        let mut call = self.remote.call(server, Method::GET, &path, RequestKind::Referrers, Action::Pull)?;
         call.patient = patient;
         call.headers.insert(ACCEPT, HeaderValue::from_static(OCI_INDEX));
         if let Some(wanted) = artifact_type {
@@ -91,7 +91,7 @@ impl Repository {
         }
         let (mut found, mut left) = (Vec::new(), MAX_LIST);
         for page in 0..MAX_PAGES {
-            let reply = match self.transport.send(&call).await {
+            let reply = match self.remote.transport.send(&call).await {
                 Ok(reply) => reply,
                 Err(error) if page == 0 && is_unsupported(&error) => return Ok(None),
                 Err(error) => return Err(error),
@@ -129,7 +129,7 @@ impl Repository {
         if let Some(list) = List::parse(&raw) {
             return Ok(Some(list.descriptors()));
         }
-        let url = server.url(&self.name, &format!("manifests/{}", fallback_tag(subject)))?;
+        let url = server.url(&self.remote.name, &format!("manifests/{}", fallback_tag(subject)))?;
         Err(RegistryError::protocol(&url, "not a list of referrers"))
     }
 

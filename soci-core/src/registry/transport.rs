@@ -1,4 +1,4 @@
-//! One HTTP exchange with a registry: authentication, redirects, time limits, retries, counters.
+//! One HTTP exchange with a registry: authentication, redirects, retries, over the single requests of `wire`.
 //!
 //! [`Transport`] owns the connection pool, what was learned about authentication, and the counters.
 //! Invariants: Authorization goes only to the registry it is for, also across redirects; no redirect leads
@@ -8,67 +8,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::header::LOCATION;
+use http::{HeaderValue, Method, StatusCode};
 use reqwest::Url;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::sleep;
 
-use super::auth::{Access, Auth};
-use super::content::Content;
-use super::error::{Phase, RegistryError, printable};
+use super::access::Access;
+use super::auth::Auth;
+use super::error::{RegistryError, printable};
 use super::follow::follow;
 use super::hosts::{Endpoint, Resting};
-use super::link::Link;
 use super::manners::Manners;
 use super::options::RegistryOptions;
 use super::reply::Reply;
 use super::retry::{Budget, RetryPolicy};
-use super::traffic::{RequestKind, Traffic};
+use super::traffic::Traffic;
+use super::wire::{Call, Wire};
 
 /// Redirects followed in a row.
 const MAX_REDIRECTS: usize = 10;
-
-/// A request that can be sent any number of times.
-#[derive(Debug, Clone)]
-pub(crate) struct Call {
-    pub(crate) method: Method,
-    pub(crate) url: Url,
-    pub(crate) headers: HeaderMap,
-    pub(crate) content: Content,
-    pub(crate) kind: RequestKind,
-    /// Whose credential to show when the registry asks; `None`: never any.
-    pub(crate) access: Option<Access>,
-    /// How connections are made.
-    pub(crate) link: Link,
-    /// Worth repeated attempts: there is no other server to ask.
-    pub(crate) patient: bool,
-    /// Time for the response header, once all is sent, where it takes more than usual.
-    pub(crate) time_to_answer: Option<Duration>,
-}
-
-impl Call {
-    /// A GET without credential.
-    pub(crate) fn get(url: Url, kind: RequestKind, link: &Link) -> Self {
-        Self {
-            method: Method::GET,
-            url,
-            headers: HeaderMap::new(),
-            content: Content::Empty,
-            kind,
-            access: None,
-            link: link.clone(),
-            patient: true,
-            time_to_answer: None,
-        }
-    }
-}
 
 /// Sends calls.
 #[derive(Debug)]
 pub(crate) struct Transport {
     retry: RetryPolicy,
     auth: Auth,
-    watch: Option<fn(&str)>,
+    wire: Wire,
     pub(crate) manners: Manners,
     /// Mirrors that could not be reached lately.
     pub(crate) resting: Resting,
@@ -79,14 +44,15 @@ pub(crate) struct Transport {
 
 impl Transport {
     pub(crate) fn new(options: &RegistryOptions) -> Self {
+        let traffic = Arc::<Traffic>::default();
         Self {
             retry: options.retry,
             auth: Auth::new(Arc::clone(&options.keychain), options.credential_fresh),
-            watch: options.watch,
+            wire: Wire::new(options.watch, Arc::clone(&traffic)),
             manners: Manners::default(),
             resting: Resting::default(),
             tag_writer: tokio::sync::Mutex::default(),
-            traffic: Arc::default(),
+            traffic,
         }
     }
 
@@ -139,9 +105,8 @@ impl Transport {
             if !reply.status().is_redirection() {
                 return reply.into_success().await;
             }
-            // A token request carries a credential, and a write has been sent already.
-            let may_follow = call.kind != RequestKind::Token;
-            if !may_follow || call.method != Method::GET && call.method != Method::HEAD {
+            // A write has been sent already.
+            if call.method != Method::GET && call.method != Method::HEAD {
                 return Err(RegistryError::protocol(&url, format!("{} was redirected", call.method)));
             }
             url = follow(&url, reply.header(LOCATION))?;
@@ -152,10 +117,10 @@ impl Transport {
     /// One hop, with the credential when `url` is the registry's own; answers challenges.
     async fn authorized(&self, call: &Call, url: &Url) -> Result<Reply, RegistryError> {
         let Some(access) = call.access.as_ref().filter(|access| access.endpoint.serves(url)) else {
-            return self.once(call, url, None).await;
+            return self.wire.once(call, url, None).await;
         };
-        let shown = self.auth.header(self, access).await?;
-        let reply = self.once(call, url, shown.as_ref().map(|(header, _)| header)).await?;
+        let shown = self.auth.header(&self.wire, access).await?;
+        let reply = self.wire.once(call, url, shown.as_ref().map(|(header, _)| header)).await?;
         let challenges = reply.challenges();
         if !self.auth.may_help(access, reply.status(), shown.as_ref(), &challenges) {
             if let Some((_, challenge)) = shown.as_ref().filter(|_| is_let_in(reply.status())) {
@@ -181,11 +146,11 @@ impl Transport {
         let mut refused: Vec<_> = shown.into_iter().collect();
         let (before, mut failure) = (refused.len(), None);
         for challenge in self.auth.ways(access, &challenges) {
-            match self.auth.grant(self, access, &challenge, &refused).await {
+            match self.auth.grant(&self.wire, access, &challenge, &refused).await {
                 Ok(header) if refused.contains(&header) => {}
                 Ok(header) => {
                     reply.drain().await;
-                    reply = self.once(call, url, Some(&header)).await?;
+                    reply = self.wire.once(call, url, Some(&header)).await?;
                     if reply.status() != StatusCode::UNAUTHORIZED {
                         if is_let_in(reply.status()) {
                             self.auth.taken(access, &challenge);
@@ -205,55 +170,6 @@ impl Transport {
             Some(error) if error.is_transient() => Err(error),
             _ => Ok(reply),
         }
-    }
-
-    /// One request, one response header.
-    async fn once(
-        &self,
-        call: &Call,
-        url: &Url,
-        authorization: Option<&HeaderValue>,
-    ) -> Result<Reply, RegistryError> {
-        let timeouts = call.link.timeouts();
-        let mut request = call.link.client(url)?.request(call.method.clone(), url.clone());
-        let mut headers = call.headers.clone();
-        if call.access.as_ref().is_some_and(|access| access.endpoint.serves(url)) {
-            headers.extend(call.link.headers().clone());
-        }
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        if let Some(header) = authorization {
-            // In place of one that the user's hosts.toml has: two would be a request that means nothing.
-            headers.insert(AUTHORIZATION, header.clone());
-        }
-        request = request.headers(headers);
-        let (request, progress) = call
-            .content
-            .attach(request, &self.traffic)
-            .await
-            .map_err(|source| RegistryError::Content { source: Arc::new(source) })?;
-        self.traffic.count_request(call.kind);
-        if let Some(watch) = self.watch {
-            watch(&format!("http req {} {}", call.method, printable(url)));
-        }
-        let deadline = Instant::now() + timeouts.whole;
-        let sending = request.send();
-        let response = match progress {
-            None => timeout(timeouts.connect + call.time_to_answer.unwrap_or(timeouts.header), sending)
-                .await
-                .map_err(|_| RegistryError::timed_out(url, Phase::Header))?,
-            Some(progress) => {
-                tokio::select! {
-                    response = sending => response,
-                    () = progress.stalled(timeouts.stall, call.time_to_answer.unwrap_or(timeouts.whole).max(timeouts.whole)) =>
-                        return Err(RegistryError::timed_out(url, Phase::Stall)),
-                }
-            }
-        };
-        let response = response.map_err(|source| RegistryError::transport(url, source))?;
-        if let Some(watch) = self.watch {
-            watch(&format!("http res {}", response.status()));
-        }
-        Ok(Reply::new(response, deadline, timeouts.stall, Arc::clone(&self.traffic)))
     }
 }
 

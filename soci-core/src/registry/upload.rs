@@ -7,7 +7,7 @@ use http::header::{CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 use http::{HeaderValue, Method, StatusCode};
 use reqwest::Url;
 
-use super::auth::Action;
+use super::access::Action;
 use super::client::Repository;
 use super::content::Content;
 use super::error::RegistryError;
@@ -15,7 +15,8 @@ use super::follow::follow;
 use super::reply::Reply;
 use super::retry::Budget;
 use super::traffic::RequestKind;
-use super::transport::{Call, time_to_digest};
+use super::transport::time_to_digest;
+use super::wire::Call;
 use crate::digest::Digest;
 use crate::units::ByteRange;
 
@@ -30,7 +31,7 @@ impl Repository {
         if self.blob_exists(digest).await? {
             return Ok(false);
         }
-        let mut budget = self.transport.budget();
+        let mut budget = self.remote.transport.budget();
         loop {
             let failure = match self.upload_whole(digest, &content).await {
                 Ok(()) => return Ok(true),
@@ -39,7 +40,7 @@ impl Repository {
                 }
                 Err(failure) => failure,
             };
-            self.transport.pause(failure, &mut budget).await?;
+            self.remote.transport.pause(failure, &mut budget).await?;
         }
     }
 
@@ -48,7 +49,7 @@ impl Repository {
     pub async fn mount_blob(&self, digest: &Digest, from: &str) -> Result<bool, RegistryError> {
         let mut call = self.push_call(Method::POST, "blobs/uploads/")?;
         call.url.query_pairs_mut().append_pair("mount", &digest.to_string()).append_pair("from", from);
-        match self.transport.send(&call).await {
+        match self.remote.transport.send(&call).await {
             Ok(reply) if reply.status() == StatusCode::CREATED => Ok(true),
             // The registry opened an upload instead; it ends by itself when nothing comes.
             Ok(_) | Err(RegistryError::NotFound { .. } | RegistryError::Denied { .. }) => Ok(false),
@@ -62,7 +63,7 @@ impl Repository {
         let mut call = self.upload_call(Method::PUT, with_digest(address, digest))?;
         call.content = content.clone();
         call.time_to_answer = Some(time_to_digest(content.size()));
-        self.transport.attempt(&call).await.map(drop)
+        self.remote.transport.attempt(&call).await.map(drop)
     }
 
     /// POST for an address, PATCHes in order, then an empty PUT. A PATCH that failed, or that the registry found to be out of
@@ -82,7 +83,7 @@ impl Repository {
             call.headers
                 .insert(CONTENT_RANGE, range.map_err(|_| RegistryError::protocol(&call.url, "range"))?);
             call.content = content.part(part);
-            match self.transport.attempt(&call).await {
+            match self.remote.transport.attempt(&call).await {
                 Ok(reply) => {
                     address = upload_address(&reply)?;
                     (sent, out_of_step) = (part.end, 0);
@@ -91,10 +92,10 @@ impl Repository {
                 Err(RegistryError::Status { status: 416, .. }) if out_of_step < MAX_OUT_OF_STEP => {
                     out_of_step += 1;
                 }
-                Err(error) => self.transport.pause(error, budget).await?,
+                Err(error) => self.remote.transport.pause(error, budget).await?,
             }
             let status = self.upload_call(Method::GET, address.clone())?;
-            let reply = self.transport.send_within(&status, budget).await?;
+            let reply = self.remote.transport.send_within(&status, budget).await?;
             sent = received(&reply)
                 .filter(|sent| *sent <= content.size())
                 .ok_or_else(|| RegistryError::protocol(reply.url(), "upload status without a valid Range"))?;
@@ -115,8 +116,8 @@ impl Repository {
         let mut call = self.upload_call(Method::PUT, with_digest(address, digest))?;
         call.time_to_answer = Some(time_to_digest(size));
         loop {
-            let Err(failure) = self.transport.attempt(&call).await else { return Ok(()) };
-            self.transport.pause(failure, budget).await?;
+            let Err(failure) = self.remote.transport.attempt(&call).await else { return Ok(()) };
+            self.remote.transport.pause(failure, budget).await?;
             if self.blob_exists(digest).await? {
                 return Ok(());
             }
@@ -125,15 +126,15 @@ impl Repository {
 
     async fn begin_upload(&self) -> Result<Url, RegistryError> {
         let call = self.push_call(Method::POST, "blobs/uploads/")?;
-        upload_address(&self.transport.send(&call).await?)
+        upload_address(&self.remote.transport.send(&call).await?)
     }
 
     /// A call to an upload address, which may be on another host: then it carries its own permission.
     fn upload_call(&self, method: Method, url: Url) -> Result<Call, RegistryError> {
-        let server = self.writer()?;
+        let server = self.remote.writer()?;
         let mut call = Call::get(url, RequestKind::Push, &server.link);
         call.method = method;
-        call.access = Some(self.access(&server, Action::Push));
+        call.access = Some(self.remote.access(&server, Action::Push));
         if call.method != Method::GET {
             call.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         }

@@ -6,16 +6,17 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{self, Write},
+    io::Write,
 };
 
 use bytes::Bytes;
 
-use super::{Artifacts, LayoutStore, Removed, StoreError, remove};
+use super::{LayoutStore, StoreError};
 use crate::{
     containerd::Containerd,
     digest::{Digest, Hasher},
-    image::{Descriptor, Manifest, read_part},
+    image::{Descriptor, Manifest},
+    parts::{Parts, read_part},
     units::ByteRange,
 };
 
@@ -161,59 +162,6 @@ impl ContentStore {
             Self::Layout(layout) => layout.add_manifest(manifest),
             Self::Containerd(_) => Ok(()),
         }
-    }
-
-    /// Removes a manifest of ours with its record, and all that only it kept: from a layout at once, from containerd when it
-    /// next collects. What something else names stays.
-    ///
-    /// # Errors
-    /// When the store or the records cannot be changed.
-    pub fn remove(&self, digest: &Digest, artifacts: &Artifacts) -> Result<Removed, StoreError> {
-        match self {
-            Self::Layout(layout) => remove(layout, artifacts, &[*digest]),
-            Self::Containerd(containerd) => {
-                let (it, digest) = (containerd.clone(), *digest);
-                containerd.wait(async move { it.let_go(&digest).await })?;
-                Ok(Removed::default())
-            }
-        }
-    }
-}
-
-/// Bytes in one part of [`Parts`].
-const PART: u64 = 1 << 20;
-
-/// A blob part by part: bytes, then a file.
-#[derive(Debug)]
-pub(crate) struct Parts {
-    head: Bytes,
-    rest: File,
-    length: u64,
-    at: Option<u64>,
-}
-
-impl Parts {
-    fn new(head: Vec<u8>, rest: File, length: u64) -> Self {
-        Self { head: head.into(), rest, length, at: None }
-    }
-
-    /// The same from the beginning.
-    fn again(&self) -> io::Result<Self> {
-        Ok(Self { head: self.head.clone(), rest: self.rest.try_clone()?, length: self.length, at: None })
-    }
-}
-
-impl Iterator for Parts {
-    type Item = io::Result<Bytes>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let Some(at) = self.at else {
-            self.at = Some(0);
-            return Some(Ok(self.head.clone()));
-        };
-        let end = (at + PART).min(self.length);
-        self.at = Some(end);
-        (at < end).then(|| read_part(&self.rest, ByteRange::new(at, end)))
     }
 }
 

@@ -19,13 +19,12 @@ mod tests;
 use std::{io, path::PathBuf};
 
 pub use artifacts::{Artifact, ArtifactKind, Artifacts};
-pub(crate) use content::Parts;
 pub use content::{
     ContentStore, FINE_INDEX_LABEL, SOCI_INDEX_LABEL, image_index_labels, manifest_labels, soci_index_labels,
 };
 pub use layout::{BlobWriter, LayoutStore};
 pub(crate) use removal::replace;
-pub use removal::{Prune, Removed, prune, reclaim, remove};
+pub use removal::{Prune, Removed, prune, reclaim, remove, remove_all};
 
 use crate::{containerd::ContainerdError, digest::Digest, image::ManifestError};
 

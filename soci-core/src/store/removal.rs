@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Artifact, ArtifactKind, Artifacts, LayoutStore, StoreError};
+use super::{Artifact, ArtifactKind, Artifacts, ContentStore, LayoutStore, StoreError};
 use crate::{
     digest::Digest,
     image::{Descriptor, ImageIndex, MAX_MANIFEST, Manifest},
@@ -48,11 +48,27 @@ impl Removed {
     }
 }
 
+/// Removes a manifest of ours with its record, and all that only it kept: from a layout at once, from containerd when it
+/// next collects. What something else names stays.
+///
+/// # Errors
+/// When the store or the records cannot be changed.
+pub fn remove(store: &ContentStore, artifacts: &Artifacts, digest: &Digest) -> Result<Removed, StoreError> {
+    match store {
+        ContentStore::Layout(layout) => remove_all(layout, artifacts, &[*digest]),
+        ContentStore::Containerd(containerd) => {
+            let (it, digest) = (containerd.clone(), *digest);
+            containerd.wait(async move { it.let_go(&digest).await })?;
+            Ok(Removed::default())
+        }
+    }
+}
+
 /// Removes indexes, fine indexes and packs with all that only they kept.
 ///
 /// # Errors
 /// When the store or a record cannot be read or changed.
-pub fn remove(
+pub fn remove_all(
     layout: &LayoutStore,
     artifacts: &Artifacts,
     digests: &[Digest],

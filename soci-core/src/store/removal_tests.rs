@@ -72,13 +72,13 @@ fn removing_an_index_gives_back_what_only_it_kept() {
     let lab = Lab::new();
     let one = lab.index("a", &["shared", "own of a"], 0);
     let two = lab.index("b", &["shared", "own of b"], 0);
-    let removed = lab.store.remove(&one, &lab.artifacts).unwrap();
+    let removed = remove(&lab.store, &lab.artifacts, &one).unwrap();
     assert_eq!((removed.blobs.len(), removed.records.len()), (2, 2));
     assert!(!lab.layout.has(&one) && !lab.has("own of a"));
     assert!(lab.layout.has(&two) && lab.has("shared") && lab.has("own of b") && lab.has("{}"));
     assert_eq!(lab.layout.index().unwrap().iter().map(|entry| entry.digest).collect::<Vec<_>>(), [two]);
     assert_eq!((lab.kinds(ArtifactKind::SociIndex), lab.kinds(ArtifactKind::SociLayer)), (1, 2));
-    lab.store.remove(&two, &lab.artifacts).unwrap();
+    remove(&lab.store, &lab.artifacts, &two).unwrap();
     assert_eq!((lab.layout.blobs().unwrap().len(), lab.artifacts.list().unwrap().len()), (0, 0));
 }
 
@@ -92,7 +92,7 @@ fn what_a_named_image_lists_stays() {
     let mut image = Descriptor::new(media_type::OCI_INDEX, lab.layout.put(&list).unwrap(), list.len() as u64);
     image.annotations.insert(media_type::REF_NAME.to_owned(), "v1".to_owned());
     lab.layout.add_manifest(image.clone()).unwrap();
-    let removed = lab.store.remove(&index, &lab.artifacts).unwrap();
+    let removed = remove(&lab.store, &lab.artifacts, &index).unwrap();
     assert_eq!((removed.blobs.len(), removed.records.len()), (0, 1));
     assert!(lab.layout.has(&index) && lab.has("z"));
     // The tag moves on; what only the old image kept goes.
@@ -172,7 +172,7 @@ fn a_full_index_says_so_long_before_nobody_can_read_it() {
     assert!(matches!(error, StoreError::Full { entries: 30_001, .. }), "{error}");
     // What is listed already is no more, and there is a way out.
     lab.layout.add_manifest(entry(7)).unwrap();
-    lab.store.remove(&entry(7).digest, &lab.artifacts).unwrap();
+    remove(&lab.store, &lab.artifacts, &entry(7).digest).unwrap();
     assert_eq!(lab.layout.index().unwrap().len(), 29_999);
 }
 
@@ -182,7 +182,7 @@ fn what_is_unknown_in_an_index_stays() {
     let foreign = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2,"x":[1]}],"annotations":{"a":"b"},"y":{}}"#;
     fs::write(lab.layout.root().join("index.json"), foreign).unwrap();
     let index = lab.index("a", &[], 0);
-    lab.store.remove(&index, &lab.artifacts).unwrap();
+    remove(&lab.store, &lab.artifacts, &index).unwrap();
     assert_eq!(fs::read_to_string(lab.layout.root().join("index.json")).unwrap(), foreign);
 }
 

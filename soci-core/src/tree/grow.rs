@@ -12,15 +12,10 @@ use std::ops::Range;
 use hashbrown::hash_table::{Entry, HashTable};
 
 use super::layer::{Child, Inode, LayerTree, NameAt, Origin, bytes};
+use super::limits::{MAX_IMPLIED, MAX_NAME, MAX_PATH};
 use super::{Entries, Marker, ROOT, Reason, Refusal, check_xattr, keeps_xattr};
 use crate::tar::EntryKind;
 
-/// Bytes of one part of a name, at most: the kernel's NAME_MAX.
-pub(super) const MAX_NAME: usize = 255;
-/// Bytes of a path, at most: the kernel's PATH_MAX without the NUL.
-pub(super) const MAX_PATH: usize = 4095;
-/// Directories that no entry names, at most: a name of a few bytes can imply thousands.
-pub(super) const MAX_IMPLIED: usize = 1 << 18;
 /// Bytes of their paths, at most: each has all of those above it.
 const MAX_IMPLIED_PATHS: usize = 1 << 26;
 /// Bytes of targets of symbolic links that are followed in a layer, at most: each entry may have a path through as many

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::{Entries, Growing, Refusal};
+use super::{Entries, Refusal};
 
 /// What an inode is made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,18 +65,6 @@ pub struct LayerTree {
 }
 
 impl LayerTree {
-    /// Builds the tree of all of `entries`. What cannot be shown is left out and told by [`Self::refused`].
-    pub fn build<E: Entries + ?Sized>(entries: &E, count: usize) -> Self {
-        let mut growing = Growing::with_capacity(count);
-        let mut refused = Vec::new();
-        for entry in 0..count as u32 {
-            if let Err(refusal) = growing.add(entries, entry) {
-                refused.push(refusal);
-            }
-        }
-        Self { refused, ..growing.finish(entries) }
-    }
-
     /// Entries that cannot be shown. A layer that has some can neither be unpacked nor mounted.
     pub fn refused(&self) -> &[Refusal] {
         &self.refused

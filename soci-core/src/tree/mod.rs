@@ -9,8 +9,10 @@
 
 mod acl;
 mod attributes;
+mod build;
 mod grow;
 mod layer;
+mod limits;
 mod marker;
 mod path;
 mod refusal;

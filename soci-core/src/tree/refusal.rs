@@ -1,16 +1,18 @@
 //! Why an entry cannot be shown, unpacked or planned for. No kernel and no unpacker would take it either.
 
+use super::limits::{MAX_IMPLIED, MAX_NAME, MAX_PATH};
+
 /// What is wrong with an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
     /// A part of its name, or of the name of a link's target, is longer than NAME_MAX.
-    #[error("a part of the name is longer than {} bytes", super::grow::MAX_NAME)]
+    #[error("a part of the name is longer than {} bytes", MAX_NAME)]
     NameTooLong,
     /// Its path, without links, is longer than PATH_MAX.
-    #[error("the path is longer than {} bytes", super::grow::MAX_PATH)]
+    #[error("the path is longer than {} bytes", MAX_PATH)]
     PathTooLong,
     /// The layer implies more directories than are made for it.
-    #[error("the layer implies more than {} directories, or too long ones", super::grow::MAX_IMPLIED)]
+    #[error("the layer implies more than {} directories, or too long ones", MAX_IMPLIED)]
     TooManyImplied,
     /// It lies below a file of its layer.
     #[error("it lies below something that is not a directory")]

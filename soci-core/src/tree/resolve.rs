@@ -6,8 +6,9 @@
 use std::hash::BuildHasher;
 use std::ops::Range;
 
-use super::grow::{Growing, MAX_NAME, MAX_PATH};
+use super::grow::Growing;
 use super::layer::{NameAt, Origin, bytes};
+use super::limits::{MAX_NAME, MAX_PATH};
 use super::{Entries, Marker, ROOT, Reason, path};
 use crate::tar::EntryKind;
 

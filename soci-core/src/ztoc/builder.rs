@@ -6,11 +6,12 @@
 use std::io::{self, Read};
 
 use super::Algorithm;
+use super::BuildError;
 use super::MAX_ZTOC;
 use super::encode::{self, Contents};
 use super::fine::{BuiltFine, FineOptions, FineWriter, Layer};
 use super::place::{Checkpointing, Placement};
-use crate::compression::gzip::{Checkpoint, Event, GzipError, Scanner, ZinfoWriter};
+use crate::compression::gzip::{Checkpoint, Event, Scanner, ZinfoWriter};
 use crate::compression::uncompressed::TarZinfo;
 use crate::compression::zstd::{self, FramesWriter, MAX_FRAME, ZstdError};
 use crate::digest::{Digest, Hasher};
@@ -66,32 +67,6 @@ pub struct Built {
     pub xattrs_present: bool,
     /// The fine index, if [`BuildOptions::fine`] asked for it and its table is not larger than readers take.
     pub fine: Option<BuiltFine>,
-}
-
-/// Why a layer has no zTOC.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// The layer could not be read.
-    #[error("layer could not be read")]
-    Read(#[source] io::Error),
-    /// The layer is not a gzip file from its first to its last byte.
-    #[error("layer is not valid gzip")]
-    Gzip(#[from] GzipError),
-    /// The layer is not zstd, or cannot be read in parts.
-    #[error("zstd layer cannot be read in parts")]
-    Zstd(#[from] ZstdError),
-    /// The layer's tar cannot be described.
-    #[error("layer's tar cannot be indexed")]
-    Tar(#[from] TarError),
-    /// A fine index's tables or windows could not be compressed: memory is exhausted.
-    #[error("fine index cannot be compressed")]
-    Press(#[source] io::Error),
-    /// 0 for a plain tar or a fine index, or more than 2^63 - 1.
-    #[error("span size {0} is not possible")]
-    SpanSize(u64),
-    /// The zTOC would pass what its readers take: too many spans or entries.
-    #[error("zTOC would be larger than {} MiB; a larger span size may help", MAX_ZTOC >> 20)]
-    TooLarge,
 }
 
 /// Bytes read at a time.

@@ -3,6 +3,7 @@
 //! [`Ztoc`] owns the verified bytes and the tables read from them. Invariant: nothing in a `Ztoc` is read from
 //! the bytes again without a check; offsets, sizes and counts were checked once when it was opened.
 
+mod build_error;
 mod builder;
 mod encode;
 mod entry;
@@ -31,8 +32,9 @@ const MEMORY: &str = "ztoc-memory";
 
 pub use crate::compression::gzip::{GzipError, InflateError};
 pub use crate::compression::zstd::{MAX_FRAME, ZstdError};
+pub use build_error::BuildError;
 pub use builder::{
-    BuildError, BuildOptions, Built, DEFAULT_BUILD_TOOL, DEFAULT_SPAN_SIZE, build_gzip, build_tar, build_zstd,
+    BuildOptions, Built, DEFAULT_BUILD_TOOL, DEFAULT_SPAN_SIZE, build_gzip, build_tar, build_zstd,
 };
 pub use entry::FileEntry;
 pub use error::ZtocError;

@@ -64,13 +64,7 @@ fn refused<T, E: Error>(
 
 /// The error, or a cause of it, names the limit, and the documentation explains it.
 fn names(limit: &str, error: &dyn Error) {
-    let mut said = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        said.push_str(": ");
-        said.push_str(&error.to_string());
-        cause = error.source();
-    }
+    let said = soci_core::error::chain(error);
     assert!(said.contains(&format!("`{limit}`")), "{said}");
     assert!(LIMITS.contains(&format!("| `{limit}` |")), "docs/threat-model.md does not explain {limit}");
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use soci_core::digest::Digest;
 use soci_core::image::{Descriptor, ImageSource, Manifest, Platform};
 use soci_core::media_type::{OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
+use soci_core::pack::{Destination, PackSettings, Purpose, head_pin, make, verify};
 use soci_core::pack::{
     Extent, PackHead,
     testing::{ForgedBlock, forged},
 };
-use soci_core::pack::{PackSettings, Place, Purpose, head_pin, make, verify};
 use soci_core::prefetch::{Plan, PlanItem};
 use soci_core::store::{Artifacts, ContentStore, LayoutStore};
 use soci_core::testing::{TarBuilder, TarEntry, TarFormat};
@@ -57,8 +57,13 @@ fn a_pack_is_made_and_verified_in_less_memory_than_it_has_bytes() {
     let items = vec![PlanItem { path: Arc::from(&b"f"[..]), range, first_need_ns: 0 }];
     let settings =
         PackSettings { plan: Plan { must_have: 1, items }, budget: None, purpose: Purpose::default() };
-    let place =
-        Place { store: &store, beside: &[], artifacts: &artifacts, name: "image", runtime: runtime.handle() };
+    let place = Destination {
+        store: &store,
+        beside: &[],
+        artifacts: &artifacts,
+        name: "image",
+        runtime: runtime.handle(),
+    };
     let report =
         crate::measured(0, || make(&image, &image.manifest, None, &settings, place, &|_| {})).unwrap();
     assert_eq!(report.plain, LENGTH);

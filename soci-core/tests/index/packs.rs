@@ -11,8 +11,8 @@ use soci_core::image::{Descriptor, Image, ImageSource, Platform};
 use soci_core::index::Event;
 use soci_core::media_type::{OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST};
 use soci_core::pack::{
-    Budget, PackBuildError, PackHead, PackReport, PackSettings, Place, Purpose, VerifyError, head_pin, make,
-    open_block, verify,
+    Budget, Destination, PackBuildError, PackHead, PackReport, PackSettings, Purpose, VerifyError, head_pin,
+    make, open_block, verify,
 };
 use soci_core::prefetch::{Plan, PlanItem};
 use soci_core::registry::{Registry, RegistryOptions};
@@ -72,7 +72,7 @@ impl Made {
         let settings = PackSettings { plan, budget, purpose: Purpose::default() };
         let store = ContentStore::Layout(self.store.clone());
         let (artifacts, runtime) = (&self.artifacts, self.runtime.handle());
-        let place = Place { store: &store, beside: &[], artifacts, name: "image", runtime };
+        let place = Destination { store: &store, beside: &[], artifacts, name: "image", runtime };
         make(&self.image, &self.image.manifest, None, &settings, place, &|_| {})
     }
 
@@ -228,7 +228,7 @@ fn what_is_read_is_told() {
     };
     let settings = PackSettings { plan, budget: None, purpose: Purpose::default() };
     let store = ContentStore::Layout(place.store.clone());
-    let at = Place {
+    let at = Destination {
         store: &store,
         beside: &[],
         artifacts: &place.artifacts,

@@ -1,12 +1,18 @@
 //! Chaos and soak: a daemon that dies, ends, is replaced and meets bad registries while containers read, and one that pulls,
 //! runs and removes for hours. What `cargo xtask chaos` and `cargo xtask soak` run; needs root.
 //!
-//! `chaos SECONDS SEED WAY` and `soak CYCLES WAY`, where WAY is `erofs` or `fuse`. The last line is a JSON object of the figures. It exits 1 when
-//! anything was wrong: an error of a read, a wrong byte, a process that cannot die, something left behind, a slope.
+//! `chaos SECONDS SEED WAY [without-containerd]`, `versions WAY` and `soak CYCLES WAY`, where WAY is `erofs` or `fuse`. The last line is a JSON object of the
+//! figures. It exits 1 when anything was wrong: an error of a read, a wrong byte, a process that cannot die, something left behind, a slope.
 
+mod disk;
+mod elsewhere;
 mod events;
+mod puller;
 mod readers;
+mod real;
+mod run;
 mod soak;
+mod versions;
 mod world;
 
 use std::process::ExitCode;
@@ -17,10 +23,14 @@ fn main() -> ExitCode {
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     let number = |word: &str| word.parse::<u64>().ok();
     let wrong = match words[..] {
-        ["chaos", seconds, seed, way] => match (number(seconds), number(seed)) {
-            (Some(seconds), Some(seed)) => events::run(Duration::from_secs(seconds), seed, way),
+        ["chaos", seconds, seed, way, ref rest @ ..] => match (number(seconds), number(seed), rest) {
+            (Some(seconds), Some(seed), []) => run::run(Duration::from_secs(seconds), seed, way, true),
+            (Some(seconds), Some(seed), ["without-containerd"]) => {
+                run::run(Duration::from_secs(seconds), seed, way, false)
+            }
             _ => return usage(),
         },
+        ["versions", way] => versions::run(way),
         ["soak", cycles, way] => match number(cycles) {
             Some(cycles) => soak::run(cycles, way),
             None => return usage(),
@@ -34,6 +44,8 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("chaos SECONDS SEED erofs|fuse, or soak CYCLES erofs|fuse");
+    eprintln!(
+        "chaos SECONDS SEED erofs|fuse [without-containerd], or versions erofs|fuse, or soak CYCLES erofs|fuse"
+    );
     ExitCode::from(2)
 }

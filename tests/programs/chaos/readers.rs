@@ -26,6 +26,25 @@ pub(crate) struct Seen {
     /// When they began, and how long they took.
     pub(crate) long: Mutex<Vec<(Instant, Duration)>>,
     pub(crate) stop: AtomicBool,
+    /// Deaths so far.
+    pub(crate) deaths: AtomicU64,
+    /// What containers of containerd, and processes in namespaces of their own, have done.
+    pub(crate) real: Real,
+}
+
+/// Counts of what is done with containers of containerd.
+#[derive(Debug, Default)]
+pub(crate) struct Real {
+    pub(crate) pulls: AtomicU64,
+    /// Programs run by `ctr tasks exec`, and those of them whose bytes nobody had read.
+    pub(crate) execs: AtomicU64,
+    pub(crate) first_execs: AtomicU64,
+    /// Images that were removed while a container of them ran.
+    pub(crate) removals: AtomicU64,
+    /// Checks of all files in a container by a process in a mount namespace of its own.
+    pub(crate) elsewhere: AtomicU64,
+    /// The longest `ctr tasks exec`, in milliseconds.
+    pub(crate) longest_exec: AtomicU64,
 }
 
 impl Seen {

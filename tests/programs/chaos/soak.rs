@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use harness::machine::mounts_mentioning;
 use tokio::runtime::Runtime;
 
-use crate::events::config;
+use crate::run::config;
 use crate::readers::{Seen, read_once};
 use crate::world::{Dice, World};
 

@@ -10,15 +10,17 @@ use harness::daemon::Daemon;
 use harness::image::{LayerSource, Published, TarWriter, publish};
 use harness::pull::{chain_ids, mount_at, prepare_container, pull};
 use harness::registry::TestRegistry;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustix::mount::{UnmountFlags, unmount};
 use soci_core::containerd::snapshots::{ListSnapshotsRequest, RemoveSnapshotRequest};
 use soci_core::containerd::{SnapshotsClient, snapshots_client};
 use soci_core::digest::Digest;
 use tonic::{Code, Status};
 
+use crate::disk::Disk;
+
 /// A program without libraries, from Debian's busybox-static.
-const BUSYBOX: &str = "/bin/busybox";
+pub(crate) const BUSYBOX: &str = "/bin/busybox";
 
 /// Numbers that look random, the same for the same seed (xorshift64*).
 #[derive(Clone, Debug)]
@@ -51,12 +53,13 @@ pub(crate) struct Image {
     pub(crate) files: Vec<(String, Vec<u8>)>,
 }
 
-/// A mounted container. Who drops it unmounts it.
+/// A container. Who drops it unmounts what is mounted for it alone.
 #[derive(Debug)]
 pub(crate) struct Container {
     pub(crate) image: Arc<Image>,
     pub(crate) rootfs: PathBuf,
-    key: String,
+    /// The name of its snapshot; `None` of a container that has a runtime of its own.
+    key: Option<String>,
 }
 
 #[derive(Debug)]
@@ -65,6 +68,9 @@ pub(crate) struct World {
     pub(crate) registry: TestRegistry,
     pub(crate) socket: PathBuf,
     pub(crate) root: PathBuf,
+    pub(crate) disk: Disk,
+    /// Shared by containers that may lie on layers which the earlier build cannot serve. Only without one it comes back.
+    pub(crate) of_successor: RwLock<()>,
     work: tempfile::TempDir,
 }
 
@@ -72,9 +78,12 @@ impl World {
     pub(crate) fn new(config: &str) -> Self {
         let work = tempfile::tempdir().expect("a directory can be made");
         let registry = TestRegistry::start();
+        let root = work.path().join("root");
+        let disk = Disk::new(&root);
         let daemon = Daemon::start(work.path(), config);
-        let (socket, root) = (daemon.socket(), daemon.root());
-        Self { daemon: Mutex::new(daemon), registry, socket, root, work }
+        let socket = daemon.socket();
+        let of_successor = RwLock::new(());
+        Self { daemon: Mutex::new(daemon), registry, socket, root, disk, of_successor, work }
     }
 
     pub(crate) fn work(&self) -> &Path {
@@ -138,7 +147,23 @@ impl World {
         };
         let rootfs = self.work().join(format!("rootfs-{key}"));
         mount_at(&mounts, &rootfs);
-        Ok(Container { image: Arc::clone(image), rootfs, key: key.to_owned() })
+        Ok(Container { image: Arc::clone(image), rootfs, key: Some(key.to_owned()) })
+    }
+
+    /// Tries to remove the image of a container that runs.
+    ///
+    /// # Errors
+    /// When that is done.
+    pub(crate) async fn remove_in_use(&self, container: &Container) -> Result<(), String> {
+        let Ok(mut client) = snapshots_client(&self.socket).await else { return Ok(()) };
+        for key in chain_ids(&container.image.diff_ids) {
+            match client.remove(RemoveSnapshotRequest { snapshotter: String::new(), key }).await {
+                // What has children stays, by containerd's contract.
+                Err(_) => {}
+                Ok(_) => return Err("a layer under a container was removed".to_owned()),
+            }
+        }
+        Ok(())
     }
 
     /// Removes a container and its image.
@@ -150,7 +175,7 @@ impl World {
         let unavailable = |error: &dyn std::fmt::Debug| Status::unavailable(format!("{error:?}"));
         let mut client = snapshots_client(&self.socket).await.map_err(|error| unavailable(&error))?;
         let chain = chain_ids(&container.image.diff_ids);
-        for key in [container.key.clone()].into_iter().chain(chain.into_iter().rev()) {
+        for key in container.key.clone().into_iter().chain(chain.into_iter().rev()) {
             remove_children(&mut client, &key).await?;
             remove_one(&mut client, key).await?;
         }
@@ -180,6 +205,11 @@ async fn remove_children(client: &mut SnapshotsClient, parent: &str) -> Result<(
 }
 
 impl Container {
+    /// One that somebody else mounts.
+    pub(crate) const fn of_runtime(image: Arc<Image>, rootfs: PathBuf) -> Self {
+        Self { image, rootfs, key: None }
+    }
+
     /// Runs a program of the image, as `exec` does.
     pub(crate) fn exec(&self) -> Result<(), String> {
         if !self.rootfs.join("bin/busybox").exists() {
@@ -193,8 +223,10 @@ impl Container {
     }
 
     pub(crate) fn unmount(&self) {
-        // It may be unmounted already.
-        let _ = unmount(&self.rootfs, UnmountFlags::DETACH);
+        if self.key.is_some() {
+            // It may be unmounted already.
+            let _ = unmount(&self.rootfs, UnmountFlags::DETACH);
+        }
     }
 }
 

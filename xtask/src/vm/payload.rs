@@ -49,7 +49,7 @@ const APPLETS: [&str; 16] = [
 
 /// Puts everything into a guest; `binaries` has the product, `long` is for the long scenarios.
 pub(super) fn put(guest: &Guest, lab: &Lab, binaries: &Path, long: bool) -> Result<()> {
-    for program in ["soci", "soci-snapshotter-grpc"] {
+    for program in ["soci", "soci-snapshotter-grpc", "soci-snapshotter-grpc-successor", "chaos"] {
         guest.carry(&binaries.join(program))?;
     }
     guest.carry(&registry()?)?;
@@ -63,6 +63,7 @@ pub(super) fn put(guest: &Guest, lab: &Lab, binaries: &Path, long: bool) -> Resu
         ("reads.sh", include_str!("../../vm/reads.sh")),
         ("mapped.sh", include_str!("../../vm/mapped.sh")),
         ("starts.sh", include_str!("../../vm/starts.sh")),
+        ("deaths.sh", include_str!("../../vm/deaths.sh")),
         ("log.sh", include_str!("../../vm/log.sh")),
     ] {
         guest.write(&format!("vm/{name}"), text)?;

@@ -19,6 +19,10 @@ const SLOW: u64 = 4_000_000;
 /// MiB of a disk: what mkfs.xfs takes at least, and some.
 const SIZE: u64 = 400;
 
+/// Seconds of deaths of the daemon, for each way of mounting.
+const DEATHS: u64 = 20;
+const LONG_DEATHS: u64 = 120;
+
 /// The disks beside the root, empty.
 pub(super) fn disks(dir: &Path, long: bool) -> Result<Vec<Disk>> {
     let mut all = vec![("slow-ext4", "ext4", Some(SLOW)), ("xfs", "xfs", None)];
@@ -52,6 +56,7 @@ pub(super) fn script(kernel: &Kernel, long: bool) -> String {
         let _ = writeln!(script, "sh /vm/{words} || echo '::FAILED {words}'"); // a String takes everything
     };
     scenario("smoke.sh");
+    scenario(&format!("deaths.sh {}", if long { LONG_DEATHS } else { DEATHS }));
     if long {
         scenario(&format!("reads.sh slow-ext4 slow-ext4 ext4 {all}"));
         scenario(&format!("reads.sh slow-xfs slow-xfs xfs {all}"));

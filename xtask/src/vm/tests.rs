@@ -1,7 +1,8 @@
 //! The product's privileged tests on other kernels: the test program as it was built here, on this machine's root, which
 //! the guest sees below its own changes.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result};
@@ -13,8 +14,10 @@ use crate::lab::{cargo, workspace};
 
 /// Runs the tests whose names begin with one of the modules, one after the other, on every kernel.
 pub(super) fn run(args: &Args) -> Result<()> {
-    let binaries = build(args.release)?;
-    let program = program(args.release)?;
+    let (binaries, program) = match &args.programs {
+        Some(dir) => (fs::canonicalize(dir)?, built(&dir.join("deps"))?),
+        None => (build(args.release)?, program(args.release)?),
+    };
     let runner = Runner::of(args, |run| Guest::over_host(run.join("tree")))?;
     let words: Vec<String> = args.tests.iter().map(|module| format!("{module}::")).collect();
     // Where tests make layers and mounts must not be an overlay, which the root is.
@@ -29,6 +32,20 @@ pub(super) fn run(args: &Args) -> Result<()> {
         words = words.join(" "),
     );
     runner.command(&script)
+}
+
+/// The test program that was built last.
+fn built(dir: &Path) -> Result<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("privileged-") && path.extension().is_none() {
+            found.push((path.metadata()?.modified()?, path));
+        }
+    }
+    let (_, last) = found.into_iter().max().with_context(|| format!("no test program in {}", dir.display()))?;
+    Ok(fs::canonicalize(last)?)
 }
 
 /// Builds the test program, and says where it is.

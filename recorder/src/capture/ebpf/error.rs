@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use aya::maps::MapError;
 use aya::programs::ProgramError;
+use soci_core::error::causes;
 
 use super::btf::BtfError;
 
@@ -127,15 +128,10 @@ pub enum EbpfError {
 
 /// What to do about a refused object, when that is known.
 fn hint(error: &aya::EbpfError) -> &'static str {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if error
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
-        {
-            return ": CAP_BPF and CAP_PERFMON are needed (root)";
-        }
-        cause = error.source();
+    let refused = |cause: &io::Error| cause.kind() == io::ErrorKind::PermissionDenied;
+    if causes(error).filter_map(|cause| cause.downcast_ref()).any(refused) {
+        ": CAP_BPF and CAP_PERFMON are needed (root)"
+    } else {
+        ""
     }
-    ""
 }

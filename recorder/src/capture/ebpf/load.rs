@@ -20,9 +20,6 @@ use super::anomalies::Anomalies;
 use super::error::EbpfError;
 use super::kernel::{Kernel, Offsets, missing};
 
-/// The committed programs.
-pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../recorder-ebpf/recorder.bpf.o");
-
 /// Lines of a verifier log that are shown.
 const LOG_LINES: usize = 20;
 

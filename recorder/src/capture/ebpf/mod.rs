@@ -22,6 +22,7 @@ mod identity;
 mod kernel;
 mod load;
 mod seen;
+mod settings;
 mod strangers;
 mod tree;
 
@@ -43,6 +44,7 @@ use soci_core::units::ByteRange;
 pub use btf::BtfError;
 pub use error::EbpfError;
 pub use recorder_ebpf::Way;
+pub use settings::{RING_BYTES, Reads, Settings};
 
 use self::held::Held;
 use self::identity::{Identity, Inode};
@@ -54,52 +56,10 @@ use super::{Capture, RawAccess};
 use crate::escape::escape;
 use crate::workload::Cgroup;
 
-/// Size of the ring buffer when nobody says otherwise: 104 000 events.
-pub const RING_BYTES: u32 = recorder_ebpf::RING_BYTES;
 /// Processes that can be tracked at the same time.
 pub const TRACKED_MAX: u32 = recorder_ebpf::TRACKED_MAX;
 /// A record of the ring buffer with its header.
 const RECORD_BYTES: u32 = size_of::<Event>() as u32 + 8;
-
-/// What is loaded, and how.
-#[derive(Debug, Clone, Copy)]
-pub struct Settings {
-    /// Size of the ring buffer: a power of two, at least a page.
-    pub ring_bytes: u32,
-    /// How reads are seen.
-    pub reads: Reads,
-    /// The programs.
-    pub object: &'static [u8],
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { ring_bytes: RING_BYTES, reads: Reads::Best, object: load::OBJECT }
-    }
-}
-
-/// How reads are to be seen.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Reads {
-    /// In the best way that this kernel lets us use.
-    #[default]
-    Best,
-    /// The same, but by the bytes that were given, or not at all.
-    Exact,
-    /// In this way, or not at all.
-    Only(Way),
-}
-
-impl Reads {
-    /// The ways to try, in order.
-    fn ways(&self) -> &[Way] {
-        match self {
-            Self::Best => &Way::ALL,
-            Self::Exact => &Way::ALL[..2],
-            Self::Only(way) => std::slice::from_ref(way),
-        }
-    }
-}
 
 /// A folio of this size is mapped at once, by one entry of a middle page table, and then no tracepoint tells of it.
 const HUGE_BYTES: u64 = 2 << 20;

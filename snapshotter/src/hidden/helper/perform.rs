@@ -16,7 +16,7 @@ const LISTING: usize = 256 << 10;
 /// Names of a directory that are listed at most. In larger ones, what is needed is looked up one by one.
 const MAX_LISTED: usize = 4096;
 /// Bytes of which pages are made at once: the kernel makes no more by one call, and says nothing of the rest.
-const AT_ONCE: u64 = 128 << 10;
+const READ_AT_ONCE: u64 = 128 << 10;
 
 pub(super) fn perform(work: &Work) -> io::Result<()> {
     match work {
@@ -65,7 +65,7 @@ fn fill(place: &Place, ranges: &[(u64, u64)]) -> io::Result<()> {
         let end = start.saturating_add(*length);
         let mut at = *start;
         while at < end {
-            let part = (end - at).min(AT_ONCE);
+            let part = (end - at).min(READ_AT_ONCE);
             fadvise(&file, at, NonZeroU64::new(part), Advice::WillNeed)?;
             at += part;
         }

@@ -16,8 +16,8 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::{
-    cli::Global,
     error::words_of,
+    global::Global,
     output::{json, stream},
     sources::RegistryFlags,
 };

@@ -11,8 +11,8 @@ use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use super::{Args, Finding};
-use crate::cli::Global;
 use crate::commands::run::snapshotter_program;
+use crate::global::Global;
 
 /// Free space below which a warning is due, in bytes.
 const LITTLE: u64 = 2 << 30;

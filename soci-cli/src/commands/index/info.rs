@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use soci_core::store::ArtifactKind;
 
 use crate::{
-    cli::Global,
+    global::Global,
     output::json,
     root::{self, Root},
 };

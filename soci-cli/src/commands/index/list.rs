@@ -7,7 +7,7 @@ use soci_core::{digest::Digest, index::IndexVersion, store::Artifact};
 
 use super::remote;
 use crate::{
-    cli::Global,
+    global::Global,
     output::{duration, json, stream, table},
     root::Root,
     sources::{self, PlatformFlags, RegistryFlags},

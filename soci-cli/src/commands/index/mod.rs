@@ -9,7 +9,7 @@ use anyhow::Result;
 
 pub(crate) use list::age;
 
-use crate::cli::Global;
+use crate::global::Global;
 
 /// List, show and remove SOCI indexes.
 #[derive(Debug, clap::Subcommand)]

@@ -8,7 +8,7 @@ use soci_core::{
 };
 
 use crate::{
-    cli::Global,
+    global::Global,
     root::{self, Root},
     sources,
 };

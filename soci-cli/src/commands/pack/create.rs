@@ -4,16 +4,16 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use soci_core::{
     image::{Image, Manifest},
-    index::{Event, SociIndex, fine_tables},
+    index::{Event, InParts, SociIndex, fine_tables},
     media_type,
-    pack::{Budget, InParts, PackSettings, Place, Selector, make},
+    pack::{Budget, Destination, PackSettings, Selector, make},
     store::ArtifactKind,
 };
 use tokio::runtime::Runtime;
 
 use crate::{
-    cli::Global,
-    commands::{build_args, made, pack_args},
+    commands::{build_args, image_labels::keep_packs, made, pack_args},
+    global::Global,
     output::{json, progress::Progress},
     root::Root,
     sources::ImageArgs,
@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     for image in &images {
         build_args::warn_about_other_image(&args.trace, image)?;
         let (index, fine) = (newest_index(&root, image)?, newest_fine_index(&root, image)?);
-        let place = Place {
+        let place = Destination {
             store: &store,
             beside: &stores,
             artifacts: &root.artifacts,
@@ -91,7 +91,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         let made = make(image, &image.manifest, in_parts, &settings, place, &tell)?;
         packs.push((image.manifest.digest, made.descriptor.digest));
     }
-    pack_args::tie(&store, source.name(), &settings.purpose, &packs)?;
+    keep_packs(&store, source.name(), &settings.purpose, &packs)?;
     if args.json {
         out!("{}", json::pretty(&Made { image: source.name(), packs: heard.take().packs })?);
     } else if args.quiet {

@@ -10,7 +10,7 @@ use soci_core::{digest::Digest, pack::PackHead};
 
 use super::Pack;
 use crate::{
-    cli::Global,
+    global::Global,
     output::{json, stream},
     root::{self, Root},
 };

@@ -8,8 +8,8 @@ use soci_core::{digest::Digest, store::ArtifactKind};
 
 use super::Pack;
 use crate::{
-    cli::Global,
     commands::index::age,
+    global::Global,
     output::{json, stream, table},
     root::Root,
 };

@@ -21,7 +21,7 @@ use soci_core::{
     units::ByteRange,
 };
 
-use crate::{cli::Global, root::Root};
+use crate::{global::Global, root::Root};
 
 /// Make, list, show, check and push working-set packs.
 #[derive(Debug, clap::Subcommand)]

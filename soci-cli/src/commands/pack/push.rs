@@ -6,8 +6,12 @@ use tokio::runtime::Runtime;
 
 use super::Pack;
 use crate::{
-    cli::Global,
-    commands::push_companions::{companion, has, hinted, push_parcel},
+    commands::{
+        push_companions::{companion, has, hinted, push_parcel},
+        pushed::{Pushed, tell},
+    },
+    global::Global,
+    help::heading::OUTPUT,
     output::progress::Progress,
     root::{self, Root},
     sources::RegistryFlags,
@@ -23,8 +27,11 @@ pub(crate) struct Args {
     #[command(flatten)]
     registry: RegistryFlags,
     /// Print only the digest of the pack.
-    #[arg(long, short = 'q')]
+    #[arg(long, short = 'q', help_heading = OUTPUT)]
     quiet: bool,
+    /// Print what the registry has now as JSON; no progress.
+    #[arg(long, help_heading = OUTPUT, conflicts_with = "quiet")]
+    json: bool,
 }
 
 pub(crate) fn run(mut args: Args, global: &Global) -> Result<()> {
@@ -37,12 +44,12 @@ pub(crate) fn run(mut args: Args, global: &Global) -> Result<()> {
     let root = Root::open(global)?;
     let pack = Pack::open(&root, &digest)?;
     args.registry.http_dump |= global.debug;
-    Runtime::new().context("start the runtime")?.block_on(push(&args, &pack, &reference, &root))
+    Runtime::new().context("start the runtime")?.block_on(push(&args, &pack, &name, &reference, &root))
 }
 
-async fn push(args: &Args, pack: &Pack, reference: &Reference, root: &Root) -> Result<()> {
+async fn push(args: &Args, pack: &Pack, name: &str, reference: &Reference, root: &Root) -> Result<()> {
     let repository = args.registry.registry(&reference.whole())?.repository(reference);
-    let say = Progress::new(args.quiet);
+    let say = Progress::new(args.quiet || args.json);
     let subject = pack.manifest.subject.as_ref().context("the pack's manifest has no subject")?.digest;
     if !has(&repository, &subject).await.context("ask for the image manifest")? {
         say!("note: the registry does not have the image manifest {subject}; push the image as well");
@@ -57,5 +64,5 @@ async fn push(args: &Args, pack: &Pack, reference: &Reference, root: &Root) -> R
     if args.quiet {
         out!("{}", pack.record.digest);
     }
-    Ok(())
+    tell(args.json, name, &[Pushed::new(pack.record.digest, "pack")])
 }

@@ -7,7 +7,7 @@ use soci_core::{
 };
 
 use crate::{
-    cli::Global,
+    global::Global,
     root::{self, Root},
 };
 

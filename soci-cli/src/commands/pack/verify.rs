@@ -6,7 +6,7 @@ use tokio::runtime::Runtime;
 
 use super::Pack;
 use crate::{
-    cli::Global,
+    global::Global,
     output::{json, progress::Progress},
     root::{self, Root},
     sources::ImageArgs,

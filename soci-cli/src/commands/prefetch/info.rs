@@ -10,7 +10,7 @@ use soci_core::{
 };
 
 use crate::{
-    cli::Global,
+    global::Global,
     output::{json, stream},
     root::{self, Root},
 };

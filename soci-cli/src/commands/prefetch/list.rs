@@ -5,8 +5,8 @@ use serde::Serialize;
 use soci_core::{digest::Digest, prefetch::PrefetchArtifact, store::ArtifactKind, units::SpanId};
 
 use crate::{
-    cli::Global,
     commands::index::age,
+    global::Global,
     output::{json, stream, table},
     root::Root,
 };

@@ -5,7 +5,7 @@ mod list;
 
 use anyhow::Result;
 
-use crate::cli::Global;
+use crate::global::Global;
 
 /// List and show prefetch artifacts.
 #[derive(Debug, clap::Subcommand)]

@@ -10,7 +10,7 @@ use soci_core::containerd::{Containerd, Containers, RuntimeError, Task, TaskEven
 use soci_core::image::{Image, ImageError, ImageSource, Platform};
 use soci_core::trace::LayerRef;
 
-use crate::cli::Global;
+use crate::global::Global;
 
 /// The namespaces that count.
 #[derive(Debug, Clone)]

@@ -11,7 +11,6 @@ use std::io;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args as ClapArgs;
 use recorder::capture::{Ebpf, Scope, TRACKED_MAX};
 use recorder::container::attach::{self, Attached};
 use recorder::container::{Container, Wanted};
@@ -24,34 +23,17 @@ use soci_core::containerd::{Containers, Task};
 use tokio::runtime::Handle;
 
 use self::containerd::Namespaces;
-use super::record::{self, Args};
+use super::partial_trace::{leave, partial, publish};
+use super::record_args::Args;
+use super::record_once;
 use super::results::Results;
 use super::stop::{Stop, Stopped};
 use super::workload_args::limit;
-use crate::cli::Global;
-use crate::error::Hinted;
+use crate::global::Global;
+use crate::hint::Hinted;
 
 /// Processes are told by their tree.
 const TREE: Scope = Scope::Tree { room: TRACKED_MAX };
-
-/// Which container is recorded, when it is not run by us.
-#[derive(Debug, Clone, ClapArgs)]
-pub(crate) struct ContainerArgs {
-    /// Record a container that runs already: its id or name, the path of a cgroup, or a process id. Reads that happened
-    /// before are not in the trace.
-    #[arg(long, value_name = "CONTAINER|CGROUP|PID", conflicts_with_all = ["image", "command"])]
-    attach: Option<String>,
-    /// Record the container with this name or ID prefix. [default: the first one that CMD starts and that is not a pod
-    /// sandbox]
-    #[arg(long, value_name = "NAME_OR_ID", conflicts_with_all = ["image", "attach"])]
-    container: Option<String>,
-    /// Record the first container of this image that CMD starts.
-    #[arg(long, value_name = "REF", conflicts_with_all = ["image", "attach"])]
-    container_image: Option<String>,
-    /// End the container that CMD has started when the recording is over; it goes on otherwise.
-    #[arg(long, conflicts_with_all = ["image", "attach"])]
-    stop: bool,
-}
 
 /// Records a container of somebody else's.
 pub(super) fn run(args: &Args, global: &Global, stop: &Stop, runtime: &Handle) -> Result<ExitCode> {
@@ -71,7 +53,7 @@ pub(super) fn run(args: &Args, global: &Global, stop: &Stop, runtime: &Handle) -
         let news = containerd::follow(&client, &socket, namespaces.clone()).await?;
         Ok::<_, anyhow::Error>((client, news))
     }))?;
-    let bar = record::progress_bar("", args.json);
+    let bar = record_once::progress_bar("", args.json);
     // Chosen when the container is known, of which they may have their name.
     let results = OnceCell::new();
     let trace = |container: &Container| {
@@ -79,7 +61,7 @@ pub(super) fn run(args: &Args, global: &Global, stop: &Stop, runtime: &Handle) -
         results
             .get_or_init(choose)
             .as_ref()
-            .map(Results::trace)
+            .map(|results| partial(&results.trace()))
             .map_err(|error| io::Error::other(error.clone()))
     };
     let options = ContainerOptions {
@@ -89,7 +71,7 @@ pub(super) fn run(args: &Args, global: &Global, stop: &Stop, runtime: &Handle) -
         signals: stop.signals(),
         stop: args.container.stop,
     };
-    let mut show = |progress: &Progress| record::show(&bar, progress);
+    let mut show = |progress: &Progress| record_once::show(&bar, progress);
     let (_, settings) = args.engine.choice()?;
     let recorded = if let Some(text) = &args.container.attach {
         let known = runtime.block_on(stop.or(containerd::running(&client, &namespaces)))?;
@@ -112,26 +94,32 @@ pub(super) fn run(args: &Args, global: &Global, stop: &Stop, runtime: &Handle) -
         record_started(&mut Ebpf::watch(TREE, &settings)?, starter, &options, &mut show)
     };
     bar.finish_and_clear();
+    if recorded.is_err()
+        && let Some(Ok(results)) = results.get()
+    {
+        leave(&results.trace());
+    }
     let RecordedContainer { recorded, container, others, runs, .. } = match recorded {
         Err(ContainerSessionError::Stopped(signal)) => return Err(Stopped::Signal(signal).into()),
         Err(ContainerSessionError::TimedOut) => return Err(Stopped::TimedOut.into()),
         recorded => recorded?,
     };
     let results = results.into_inner().context("no trace was made")?.map_err(anyhow::Error::msg)?;
+    publish(&results.trace())?;
     if args.container.attach.is_none() {
         say!("container:   {} of {}", container.id, container.image);
     }
     if !others.is_empty() {
         say!("not in it:   {}", others.join(", "));
     }
-    record::finish(args, &results, &[], None)?;
+    record_once::finish(args, &results, &[], None)?;
     if args.container.attach.is_some() && recorded.accesses == 0 {
         say!("note: the container has read nothing of its image since the recording was attached");
     }
     if runs && args.container.attach.is_none() {
         say!("container {} still runs (--stop ends it with the recording)", container.id);
     }
-    Ok(ExitCode::from(record::code(args, &recorded)))
+    Ok(ExitCode::from(record_once::code(args, &recorded)))
 }
 
 /// Refuses words that mean nothing here.

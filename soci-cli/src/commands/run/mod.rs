@@ -39,7 +39,7 @@ use super::workload_registry::{WorkloadRegistry, hinted};
 use crate::output::place::{Overwrite, Pending, check};
 use crate::output::progress::Progress;
 use crate::output::stream::{self, Passing};
-use crate::{cli::Global, error::Hinted};
+use crate::{global::Global, hint::Hinted};
 
 /// How often the workload is looked at.
 const TICK: Duration = Duration::from_millis(2);

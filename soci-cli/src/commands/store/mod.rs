@@ -4,7 +4,7 @@ mod prune;
 
 use anyhow::Result;
 
-use crate::cli::Global;
+use crate::global::Global;
 
 /// Keep the local store small.
 #[derive(Debug, clap::Subcommand)]

@@ -12,7 +12,7 @@ use soci_core::{
     store::{ArtifactKind, Prune, Removed, prune},
 };
 
-use crate::{cli::Global, output::json, root::Root};
+use crate::{global::Global, output::json, root::Root};
 
 /// Remove from the local store what is not needed any more.
 ///

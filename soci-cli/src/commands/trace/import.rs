@@ -13,7 +13,7 @@ use soci_core::trace::LayerRef;
 use tokio::runtime::Runtime;
 
 use crate::output::place::{Overwrite, Pending};
-use crate::{cli::Global, output::json, sources::RegistryFlags};
+use crate::{global::Global, output::json, sources::RegistryFlags};
 
 /// Make a trace of an image from what another tool wrote.
 ///

@@ -12,7 +12,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use soci_core::trace::TraceReader;
 
-use crate::{cli::Global, output::stream};
+use crate::{global::Global, output::stream};
 
 /// Look into recordings, and exchange them with other tools.
 #[derive(Debug, clap::Subcommand)]

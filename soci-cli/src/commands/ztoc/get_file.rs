@@ -21,8 +21,8 @@ use soci_core::{
 use tokio::runtime::Runtime;
 
 use crate::{
-    cli::Global,
-    error::Hinted,
+    global::Global,
+    hint::Hinted,
     output::{
         place::{Overwrite, Pending},
         progress::{Progress, short},

@@ -9,7 +9,7 @@ use soci_core::{
 };
 
 use crate::{
-    cli::Global,
+    global::Global,
     output::json,
     root::{self, Root},
 };

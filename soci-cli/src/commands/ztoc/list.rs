@@ -11,7 +11,7 @@ use soci_core::{
 };
 
 use crate::{
-    cli::Global,
+    global::Global,
     output::{json, stream, table},
     root::{self, Root},
     sources,

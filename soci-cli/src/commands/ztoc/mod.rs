@@ -11,7 +11,7 @@ use soci_core::{
     ztoc::Ztoc,
 };
 
-use crate::{cli::Global, root::Root};
+use crate::{global::Global, root::Root};
 
 /// List and show zTOCs, and get files through them.
 #[derive(Debug, clap::Subcommand)]

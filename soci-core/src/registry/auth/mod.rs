@@ -28,38 +28,14 @@ pub use keychain::{Anonymous, Credential, FixedCredential, Keychain, KeychainErr
 use challenge::Scheme;
 use slot::{Grant, Slot};
 
+use super::access::Access;
 use super::error::RegistryError;
 use super::hosts::Endpoint;
-use super::transport::Transport;
+use super::wire::Wire;
 
 /// How long the answer to a Basic challenge is used before the keychain is asked again: helpers hand out
 /// credentials that expire.
 const BASIC_LIFETIME: Duration = Duration::from_hours(1);
-
-/// What is wanted of a repository.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Action {
-    Pull,
-    Push,
-}
-
-/// Who is asked, for what: decides which token is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Access {
-    pub(crate) endpoint: Endpoint,
-    pub(crate) repository: Arc<str>,
-    pub(crate) action: Action,
-}
-
-impl Access {
-    fn scope(&self) -> String {
-        let actions = match self.action {
-            Action::Pull => "pull",
-            Action::Push => "pull,push",
-        };
-        format!("repository:{}:{actions}", self.repository)
-    }
-}
 
 /// Registries and repositories of which something is remembered; what is more is learned again.
 const MAX_REMEMBERED: usize = 4096;
@@ -94,7 +70,7 @@ impl Auth {
     /// where we have no answer: it may not ask this time.
     pub(crate) async fn header(
         &self,
-        transport: &Transport,
+        wire: &Wire,
         access: &Access,
     ) -> Result<Option<(HeaderValue, Challenge)>, RegistryError> {
         let challenge = {
@@ -104,7 +80,7 @@ impl Auth {
                 .and_then(|learned| learned.taken.as_ref().or(learned.seen.as_ref()).cloned())
         };
         let Some(challenge) = challenge.map(Challenge::without_scope) else { return Ok(None) };
-        match self.grant(transport, access, &challenge, &[]).await {
+        match self.grant(wire, access, &challenge, &[]).await {
             Ok(header) => Ok(Some((header, challenge))),
             Err(RegistryError::Unauthorized { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -166,7 +142,7 @@ impl Auth {
     /// The header that answers `challenge`, and is none of those that were refused.
     pub(crate) async fn grant(
         &self,
-        transport: &Transport,
+        wire: &Wire,
         access: &Access,
         challenge: &Challenge,
         refused: &[HeaderValue],
@@ -176,7 +152,7 @@ impl Auth {
         let before = slot.newest().map(|grant| grant.scope).unwrap_or_default();
         let scope = scope::union([access.scope().as_str(), challenge.scope(), before.as_str()]);
         let usable = |grant: &Grant| grant.expires > Instant::now() && !refused.contains(&grant.header);
-        let obtain: BoxFuture<'_, _> = Box::pin(self.obtain(transport, access, challenge, scope));
+        let obtain: BoxFuture<'_, _> = Box::pin(self.obtain(wire, access, challenge, scope));
         slot.get(usable, obtain).await.map(|grant| grant.header)
     }
 
@@ -195,28 +171,27 @@ impl Auth {
 
     async fn obtain(
         &self,
-        transport: &Transport,
+        wire: &Wire,
         access: &Access,
         challenge: &Challenge,
         scope: String,
     ) -> Result<Grant, RegistryError> {
         let since = Instant::now();
-        let host = &access.endpoint.host;
-        let credential =
-            self.keychain.credential(host, &access.repository).await.map_err(|source| {
-                RegistryError::Credential { host: host.clone(), source: Arc::new(source) }
-            })?;
+        let (host, name) = (&access.endpoint.host, &access.name());
+        let credential = self.keychain.credential(host, &access.repository).await.map_err(|source| {
+            RegistryError::Credential { repository: name.clone(), source: Arc::new(source) }
+        })?;
         let unauthorized =
-            |reason: &str| RegistryError::Unauthorized { host: host.clone(), reason: reason.to_owned() };
+            |reason: &str| RegistryError::Unauthorized { url: name.clone(), reason: reason.to_owned() };
         match (challenge, credential) {
             (_, Credential::RegistryToken(token)) => Ok(Grant {
-                header: sensitive(&format!("Bearer {token}"), host)?,
+                header: sensitive(&format!("Bearer {token}"), name)?,
                 scope: String::new(),
                 since,
                 expires: since + BASIC_LIFETIME,
             }),
             (Challenge::Basic, Credential::Basic { user, password }) => {
-                let header = basic(&user, &password, host)?;
+                let header = basic(&user, &password, name)?;
                 Ok(Grant { header, scope: String::new(), since, expires: since + BASIC_LIFETIME })
             }
             (Challenge::Basic, _) => {
@@ -232,22 +207,22 @@ impl Auth {
                     service: service.as_deref(),
                     scope: &scope,
                 };
-                let token = token::exchange(transport, &request, &credential).await?;
-                let header = sensitive(&format!("Bearer {}", token.value), host)?;
+                let token = token::exchange(wire, &request, &credential).await?;
+                let header = sensitive(&format!("Bearer {}", token.value), name)?;
                 Ok(Grant { header, scope, since, expires: Instant::now() + token.lifetime })
             }
         }
     }
 }
 
-fn basic(user: &str, password: &str, host: &str) -> Result<HeaderValue, RegistryError> {
+fn basic(user: &str, password: &str, url: &str) -> Result<HeaderValue, RegistryError> {
     let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
-    sensitive(&format!("Basic {encoded}"), host)
+    sensitive(&format!("Basic {encoded}"), url)
 }
 
-fn sensitive(text: &str, host: &str) -> Result<HeaderValue, RegistryError> {
+fn sensitive(text: &str, url: &str) -> Result<HeaderValue, RegistryError> {
     let mut header = HeaderValue::from_str(text).map_err(|_| RegistryError::Unauthorized {
-        host: host.to_owned(),
+        url: url.to_owned(),
         reason: "the credential has characters that a header cannot carry".to_owned(),
     })?;
     header.set_sensitive(true);

@@ -108,7 +108,7 @@ mod tests {
     }
 
     fn failure() -> RegistryError {
-        RegistryError::Unauthorized { host: "h".to_owned(), reason: String::new() }
+        RegistryError::Unauthorized { url: "u".to_owned(), reason: String::new() }
     }
 
     #[tokio::test]

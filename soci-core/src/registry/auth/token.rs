@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method};
 use reqwest::Url;
@@ -13,10 +12,10 @@ use serde::Deserialize;
 
 use super::Credential;
 use crate::registry::content::Content;
-use crate::registry::error::RegistryError;
+use crate::registry::error::{RegistryError, printable};
 use crate::registry::link::Link;
 use crate::registry::traffic::RequestKind;
-use crate::registry::transport::{Call, Transport};
+use crate::registry::wire::{Call, Wire};
 
 /// Longest answer of a token server, in bytes.
 const MAX_ANSWER: u64 = 256 << 10;
@@ -47,24 +46,13 @@ struct Answer {
     expires_in: serde_json::Value,
 }
 
-/// Asks the token server. Boxed, because sending is what asks for tokens.
-pub(super) fn exchange<'a>(
-    transport: &'a Transport,
-    request: &'a Request<'a>,
-    credential: &'a Credential,
-) -> BoxFuture<'a, Result<Token, RegistryError>> {
-    Box::pin(async move { ask(transport, request, credential).await })
-}
-
-async fn ask(
-    transport: &Transport,
+/// Asks the token server, once: whoever needs the token tries again by itself, if it is worth it, and two that do so multiply.
+pub(super) async fn exchange(
+    wire: &Wire,
     request: &Request<'_>,
     credential: &Credential,
 ) -> Result<Token, RegistryError> {
     let mut call = Call::get(request.realm.clone(), RequestKind::Token, request.link);
-    // Whoever needs the token tries again by itself, if it is worth it: two that do so multiply.
-    call.patient = false;
-    let host = request.realm.authority();
     if let Credential::IdentityToken(refresh_token) = credential {
         let mut form = Url::parse("form:").map_err(|_| RegistryError::protocol(request.realm, "no form"))?;
         form.query_pairs_mut()
@@ -87,10 +75,14 @@ async fn ask(
         }
         drop(query);
         if let Credential::Basic { user, password } = credential {
-            call.headers.insert(AUTHORIZATION, super::basic(user, password, host)?);
+            call.headers.insert(AUTHORIZATION, super::basic(user, password, &printable(request.realm))?);
         }
     }
-    let reply = transport.send(&call).await?;
+    let reply = wire.once(&call, &call.url, None).await?;
+    if reply.status().is_redirection() {
+        return Err(RegistryError::protocol(&call.url, format!("{} was redirected", call.method)));
+    }
+    let reply = reply.into_success().await?;
     let url = reply.url().clone();
     let body = reply.bytes(MAX_ANSWER).await?;
     let answer: Answer = serde_json::from_slice(&body)

@@ -14,7 +14,7 @@ use toml::Spanned;
 
 use crate::duration;
 
-use super::policy::{API_ROOT, Capabilities, Server, Tls};
+use super::server::{API_ROOT, Capabilities, Server, Tls};
 
 /// Why the servers of a registry are not known.
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +112,7 @@ pub(super) fn read(root: &Path, name: &str, itself: &Server) -> Result<Option<Ve
     };
     let file: File = toml::from_str(&text)
         .map_err(|source| HostsError::Parse { path: path.clone(), source: Box::new(source) })?;
-    let source = Source { path: &path, dir: &dir };
+    let source = HostsFile { path: &path, dir: &dir };
     let mut hosts: Vec<_> = file.host.into_iter().collect();
     hosts.sort_by_key(|(url, _)| url.span().start);
     let mut servers = Vec::new();
@@ -127,6 +127,17 @@ pub(super) fn read(root: &Path, name: &str, itself: &Server) -> Result<Option<Ve
     };
     servers.push(source.server(&key, own, file.itself)?);
     Ok(Some(servers))
+}
+
+/// The key of a host without user and password, which do not belong there.
+fn without_user(key: &str) -> String {
+    let (scheme, rest) = key.split_once("://").map_or(("", key), |(scheme, rest)| (scheme, rest));
+    let authority = rest.split('/').next().unwrap_or_default();
+    match authority.rfind('@') {
+        Some(at) if scheme.is_empty() => rest[at + 1..].to_owned(),
+        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
+        None => key.to_owned(),
+    }
 }
 
 /// Where a registry's directory may be, as containerd looks for it.
@@ -147,14 +158,14 @@ fn directories(root: &Path, name: &str) -> Vec<PathBuf> {
 }
 
 /// One `hosts.toml`.
-struct Source<'a> {
+struct HostsFile<'a> {
     path: &'a Path,
     dir: &'a Path,
 }
 
-impl Source<'_> {
+impl HostsFile<'_> {
     fn wrong(&self, key: &str, reason: impl Into<String>) -> HostsError {
-        HostsError::Value { path: self.path.to_owned(), key: key.to_owned(), reason: reason.into() }
+        HostsError::Value { path: self.path.to_owned(), key: without_user(key), reason: reason.into() }
     }
 
     fn address(&self, url: &str, override_path: bool) -> Result<Server, HostsError> {

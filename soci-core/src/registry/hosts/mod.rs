@@ -4,12 +4,13 @@
 //! registry. Invariants: plain HTTP is used only for loopback hosts and hosts that the user listed as such; the
 //! registry itself is always the last to be asked, unless the user took that right from it.
 
+mod address;
 mod file;
 mod policy;
 mod resting;
+mod server;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,10 @@ use parking_lot::Mutex;
 use reqwest::Url;
 
 pub use file::HostsError;
-pub use policy::{Capabilities, HOSTS_DIRS, HostPolicy, Server, Tls};
+pub use policy::{HOSTS_DIRS, HostPolicy};
+pub use server::{Capabilities, Server, Tls};
 
+pub(crate) use address::is_loopback;
 pub(crate) use resting::Resting;
 
 use super::error::RegistryError;
@@ -71,16 +74,23 @@ impl Endpoint {
 
 /// The servers of one registry, in the order in which they are asked.
 #[derive(Debug, Clone)]
-pub(crate) struct Route(Result<Arc<[Endpoint]>, Arc<HostsError>>);
+pub(crate) struct Route {
+    /// As references name it.
+    registry: Arc<str>,
+    servers: Result<Arc<[Endpoint]>, Arc<HostsError>>,
+}
 
 impl Route {
     /// Those that may be asked for `wanted`: the mirrors, and the last one, whose answer is final.
     pub(crate) fn to(&self, wanted: Capabilities) -> Result<(Vec<Endpoint>, Endpoint), RegistryError> {
-        let endpoints =
-            self.0.as_ref().map_err(|source| RegistryError::Hosts { source: Arc::clone(source) })?;
+        let registry = || Arc::clone(&self.registry);
+        let endpoints = self
+            .servers
+            .as_ref()
+            .map_err(|source| RegistryError::Hosts { registry: registry(), source: Arc::clone(source) })?;
         let mut able: Vec<_> =
             endpoints.iter().filter(|endpoint| endpoint.can.contains(wanted)).cloned().collect();
-        let last = able.pop().ok_or(RegistryError::NotCapable { wanted })?;
+        let last = able.pop().ok_or(RegistryError::NotCapable { registry: registry(), wanted })?;
         Ok((able, last))
     }
 }
@@ -116,14 +126,18 @@ impl Hosts {
         let found = self.look(reference);
         let mut known = self.known.lock();
         known.retain(|_, (since, _)| since.elapsed() < FORGOTTEN);
-        let before = known.get(reference.registry()).map(|(_, route)| route).filter(|route| route.0.is_ok());
+        let before =
+            known.get(reference.registry()).map(|(_, route)| route).filter(|route| route.servers.is_ok());
         let route = match (found, before) {
             // Who reads now goes on as before, while somebody writes the file.
             (Err(error), Some(before)) => {
                 tracing::warn!(registry = reference.registry(), %error, "the servers cannot be looked up, so they stay");
                 before.clone()
             }
-            (found, _) => Route(found.map(Into::into).map_err(Arc::new)),
+            (found, _) => {
+                let servers = found.map(Into::into).map_err(Arc::new);
+                Route { registry: reference.registry().into(), servers }
+            }
         };
         known.insert(reference.registry().to_owned(), (Instant::now(), route.clone()));
         route
@@ -154,20 +168,6 @@ impl Hosts {
 /// Docker Hub has a name in references and two for its servers.
 fn is_docker_hub(reference: &Reference, host: &str) -> bool {
     reference.registry() == "docker.io" && host == "registry-1.docker.io"
-}
-
-/// `host` without a port.
-fn host_part(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    }
-}
-
-/// True when `host` (no port) can only mean this machine.
-pub(crate) fn is_loopback(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host == "localhost" || host.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::window::Press;
 use crate::compression::gzip::{Checkpoint, Scanner};
 use crate::digest::{Digest, Hasher};
 use crate::ztoc::Algorithm;
-use crate::ztoc::builder::BuildError;
+use crate::ztoc::BuildError;
 use crate::ztoc::place::{Checkpointing, Placement};
 use crate::ztoc::verify::Start;
 
