@@ -12,8 +12,9 @@ use soci_core::error::chain;
 use tracing::{debug, info, warn};
 
 use crate::blocking::try_blocking;
-use crate::layer::Node;
+use crate::layer::LayerError;
 use crate::mounts::Mounts;
+use crate::node::Node;
 use crate::snapshot::Snapshotter;
 use crate::storage::{Limits, Rounds, Sweeper};
 
@@ -93,7 +94,7 @@ fn keep_once(limits: &Limits, rounds: &mut Rounds, snapshotter: &Snapshotter, no
         let disk = node.disk()?;
         let (left, reserve) = limits.left(&disk);
         refused |= room.measured(left, reserve);
-        Ok::<_, crate::layer::LayerError>((disk, refused))
+        Ok::<_, LayerError>((disk, refused))
     };
     let (disk, was_refused) = match measure() {
         Ok(measured) => measured,

@@ -1,7 +1,8 @@
 //! The daemon `soci-snapshotter-grpc`, room by room: a containerd proxy snapshotter that serves layers before they are
 //! here.
 //!
-//! `grpc` translates containerd's requests; `snapshot` decides; `layer` makes one layer's bytes a mount and `unpack`
+//! `grpc` translates containerd's requests; `snapshot` decides; `node` has what a process has once, `image` finds out what an image is
+//! served with, `pack` brings what its workload reads, `layer` makes one layer's bytes a mount and `unpack`
 //! a directory; `config` and `metrics` are how operators talk to it;
 //! `daemon` puts the rooms together, in directories that `private` closes to others, and `housekeeping` keeps the disk as `storage`
 //! decides. Below `layer`: `fs` answers what the kernel asks,
@@ -16,12 +17,15 @@ pub mod fs;
 pub mod grpc;
 pub mod hidden;
 mod housekeeping;
+pub mod image;
 pub mod layer;
 pub mod limits;
 pub mod lock;
 pub mod metrics;
 mod mountinfo;
 pub mod mounts;
+pub mod node;
+pub mod pack;
 pub mod prefetch;
 mod private;
 pub mod snapshot;

@@ -7,11 +7,11 @@ use std::time::Duration;
 use crate::daemon::program;
 use crate::image::Published;
 use snapshotter::hidden::helper::Program;
-use snapshotter::layer::{
-    Companions, Discovery, ImageContext, ImageRequest, Layer, LayerState, MountOptions, Node, NodeOptions,
-    PackOptions,
-};
+use snapshotter::image::{Companions, Discovery, ImageContext, ImageRequest, LayerState};
+use snapshotter::layer::{Layer, MountOptions};
 use snapshotter::mounts::{FuseOptions, Keep, MountError, Mounted, MountsOptions};
+use snapshotter::node::{Node, NodeOptions};
+use snapshotter::pack::PackOptions;
 use snapshotter::prefetch::EngineOptions;
 use snapshotter::span::SpanOptions;
 use snapshotter::stats::Stats;

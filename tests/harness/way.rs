@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use snapshotter::layer::NodeOptions;
+use snapshotter::node::NodeOptions;
 
 /// How layers are mounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,8 @@ use harness::pack_lab::{FILE, FINE, Lab, members, tar, two_layers};
 use harness::patience::eventually;
 use harness::registry::{Habits, Referrers};
 use serde_json::json;
-use snapshotter::layer::{Companions, NodeOptions};
+use snapshotter::image::Companions;
+use snapshotter::node::NodeOptions;
 
 use soci_core::digest::Digest;
 use soci_core::units::{ByteRange, SpanId};

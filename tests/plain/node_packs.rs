@@ -9,7 +9,8 @@ use harness::image::{LayerSource, TarWriter};
 use harness::node::TestNode;
 use harness::pack_lab::{FILE, Lab, artifact, tar, two_layers};
 use harness::patience::eventually;
-use snapshotter::layer::{Companions, ImageRequest, NodeOptions};
+use snapshotter::image::{Companions, ImageRequest};
+use snapshotter::node::NodeOptions;
 use soci_core::digest::Digest;
 use soci_core::pack::{
     Extent, Purpose,

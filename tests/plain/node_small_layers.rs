@@ -6,7 +6,8 @@ use harness::faults::{Fault, When};
 use harness::image::LayerSource;
 use harness::node::TestNode;
 use harness::pack_lab::{Lab, tar, two_layers};
-use snapshotter::layer::{Companions, ImageContext, LayerState, NodeOptions};
+use snapshotter::image::{Companions, ImageContext, LayerState};
+use snapshotter::node::NodeOptions;
 use soci_core::units::ByteRange;
 
 const NEEDS: &[(usize, u64, u64)] = &[(1, 4096, 12_288), (0, 700_416, 704_512)];

@@ -7,7 +7,7 @@ use harness::image::{LayerSource, Published, TarWriter, gzip, publish};
 use harness::node::TestNode;
 use harness::registry::{AuthMode, Habits, PASSWORD, Ranges, Referrers, TestRegistry, USER};
 use harness::soci::Soci;
-use snapshotter::layer::LayerState;
+use snapshotter::image::LayerState;
 use snapshotter::unpack::{UnpackOptions, Unpacker, WholeLayer};
 use soci_core::digest::Digest;
 use soci_core::image::{ImageSource, Platform};

@@ -8,7 +8,8 @@ use harness::node::TestNode;
 use harness::patience::eventually;
 use harness::registry::TestRegistry;
 use snapshotter::fs::InodeNo;
-use snapshotter::layer::{Layer, NodeOptions};
+use snapshotter::layer::Layer;
+use snapshotter::node::NodeOptions;
 use snapshotter::prefetch::BackgroundOptions;
 use soci_core::units::ByteRange;
 

@@ -1,39 +1,21 @@
-//! Remote layers: from an image's name to layers that can be mounted before they are here.
+//! One layer that is ready: zTOC, tree, spans. It can be mounted before its bytes are here.
 //!
-//! [`Node`] owns what the process has once: registry client, store of small blobs, cache directory, fetch engine, and
-//! the tables of live images and layers. [`ImageContext`] is one image's way from its manifest to its layers.
-//! [`Layer`] is one layer that is ready: zTOC, tree, spans.
-//!
-//! What must always hold: everything that is needed to make a layer again is in the store before the layer is handed
-//! out, so a restart needs no registry. A failure is not remembered. Prefetch never delays a layer.
+//! A [`Layer`] owns nothing that outlives it but its mounts, which the kernel's use keeps alive. [`services::Services`] owns what all layers use, and
+//! the table of those that are alive. What must always hold: two images that share a layer and its zTOC share its cache, its fetches
+//! and its tree.
 
-mod ahead;
-mod companions;
-mod disk;
-mod failure;
-mod found;
-mod image;
+mod error;
 mod layout;
-mod node;
-mod opening;
-mod pack;
-mod pack_options;
-mod resolver;
-mod services;
-mod tables;
-mod warm;
+mod room;
+pub(crate) mod services;
+pub(crate) mod tables;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
-use soci_core::digest::{Digest, DigestError};
-use soci_core::image::{ConfigError, ManifestError};
-use soci_core::prefetch::ArtifactError;
-use soci_core::registry::RegistryError;
-use soci_core::store::StoreError;
-use soci_core::tree::{LayerTree, Reason};
-use soci_core::ztoc::ZtocError;
+use soci_core::digest::Digest;
+use soci_core::tree::LayerTree;
 use tokio::sync::watch;
 
 use crate::erofs::Image;
@@ -46,175 +28,7 @@ use crate::span::{Interest, SpanManager, chain};
 use crate::stats::Stats;
 use layout::{Form, LAYOUTS, Layout};
 
-pub use companions::Companions;
-pub use image::{ImageContext, ImageRequest, LayerState};
-pub use node::{Node, NodeOptions};
-pub use pack_options::PackOptions;
-pub use resolver::{Discovery, ManifestAndConfig};
-
-/// Why an image or layer cannot be served lazily now.
-#[derive(Debug, thiserror::Error)]
-pub enum LayerError {
-    /// The registry did not give a manifest or blob.
-    #[error("{what} {digest} could not be fetched")]
-    Registry {
-        /// What was asked for.
-        what: &'static str,
-        /// Its digest.
-        digest: Digest,
-        /// The registry client's error.
-        #[source]
-        source: Box<RegistryError>,
-    },
-    /// The store of small blobs failed.
-    #[error("content store failed")]
-    Store(#[from] StoreError),
-    /// A manifest cannot be used.
-    #[error("manifest {digest} is not valid")]
-    Manifest {
-        /// The manifest.
-        digest: Digest,
-        /// What is wrong.
-        #[source]
-        source: ManifestError,
-    },
-    /// The image's configuration cannot be used.
-    #[error("image configuration is not valid")]
-    Config(#[source] ConfigError),
-    /// A manifest is no SOCI index.
-    #[error("manifest {digest} with config type {config:?} is not a SOCI index")]
-    NotAnIndex {
-        /// The manifest.
-        digest: Digest,
-        /// Its config's media type.
-        config: String,
-    },
-    /// An annotation that should hold a digest does not.
-    #[error("annotation {key} holds no digest")]
-    Annotation {
-        /// The annotation.
-        key: &'static str,
-        /// What is wrong.
-        #[source]
-        source: DigestError,
-    },
-    /// A zTOC cannot be used.
-    #[error("zTOC {digest} is not valid")]
-    Ztoc {
-        /// The zTOC.
-        digest: Digest,
-        /// What is wrong.
-        #[source]
-        source: ZtocError,
-    },
-    /// A zTOC speaks of another layer.
-    #[error("zTOC is for a layer of {found} bytes, the image's layer has {wanted}")]
-    Size {
-        /// The size in the zTOC.
-        found: u64,
-        /// The size in the manifest.
-        wanted: u64,
-    },
-    /// A span is too long to be fetched and checked in memory.
-    #[error("the index has a span of {length} bytes; the limit `span-bytes` is {limit}")]
-    LongSpan {
-        /// Compressed bytes of the longest span.
-        length: u64,
-        /// The limit.
-        limit: u64,
-    },
-    /// The layer would be too long once it is plain.
-    #[error("the index gives the layer {length} plain bytes; the limit `plain-bytes` is {limit}")]
-    LongLayer {
-        /// Plain bytes.
-        length: u64,
-        /// The limit.
-        limit: u64,
-    },
-    /// The index has no zTOC for the layer, and its fine index cannot be used.
-    #[error("the layer has no zTOC, and its fine index cannot be used")]
-    NoTable,
-    /// A prefetch artifact cannot be used.
-    #[error("prefetch artifact {digest} is not valid")]
-    Artifact {
-        /// The artifact.
-        digest: Digest,
-        /// What is wrong.
-        #[source]
-        source: ArtifactError,
-    },
-    /// The layer has entries that no layer can have. No unpacker takes them either.
-    #[error("layer has {count} entries that cannot be shown, the first is {name:?}: {reason}")]
-    Entries {
-        /// How many.
-        count: usize,
-        /// Name of the first.
-        name: String,
-        /// What is wrong with it.
-        reason: Reason,
-    },
-    /// The cache directory failed.
-    #[error("span cache could not be opened")]
-    Cache(#[source] std::io::Error),
-    /// A blob is larger than its descriptor or than what is sane.
-    #[error("{what} {digest} has {size} bytes, the limit is {limit}")]
-    TooLarge {
-        /// What it is.
-        what: &'static str,
-        /// Its digest.
-        digest: Digest,
-        /// Its size.
-        size: u64,
-        /// The limit.
-        limit: u64,
-    },
-    /// The registry gives no parts of the layer: it can only be read as a whole.
-    #[error("the registry gives no parts of layer {0}: it ignores ranges")]
-    NoParts(Digest),
-    /// It was looked for a short while ago, and failed.
-    #[error(transparent)]
-    Shared(Arc<LayerError>),
-    /// The process is ending.
-    #[error("the work was cut off")]
-    CutOff,
-}
-
-impl LayerError {
-    /// Whether the next attempt will say the same: it is what the bytes say that are named by digest, or the configuration.
-    pub fn is_for_good(&self) -> bool {
-        match self {
-            Self::Manifest { .. }
-            | Self::Config(_)
-            | Self::NotAnIndex { .. }
-            | Self::Annotation { .. }
-            | Self::Ztoc { .. }
-            | Self::Size { .. }
-            | Self::LongSpan { .. }
-            | Self::LongLayer { .. }
-            | Self::NoTable
-            | Self::Artifact { .. }
-            | Self::Entries { .. }
-            | Self::TooLarge { .. }
-            | Self::NoParts(_) => true,
-            Self::Shared(error) => error.is_for_good(),
-            Self::Registry { .. } | Self::Store(_) | Self::Cache(_) | Self::CutOff => false,
-        }
-    }
-
-    /// Whether something that it needs is neither here nor at the registry any more, or is damaged here.
-    pub fn is_lost(&self) -> bool {
-        match self {
-            Self::Registry { source, .. } => matches!(**source, RegistryError::NotFound { .. }),
-            Self::Store(_) => true,
-            Self::Shared(error) => error.is_lost(),
-            _ => false,
-        }
-    }
-
-    fn registry(what: &'static str, digest: Digest, source: RegistryError) -> Self {
-        Self::Registry { what, digest, source: Box::new(source) }
-    }
-}
+pub use error::LayerError;
 
 /// A layer that can be mounted: its metadata is in memory, its bytes come as they are needed.
 #[derive(Debug)]
@@ -268,6 +82,10 @@ impl Layer {
     /// Bytes of the plain tar that are in the cache, in whole pages.
     pub fn cached_size(&self) -> u64 {
         self.spans.cache().bytes_present()
+    }
+
+    pub(crate) const fn stats(&self) -> &Arc<Stats> {
+        &self.stats
     }
 
     /// The spans.
@@ -416,7 +234,7 @@ impl Layer {
     }
 
     /// The kernel's sides of the layer's mounts.
-    fn kernels(&self) -> Vec<Arc<Kernel>> {
+    pub(crate) fn kernels(&self) -> Vec<Arc<Kernel>> {
         let mut kernels = self.kernels.lock();
         kernels.retain(|kernel| kernel.strong_count() > 0);
         kernels.iter().filter_map(Weak::upgrade).collect()

@@ -15,8 +15,7 @@ use soci_core::tree::LayerTree;
 use soci_core::ztoc::Ztoc;
 use tokio::sync::watch;
 
-use super::resolver::Discovery;
-use super::{Layer, LayerError, PackOptions};
+use super::{Layer, LayerError};
 use crate::mounts::Mounts;
 use crate::prefetch::Engine;
 use crate::span::bitmap::{BootId, Identity};
@@ -31,36 +30,33 @@ const FOR_A_CACHE: u64 = 16 << 20;
 
 /// What images and layers use.
 #[derive(Debug)]
-pub(super) struct Services {
-    pub(super) engine: Engine,
-    pub(super) stats: Arc<Stats>,
-    pub(super) discovery: Discovery,
-    pub(super) prefetch: bool,
-    pub(super) pack: PackOptions,
-    pub(super) cache: PathBuf,
-    pub(super) boot: BootId,
-    pub(super) spans: SpanOptions,
-    pub(super) mounts: Arc<Mounts>,
+pub(crate) struct Services {
+    pub(crate) engine: Engine,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) cache: PathBuf,
+    pub(crate) boot: BootId,
+    pub(crate) spans: SpanOptions,
+    pub(crate) mounts: Arc<Mounts>,
     /// Changes when a layer is mounted.
-    pub(super) mounted: watch::Sender<()>,
+    pub(crate) mounted: watch::Sender<()>,
     /// Registries that have not answered in time, and when.
-    pub(super) silent: Mutex<HashMap<String, Instant>>,
-    pub(super) layers: Mutex<HashMap<LayerKey, Arc<Mutex<Live>>>>,
+    pub(crate) silent: Mutex<HashMap<String, Instant>>,
+    pub(crate) layers: Mutex<HashMap<LayerKey, Arc<Mutex<Live>>>>,
 }
 
 /// Digests of a layer and of its zTOC.
-pub(super) type LayerKey = (Digest, Digest);
+pub(crate) type LayerKey = (Digest, Digest);
 
 /// A layer that is in use, or whose fetches still end.
 #[derive(Debug, Default)]
-pub(super) struct Live {
+pub(crate) struct Live {
     layer: Weak<Layer>,
-    pub(super) spans: Weak<SpanManager>,
+    pub(crate) spans: Weak<SpanManager>,
 }
 
 impl Services {
     /// Takes a cache away that nobody uses; whether it is gone.
-    pub(super) fn drop_cache(&self, cache: &eviction::Stored) -> bool {
+    pub(crate) fn drop_cache(&self, cache: &eviction::Stored) -> bool {
         let slot = self.slot((cache.layer, cache.ztoc));
         // Who holds the lock may be making room, too.
         let Some(live) = slot.try_lock().filter(|live| live.spans.strong_count() == 0) else { return false };
@@ -101,7 +97,7 @@ impl Services {
     }
 
     /// The layer with this zTOC: the live one, or a new one over its cache.
-    pub(super) async fn layer(self: Arc<Self>, digest: Digest, ztoc: Ztoc) -> Result<Arc<Layer>, LayerError> {
+    pub(crate) async fn layer(self: Arc<Self>, digest: Digest, ztoc: Ztoc) -> Result<Arc<Layer>, LayerError> {
         let made = tokio::task::spawn_blocking(move || self.layer_blocking(digest, ztoc));
         made.await.map_err(|_| LayerError::CutOff)?
     }

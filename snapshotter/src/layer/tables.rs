@@ -21,18 +21,18 @@ const KEPT: u64 = 2 << 30;
 
 /// The memory of one image's tables.
 #[derive(Clone, Debug)]
-pub(super) struct Tables {
+pub(crate) struct Tables {
     at_once: Arc<Semaphore>,
     kept: Arc<AtomicU64>,
 }
 
 impl Tables {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { at_once: Arc::new(Semaphore::new(AT_ONCE as usize)), kept: Arc::default() }
     }
 
     /// Opens a table of `length` bytes on a thread for blocking work.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         &self,
         length: u64,
         open: impl FnOnce() -> Option<Result<Ztoc, ZtocError>> + Send + 'static,
@@ -65,7 +65,7 @@ fn keep(kept: &AtomicU64, table: &Ztoc) -> Result<(), OverLimit> {
 const SHORT: usize = 256 << 10;
 
 /// Parses `length` bytes; long ones on a thread for blocking work, so that no other task waits for it.
-pub(super) async fn parsed<T: Send + 'static>(
+pub(crate) async fn parsed<T: Send + 'static>(
     length: usize,
     parse: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, LayerError> {

@@ -6,7 +6,7 @@ use soci_core::digest::Digest;
 use soci_core::registry::Reference;
 
 use super::record::Labels;
-use crate::layer::{Companions, ImageRequest};
+use crate::image::{Companions, ImageRequest};
 
 /// Name under which the layer is to be committed; its presence says that the snapshot is for an image layer.
 pub const TARGET: &str = "containerd.io/snapshot.ref";

@@ -44,8 +44,8 @@ pub use record::{Chain, Info, Kind, Labels, SnapshotId, Usage};
 pub use serving::SnapshotStats;
 
 use crate::blocking::blocking;
-use crate::layer::Node;
 use crate::mounts::Keep;
+use crate::node::Node;
 use crate::storage::Needed;
 use crate::unpack::Unpacker;
 use restore::Need;

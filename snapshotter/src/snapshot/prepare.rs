@@ -21,7 +21,8 @@ use super::record::{Chain, Kind, Labels, Usage};
 use super::serving::Missing;
 use super::{Lasts, Snapshotter};
 use crate::blocking::blocking;
-use crate::layer::{ImageContext, Layer, LayerState};
+use crate::image::{ImageContext, LayerState};
+use crate::layer::Layer;
 
 /// A request for an active snapshot.
 #[derive(Debug, Clone)]

@@ -20,7 +20,8 @@ use super::serving::Missing;
 use super::{Snapshotter, disk};
 use crate::blocking::blocking;
 use crate::fs::xattr::OpaqueMark;
-use crate::layer::{Layer, LayerError, LayerState, MountOptions};
+use crate::image::LayerState;
+use crate::layer::{Layer, LayerError, MountOptions};
 use crate::mounts::{MountError, Mounted, detach};
 
 /// Layers that are made ready at the same time.
@@ -111,11 +112,7 @@ impl Snapshotter {
                 self.unmount_left(std::mem::take(&mut left)).await;
             }
             if left.is_empty() {
-                info!(
-                    layers = all,
-                    unavailable,
-                    "layers of an earlier process are served again"
-                );
+                info!(layers = all, unavailable, "layers of an earlier process are served again");
                 return;
             }
             tokio::time::sleep(pause).await;

@@ -9,7 +9,8 @@ use super::prepare::LayerJob;
 use super::record::{Chain, Usage};
 use super::{Snapshotter, disk};
 use crate::blocking::blocking;
-use crate::layer::{ImageContext, LayerError, ManifestAndConfig};
+use crate::image::{ImageContext, ManifestAndConfig};
+use crate::layer::LayerError;
 use crate::unpack::{UnpackedLayer, WholeLayer, WholeLayerError};
 
 impl Snapshotter {

@@ -1,5 +1,5 @@
 //! What is kept on disk, and when it goes: decisions only, on what they are told. Who carries them out is
-//! [`crate::layer::Node`], and when, [`crate::housekeeping`].
+//! [`crate::node::Node`], and when, [`crate::housekeeping`].
 //!
 //! Two reasons: nobody needs it any more ([`Sweeper`]), or there is too little room for it ([`Limits`]).
 

@@ -44,7 +44,8 @@ fn built(dir: &Path) -> Result<PathBuf> {
             found.push((path.metadata()?.modified()?, path));
         }
     }
-    let (_, last) = found.into_iter().max().with_context(|| format!("no test program in {}", dir.display()))?;
+    let (_, last) =
+        found.into_iter().max().with_context(|| format!("no test program in {}", dir.display()))?;
     Ok(fs::canonicalize(last)?)
 }
 

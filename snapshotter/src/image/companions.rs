@@ -9,14 +9,14 @@ use soci_core::digest::Digest;
 use soci_core::image::{Descriptor, ImageIndex, Manifest};
 use soci_core::index::{CompanionKind, companion_of};
 use soci_core::media_type;
-use soci_core::pack::{HeadPin, Purpose, head_pin};
+use soci_core::pack::{Purpose, head_pin};
 use soci_core::registry::Reference;
 use soci_core::ztoc::{Bundle, MAX_BUNDLE, Ztoc, ZtocError};
 
-use super::LayerError;
-use super::pack_options::{Listed, PackOptions};
-use super::resolver::{Indexed, Source, within_limits};
-use super::tables::parsed;
+use super::source::{Indexed, Source, within_limits};
+use crate::layer::LayerError;
+use crate::layer::tables::parsed;
+use crate::pack::{Listed, PackOptions, PackSource};
 use crate::span::chain;
 
 /// Entries of an image index without an artifact type that are looked at.
@@ -39,22 +39,11 @@ pub enum Companions {
 
 /// The fine indexes of an image.
 #[derive(Debug)]
-pub(super) struct FineIndexes {
+pub(crate) struct FineIndexes {
     /// Their manifest.
-    pub(super) digest: Digest,
+    pub(crate) digest: Digest,
     bundle: Bundle,
     windows: Vec<Descriptor>,
-}
-
-/// A pack that is to be streamed.
-#[derive(Clone, Debug)]
-pub(super) struct PackSource {
-    /// Its manifest.
-    pub(super) digest: Digest,
-    /// Its blob.
-    pub(super) blob: Descriptor,
-    /// What the manifest says of its head.
-    pub(super) head: HeadPin,
 }
 
 /// Why a companion is not used.
@@ -77,7 +66,7 @@ enum Unfit {
 impl Companions {
     /// What was used before and may still be used, as a list would have it; `None`: the registry is to be asked. Whoever listed it
     /// was asked then.
-    pub(super) fn recorded(self, options: &PackOptions) -> Option<Vec<Descriptor>> {
+    pub(crate) fn recorded(self, options: &PackOptions) -> Option<Vec<Descriptor>> {
         let Self::Recorded { fine, pack } = self else { return None };
         let entry = |kind: CompanionKind, digest: Option<Digest>| {
             let digest = digest?;
@@ -96,7 +85,7 @@ impl Companions {
 
 impl FineIndexes {
     /// The layers of the image that have a table here and no zTOC.
-    pub(super) fn alone(&self, image: &Manifest, indexed: &[Indexed]) -> Vec<Indexed> {
+    pub(crate) fn alone(&self, image: &Manifest, indexed: &[Indexed]) -> Vec<Indexed> {
         let mut alone: Vec<Indexed> = Vec::new();
         for (position, layer) in image.layers.iter().enumerate() {
             let is_known = |known: &Indexed| known.layer == layer.digest;
@@ -117,17 +106,17 @@ impl FineIndexes {
     }
 
     /// Length of the fine index of a layer, if there is one.
-    pub(super) fn length(&self, layer: &Digest) -> Option<u64> {
+    pub(crate) fn length(&self, layer: &Digest) -> Option<u64> {
         self.bundle.length(layer)
     }
 
     /// Opens the fine index of a layer. Blocking: it is decompressed and checked.
-    pub(super) fn open(&self, layer: &Digest) -> Option<Result<Ztoc, ZtocError>> {
+    pub(crate) fn open(&self, layer: &Digest) -> Option<Result<Ztoc, ZtocError>> {
         self.bundle.table(layer)
     }
 
     /// The fine index of a layer, if it is one that fits.
-    pub(super) fn fitting(&self, indexed: &Indexed, opened: Result<Ztoc, ZtocError>) -> Option<Ztoc> {
+    pub(crate) fn fitting(&self, indexed: &Indexed, opened: Result<Ztoc, ZtocError>) -> Option<Ztoc> {
         let table = match opened {
             Ok(table) => table,
             Err(error) => {
@@ -158,7 +147,7 @@ impl FineIndexes {
 impl Source {
     /// The companions that may be used, among what refers to the image and, if there is none, what the image index lists to
     /// which the name of a converted image points.
-    pub(super) async fn companions(
+    pub(crate) async fn companions(
         &self,
         image: &Manifest,
         referrers: &[Descriptor],
@@ -217,7 +206,7 @@ impl Source {
     }
 
     /// The fine indexes among `listed`, the first that can be used.
-    pub(super) async fn fine_indexes(&self, image: &Manifest, listed: &[Descriptor]) -> Option<FineIndexes> {
+    pub(crate) async fn fine_indexes(&self, image: &Manifest, listed: &[Descriptor]) -> Option<FineIndexes> {
         for entry in of_kind(listed, CompanionKind::FineIndex) {
             match self.open_fine_indexes(image, entry).await {
                 Ok(fine) => return Some(fine),
@@ -243,7 +232,7 @@ impl Source {
 
     /// The pack that fits best: that of the workload that was asked for, that with most selectors, one for no workload in
     /// particular; of equals the first.
-    pub(super) async fn pack(
+    pub(crate) async fn pack(
         &self,
         image: &Manifest,
         listed: &[Descriptor],

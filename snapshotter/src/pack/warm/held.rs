@@ -13,7 +13,7 @@ const LIMIT: usize = 16 << 20;
 
 /// Blocks by their number.
 #[derive(Debug, Default)]
-pub(super) struct Held(Mutex<Blocks>);
+pub(crate) struct Held(Mutex<Blocks>);
 
 #[derive(Debug, Default)]
 struct Blocks {
@@ -30,7 +30,7 @@ struct Block {
 
 impl Held {
     /// Holds a block that has bytes of these layers, if there is room.
-    pub(super) fn hold(&self, block: usize, plain: Vec<u8>, layers: Vec<usize>) {
+    pub(crate) fn hold(&self, block: usize, plain: Vec<u8>, layers: Vec<usize>) {
         let mut blocks = self.0.lock();
         if !layers.is_empty() && blocks.bytes + plain.len() <= LIMIT {
             blocks.bytes += plain.len();
@@ -39,12 +39,12 @@ impl Held {
     }
 
     /// The bytes of a block.
-    pub(super) fn get(&self, block: usize) -> Option<Arc<Vec<u8>>> {
+    pub(crate) fn get(&self, block: usize) -> Option<Arc<Vec<u8>>> {
         self.0.lock().held.get(&block).map(|block| Arc::clone(&block.plain))
     }
 
     /// A layer needs its bytes of a block no more.
-    pub(super) fn given(&self, block: usize, layer: usize) {
+    pub(crate) fn given(&self, block: usize, layer: usize) {
         let mut blocks = self.0.lock();
         let Some(known) = blocks.held.get_mut(&block) else { return };
         known.layers.retain(|&other| other != layer);

@@ -7,7 +7,7 @@ use crate::mounts::kernel::Kernel;
 
 /// What was looked up in a mount.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(crate) struct Names {
     /// Whether a directory is there.
     directories: HashMap<Box<[u8]>, bool>,
     files: HashSet<Arc<[u8]>>,
@@ -16,7 +16,7 @@ pub(super) struct Names {
 impl Names {
     /// Makes the kernel know what an overlay will look up when the file of this path is opened: its directory in all layers; the
     /// file, if it `may_be` here, as it may in its own layer and in those above.
-    pub(super) fn know(&mut self, path: &Arc<[u8]>, may_be: bool, kernel: &Kernel) {
+    pub(crate) fn know(&mut self, path: &Arc<[u8]>, may_be: bool, kernel: &Kernel) {
         if self.files.insert(Arc::clone(path)) && self.directory(parent(path), kernel) && may_be {
             kernel.look_up(path);
         }

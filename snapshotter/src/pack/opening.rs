@@ -21,23 +21,23 @@ const OPENED: usize = 16;
 
 /// A head, and what opens its blocks.
 #[derive(Debug)]
-pub(super) struct Opening {
+pub(crate) struct Opening {
     head: PackHead,
     /// Those that open no block now.
     openers: Mutex<Vec<BlockOpener>>,
 }
 
 impl Opening {
-    pub(super) fn new(head: PackHead) -> Self {
+    pub(crate) fn new(head: PackHead) -> Self {
         Self { head, openers: Mutex::default() }
     }
 
-    pub(super) const fn head(&self) -> &PackHead {
+    pub(crate) const fn head(&self) -> &PackHead {
         &self.head
     }
 
     /// The plain bytes of a block. When they are not right, whoever sent them is not trusted any more. Blocking.
-    pub(super) fn open(&self, block: usize, stored: &[u8], giver: &Giver) -> Result<Vec<u8>, PackFailure> {
+    pub(crate) fn open(&self, block: usize, stored: &[u8], giver: &Giver) -> Result<Vec<u8>, PackFailure> {
         let idle = self.openers.lock().pop();
         let mut opener = idle.unwrap_or_default();
         let plain = opener.open(&self.head, block, stored).inspect_err(|_| {
@@ -50,17 +50,17 @@ impl Opening {
 
 /// What was done before the layers were ready.
 #[derive(Debug)]
-pub(super) struct Ahead<T> {
+pub(crate) struct Ahead<T> {
     /// The layers.
-    pub(super) layers: T,
+    pub(crate) layers: T,
     /// The plain bytes of the first blocks.
-    pub(super) opened: Vec<Vec<u8>>,
+    pub(crate) opened: Vec<Vec<u8>>,
     /// Why there will be no more.
-    pub(super) failure: Option<PackFailure>,
+    pub(crate) failure: Option<PackFailure>,
 }
 
 /// Waits for `layers`; reads on meanwhile, no more than `at_once` bytes, and opens the first blocks, one at a time.
-pub(super) async fn open_ahead<T>(
+pub(crate) async fn open_ahead<T>(
     mut layers: Pin<Box<dyn Future<Output = T> + Send + '_>>,
     opening: &Arc<Opening>,
     reading: &mut Pieces,

@@ -31,9 +31,9 @@ use tokio::time::{Instant, sleep_until};
 
 use self::held::Held;
 use self::names::Names;
-use super::Layer;
 use crate::fs::places::Places;
 use crate::fs::{InodeNo, LayerFs};
+use crate::layer::Layer;
 use crate::mounts::kernel::Kernel;
 use crate::span::bitmap::PAGE;
 
@@ -46,7 +46,7 @@ const LONGEST: Duration = Duration::from_mins(1);
 
 /// What is to be given to the kernel.
 #[derive(Debug)]
-pub(super) struct Warm {
+pub(crate) struct Warm {
     /// The lazy layers, from the bottom up.
     layers: Vec<Weak<Layer>>,
     /// In the order of need.
@@ -119,7 +119,7 @@ enum Given {
 impl Warm {
     /// What is needed before readiness of the pack with this head; `layers` are those that are served lazily, from the bottom
     /// up, and the pack's layer `n` is that at place `places[n]`.
-    pub(super) fn new(head: &PackHead, layers: &[Arc<Layer>], places: &[Option<usize>]) -> Arc<Self> {
+    pub(crate) fn new(head: &PackHead, layers: &[Arc<Layer>], places: &[Option<usize>]) -> Arc<Self> {
         let mut files: HashMap<usize, (LayerFs, Places, Paths)> = HashMap::new();
         let mut pieces: Vec<Piece> = Vec::new();
         let mut blocks = Vec::new();
@@ -181,7 +181,7 @@ impl Warm {
     }
 
     /// A block is in the caches. Who has its bytes in memory gives them.
-    pub(super) fn arrived(&self, block: usize, plain: Option<Vec<u8>>) {
+    pub(crate) fn arrived(&self, block: usize, plain: Option<Vec<u8>>) {
         if let Some(arrived) = self.arrived.get(block) {
             if let Some(plain) = plain {
                 let mut layers: Vec<_> =
@@ -196,7 +196,7 @@ impl Warm {
     }
 
     /// No more blocks will come.
-    pub(super) fn over(&self) {
+    pub(crate) fn over(&self) {
         self.over.send_replace(true);
     }
 
@@ -206,7 +206,7 @@ impl Warm {
     }
 
     /// Looks up names until all is done for all mounts, or nobody wants it any more.
-    pub(super) async fn run(self: Arc<Self>, mut mounted: watch::Receiver<()>) {
+    pub(crate) async fn run(self: Arc<Self>, mut mounted: watch::Receiver<()>) {
         let mut over = self.over.subscribe();
         let until = Instant::now() + LONGEST;
         loop {
@@ -334,7 +334,7 @@ impl Warm {
                 }
             };
             match kernel.give(piece.ino, piece.range.start, bytes) {
-                Ok(bytes) => layer.stats.pack_given_bytes.add(bytes),
+                Ok(bytes) => layer.stats().pack_given_bytes.add(bytes),
                 Err(error) => {
                     tracing::debug!(ino = piece.ino.0, %error, "pages were not given to the kernel");
                 }

@@ -10,31 +10,31 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
-use super::LayerError;
+use crate::layer::LayerError;
 
 /// How long a failure counts.
 const COUNTS: Duration = Duration::from_secs(10);
 
 /// A result that all who ask share.
 #[derive(Debug)]
-pub(super) struct Found<T> {
+pub(crate) struct Found<T> {
     cell: OnceCell<T>,
     failed: Mutex<Option<(Instant, Arc<LayerError>)>>,
 }
 
 impl<T> Found<T> {
     /// Nothing was looked for yet.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { cell: OnceCell::new(), failed: Mutex::new(None) }
     }
 
     /// What was found, if it was.
-    pub(super) fn get(&self) -> Option<&T> {
+    pub(crate) fn get(&self) -> Option<&T> {
         self.cell.get()
     }
 
     /// What was found before, or what `find` finds now.
-    pub(super) fn or_find<'a>(
+    pub(crate) fn or_find<'a>(
         &'a self,
         find: impl Future<Output = Result<T, LayerError>> + Send + 'a,
     ) -> BoxFuture<'a, Result<&'a T, LayerError>>

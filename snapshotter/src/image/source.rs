@@ -20,8 +20,8 @@ use soci_core::ztoc::{MAX_ZTOC, Ztoc};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use super::LayerError;
-use super::tables::{Tables, parsed};
+use crate::layer::LayerError;
+use crate::layer::tables::{Tables, parsed};
 use crate::limits::{PLAIN_BYTES, SPAN_BYTES};
 
 /// Ways of finding an image's index that are allowed when the request does not name it.
@@ -50,30 +50,30 @@ pub struct ManifestAndConfig {
 
 /// What an index, or the fine indexes alone, have for one layer.
 #[derive(Clone, Debug)]
-pub(super) struct Indexed {
-    pub(super) layer: Digest,
+pub(crate) struct Indexed {
+    pub(crate) layer: Digest,
     /// Number in the image's manifest.
-    pub(super) position: u32,
+    pub(crate) position: u32,
     /// Size in the image's manifest.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// `None`: it is in the fine indexes alone.
-    pub(super) ztoc: Option<Descriptor>,
-    pub(super) artifacts: Vec<Descriptor>,
+    pub(crate) ztoc: Option<Descriptor>,
+    pub(crate) artifacts: Vec<Descriptor>,
 }
 
 /// Where one image's blobs come from.
 #[derive(Clone, Debug)]
-pub(super) struct Source {
-    pub(super) store: LayoutStore,
-    pub(super) repository: Repository,
-    pub(super) tables: Tables,
+pub(crate) struct Source {
+    pub(crate) store: LayoutStore,
+    pub(crate) repository: Repository,
+    pub(crate) tables: Tables,
     /// What is still being written to the store.
-    pub(super) writes: Arc<Mutex<JoinSet<()>>>,
+    pub(crate) writes: Arc<Mutex<JoinSet<()>>>,
 }
 
 impl Source {
     /// A manifest by digest.
-    pub(super) async fn manifest(&self, digest: Digest) -> Result<Manifest, LayerError> {
+    pub(crate) async fn manifest(&self, digest: Digest) -> Result<Manifest, LayerError> {
         let (raw, served_as) = if let Some(raw) = self.stored(digest, MAX_MANIFEST as u64).await? {
             (raw, String::new())
         } else {
@@ -93,13 +93,13 @@ impl Source {
     }
 
     /// The image's configuration.
-    pub(super) async fn config(&self, manifest: &Manifest) -> Result<ImageConfig, LayerError> {
+    pub(crate) async fn config(&self, manifest: &Manifest) -> Result<ImageConfig, LayerError> {
         let raw = self.blob("configuration", &manifest.config, MAX_CONFIG as u64).await?;
         parsed(raw.len(), move || ImageConfig::parse(&raw)).await?.map_err(LayerError::Config)
     }
 
     /// The digest of the image's index, if the request or the image itself names one.
-    pub(super) fn named_index(
+    pub(crate) fn named_index(
         manifest: &Manifest,
         explicit: Option<Digest>,
         allowed: Discovery,
@@ -122,7 +122,7 @@ impl Source {
     }
 
     /// The digest of the first index that refers to the image.
-    pub(super) fn referring_index(referrers: &[Descriptor]) -> Option<Digest> {
+    pub(crate) fn referring_index(referrers: &[Descriptor]) -> Option<Digest> {
         let index = |listed: &&Descriptor| listed.artifact_type.as_deref() == Some(media_type::SOCI_INDEX_V1);
         let first = referrers.iter().find(index)?;
         tracing::info!(digest = %first.digest, "using soci v1 index via referrers API");
@@ -130,7 +130,7 @@ impl Source {
     }
 
     /// What refers to the image, or only what has one artifact type.
-    pub(super) async fn referrers(
+    pub(crate) async fn referrers(
         &self,
         image: &Digest,
         artifact_type: Option<&str>,
@@ -141,7 +141,7 @@ impl Source {
     }
 
     /// What the index has for the layers of the image. `None` when the registry has no such index.
-    pub(super) async fn index(
+    pub(crate) async fn index(
         &self,
         image: &Manifest,
         digest: Digest,
@@ -187,7 +187,7 @@ impl Source {
     }
 
     /// A layer's zTOC.
-    pub(super) async fn ztoc(&self, indexed: &Indexed) -> Result<Ztoc, LayerError> {
+    pub(crate) async fn ztoc(&self, indexed: &Indexed) -> Result<Ztoc, LayerError> {
         let ztoc = indexed.ztoc.as_ref().ok_or(LayerError::NoTable)?;
         let raw = self.blob("zTOC", ztoc, MAX_ZTOC).await?;
         let digest = ztoc.digest;
@@ -202,11 +202,11 @@ impl Source {
     }
 
     /// A prefetch artifact's bytes, fetched and stored; to be parsed when the number of spans is known.
-    pub(super) async fn artifact(&self, descriptor: &Descriptor) -> Result<Bytes, LayerError> {
+    pub(crate) async fn artifact(&self, descriptor: &Descriptor) -> Result<Bytes, LayerError> {
         self.blob("prefetch artifact", descriptor, MAX_ARTIFACT as u64).await
     }
 
-    pub(super) async fn blob(
+    pub(crate) async fn blob(
         &self,
         what: &'static str,
         descriptor: &Descriptor,
@@ -229,7 +229,7 @@ impl Source {
     }
 
     /// A blob of the store, of which no more than `limit` bytes are read.
-    pub(super) async fn stored(&self, digest: Digest, limit: u64) -> Result<Option<Bytes>, LayerError> {
+    pub(crate) async fn stored(&self, digest: Digest, limit: u64) -> Result<Option<Bytes>, LayerError> {
         let store = self.store.clone();
         let read = tokio::task::spawn_blocking(move || store.read_at_most(&digest, limit));
         match read.await.map_err(|_| LayerError::CutOff)? {
@@ -244,12 +244,12 @@ impl Source {
     }
 
     /// Waits until all that was found is in the store: a layer that is handed out must be found there after a restart.
-    pub(super) async fn settle(&self) {
+    pub(crate) async fn settle(&self) {
         let mut writes = self.writes.lock().await;
         while writes.join_next().await.is_some() {}
     }
 
-    pub(super) async fn keep(&self, bytes: Bytes) -> Result<(), LayerError> {
+    pub(crate) async fn keep(&self, bytes: Bytes) -> Result<(), LayerError> {
         let store = self.store.clone();
         tokio::task::spawn_blocking(move || store.put(&bytes)).await.map_err(|_| LayerError::CutOff)??;
         Ok(())
@@ -257,7 +257,7 @@ impl Source {
 }
 
 /// Whether a layer with this table can be served: every span fits into memory, and so does what is kept for each page.
-pub(super) fn within_limits(table: &Ztoc) -> Result<(), LayerError> {
+pub(crate) fn within_limits(table: &Ztoc) -> Result<(), LayerError> {
     let (span, plain) = (table.spans().longest(), table.uncompressed_size());
     if span > SPAN_BYTES {
         return Err(LayerError::LongSpan { length: span, limit: SPAN_BYTES });
@@ -269,7 +269,7 @@ pub(super) fn within_limits(table: &Ztoc) -> Result<(), LayerError> {
 }
 
 /// Reads an artifact against the zTOC that it is for.
-pub(super) fn parse_artifact(
+pub(crate) fn parse_artifact(
     digest: Digest,
     raw: &[u8],
     ztoc: &Ztoc,

@@ -18,11 +18,11 @@ use soci_core::units::ByteRange;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use super::Layer;
-use super::companions::PackSource;
 use super::failure::PackFailure;
 use super::opening::{Ahead, Opening, open_ahead};
+use super::source::PackSource;
 use super::warm::Warm;
+use crate::layer::Layer;
 use crate::prefetch::Stream;
 use crate::span::{PackBond, SpanManager};
 use crate::stats::Stats;
@@ -43,19 +43,19 @@ const PART: u64 = 4 << 20;
 const PARTS_AT_ONCE: usize = 3;
 
 /// What a pack needs of its image.
-pub(super) struct Target<'a> {
+pub(crate) struct Target<'a> {
     /// The image manifest.
-    pub(super) image: Digest,
+    pub(crate) image: Digest,
     /// Digests of all layers of the image, from the bottom up.
-    pub(super) layers: Vec<Digest>,
+    pub(crate) layers: Vec<Digest>,
     /// The layers that are served lazily, when they are ready.
-    pub(super) lazy: std::pin::Pin<Box<dyn Future<Output = HashMap<Digest, Arc<Layer>>> + Send + 'a>>,
+    pub(crate) lazy: std::pin::Pin<Box<dyn Future<Output = HashMap<Digest, Arc<Layer>>> + Send + 'a>>,
     /// Changes when a layer is mounted. `None`: the kernel is to be given nothing.
-    pub(super) mounted: Option<watch::Receiver<()>>,
+    pub(crate) mounted: Option<watch::Receiver<()>>,
 }
 
 /// A pack whose head is known.
-pub(super) struct Opened {
+pub(crate) struct Opened {
     head: PackHead,
     /// The rest of the answer that the head was in front of.
     reading: Option<Pieces>,
@@ -64,7 +64,7 @@ pub(super) struct Opened {
 
 impl Opened {
     /// Asks the registry for all of a pack. Gives also the bytes of the head.
-    pub(super) async fn fetch(
+    pub(crate) async fn fetch(
         pack: &PackSource,
         fetcher: &RangeFetcher,
         stream: &Stream,
@@ -81,7 +81,7 @@ impl Opened {
 
     /// Opens a pack from the bytes of its head, and returns them too. A short head may unpack to a million extents:
     /// no other task waits for that.
-    pub(super) async fn stored(pack: &PackSource, raw: Bytes) -> Result<(Self, Bytes), PackFailure> {
+    pub(crate) async fn stored(pack: &PackSource, raw: Bytes) -> Result<(Self, Bytes), PackFailure> {
         let pin = pack.head;
         let opened = tokio::task::spawn_blocking(move || (pin.open(&raw), raw));
         let (head, raw) = opened.await.map_err(|_| PackFailure::Over)?;
@@ -94,7 +94,7 @@ impl Opened {
 }
 
 /// Brings a pack. Ends when everything of it is in the caches, or with the reason why not.
-pub(super) async fn bring(
+pub(crate) async fn bring(
     opened: Opened,
     fetcher: &RangeFetcher,
     target: Target<'_>,

@@ -15,12 +15,10 @@ use soci_core::units::{ByteRange, SpanId};
 use soci_core::ztoc::Ztoc;
 use tokio::task::JoinHandle;
 
-use super::companions::PackSource;
-use super::failure::PackFailure;
-use super::image::{AT_ONCE, ImageContext, SMALL_THINGS_FIRST};
-use super::pack::{self, Opened, Target};
-use super::resolver::{Indexed, parse_artifact};
-use super::{Layer, LayerError};
+use super::source::{Indexed, parse_artifact};
+use super::{AT_ONCE, ImageContext, SMALL_THINGS_FIRST};
+use crate::layer::{Layer, LayerError};
+use crate::pack::{self, Opened, PackFailure, PackSource, Target};
 use crate::prefetch::{Hold, Order, Stream};
 use crate::span::chain;
 
@@ -32,7 +30,7 @@ type FetchedArtifact = (Digest, JoinHandle<Result<Bytes, LayerError>>, Hold);
 
 impl ImageContext {
     /// Brings the pack, without anybody waiting for its end. If it fails, the prefetch artifacts take its place.
-    pub(super) fn spawn_pack(self: &Arc<Self>, pack: PackSource, stream: Stream) {
+    pub(crate) fn spawn_pack(self: &Arc<Self>, pack: PackSource, stream: Stream) {
         let this = Arc::clone(self);
         self.services.engine.runtime().spawn(async move {
             let stats = &this.services.stats;
@@ -73,7 +71,7 @@ impl ImageContext {
             image: self.request.manifest_digest,
             layers: layers.iter().map(|layer| layer.digest).collect(),
             lazy: Box::pin(self.lazy_layers()),
-            mounted: self.services.pack.page_cache.then(|| self.services.mounted.subscribe()),
+            mounted: self.options.pack.page_cache.then(|| self.services.mounted.subscribe()),
         };
         let bring = pack::bring(opened, &fetcher, target, stream, &self.services.stats);
         tokio::join!(bring, keep).0
@@ -92,8 +90,8 @@ impl ImageContext {
     }
 
     /// Starts to fetch the layer's artifacts.
-    pub(super) fn artifacts(&self, indexed: &Indexed) -> Vec<FetchedArtifact> {
-        if !self.services.prefetch {
+    pub(crate) fn artifacts(&self, indexed: &Indexed) -> Vec<FetchedArtifact> {
+        if !self.options.prefetch {
             return Vec::new();
         }
         let fetch = |descriptor: &Descriptor| {
@@ -108,7 +106,7 @@ impl ImageContext {
     }
 
     /// Puts the layer's artifacts into the queue as they come. Whatever goes wrong, the layer stays as it is.
-    pub(super) fn queue(&self, layer: &Arc<Layer>, position: u32, artifacts: Vec<FetchedArtifact>) {
+    pub(crate) fn queue(&self, layer: &Arc<Layer>, position: u32, artifacts: Vec<FetchedArtifact>) {
         for (digest, mut fetched, hold) in artifacts {
             let spans = Arc::downgrade(layer);
             let (services, image) = (Arc::clone(&self.services), self.number);

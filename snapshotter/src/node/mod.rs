@@ -1,7 +1,9 @@
-//! What a process has once, and the tables of what is alive in it.
+//! What a process has once: registry client, store of small blobs, cache directory, fetch engine; and the images that are alive.
 //!
-//! State: images by request (kept while used, and for a while after), layers by layer and zTOC digest (kept by whoever
-//! uses them). Two images that share a layer and its zTOC share its cache, its fetches and its tree.
+//! State: images by request, kept while used, and for a while after. What must always hold: the first request for an image starts
+//! everything, and nobody waits here.
+
+mod disk;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -15,13 +17,12 @@ use soci_core::store::{self, Artifacts, LayoutStore};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::companions::Companions;
-use super::image::{ImageContext, ImageRequest};
-use super::resolver::{Discovery, Source};
-use super::services::Services;
-use super::tables::Tables;
-use super::{LayerError, PackOptions};
+use crate::image::{Companions, Discovery, ImageContext, ImageOptions, ImageRequest, Source};
+use crate::layer::LayerError;
+use crate::layer::services::Services;
+use crate::layer::tables::Tables;
 use crate::mounts::{Mounts, MountsOptions};
+use crate::pack::PackOptions;
 use crate::prefetch::{Engine, EngineOptions};
 use crate::span::bitmap::BootId;
 use crate::span::{SpanOptions, eviction};
@@ -64,7 +65,8 @@ pub struct NodeOptions {
 #[derive(Debug)]
 pub struct Node {
     root: PathBuf,
-    pub(super) services: Arc<Services>,
+    services: Arc<Services>,
+    options: Arc<ImageOptions>,
     registry: Registry,
     content: LayoutStore,
     images: Mutex<Images>,
@@ -91,9 +93,6 @@ impl Node {
             services: Arc::new(Services {
                 engine,
                 stats: options.stats,
-                discovery: options.discovery,
-                prefetch: options.prefetch,
-                pack: options.pack,
                 cache,
                 boot: BootId::current(),
                 spans: options.spans,
@@ -101,6 +100,11 @@ impl Node {
                 mounted: watch::Sender::default(),
                 silent: Mutex::default(),
                 layers: Mutex::default(),
+            }),
+            options: Arc::new(ImageOptions {
+                discovery: options.discovery,
+                prefetch: options.prefetch,
+                pack: options.pack,
             }),
             registry: options.registry,
             content: options.content,
@@ -136,8 +140,13 @@ impl Node {
             tables: Tables::new(),
             writes: Arc::default(),
         };
-        let image =
-            Arc::new(ImageContext::new(request.clone(), images.made, Arc::clone(&self.services), source));
+        let image = Arc::new(ImageContext::new(
+            request.clone(),
+            images.made,
+            Arc::clone(&self.services),
+            Arc::clone(&self.options),
+            source,
+        ));
         images.live.insert(key, Arc::clone(&image));
         drop(images);
         drop(gone);

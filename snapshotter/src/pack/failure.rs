@@ -8,7 +8,7 @@ use crate::span::SpanError;
 
 /// Why a pack was dropped.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PackFailure {
+pub(crate) enum PackFailure {
     /// The registry did not give the bytes.
     #[error("fetch of the pack failed")]
     Fetch(#[from] FetchError),
