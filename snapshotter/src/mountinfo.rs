@@ -78,9 +78,13 @@ mod tests {
 
     #[test]
     fn lines_are_taken_apart() {
-        let table = b"36 35 0:40 /t1 /mnt/a\\040b ro shared:1 master:2 - fuse.soci soci ro,user_id=0\n\nbad - x\n";
+        let table =
+            b"36 35 0:40 /t1 /mnt/a\\040b ro shared:1 master:2 - fuse.soci soci ro,user_id=0\n\nbad - x\n";
         let [line] = &Line::all(table)[..] else { panic!("one line") };
-        assert_eq!((line.device, line.kind, line.options), (&b"0:40"[..], &b"fuse.soci"[..], &b"ro,user_id=0"[..]));
+        assert_eq!(
+            (line.device, line.kind, line.options),
+            (&b"0:40"[..], &b"fuse.soci"[..], &b"ro,user_id=0"[..])
+        );
         assert_eq!((&*line.root, &*line.mountpoint), (Path::new("/t1"), Path::new("/mnt/a b")));
     }
 }

@@ -22,7 +22,8 @@ const BUSYBOX: &str = "/bin/busybox";
 /// Programs and files that are used once.
 const ONCE: usize = 8;
 /// Both ways of mounting.
-const WAYS: [&str; 2] = ["[background_fetch]\ndisable = true\n", "[background_fetch]\ndisable = true\n[fuse]\nerofs = false\n"];
+const WAYS: [&str; 2] =
+    ["[background_fetch]\ndisable = true\n", "[background_fetch]\ndisable = true\n[fuse]\nerofs = false\n"];
 /// How long something may take that answers at once.
 const AT_ONCE: Duration = Duration::from_secs(20);
 
@@ -41,7 +42,8 @@ struct Lab {
 
 impl Lab {
     fn new(config: &'static str) -> Self {
-        let busybox = fs::read(BUSYBOX).unwrap_or_else(|error| panic!("{BUSYBOX}: {error} (Debian: busybox-static)"));
+        let busybox =
+            fs::read(BUSYBOX).unwrap_or_else(|error| panic!("{BUSYBOX}: {error} (Debian: busybox-static)"));
         let (mut below, mut above) = (TarWriter::default(), TarWriter::default());
         for directory in ["bin", "data", "dev", "proc", "sys", "etc"] {
             below.entry(&format!("{directory}/"), b'5', "", b"");
@@ -50,8 +52,9 @@ impl Lab {
         for number in 0..ONCE {
             // What is behind the program's end nobody runs; it makes each program another one.
             above.program(&format!("bin/busybox-{number}"), &[&busybox[..], &[number as u8]].concat());
-            let content: Vec<u8> =
-                (0..100_000u32).flat_map(|at| (at.wrapping_mul(2_654_435_761) >> number).to_le_bytes()).collect();
+            let content: Vec<u8> = (0..100_000u32)
+                .flat_map(|at| (at.wrapping_mul(2_654_435_761) >> number).to_le_bytes())
+                .collect();
             let sum = format!("{}  /data/{number}\n", Digest::of(&content).hex());
             above.file(&format!("data/{number}"), &content).file(&format!("sums-{number}"), sum.as_bytes());
         }
@@ -61,8 +64,15 @@ impl Lab {
         let work = tempfile::tempdir().unwrap();
         let daemon = Daemon::start(work.path(), config);
         let containerd = Containerd::start(work.path(), &daemon);
-        let lab =
-            Self { containerd, daemon, image, config, runtime: Runtime::new().unwrap(), _registry: registry, work };
+        let lab = Self {
+            containerd,
+            daemon,
+            image,
+            config,
+            runtime: Runtime::new().unwrap(),
+            _registry: registry,
+            work,
+        };
         lab.runtime.block_on(lab.containerd.cri_pull(&lab.image)).unwrap();
         assert_eq!(lab.daemon.metric("soci_layers_total{way=\"lazy\"}"), 2);
         lab
@@ -71,7 +81,8 @@ impl Lab {
     /// Starts a container that waits.
     fn start(&self) -> String {
         let id = unique("death");
-        let words = ["run", "--detach", "--snapshotter", "soci", &self.image, &id, BUSYBOX, "sleep", "100000"];
+        let words =
+            ["run", "--detach", "--snapshotter", "soci", &self.image, &id, BUSYBOX, "sleep", "100000"];
         // containerd finds out by a failed request that the daemon was replaced.
         eventually("the container runs", || {
             let ran = self.containerd.ctr(&words).status.success();
@@ -159,7 +170,8 @@ fn programs_run_in_containers_after_every_death() {
                     containerd.exec(id, &[&program, "sha256sum", "-c", &format!("/sums-{file}")])
                 });
                 // runc's process in the container becomes the program, as soon as its first page is there.
-                let is_begun = || processes_mentioning("runc init").iter().any(|(_, line)| line.trim() == "runc init");
+                let is_begun =
+                    || processes_mentioning("runc init").iter().any(|(_, line)| line.trim() == "runc init");
                 eventually("the program is begun", is_begun);
                 if kind == "kill twice" {
                     lab.daemon.begin(lab.config);

@@ -80,13 +80,15 @@ fn who_uses_a_layer_by_another_name_is_found() {
         let (over_elsewhere, bound_elsewhere) = (target("over-elsewhere"), target("bound-elsewhere"));
         let script = format!("mount -t overlay overlay -o {lower} \"$1\"");
         let first = Elsewhere::new(&script, &snapshots, &[&over_elsewhere]);
-        let second = Elsewhere::new("mount --bind \"$1\" \"$2\"", work.path(), &[&mounted[0], &bound_elsewhere]);
+        let second =
+            Elsewhere::new("mount --bind \"$1\" \"$2\"", work.path(), &[&mounted[0], &bound_elsewhere]);
         // As containerd mounts many layers: from the directory that they have in common.
         let relative = mount(&lower, target("relative"));
         // A view of one layer, and an overlay of that, which names no directory of ours.
         let bound = Mount(target("bound"));
         mount_bind(&mounted[0], &bound.0).unwrap();
-        let over = mount(&format!("lowerdir={}:{}", bound.0.display(), work.path().display()), target("over"));
+        let over =
+            mount(&format!("lowerdir={}:{}", bound.0.display(), work.path().display()), target("over"));
 
         lab.daemon.stop(Signal::TERM);
         let (relative_at, bound_at, over_at) = (relative.0.clone(), bound.0.clone(), over.0.clone());
@@ -100,7 +102,10 @@ fn who_uses_a_layer_by_another_name_is_found() {
         let mut left = users.len();
         for (point, user) in users {
             let said = lab.daemon.unmount(&[]).unwrap_err();
-            assert!(said.contains(&format!("{left} mounts use layers")) && said.contains("--force"), "{said}");
+            assert!(
+                said.contains(&format!("{left} mounts use layers")) && said.contains("--force"),
+                "{said}"
+            );
             assert!(said.contains(point.to_str().unwrap()), "{said}");
             assert_eq!(lab.daemon.mounts().len(), 3);
             drop(user);

@@ -103,7 +103,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         durations.of("build", || exec::run(&mut suite.cargo(&["build", "--bins"])))?;
     }
     if wants(Tier::Vm) || wants(Tier::Chaos) {
-        let features: &[&str] = if suite.shared.is_some() { &["--features", "soci-tests/shared"] } else { &[] };
+        let features: &[&str] =
+            if suite.shared.is_some() { &["--features", "soci-tests/shared"] } else { &[] };
         durations.of("successor", || chaos::build_successor(features))?;
     }
     if wants(Tier::Vm) {

@@ -67,7 +67,12 @@ impl Runtime {
     }
 
     /// Starts the container that always runs, and the threads that deal with it and with others.
-    pub(crate) fn threads(self: &Arc<Self>, world: &Arc<World>, seed: u64, seen: &Arc<Seen>) -> [JoinHandle<()>; 2] {
+    pub(crate) fn threads(
+        self: &Arc<Self>,
+        world: &Arc<World>,
+        seed: u64,
+        seen: &Arc<Seen>,
+    ) -> [JoinHandle<()>; 2] {
         let image = image(world, "steady", seed);
         let steady = format!("chaos-steady-{}", std::process::id());
         self.pull(&image, seen);
@@ -107,7 +112,10 @@ impl Runtime {
             for program in 0..PROGRAMS {
                 let deaths = seen.deaths.load(Ordering::Relaxed);
                 let begun = Instant::now();
-                while deaths == seen.deaths.load(Ordering::Relaxed) && begun.elapsed() < DEATH && !seen.is_over() {
+                while deaths == seen.deaths.load(Ordering::Relaxed)
+                    && begun.elapsed() < DEATH
+                    && !seen.is_over()
+                {
                     thread::sleep(Duration::from_millis(10));
                 }
                 let own = format!("/bin/busybox-{program}");
@@ -172,7 +180,10 @@ impl Runtime {
                 return false;
             }
             if begun.elapsed() > PATIENCE {
-                seen.wrong(format!("containerd does not run {id}: {}", String::from_utf8_lossy(&output.stderr)));
+                seen.wrong(format!(
+                    "containerd does not run {id}: {}",
+                    String::from_utf8_lossy(&output.stderr)
+                ));
                 return false;
             }
             thread::sleep(Duration::from_millis(200));

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use harness::machine::mounts_mentioning;
 use tokio::runtime::Runtime;
 
-use crate::run::config;
 use crate::readers::{Seen, read_once};
+use crate::run::config;
 use crate::world::{Dice, World};
 
 /// Images that are used in turn.

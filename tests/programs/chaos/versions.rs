@@ -71,7 +71,9 @@ pub(crate) fn run(way: &str) -> Vec<String> {
     let (path, wanted) = new.image.files.last().expect("there are files");
     match fs::read(new.rootfs.join(path)) {
         Err(error) => println!("{way}: who reads what the earlier build does not know gets: {error}"),
-        Ok(bytes) if bytes == *wanted => wrong.push("the earlier build answers for what it does not know".to_owned()),
+        Ok(bytes) if bytes == *wanted => {
+            wrong.push("the earlier build answers for what it does not know".to_owned());
+        }
         Ok(_) => wrong.push("wrong bytes of what nobody serves".to_owned()),
     }
     if begun.elapsed() > AT_ONCE {
