@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use soci_core::containerd::{SnapshotsClient, snapshots_client};
 
-/// How long the daemon may take to start or to stop.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// How long the daemon may take to start or to stop: minutes, in a guest without KVM on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// The path of one of the product's programs: in the folder that `SOCI_BIN_DIR` names, else where cargo put it.
 pub fn program(name: &str) -> PathBuf {

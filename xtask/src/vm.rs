@@ -57,7 +57,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
     /// Run the privileged tests whose names have one of these words instead, on this machine's root (shown to the guest
-    /// read-only; needs root here). The words are module names of tests/privileged, as in `ebpf,doctor,truth`
+    /// read-only; needs root here). The words are module names of tests/privileged, as in `ebpf,doctor,truth`, or names of tests with their module
     #[arg(long, value_delimiter = ',', value_name = "WORDS", conflicts_with_all = ["command", "long"])]
     tests: Vec<String>,
     #[command(flatten)]

@@ -18,6 +18,9 @@ const WELL: Duration = Duration::from_secs(4);
 /// How long the containers on a successor's layers may take to end before the earlier build comes back.
 const QUIET: Duration = Duration::from_secs(20);
 
+/// Deaths in a run, however slow the machine: a guest without KVM needs half a minute for each.
+const LEAST: usize = 6;
+
 /// The kinds of [`Death`].
 pub(crate) const KINDS: [&str; 6] =
     ["kill", "kill during a start", "kill on a full disk", "end", "upgrade", "way back"];
@@ -37,20 +40,21 @@ pub(crate) fn builds() -> [PathBuf; 2] {
     ["soci-snapshotter-grpc", "soci-snapshotter-grpc-successor"].map(program)
 }
 
-/// Lets things happen for so long, or until something is wrong.
+/// Lets things happen for so long, and some deaths at least, or until something is wrong.
 pub(crate) fn events(world: &World, length: Duration, seed: u64, config: &str, seen: &Seen) -> Vec<Death> {
     let mut dice = Dice::new(seed ^ 0xdead);
     let end = Instant::now() + length;
     let mut deaths = Vec::new();
     let mut well_since = Instant::now();
-    while Instant::now() < end && seen.wrong.lock().is_empty() {
+    while (Instant::now() < end || deaths.len() < LEAST) && seen.wrong.lock().is_empty() {
         thread::sleep(Duration::from_millis(50 + dice.below(1200)));
         let what = dice.below(100);
         // The way back is for when nobody needs the successor; waiting for that is not a time without a daemon.
         let goes_back = (65..75).contains(&what) && *world.daemon.lock().program() != builds()[0];
         let quiet = goes_back.then(|| world.of_successor.try_write_for(QUIET)).flatten();
         let mut daemon = world.daemon.lock();
-        let from = Instant::now();
+        let mut from = Instant::now();
+        let mut ready = None;
         let gap = Duration::from_millis(if dice.below(2) == 0 { dice.below(50) } else { dice.below(2000) });
         let kind = match what {
             0..40 => {
@@ -80,7 +84,8 @@ pub(crate) fn events(world: &World, length: Duration, seed: u64, config: &str, s
             }
             65..75 => change_build(&mut daemon, config, quiet.is_some()),
             75..82 => {
-                full_disk(world, &mut daemon, &mut dice, config);
+                let without = full_disk(world, &mut daemon, &mut dice, config);
+                (from, ready) = (without.0, Some(without.1));
                 "kill on a full disk"
             }
             82..92 => {
@@ -104,7 +109,8 @@ pub(crate) fn events(world: &World, length: Duration, seed: u64, config: &str, s
         };
         seen.deaths.fetch_add(1, Ordering::Relaxed);
         let alone = from.duration_since(well_since) > WELL;
-        deaths.push(Death { kind, from, ready: Instant::now(), alone });
+        let ready = ready.unwrap_or_else(Instant::now);
+        deaths.push(Death { kind, from, ready, alone });
         let pid = daemon.pid();
         drop(daemon);
         drop(quiet);
@@ -128,14 +134,17 @@ fn change_build(daemon: &mut Daemon, config: &str, quiet: bool) -> &'static str 
     kind
 }
 
-/// Nobody can write for a while; in the middle of it the daemon is killed.
-fn full_disk(world: &World, daemon: &mut Daemon, dice: &mut Dice, config: &str) {
+/// Nobody can write for a while; in the middle of it the daemon is killed. From when to when there is none.
+fn full_disk(world: &World, daemon: &mut Daemon, dice: &mut Dice, config: &str) -> (Instant, Instant) {
     let full = world.disk.fill();
     thread::sleep(Duration::from_millis(dice.below(1500)));
+    let from = Instant::now();
     daemon.kill();
     daemon.restart(config);
+    let ready = Instant::now();
     thread::sleep(Duration::from_millis(dice.below(1500)));
     drop(full);
+    (from, ready)
 }
 
 /// Looks for processes of earlier daemons that cannot end.

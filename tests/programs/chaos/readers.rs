@@ -66,11 +66,10 @@ impl Seen {
         }
     }
 
-    /// The longest that began or went on between two moments.
-    pub(crate) fn longest(&self, from: Instant, to: Instant) -> Duration {
+    /// Those that began or went on between two moments: when, and for how long.
+    pub(crate) fn during(&self, from: Instant, to: Instant) -> Vec<(Instant, Duration)> {
         let long = self.long.lock();
-        let inside = long.iter().filter(|(begun, took)| *begun <= to && *begun + *took >= from);
-        inside.map(|(_, took)| *took).max().unwrap_or_default()
+        long.iter().filter(|(begun, took)| *begun <= to && *begun + *took >= from).copied().collect()
     }
 }
 

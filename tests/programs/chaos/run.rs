@@ -99,23 +99,27 @@ fn left(root: &str) -> Vec<(u32, String)> {
     }
 }
 
-/// Says what was seen: for each death, while the registry was well, how long the longest read took beyond the time without a
-/// daemon.
+/// Says what was seen: for each death, while the registry was well, how much longer the longest read took than there was no
+/// daemon for it.
 fn report(deaths: &[Death], seen: &Seen, seed: u64, way: &str) {
-    let mut beyond: Vec<_> = deaths
-        .iter()
-        .filter(|death| death.alone)
-        .map(|death| seen.longest(death.from, death.ready).saturating_sub(death.ready - death.from))
-        .collect();
+    // A read may have waited for several daemons, one after the other.
+    let beyond = |(begun, took): &(Instant, Duration)| {
+        let without = deaths
+            .iter()
+            .map(|death| death.ready.min(*begun + *took).saturating_duration_since(death.from.max(*begun)));
+        took.saturating_sub(without.sum())
+    };
+    let longest = |death: &Death, of: &dyn Fn(&(Instant, Duration)) -> Duration| {
+        seen.during(death.from, death.ready).iter().map(of).max().unwrap_or_default()
+    };
     for kind in KINDS {
         let of_kind: Vec<_> = deaths.iter().filter(|death| death.kind == kind).collect();
-        let longest = of_kind.iter().map(|death| seen.longest(death.from, death.ready)).max();
+        let read = of_kind.iter().map(|death| longest(death, &|(_, took)| *took)).max();
         let away = of_kind.iter().map(|death| death.ready - death.from).max();
-        println!(
-            "{kind}: {} times, longest read {longest:?}, longest without a daemon {away:?}",
-            of_kind.len()
-        );
+        println!("{kind}: {} times, longest read {read:?}, longest without a daemon {away:?}", of_kind.len());
     }
+    let mut beyond: Vec<_> =
+        deaths.iter().filter(|death| death.alone).map(|death| longest(death, &beyond)).collect();
     beyond.sort_unstable();
     let real = &seen.real;
     let count = |of: &std::sync::atomic::AtomicU64| of.load(Ordering::Relaxed);

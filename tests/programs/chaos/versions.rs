@@ -72,7 +72,7 @@ pub(crate) fn run(way: &str) -> Vec<String> {
     match fs::read(new.rootfs.join(path)) {
         Err(error) => println!("{way}: who reads what the earlier build does not know gets: {error}"),
         Ok(bytes) if bytes == *wanted => {
-            wrong.push("the earlier build answers for what it does not know".to_owned())
+            wrong.push("the earlier build answers for what it does not know".to_owned());
         }
         Ok(_) => wrong.push("wrong bytes of what nobody serves".to_owned()),
     }

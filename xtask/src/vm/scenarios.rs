@@ -56,7 +56,7 @@ pub(super) fn script(kernel: &Kernel, long: bool) -> String {
         let _ = writeln!(script, "sh /vm/{words} || echo '::FAILED {words}'"); // a String takes everything
     };
     scenario("smoke.sh");
-    scenario(&format!("deaths.sh {}", if long { LONG_DEATHS } else { DEATHS }));
+    scenario(&if long { format!("deaths.sh {LONG_DEATHS} both") } else { format!("deaths.sh {DEATHS}") });
     if long {
         scenario(&format!("reads.sh slow-ext4 slow-ext4 ext4 {all}"));
         scenario(&format!("reads.sh slow-xfs slow-xfs xfs {all}"));

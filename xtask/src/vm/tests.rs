@@ -19,12 +19,14 @@ pub(super) fn run(args: &Args) -> Result<()> {
         None => (build(args.release)?, program(args.release)?),
     };
     let runner = Runner::of(args, |run| Guest::over_host(run.join("tree")))?;
-    let words: Vec<String> = args.tests.iter().map(|module| format!("{module}::")).collect();
+    // A name with colons is that of a test.
+    let end = |word: &String| if word.contains("::") { "" } else { "::" };
+    let words: Vec<String> = args.tests.iter().map(|word| format!("{word}{}", end(word))).collect();
     // Where tests make layers and mounts must not be an overlay, which the root is.
     let scratch = binaries.parent().context("programs lie in target/PROFILE")?.join("tmp");
     let script = format!(
         "mkdir -p /disk/scratch {scratch} && mount --bind /disk/scratch {scratch} && mount --bind /disk/tmp /tmp && cd {tests} && \
-         exec env CARGO_MANIFEST_DIR={tests} SOCI_BIN_DIR={binaries} {program} --test-threads=1 {words}",
+         exec env CARGO_MANIFEST_DIR={tests} SOCI_BIN_DIR={binaries} {program} --test-threads=1 --nocapture {words}",
         scratch = scratch.display(),
         tests = workspace().join("tests").display(),
         binaries = binaries.display(),
