@@ -5,10 +5,11 @@
 //! a directory; `config` and `metrics` are how operators talk to it;
 //! `daemon` puts the rooms together, in directories that `private` closes to others. Below `layer`: `fs` answers what the kernel asks,
 //! `erofs` writes its answers down for the kernel, `mounts` puts them on `hidden`, the one FUSE connection, which outlives the
-//! process (docs/design/0008); `span` holds the bytes, `prefetch` fetches them. No state lives here.
+//! process (docs/design/0008); `span` holds the bytes, `prefetch` fetches them, both behind `doors`, so that a simulation can order what they do. No state lives here.
 
 pub mod config;
 pub mod daemon;
+mod doors;
 mod erofs;
 pub mod fs;
 pub mod grpc;
@@ -21,6 +22,8 @@ mod mountinfo;
 pub mod mounts;
 pub mod prefetch;
 mod private;
+#[cfg(test)]
+mod simulation;
 pub mod snapshot;
 pub mod socket;
 pub mod span;

@@ -22,6 +22,8 @@ use soci_core::units::ByteRange;
 use super::bitmap::{BootId, Identity, PAGE, PageMap};
 use super::edges::{Edges, Page, page_range};
 use super::edges_file;
+#[cfg(test)]
+use crate::doors::staged;
 
 /// Pages between two that are recorded by one write, at most: as many as a page of the map has bits.
 const NEAR: u64 = 8 * PAGE;
@@ -219,7 +221,12 @@ impl SpanCache {
     pub fn store(&self, offset: u64, bytes: &[u8], differs: &mut dyn FnMut(u64)) -> io::Result<()> {
         let range = self.range(offset, bytes)?;
         let _one_writer = self.writer.lock();
-        for (part, held) in self.parts(range) {
+        let parts = self.parts(range);
+        #[cfg(test)]
+        if staged::planted(staged::Planted::MarkedFirst) {
+            self.mark(range, Held::Checked, &mut Touched::default());
+        }
+        for (part, held) in parts {
             let new = slice(bytes, offset, part);
             let write = match held {
                 Held::Checked => false,
@@ -235,7 +242,7 @@ impl SpanCache {
                 }
             };
             if write {
-                self.data.write_all_at(new, part.start)?;
+                self.write(new, part.start)?;
             }
         }
         let mut touched = Touched::default();
@@ -253,7 +260,7 @@ impl SpanCache {
             let range = self.range(offset, bytes)?;
             let mut written = 0;
             for part in self.absent(range) {
-                self.data.write_all_at(slice(bytes, offset, part), part.start)?;
+                self.write(slice(bytes, offset, part), part.start)?;
                 self.mark(part, Held::Packed, &mut touched);
                 written += part.len();
             }
@@ -274,6 +281,18 @@ impl SpanCache {
         self.any_packed.store(false, Ordering::Release);
         drop(edges);
         self.packed.save(0, pages)
+    }
+
+    fn write(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        #[cfg(test)]
+        let bytes = match staged::write(self.layer(), bytes) {
+            Ok(bytes) => bytes,
+            Err(part) => {
+                self.data.write_all_at(part, at)?;
+                return staged::refused();
+            }
+        };
+        self.data.write_all_at(bytes, at)
     }
 
     /// Marks written bytes in memory; packed ones were absent before.

@@ -22,7 +22,7 @@ use super::link::Link;
 use super::manners::Manners;
 use super::options::RegistryOptions;
 use super::reply::Reply;
-use super::retry::{Budget, RetryPolicy};
+use super::retry::{Budget, RetryPolicy, Spread};
 use super::traffic::{RequestKind, Traffic};
 
 /// Redirects followed in a row.
@@ -67,8 +67,11 @@ impl Call {
 #[derive(Debug)]
 pub(crate) struct Transport {
     retry: RetryPolicy,
+    spread: Spread,
     auth: Auth,
     watch: Option<fn(&str)>,
+    #[cfg(feature = "testing")]
+    network: Option<Arc<dyn super::network::Network>>,
     pub(crate) manners: Manners,
     /// Mirrors that could not be reached lately.
     pub(crate) resting: Resting,
@@ -81,8 +84,14 @@ impl Transport {
     pub(crate) fn new(options: &RegistryOptions) -> Self {
         Self {
             retry: options.retry,
+            #[cfg(feature = "testing")]
+            spread: if options.network.is_some() { Spread::Even } else { Spread::ByChance },
+            #[cfg(not(feature = "testing"))]
+            spread: Spread::ByChance,
             auth: Auth::new(Arc::clone(&options.keychain), options.credential_fresh),
             watch: options.watch,
+            #[cfg(feature = "testing")]
+            network: options.network.clone(),
             manners: Manners::default(),
             resting: Resting::default(),
             tag_writer: tokio::sync::Mutex::default(),
@@ -98,12 +107,15 @@ impl Transport {
 
     /// A fresh retry budget for one operation.
     pub(crate) fn budget(&self) -> Budget {
-        Budget::new(self.retry)
+        Budget::new(self.retry, self.spread)
     }
 
     /// A fresh retry budget for `call`.
     pub(crate) fn budget_for(&self, call: &Call) -> Budget {
-        if call.patient { self.budget() } else { Budget::new(RetryPolicy { max_retries: 0, ..self.retry }) }
+        if call.patient {
+            return self.budget();
+        }
+        Budget::new(RetryPolicy { max_retries: 0, ..self.retry }, self.spread)
     }
 
     /// Sends `call` with a budget of its own; only success statuses are `Ok`.
@@ -215,7 +227,6 @@ impl Transport {
         authorization: Option<&HeaderValue>,
     ) -> Result<Reply, RegistryError> {
         let timeouts = call.link.timeouts();
-        let mut request = call.link.client(url)?.request(call.method.clone(), url.clone());
         let mut headers = call.headers.clone();
         if call.access.as_ref().is_some_and(|access| access.endpoint.serves(url)) {
             headers.extend(call.link.headers().clone());
@@ -225,7 +236,16 @@ impl Transport {
             // In place of one that the user's hosts.toml has: two would be a request that means nothing.
             headers.insert(AUTHORIZATION, header.clone());
         }
-        request = request.headers(headers);
+        #[cfg(feature = "testing")]
+        if let Some(network) = &self.network {
+            self.traffic.count_request(call.kind);
+            let deadline = Instant::now() + timeouts.whole;
+            let exchange = Arc::clone(network).exchange(url.to_string(), headers);
+            let answer = timeout(timeouts.connect + timeouts.header, exchange).await;
+            let response = answer.map_err(|_| RegistryError::timed_out(url, Phase::Header))?.into_response(url);
+            return Ok(Reply::new(response, deadline, timeouts.stall, Arc::clone(&self.traffic)));
+        }
+        let request = call.link.client(url)?.request(call.method.clone(), url.clone()).headers(headers);
         let (request, progress) = call
             .content
             .attach(request, &self.traffic)

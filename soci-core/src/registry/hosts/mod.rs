@@ -11,11 +11,12 @@ mod resting;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::HeaderMap;
 use parking_lot::Mutex;
 use reqwest::Url;
+use tokio::time::Instant;
 
 pub use file::HostsError;
 pub use policy::{Capabilities, HOSTS_DIRS, HostPolicy, Server, Tls};
