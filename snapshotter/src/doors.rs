@@ -70,6 +70,7 @@ pub(crate) mod staged {
         pub(crate) layer: Digest,
         /// Compressed bytes.
         pub(crate) range: ByteRange,
+        #[expect(dead_code, reason = "it is in the log")]
         pub(crate) spans: usize,
         /// `demand`, or a class that nobody waits for.
         pub(crate) demand: bool,
@@ -114,10 +115,10 @@ pub(crate) mod staged {
         STAGE.with_borrow(Clone::clone)
     }
 
-    /// Puts a stage behind the doors of this thread, or takes it away.
-    pub(crate) fn set(stage: Option<Rc<dyn Stage>>, planted: Option<Planted>) {
+    /// Puts a stage behind the doors of this thread, or takes it away. Gives the one before.
+    pub(crate) fn set(stage: Option<Rc<dyn Stage>>, planted: Option<Planted>) -> Option<Rc<dyn Stage>> {
         PLANTED.set(planted);
-        STAGE.set(stage);
+        STAGE.replace(stage)
     }
 
     /// Gives blocking work to the stage, or back when there is none.

@@ -14,7 +14,6 @@ use tokio::time::{sleep, timeout};
 use super::lies::WRONG;
 use super::network::registry;
 use super::node::{Mount, Node};
-use super::plan::HEALS;
 use crate::doors;
 use crate::span::{PackBond, SpanError, SpanManager};
 
@@ -235,16 +234,20 @@ impl Node {
             });
             waiting.push(written);
             // What has come of the writes so far: a write that fails ends the pack.
-            for written in &mut waiting {
-                if written.try_recv() == Ok(false) {
-                    return;
+            let mut failed = false;
+            waiting.retain_mut(|written: &mut oneshot::Receiver<bool>| match written.try_recv() {
+                Ok(stored) => {
+                    failed |= !stored;
+                    false
                 }
+                Err(error) => error == oneshot::error::TryRecvError::Empty,
+            });
+            if failed {
+                return;
             }
         }
-        if ends_after as usize >= waiting.len() && self.world.elapsed() < HEALS * 2 {
-            for written in waiting {
-                let _ = written.await;
-            }
+        for written in waiting {
+            let _ = written.await;
         }
     }
 }

@@ -53,8 +53,9 @@ fn run(seed: u64, planted: Option<Planted>) -> Outcome {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(tokio::task::unconstrained(async move { stage(seed, planted).await }))
     }));
-    staged::set(None, None);
     outcome.unwrap_or_else(|panic| {
+        // Its tasks cannot be dropped without their runtime.
+        std::mem::forget(staged::set(None, None));
         let said = panic.downcast_ref::<String>().cloned();
         let said = said.or_else(|| panic.downcast_ref::<&str>().map(|&said| said.to_owned()));
         let wrong = Some((format!("panic: {}", said.unwrap_or_default()), Vec::new()));
@@ -65,14 +66,14 @@ fn run(seed: u64, planted: Option<Planted>) -> Outcome {
 async fn stage(seed: u64, planted: Option<Planted>) -> Outcome {
     let world = World::new(seed);
     let scheduler = Rc::new(Scheduler::new(Arc::clone(&world)));
-    staged::set(Some(Rc::clone(&scheduler) as Rc<dyn Stage>), planted);
+    let _ = staged::set(Some(Rc::clone(&scheduler) as Rc<dyn Stage>), planted);
     let node = Node::new(&world);
     world.log(|| format!("{:?}", world.plan));
     scheduler.spawn(Box::pin(everything(node)));
     if timeout(LONGEST, scheduler.run()).await.is_err() {
         world.wrong(format!("{} tasks do not end", scheduler.left()));
     }
-    staged::set(None, None);
+    drop(staged::set(None, None));
     let (steps, took) = (scheduler.steps(), world.elapsed());
     scheduler.clear();
     let (story, lines) = world.story();

@@ -307,6 +307,7 @@ impl SpanManager {
                 self.stats.spans_not_written.inc();
                 tracing::warn!(layer = %self.cache.layer(), span = %claim.span(), %error, "a span could not be written; it is served from memory");
                 claim.complete_unwritten();
+                self.wake_patient();
                 Ok(())
             }
             Err(error) => Err((claim, error)),

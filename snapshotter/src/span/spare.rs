@@ -42,12 +42,6 @@ impl Spare {
         Self { kept: Mutex::default(), limit }
     }
 
-    /// Bytes that are kept.
-    #[cfg(test)]
-    pub(crate) fn size(&self) -> usize {
-        self.kept.lock().iter().map(|known| known.bytes.len()).sum()
-    }
-
     /// Keeps the plain bytes of a span; false when they are too many.
     pub(crate) fn keep(&self, layer: LayerNumber, range: ByteRange, bytes: Vec<u8>) -> bool {
         if bytes.len() > self.limit || bytes.len() as u64 != range.len() {
