@@ -70,7 +70,6 @@ pub(crate) mod staged {
         pub(crate) layer: Digest,
         /// Compressed bytes.
         pub(crate) range: ByteRange,
-        #[expect(dead_code, reason = "it is in the log")]
         pub(crate) spans: usize,
         /// `demand`, or a class that nobody waits for.
         pub(crate) demand: bool,

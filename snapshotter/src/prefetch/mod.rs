@@ -11,6 +11,8 @@
 //! window keeps them short. While a reader's request only waits for its first byte the link is idle, so one prefetch span may
 //! use it. Downloaded bytes that wait for the inflate pool are bounded. Nothing here can fail or delay a mount.
 
+#![deny(clippy::disallowed_methods)]
+
 mod fetch;
 mod lane;
 mod pace;

@@ -33,11 +33,14 @@ enum Manner {
 impl Node {
     /// Reads now and then.
     pub(super) async fn reader(self: Arc<Self>, number: u64) {
-        for _ in 0..self.world.chance(|chance| chance.of(2..14)) {
+        for _ in 0..self.world.chance(|chance| chance.of(4..30)) {
             let pause = self.world.chance(|chance| if chance.one_in(3) { Duration::ZERO } else { chance.ms(0..3000) });
-            sleep(pause).await;
+            sleep(pause / self.world.plan.tempo).await;
             let place = self.world.chance(|chance| chance.of(0..self.world.plan.layers.len() as u64)) as usize;
-            let Some(mount) = self.mounted(place) else { continue };
+            let Some(mount) = self.mounted(place) else {
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            };
             let (range, file) = self.choose(place, &mount);
             let manner = self.world.chance(|chance| match chance.of(0..8) {
                 0 => Manner::GivesUp(chance.ms(0..700)),
@@ -60,7 +63,8 @@ impl Node {
                 ByteRange::new(file.content_offset, file.content_offset + file.size)
             };
             let longest = chance.pick(&[100, 5000, 60_000]);
-            let start = chance.of(file.start..file.end.max(file.start + 1));
+            let last = if self.world.plan.crowded { file.end.min(file.start + 30_000) } else { file.end };
+            let start = chance.of(file.start..last.max(file.start + 1));
             let end = (start + chance.of(1..longest)).min(file.end.max(start + 1)).min(size);
             (ByteRange::new(start, end), file)
         })
@@ -135,7 +139,7 @@ impl Node {
     /// A pack arrives.
     pub(super) async fn pack(self: Arc<Self>) {
         let begin = self.world.chance(|chance| chance.ms(0..20_000));
-        sleep(begin).await;
+        sleep(begin / self.world.plan.tempo).await;
         let places: Vec<_> = (0..self.world.plan.layers.len()).collect();
         let layers: Vec<_> = places.into_iter().filter_map(|place| Some((place, self.mounted(place)?))).collect();
         let layers: Vec<_> = layers.into_iter().filter(|_| self.world.chance(|chance| !chance.one_in(3))).collect();

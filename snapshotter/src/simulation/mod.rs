@@ -25,6 +25,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::doors::{self, staged};
+use crate::stats::Stats;
 use node::Node;
 use scheduler::Scheduler;
 use staged::{Planted, Stage};
@@ -42,8 +43,28 @@ struct Outcome {
     steps: u64,
     /// Time that has passed in the simulation.
     took: Duration,
+    reached: Reached,
     /// What was wrong, with the last lines of the log.
     wrong: Option<(String, Vec<String>)>,
+}
+
+/// How often what is seldom has happened.
+type Reached = [(&'static str, u64); 11];
+
+fn reached(stats: &Stats) -> Reached {
+    [
+        ("spans for readers", stats.demand_spans.get()),
+        ("spans for prefetch", stats.prefetch_spans.get()),
+        ("spans for the background", stats.background_spans.get()),
+        ("reads that asked again", stats.reads_retried.get()),
+        ("fetches that failed", stats.span_failures.get()),
+        ("spans that could not be written", stats.spans_not_written.get()),
+        ("wrong bytes from servers", stats.span_digest_mismatches.get()),
+        ("first uses of what prefetch has brought", stats.prefetch_hits.get()),
+        ("reads of what packs have brought", stats.pack_hits.get()),
+        ("packs that were found out", stats.pack_mismatches.get()),
+        ("requests", stats.fetch_requests.get()),
+    ]
 }
 
 /// Runs a seed, with a bug in the product if one is planted.
@@ -59,7 +80,7 @@ fn run(seed: u64, planted: Option<Planted>) -> Outcome {
         let said = panic.downcast_ref::<String>().cloned();
         let said = said.or_else(|| panic.downcast_ref::<&str>().map(|&said| said.to_owned()));
         let wrong = Some((format!("panic: {}", said.unwrap_or_default()), Vec::new()));
-        Outcome { seed, story: 0, steps: 0, took: Duration::ZERO, wrong }
+        Outcome { seed, story: 0, steps: 0, took: Duration::ZERO, reached: reached(&Stats::default()), wrong }
     })
 }
 
@@ -69,6 +90,7 @@ async fn stage(seed: u64, planted: Option<Planted>) -> Outcome {
     let _ = staged::set(Some(Rc::clone(&scheduler) as Rc<dyn Stage>), planted);
     let node = Node::new(&world);
     world.log(|| format!("{:?}", world.plan));
+    let stats = Arc::clone(&node.stats);
     scheduler.spawn(Box::pin(everything(node)));
     if timeout(LONGEST, scheduler.run()).await.is_err() {
         world.wrong(format!("{} tasks do not end", scheduler.left()));
@@ -78,7 +100,7 @@ async fn stage(seed: u64, planted: Option<Planted>) -> Outcome {
     scheduler.clear();
     let (story, lines) = world.story();
     let wrong = world.what_is_wrong().map(|wrong| (wrong, lines));
-    Outcome { seed, story, steps, took, wrong }
+    Outcome { seed, story, steps, took, reached: reached(&stats), wrong }
 }
 
 /// All that happens on a node.

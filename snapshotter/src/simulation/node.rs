@@ -116,7 +116,7 @@ impl Node {
 
     fn open(&self, place: usize) -> Arc<SpanManager> {
         let (fixture, from) = (self.world.fixture(place), &self.world.plan.layers[place].1);
-        if self.world.chance(|chance| chance.one_in(4)) {
+        if self.world.chance(|chance| chance.one_in(2)) {
             let caches = eviction::stored(self.root.path()).unwrap();
             for cache in caches.iter().filter(|cache| cache.layer == fixture.digest) {
                 assert!(cache.remove().unwrap(), "nobody has it open");
@@ -139,14 +139,14 @@ impl Node {
 
     /// A layer's life: mounted, asked for, given up, and again.
     pub(super) async fn layer_lives(self: Arc<Self>, place: usize) {
-        for _ in 0..self.world.chance(|chance| chance.of(1..4)) {
+        for _ in 0..self.world.chance(|chance| chance.of(1..8)) {
             let mount = self.mount(place).await;
             self.world.log(|| format!("layer {place} is mounted"));
             self.world.open.lock().insert(place, Arc::clone(&mount.spans));
             self.ask_ahead(place, &mount);
             drop(mount);
             let time = self.world.chance(|chance| chance.ms(0..15_000));
-            sleep(time).await;
+            sleep(time / self.world.plan.tempo).await;
             self.world.log(|| format!("layer {place} is unmounted"));
             self.world.open.lock().remove(&place);
             self.unmount(place);
@@ -155,7 +155,7 @@ impl Node {
                 continue;
             }
             let time = self.world.chance(|chance| chance.ms(0..500));
-            sleep(time).await;
+            sleep(time / self.world.plan.tempo).await;
         }
     }
 
@@ -163,7 +163,8 @@ impl Node {
     fn ask_ahead(&self, place: usize, mount: &Mount) {
         let count = mount.spans.ztoc().spans().len();
         let spans: Vec<_> = self.world.chance(|chance| {
-            let (some, image) = (chance.of(0..4), chance.of(0..2));
+            let some = if self.world.plan.no_artifacts { 0 } else { chance.of(0..4) };
+            let image = chance.of(0..2);
             let named: Vec<_> = (0..count).filter(|_| some > chance.of(0..3)).collect();
             let order = |(position, span): (usize, &u32)| {
                 let (priority, position) = (u64::from(*span) / 4, position as u32);

@@ -97,6 +97,12 @@ pub(super) struct Plan {
     /// Tasks run by priority, not by chance alone.
     pub(super) by_priority: bool,
     pub(super) between_one_in: u64,
+    /// Pauses between what readers, layers and packs do are so many times shorter.
+    pub(super) tempo: u32,
+    /// Nothing is named by artifacts.
+    pub(super) no_artifacts: bool,
+    /// Readers are near to each other.
+    pub(super) crowded: bool,
     /// What may be kept in memory of what could not be written, bytes.
     pub(super) spare: usize,
 }
@@ -132,9 +138,9 @@ impl Plan {
             servers,
             mirrors,
             layers,
-            readers: chance.of(1..7),
-            packs: chance.of(0..4),
-            lying_packs: chance.one_in(3),
+            readers: chance.of(1..10),
+            packs: chance.of(0..5),
+            lying_packs: chance.one_in(2),
             engine: engine(chance),
             spans: spans(chance, patient),
             retry: RetryPolicy {
@@ -148,7 +154,10 @@ impl Plan {
             write_fails_one_in: if calm { 0 } else { chance.pick(&[0, 0, 20, 200]) },
             work_takes_ms: chance.pick(&[0, 1, 20, 300]),
             by_priority: chance.one_in(2),
-            between_one_in: chance.pick(&[1, 3, 10, 1 << 40]),
+            between_one_in: chance.pick(&[1, 2, 5, 20]),
+            tempo: chance.pick(&[1, 5, 40]),
+            no_artifacts: chance.one_in(3),
+            crowded: chance.one_in(2),
             spare: chance.pick(&[200 << 10, 64 << 20]),
         }
     }
@@ -166,7 +175,7 @@ fn server(chance: &mut Chance, calm: bool) -> Server {
     moods.sort_by_key(|(from, _)| *from);
     moods.retain(|(from, mood)| *from < HEALS || *mood == Mood::Good);
     moods.push((HEALS, Mood::Good));
-    Server { moods, first_byte: chance.ms(0..120), rate: chance.pick(&[20, 100, 2000, 50_000]) }
+    Server { moods, first_byte: chance.ms(0..120), rate: chance.pick(&[5, 20, 100, 2000]) }
 }
 
 fn engine(chance: &mut Chance) -> EngineOptions {
@@ -179,7 +188,7 @@ fn engine(chance: &mut Chance) -> EngineOptions {
         buffer_bytes: chance.of(20_000..300_000),
         inflate_threads: chance.of(1..4) as usize,
         max_bandwidth: if chance.one_in(4) { NonZeroU64::new(chance.of(40_000..3_000_000)) } else { None },
-        background: chance.one_in(3).then_some(background),
+        background: chance.one_in(2).then_some(background),
     }
 }
 

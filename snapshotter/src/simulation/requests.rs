@@ -56,9 +56,19 @@ impl Requests {
                 && run.host == request.host
                 && run.last.is_some_and(|last| now < last + STANDS_STILL)
         };
+        let (waits, ahead) = (
+            self.runs.iter().any(|run| run.host == request.host && run.demand && run.is_open && run.last.is_none()),
+            self.runs.iter().any(|run| {
+                run.host == request.host && !run.demand && run.is_open && run.received < run.range.len()
+            }),
+        );
         let first = self.runs.iter().find(|run| arrives(run));
         let wrong = first.filter(|_| !request.demand).map(|run| {
             format!("prefetch of {} begins while a reader's {} arrives", request.range, run.range)
+        });
+        let wrong = wrong.or_else(|| {
+            let too_much = !request.demand && waits && (ahead || request.spans > 1);
+            too_much.then(|| format!("more than a span of prefetch ({}) begins while a reader waits", request.range))
         });
         self.begun += 1;
         let number = self.begun;

@@ -1,33 +1,54 @@
 //! Seeds that must hold, the same seed twice, and bugs that must be found.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::{Outcome, Planted, run};
+use super::{Outcome, Planted, Reached, run};
 
 /// Seeds that each change runs.
 const EACH_CHANGE: u64 = 600;
 /// Seeds in which a bug must be found.
 const FINDS_WITHIN: u64 = 1000;
 
-/// Runs seeds on all processors until one is wrong; gives the one with the lowest seed, and how many were run.
-fn search(seeds: std::ops::Range<u64>, planted: Option<Planted>) -> (Option<Outcome>, u64, u64) {
-    let (next, steps, ran) = (AtomicU64::new(seeds.start), AtomicU64::new(0), AtomicU64::new(0));
-    let found: Mutex<Option<Outcome>> = Mutex::default();
+/// What has come of some seeds.
+#[derive(Debug, Default)]
+struct Search {
+    ran: u64,
+    steps: u64,
+    reached: Vec<(&'static str, u64)>,
+    /// The one with the lowest seed in which something is wrong.
+    found: Option<Outcome>,
+}
+
+impl Search {
+    fn add(&mut self, outcome: Outcome) {
+        self.ran += 1;
+        self.steps += outcome.steps;
+        let reached: Reached = outcome.reached;
+        if self.reached.is_empty() {
+            self.reached = reached.to_vec();
+        } else {
+            self.reached.iter_mut().zip(reached).for_each(|(sum, (_, more))| sum.1 += more);
+        }
+        if outcome.wrong.is_some() && self.found.as_ref().is_none_or(|known| known.seed > outcome.seed) {
+            self.found = Some(outcome);
+        }
+    }
+}
+
+/// Runs seeds on all processors until one is wrong.
+fn search(seeds: &Range<u64>, planted: Option<Planted>) -> Search {
+    let (next, search) = (AtomicU64::new(seeds.start), Mutex::new(Search::default()));
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds.end || found.lock().is_some() {
+            if seed >= seeds.end || search.lock().found.is_some() {
                 return;
             }
             let outcome = run(seed, planted);
-            steps.fetch_add(outcome.steps, Ordering::Relaxed);
-            ran.fetch_add(1, Ordering::Relaxed);
-            let mut found = found.lock();
-            if outcome.wrong.is_some() && found.as_ref().is_none_or(|known| known.seed > seed) {
-                *found = Some(outcome);
-            }
+            search.lock().add(outcome);
         }
     };
     std::thread::scope(|scope| {
@@ -35,23 +56,25 @@ fn search(seeds: std::ops::Range<u64>, planted: Option<Planted>) -> (Option<Outc
             scope.spawn(work);
         }
     });
-    (found.into_inner(), ran.into_inner(), steps.into_inner())
+    search.into_inner()
 }
 
-fn hold(seeds: std::ops::Range<u64>) {
-    let (found, ran, steps) = search(seeds, None);
-    if let Some(Outcome { seed, wrong: Some((wrong, lines)), took, .. }) = found {
-        for line in lines {
-            println!("{line}");
-        }
-        panic!("seed {seed}, after {took:?}: {wrong}\nrepeat it: cargo xtask simulate --seed {seed} --seeds 1");
+fn hold(seeds: &Range<u64>) -> Search {
+    let search = search(seeds, None);
+    if let Some(Outcome { seed, wrong: Some((wrong, lines)), took, .. }) = &search.found {
+        lines.iter().for_each(|line| println!("{line}"));
+        panic!("seed {seed}, after {took:?}: {wrong}\nto repeat it: cargo xtask simulate --seed {seed} --seeds 1");
     }
-    println!("{ran} seeds, {steps} steps: nothing is wrong");
+    println!("{} seeds, {} steps, nothing wrong; {:?}", search.ran, search.steps, search.reached);
+    search
 }
 
 #[test]
 fn what_must_hold_holds() {
-    hold(0..EACH_CHANGE);
+    let search = hold(&(0..EACH_CHANGE));
+    for (what, times) in search.reached {
+        assert!(times > EACH_CHANGE / 20, "{what}: {times} is not often enough to mean something");
+    }
 }
 
 #[test]
@@ -59,7 +82,7 @@ fn what_must_hold_holds() {
 fn what_must_hold_holds_for_many() {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let first = number("SOCI_SIMULATE_SEED").unwrap_or(0);
-    hold(first..first + number("SOCI_SIMULATE_SEEDS").unwrap_or(10_000));
+    hold(&(first..first + number("SOCI_SIMULATE_SEEDS").unwrap_or(10_000)));
 }
 
 #[test]
@@ -72,19 +95,49 @@ fn the_same_seed_is_the_same_run() {
 }
 
 fn is_found(bug: Planted) {
-    let (found, ran, _) = search(0..FINDS_WITHIN, Some(bug));
-    let found = found.unwrap_or_else(|| panic!("{bug:?} is not found in {ran} seeds"));
-    println!("{bug:?}: seed {}: {}", found.seed, found.wrong.unwrap().0);
+    let search = search(&(0..FINDS_WITHIN), Some(bug));
+    let Some(Outcome { seed, wrong: Some((wrong, _)), .. }) = search.found else {
+        panic!("{bug:?} is not found in {} seeds", search.ran)
+    };
+    println!("{bug:?}: seed {seed}: {wrong}");
 }
 
 #[test]
-fn planted_bugs_are_found() {
+fn a_lost_wake_up_is_found() {
     is_found(Planted::LostWakeUp);
+}
+
+#[test]
+fn a_skipped_digest_is_found() {
     is_found(Planted::NoDigest);
+}
+
+#[test]
+fn a_claim_without_end_is_found() {
     is_found(Planted::EndlessClaim);
+}
+
+#[test]
+fn bytes_that_are_marked_too_early_are_found() {
     is_found(Planted::MarkedFirst);
+}
+
+#[test]
+fn a_failed_write_that_is_believed_is_found() {
     is_found(Planted::WriteBelieved);
+}
+
+#[test]
+fn prefetch_before_readers_is_found() {
     is_found(Planted::PrefetchFirst);
+}
+
+#[test]
+fn memory_without_bound_is_found() {
     is_found(Planted::NoRoom);
+}
+
+#[test]
+fn a_wrong_pack_that_is_believed_is_found() {
     is_found(Planted::PackBelieved);
 }
