@@ -7,11 +7,12 @@
 //! `daemon` puts the rooms together, in directories that `private` closes to others, and `housekeeping` keeps the disk as `storage`
 //! decides. Below `layer`: `fs` answers what the kernel asks,
 //! `erofs` writes its answers down for the kernel, `mounts` puts them on `hidden`, the one FUSE connection, which outlives the
-//! process (docs/design/0008); `span` holds the bytes, `prefetch` fetches them. No state lives here.
+//! process (docs/design/0008); `span` holds the bytes, `prefetch` fetches them, both behind `doors`, so that a simulation can order what they do. No state lives here.
 
 mod blocking;
 pub mod config;
 pub mod daemon;
+mod doors;
 mod erofs;
 pub mod fs;
 pub mod grpc;
@@ -28,6 +29,8 @@ pub mod node;
 pub mod pack;
 pub mod prefetch;
 mod private;
+#[cfg(test)]
+mod simulation;
 pub mod snapshot;
 pub mod socket;
 pub mod span;

@@ -18,6 +18,7 @@ mod product;
 mod reference;
 mod requests;
 mod setup;
+mod simulate;
 mod test;
 mod vm;
 
@@ -38,6 +39,7 @@ enum Task {
     Fuzz(fuzz::Args),
     Images(images::Args),
     Link(link::Args),
+    Simulate(simulate::Args),
     Soak(chaos::SoakArgs),
     Test(test::Args),
     Vm(vm::Args),
@@ -53,6 +55,7 @@ fn main() -> Result<()> {
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Images(args) => images::run(&args),
         Task::Link(args) => link::run(&args),
+        Task::Simulate(args) => simulate::run(&args),
         Task::Soak(args) => chaos::run_soak(&args),
         Task::Test(args) => test::run(&args),
         Task::Vm(args) => vm::run(&args),

@@ -8,14 +8,17 @@
 //! takes its window from the span before it, and so waits for that.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use soci_core::registry::{Giver, Pieces};
 use soci_core::units::{ByteRange, SpanId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Instant;
 
 use super::queue::Run;
 use super::{Class, Engine, UNIT, address, windows};
+use crate::doors;
+#[cfg(test)]
+use crate::doors::staged::{self, Planted, planted};
 use crate::span::state::Claim;
 use crate::span::{SpanError, SpanManager, chain};
 use crate::stats::Stats;
@@ -161,6 +164,8 @@ pub(super) async fn fetch(engine: &Engine, run: Run, mut transfer: Transfer) {
         for claim in claims.by_ref() {
             let want = manager.ztoc().spans().compressed_range(claim.span());
             let room = match class {
+                #[cfg(test)]
+                _ if planted(Planted::NoRoom) => None,
                 Class::Demand => None,
                 Class::Prefetch | Class::Background => transfer.room(want.len()).await,
             };
@@ -192,6 +197,16 @@ pub(super) async fn fetch(engine: &Engine, run: Run, mut transfer: Transfer) {
         for claim in claims {
             claim.fail(Arc::clone(&error));
         }
+    }
+}
+
+/// Tells the simulation of a request that begins.
+#[cfg(test)]
+pub(super) fn tell(run: &Run, class: Class) {
+    if let Some(stage) = staged::stage() {
+        let (host, layer) = (&*run.manager.host(), run.manager.cache().layer());
+        let (range, spans, demand) = (range_of(run), run.claims.len(), class == Class::Demand);
+        stage.begins(&staged::Begins { host, layer, range, spans, demand });
     }
 }
 
@@ -232,7 +247,7 @@ fn spawn_fill(engine: &Engine, manager: &Arc<SpanManager>, class: Class, filling
         Class::Prefetch | Class::Background => &engine.0.inflate_ahead,
     };
     let (pool, manager, cancelled) = (Arc::clone(pool), Arc::clone(manager), manager.cancelled());
-    engine.0.runtime.spawn(async move {
+    doors::spawn(&engine.0.runtime, async move {
         let Filling { mut claim, mut compressed, window, room: _room, mut giver, _told } = filling;
         let span = claim.span();
         let window = match windows::window(&manager, span, window).await {
@@ -250,7 +265,7 @@ fn spawn_fill(engine: &Engine, manager: &Arc<SpanManager>, class: Class, filling
             }
             let (filler, window) = (Arc::clone(&manager), window.clone());
             let fill = move || filler.fill(claim, window.as_ref(), &compressed);
-            let Ok(filled) = tokio::task::spawn_blocking(fill).await else { return };
+            let Some(filled) = doors::blocking(fill).await else { return };
             drop(turn); // nobody waits for a processor while this one waits for a registry
             let Err((returned, error)) = filled else { return };
             claim = returned;
@@ -272,6 +287,10 @@ fn spawn_fill(engine: &Engine, manager: &Arc<SpanManager>, class: Class, filling
 }
 
 fn give_up(stats: &Stats, claim: Claim, error: SpanError) {
+    #[cfg(test)]
+    if planted(Planted::EndlessClaim) {
+        return std::mem::forget(claim);
+    }
     stats.span_failures.inc();
     tracing::error!(span = %claim.span(), error = %chain(&error), "span is not usable");
     claim.fail(Arc::new(error));

@@ -4,12 +4,15 @@
 //! stands still, holds back nothing of another lane, and its own prefetch only as long as a reader's bytes really arrive.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::EngineOptions;
 use super::throttle::Link;
+#[cfg(test)]
+use crate::doors::staged::{Planted, planted};
 
 /// A reader's body from which nothing has come for so long stands still: it is no reason to wait.
 const STANDS_STILL: Duration = Duration::from_millis(250);
@@ -65,6 +68,8 @@ impl Lane {
 
     /// Compressed bytes that one more prefetch request may join, at most `join`; `None`: none may start.
     pub(super) fn room(&self, now: Instant, requests: usize, join: u64) -> Option<u64> {
+        #[cfg(test)]
+        let now = if planted(Planted::PrefetchFirst) { now + STANDS_STILL } else { now };
         if self.ahead_requests >= requests || self.busy_until(now).is_some() {
             return None;
         }

@@ -11,6 +11,8 @@
 //! window keeps them short. While a reader's request only waits for its first byte the link is idle, so one prefetch span may
 //! use it. Downloaded bytes that wait for the inflate pool are bounded. Nothing here can fail or delay a mount.
 
+#![deny(clippy::disallowed_methods)]
+
 mod fetch;
 mod lane;
 mod pace;
@@ -22,13 +24,15 @@ use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use soci_core::units::SpanId;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
+use crate::doors;
 use crate::span::room::Room;
 use crate::span::spare::Spare;
 use crate::span::state::Claim;
@@ -190,7 +194,7 @@ impl Stream {
             let now = Instant::now();
             let busy = engine.work.lock().lanes.get(&self.host).and_then(|lane| lane.busy_until(now));
             let Some(until) = busy.map(|until| until.min(limit)).filter(|until| *until > now) else { return };
-            let _ = tokio::time::timeout_at(until.into(), over).await;
+            let _ = tokio::time::timeout_at(until, over).await;
         }
     }
 
@@ -274,6 +278,26 @@ impl Engine {
         }))
     }
 
+    /// With less memory for what could not be written.
+    #[cfg(test)]
+    pub(crate) fn with_spare(mut self, limit: usize) -> Self {
+        Arc::get_mut(&mut self.0).expect("it is new").spare = Spare::limited(limit);
+        self
+    }
+
+    /// What is on its way, or queued, or in the accounts, though nothing should be.
+    #[cfg(test)]
+    pub(crate) fn left_over(&self) -> Option<String> {
+        let work = self.0.work.lock();
+        let idle = work.lanes.values().all(Lane::is_idle) && work.ahead_layers.is_empty();
+        let queued = work.queue.has_prefetch() || work.queue.has_background();
+        let room = self.0.buffer.available_permits() == self.0.options.buffer_units() as usize;
+        let turns = self.0.inflate_demand.available_permits() == self.0.options.inflate_threads;
+        let holds = work.holds + work.streams;
+        (!idle || queued || !room || !turns || holds > 0)
+            .then(|| format!("left over: idle {idle}, queued {queued}, room {room}, turns {turns}, holds {holds}"))
+    }
+
     /// The runtime that the engine works on.
     pub fn runtime(&self) -> &Handle {
         &self.0.runtime
@@ -342,8 +366,8 @@ impl Engine {
         work.stall_armed = true;
         drop(work);
         let engine = self.clone();
-        self.0.runtime.spawn(async move {
-            tokio::time::sleep_until(until.into()).await;
+        doors::spawn(&self.0.runtime, async move {
+            tokio::time::sleep_until(until).await;
             engine.0.work.lock().stall_armed = false;
             engine.pump();
         });
@@ -359,7 +383,7 @@ impl Engine {
         let wait = work.pace.wait(Instant::now());
         drop(work);
         let engine = self.clone();
-        self.0.runtime.spawn(async move {
+        doors::spawn(&self.0.runtime, async move {
             tokio::time::sleep(wait).await;
             engine.0.work.lock().pace_armed = false;
             engine.pump();
@@ -367,10 +391,12 @@ impl Engine {
     }
 
     fn spawn(&self, run: Run, class: Class) {
+        #[cfg(test)]
+        fetch::tell(&run, class);
         let transfer = fetch::Transfer::start(self.clone(), &run, class);
         let cancelled = run.manager.cancelled();
         let engine = self.clone();
-        self.0.runtime.spawn(async move {
+        doors::spawn(&self.0.runtime, async move {
             tokio::select! {
                 biased;
                 () = cancelled.cancelled() => {}
@@ -391,7 +417,7 @@ impl Engine {
             work.quiet_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
         drop(work);
         let engine = self.clone();
-        self.0.runtime.spawn(async move {
+        doors::spawn(&self.0.runtime, async move {
             tokio::time::sleep(options.period.max(quiet)).await;
             let run = {
                 let mut work = engine.0.work.lock();

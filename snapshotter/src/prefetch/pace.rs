@@ -4,7 +4,9 @@
 //! must always hold: over any time no more is asked for than the rate allows and one request.
 
 use std::num::NonZeroU64;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// When more may be asked for.
 #[derive(Debug, Default)]

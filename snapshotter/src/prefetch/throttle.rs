@@ -5,7 +5,9 @@
 //! window is twice the product of the two. Starting small it doubles while more requests bring more throughput, as the
 //! measured throughput is then bounded by the window itself.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Smallest window in bytes.
 const MIN_WINDOW: u64 = 512 << 10;

@@ -10,15 +10,15 @@ use soci_core::units::{ByteRange, SpanId};
 use soci_core::ztoc::{Window, WindowError};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
+use crate::doors;
 use crate::span::{SpanError, SpanManager};
 
 /// What a span of a run waits for before it can be inflated.
 #[derive(Debug)]
 pub(super) enum Before {
     /// The window that was asked for together with the bytes.
-    Asked(JoinHandle<Result<Option<Window>, SpanError>>),
+    Asked(oneshot::Receiver<Result<Option<Window>, SpanError>>),
     /// The span before it in the same run.
     Span(oneshot::Receiver<()>),
 }
@@ -28,7 +28,9 @@ impl Before {
     pub(super) fn of_first(manager: &Arc<SpanManager>, span: SpanId, runtime: &Handle) -> Option<Self> {
         manager.ztoc().windows()?.of(span)?;
         let manager = Arc::clone(manager);
-        Some(Self::Asked(runtime.spawn(async move { find(&manager, span).await })))
+        let (told, asked) = oneshot::channel();
+        doors::spawn(runtime, async move { _ = told.send(find(&manager, span).await) });
+        Some(Self::Asked(asked))
     }
 }
 

@@ -25,6 +25,8 @@ use soci_core::units::ByteRange;
 use super::bitmap::{BootId, Identity, PAGE, PageMap};
 use super::edges::{Edges, Page, page_range};
 use super::edges_file;
+#[cfg(test)]
+use crate::doors::staged;
 pub use holes::Released;
 
 /// Pages between two that are recorded by one write, at most: as many as a page of the map has bits.
@@ -229,7 +231,12 @@ impl SpanCache {
     pub fn store(&self, offset: u64, bytes: &[u8], differs: &mut dyn FnMut(u64)) -> io::Result<()> {
         let range = self.range(offset, bytes)?;
         let _one_writer = self.writer.lock();
-        for (part, held) in self.parts(range) {
+        let parts = self.parts(range);
+        #[cfg(test)]
+        if staged::planted(staged::Planted::MarkedFirst) {
+            self.mark(range, Held::Checked, &mut Touched::default());
+        }
+        for (part, held) in parts {
             let new = slice(bytes, offset, part);
             let write = match held {
                 Held::Checked => false,
@@ -245,7 +252,7 @@ impl SpanCache {
                 }
             };
             if write {
-                self.data.write_all_at(new, part.start)?;
+                self.write(new, part.start)?;
             }
         }
         let mut touched = Touched::default();
@@ -263,7 +270,7 @@ impl SpanCache {
             let range = self.range(offset, bytes)?;
             let mut written = 0;
             for part in self.absent(range) {
-                self.data.write_all_at(slice(bytes, offset, part), part.start)?;
+                self.write(slice(bytes, offset, part), part.start)?;
                 self.mark(part, Held::Packed, &mut touched);
                 written += part.len();
             }
@@ -284,6 +291,18 @@ impl SpanCache {
         self.any_packed.store(false, Ordering::Release);
         drop(edges);
         self.packed.save(0, pages)
+    }
+
+    fn write(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        #[cfg(test)]
+        let bytes = match staged::write(self.layer(), bytes) {
+            Ok(bytes) => bytes,
+            Err(part) => {
+                self.data.write_all_at(part, at)?;
+                return staged::refused();
+            }
+        };
+        self.data.write_all_at(bytes, at)
     }
 
     /// Marks written bytes in memory; packed ones were absent before.

@@ -68,6 +68,7 @@ impl SpanError {
     pub(crate) fn may_heal(&self) -> bool {
         match self {
             Self::Fetch(_) | Self::Digest { .. } | Self::Cache(_) => true,
+            Self::Window { source, .. } => matches!(source, WindowError::Digest { .. }),
             Self::Shared(error) => error.may_heal(),
             _ => false,
         }

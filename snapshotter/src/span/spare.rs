@@ -24,19 +24,33 @@ struct Kept {
 }
 
 /// What could not be written.
-#[derive(Debug, Default)]
-pub struct Spare(Mutex<VecDeque<Kept>>);
+#[derive(Debug)]
+pub struct Spare {
+    kept: Mutex<VecDeque<Kept>>,
+    limit: usize,
+}
+
+impl Default for Spare {
+    fn default() -> Self {
+        Self::limited(LIMIT)
+    }
+}
 
 impl Spare {
+    /// Room for so many bytes.
+    pub(crate) fn limited(limit: usize) -> Self {
+        Self { kept: Mutex::default(), limit }
+    }
+
     /// Keeps the plain bytes of a span; false when they are too many.
     pub(crate) fn keep(&self, layer: LayerNumber, range: ByteRange, bytes: Vec<u8>) -> bool {
-        if bytes.len() > LIMIT || bytes.len() as u64 != range.len() {
+        if bytes.len() > self.limit || bytes.len() as u64 != range.len() {
             return false;
         }
-        let mut kept = self.0.lock();
+        let mut kept = self.kept.lock();
         kept.retain(|known| known.layer != layer || known.range != range);
         let mut all: usize = kept.iter().map(|known| known.bytes.len()).sum();
-        while all + bytes.len() > LIMIT {
+        while all + bytes.len() > self.limit {
             all -= kept.pop_front().map_or(all, |oldest| oldest.bytes.len());
         }
         kept.push_back(Kept { layer, range, bytes: bytes.into() });
@@ -45,7 +59,7 @@ impl Spare {
 
     /// What is kept of a part of a layer. It stays readable by the result.
     pub(crate) fn of(&self, layer: LayerNumber, range: ByteRange) -> Parts {
-        let kept = self.0.lock();
+        let kept = self.kept.lock();
         let touching = |known: &&Kept| known.layer == layer && known.range.intersect(&range).is_some();
         Parts(kept.iter().filter(touching).cloned().collect())
     }

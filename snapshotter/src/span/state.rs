@@ -18,6 +18,7 @@ use soci_core::units::SpanId;
 use tokio::sync::watch;
 
 use super::SpanError;
+use crate::doors;
 
 /// How far the fetch of a span has come.
 #[derive(Clone, Debug)]
@@ -164,6 +165,7 @@ impl Claim {
     pub fn complete(mut self) {
         self.open = false;
         self.states.set_cached(self.span);
+        doors::between();
         self.states.finish(self.span, Progress::Cached);
     }
 

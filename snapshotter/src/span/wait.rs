@@ -20,6 +20,9 @@ use tokio::time::{Instant, sleep_until};
 use super::spare::Parts;
 use super::state::{Claim, Progress, Wanted};
 use super::{SpanError, SpanManager};
+use crate::doors;
+#[cfg(test)]
+use crate::doors::staged::{self, Planted, planted};
 
 /// How often a reader asks itself for what others have asked for and given up.
 const MAX_GIVEN_UP: usize = 3;
@@ -80,6 +83,11 @@ impl SpanManager {
         loop {
             let spare = self.spare(range);
             let missing = self.missing(range, &spare);
+            doors::between();
+            #[cfg(test)]
+            if planted(Planted::LostWakeUp) {
+                arrived.mark_unchanged();
+            }
             let patient = |one: &&Missing| patience.is_some() && one.promised;
             let asked = missing.iter().filter(|one| !patient(one)).map(|one| one.span);
             if missing.is_empty() {
@@ -91,7 +99,10 @@ impl SpanManager {
             let first =
                 missing.iter().find_map(|one| Some((one.span, one.end, slots.get(&one.span)?.clone())));
             let until = patience.filter(|_| missing.iter().any(|one| patient(&one)));
+            doors::between();
             tokio::select! {
+                // In this order, so that a seed of the simulation has one course.
+                biased;
                 // The sender is ours, so it is there as long as we are.
                 _ = arrived.changed() => {}
                 () = at(until) => {
@@ -112,6 +123,8 @@ impl SpanManager {
                         Err(error) if error.is_abandoned() && given_up < MAX_GIVEN_UP => given_up += 1,
                         Err(error) if error.may_heal() && retry_until.is_none_or(|end| Instant::now() + pause < end) => {
                             self.stats.reads_retried.inc();
+                            #[cfg(test)]
+                            staged::pauses(pause);
                             sleep_until(Instant::now() + pause).await;
                             pause = (pause * 2).min(LONGEST_PAUSE);
                         }

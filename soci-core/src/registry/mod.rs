@@ -17,6 +17,8 @@ mod follow;
 mod hosts;
 mod link;
 mod manners;
+#[cfg(feature = "testing")]
+mod network;
 mod options;
 mod partial;
 mod pieces;
@@ -37,6 +39,8 @@ pub use client::{Registry, Repository};
 pub use content::Content;
 pub use error::{FetchError, Phase, RegistryError};
 pub use hosts::{Capabilities, HOSTS_DIRS, HostPolicy, HostsError, Server, Tls};
+#[cfg(feature = "testing")]
+pub use network::{Answer, Network};
 pub use oci_client::ParseError;
 pub use options::{RegistryOptions, Timeouts};
 #[cfg(feature = "testing")]

@@ -55,6 +55,9 @@ pub struct RegistryOptions {
     pub watch: Option<fn(&str)>,
     /// Idle connections kept open to one host.
     pub max_idle_per_host: usize,
+    /// Answers in place of all servers; waits between retries are then not spread by chance.
+    #[cfg(feature = "testing")]
+    pub network: Option<Arc<dyn super::network::Network>>,
 }
 
 impl Default for RegistryOptions {
@@ -68,6 +71,8 @@ impl Default for RegistryOptions {
             credential_fresh: Duration::from_mins(1),
             watch: None,
             max_idle_per_host: 64,
+            #[cfg(feature = "testing")]
+            network: None,
         }
     }
 }

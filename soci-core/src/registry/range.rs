@@ -9,12 +9,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use http::header::RANGE;
 use parking_lot::Mutex;
 use reqwest::Url;
+use tokio::time::Instant;
 
 use super::access::{Access, Action};
 use super::error::{FetchError, RegistryError, printable};

@@ -32,17 +32,38 @@ impl Default for RetryPolicy {
     }
 }
 
+/// How waits are spread.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Spread {
+    /// By chance.
+    ByChance,
+    /// Not at all: in a simulation, which is to be the same each time.
+    #[cfg(feature = "testing")]
+    Even,
+}
+
+impl Spread {
+    fn pick(self, from: std::ops::Range<f64>) -> f64 {
+        match self {
+            Self::ByChance => rand::rng().random_range(from),
+            #[cfg(feature = "testing")]
+            Self::Even => f64::midpoint(from.start, from.end),
+        }
+    }
+}
+
 /// The retries left to one operation.
 #[derive(Debug)]
 pub(crate) struct Budget {
     policy: RetryPolicy,
+    spread: Spread,
     spent: u32,
     received: u64,
 }
 
 impl Budget {
-    pub(crate) fn new(policy: RetryPolicy) -> Self {
-        Self { policy, spent: 0, received: 0 }
+    pub(crate) fn new(policy: RetryPolicy, spread: Spread) -> Self {
+        Self { policy, spread, spent: 0, received: 0 }
     }
 
     /// Takes one retry. `Ok(wait)`: wait that long and try again; `Err`: give up with this error.
@@ -60,7 +81,7 @@ impl Budget {
             }
         };
         self.spent += 1;
-        Ok(wait.mul_f64(rand::rng().random_range(spread)))
+        Ok(wait.mul_f64(self.spread.pick(spread)))
     }
 
     /// Notes progress.
@@ -96,7 +117,7 @@ mod tests {
     fn waits_double_up_to_the_limit() {
         let policy =
             RetryPolicy { max_retries: 5, max_wait: Duration::from_millis(200), ..Default::default() };
-        let mut budget = Budget::new(policy);
+        let mut budget = Budget::new(policy, Spread::ByChance);
         for expected in [30, 60, 120, 200, 200] {
             let wait = budget.spend(unavailable(None)).expect("budget left").as_millis();
             assert!((expected / 2..=expected * 3 / 2).contains(&wait), "{wait} for {expected}");
@@ -107,20 +128,20 @@ mod tests {
     #[test]
     fn retry_after_is_obeyed_or_ends_the_attempts() {
         let policy = RetryPolicy { max_wait: Duration::from_secs(10), ..Default::default() };
-        let mut budget = Budget::new(policy);
+        let mut budget = Budget::new(policy, Spread::ByChance);
         assert!(budget.spend(unavailable(Some(9))).expect("short enough") >= Duration::from_secs(9));
         assert!(budget.spend(unavailable(Some(11))).is_err());
     }
 
     #[test]
     fn final_errors_are_not_repeated() {
-        let mut budget = Budget::new(RetryPolicy::default());
+        let mut budget = Budget::new(RetryPolicy::default(), Spread::ByChance);
         assert!(budget.spend(RegistryError::NotFound { url: String::new() }).is_err());
     }
 
     #[test]
     fn received_bytes_earn_retries_but_never_more_than_the_policy() {
-        let mut budget = Budget::new(RetryPolicy { max_retries: 1, ..Default::default() });
+        let mut budget = Budget::new(RetryPolicy { max_retries: 1, ..Default::default() }, Spread::ByChance);
         for _ in 0..3 {
             assert!(budget.spend(unavailable(None)).is_ok());
             assert!(budget.spend(unavailable(None)).is_err());

@@ -21,7 +21,7 @@ use super::hosts::{Endpoint, Resting};
 use super::manners::Manners;
 use super::options::RegistryOptions;
 use super::reply::Reply;
-use super::retry::{Budget, RetryPolicy};
+use super::retry::{Budget, RetryPolicy, Spread};
 use super::traffic::Traffic;
 use super::wire::{Call, Wire};
 
@@ -32,6 +32,7 @@ const MAX_REDIRECTS: usize = 10;
 #[derive(Debug)]
 pub(crate) struct Transport {
     retry: RetryPolicy,
+    spread: Spread,
     auth: Auth,
     wire: Wire,
     pub(crate) manners: Manners,
@@ -47,8 +48,12 @@ impl Transport {
         let traffic = Arc::<Traffic>::default();
         Self {
             retry: options.retry,
+            #[cfg(feature = "testing")]
+            spread: if options.network.is_some() { Spread::Even } else { Spread::ByChance },
+            #[cfg(not(feature = "testing"))]
+            spread: Spread::ByChance,
             auth: Auth::new(Arc::clone(&options.keychain), options.credential_fresh),
-            wire: Wire::new(options.watch, Arc::clone(&traffic)),
+            wire: Wire::new(options, Arc::clone(&traffic)),
             manners: Manners::default(),
             resting: Resting::default(),
             tag_writer: tokio::sync::Mutex::default(),
@@ -64,12 +69,15 @@ impl Transport {
 
     /// A fresh retry budget for one operation.
     pub(crate) fn budget(&self) -> Budget {
-        Budget::new(self.retry)
+        Budget::new(self.retry, self.spread)
     }
 
     /// A fresh retry budget for `call`.
     pub(crate) fn budget_for(&self, call: &Call) -> Budget {
-        if call.patient { self.budget() } else { Budget::new(RetryPolicy { max_retries: 0, ..self.retry }) }
+        if call.patient {
+            return self.budget();
+        }
+        Budget::new(RetryPolicy { max_retries: 0, ..self.retry }, self.spread)
     }
 
     /// Sends `call` with a budget of its own; only success statuses are `Ok`.

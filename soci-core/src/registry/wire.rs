@@ -14,6 +14,7 @@ use super::access::Access;
 use super::content::Content;
 use super::error::{Phase, RegistryError, printable};
 use super::link::Link;
+use super::options::RegistryOptions;
 use super::reply::Reply;
 use super::traffic::{RequestKind, Traffic};
 
@@ -56,13 +57,19 @@ impl Call {
 #[derive(Debug)]
 pub(crate) struct Wire {
     watch: Option<fn(&str)>,
+    #[cfg(feature = "testing")]
+    network: Option<Arc<dyn super::network::Network>>,
     traffic: Arc<Traffic>,
 }
 
 impl Wire {
-    /// `watch`: see [`super::RegistryOptions::watch`].
-    pub(crate) fn new(watch: Option<fn(&str)>, traffic: Arc<Traffic>) -> Self {
-        Self { watch, traffic }
+    pub(crate) fn new(options: &RegistryOptions, traffic: Arc<Traffic>) -> Self {
+        Self {
+            watch: options.watch,
+            #[cfg(feature = "testing")]
+            network: options.network.clone(),
+            traffic,
+        }
     }
 
     /// One request, one response header.
@@ -73,7 +80,6 @@ impl Wire {
         authorization: Option<&HeaderValue>,
     ) -> Result<Reply, RegistryError> {
         let timeouts = call.link.timeouts();
-        let mut request = call.link.client(url)?.request(call.method.clone(), url.clone());
         let mut headers = call.headers.clone();
         if call.access.as_ref().is_some_and(|access| access.endpoint.serves(url)) {
             headers.extend(call.link.headers().clone());
@@ -83,7 +89,16 @@ impl Wire {
             // In place of one that the user's hosts.toml has: two would be a request that means nothing.
             headers.insert(AUTHORIZATION, header.clone());
         }
-        request = request.headers(headers);
+        #[cfg(feature = "testing")]
+        if let Some(network) = &self.network {
+            self.traffic.count_request(call.kind);
+            let deadline = Instant::now() + timeouts.whole;
+            let exchange = Arc::clone(network).exchange(url.to_string(), headers);
+            let answer = timeout(timeouts.connect + timeouts.header, exchange).await;
+            let response = answer.map_err(|_| RegistryError::timed_out(url, Phase::Header))?.into_response(url);
+            return Ok(Reply::new(response, deadline, timeouts.stall, Arc::clone(&self.traffic)));
+        }
+        let request = call.link.client(url)?.request(call.method.clone(), url.clone()).headers(headers);
         let (request, progress) = call
             .content
             .attach(request, &self.traffic)

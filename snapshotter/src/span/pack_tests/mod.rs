@@ -254,6 +254,19 @@ fn a_wrong_pack_that_races_with_spans_never_changes_what_was_checked() {
 }
 
 #[test]
+fn a_reader_of_promised_bytes_is_woken_by_a_span_that_is_in_memory_alone() {
+    let mut lab = Lab::new(FOREVER);
+    let first = lab.span(0);
+    let broken = Arc::get_mut(&mut lab.manager).unwrap().cache.break_data();
+    drop(broken);
+    lab.manager.promise(vec![first]);
+    let reader = lab.waiting(first);
+    let claim = lab.manager.states().claim(SpanId(0)).unwrap();
+    lab.manager.fill(claim, None, lab.bytes(first)).unwrap();
+    assert_eq!(lab.answer(reader).unwrap(), lab.bytes(first));
+}
+
+#[test]
 fn a_full_disk_or_a_map_that_cannot_be_written_is_harmless() {
     let mut lab = Lab::new(FOREVER);
     let (first, second) = (lab.span(0), lab.span(1));

@@ -12,11 +12,12 @@ mod server;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::HeaderMap;
 use parking_lot::Mutex;
 use reqwest::Url;
+use tokio::time::Instant;
 
 pub use file::HostsError;
 pub use policy::{HOSTS_DIRS, HostPolicy};

@@ -3,9 +3,10 @@
 //! [`Resting`] owns the list; it is shared by all operations of a registry client.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::super::error::RegistryError;
 use super::Endpoint;
