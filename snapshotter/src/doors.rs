@@ -103,6 +103,8 @@ pub(crate) mod staged {
         NoRoom,
         /// What a wrong pack has brought stays.
         PackBelieved,
+        /// A reader takes what it has read, though bytes were given back meanwhile.
+        HoleBelieved,
     }
 
     thread_local! {
@@ -147,6 +149,13 @@ pub(crate) mod staged {
         match stage.fault_of_write(&layer, bytes.len()) {
             Some(part) => Err(&bytes[..part]),
             None => Ok(bytes),
+        }
+    }
+
+    /// Others may go on between the maps of a layer's cache and its file.
+    pub(crate) fn between_maps_and_file() {
+        if let Some(stage) = stage() {
+            stage.between(Holding::Writer);
         }
     }
 

@@ -49,7 +49,7 @@ struct Outcome {
 }
 
 /// How often what is seldom has happened.
-type Reached = [(&'static str, u64); 11];
+type Reached = [(&'static str, u64); 12];
 
 fn reached(stats: &Stats) -> Reached {
     [
@@ -63,6 +63,7 @@ fn reached(stats: &Stats) -> Reached {
         ("first uses of what prefetch has brought", stats.prefetch_hits.get()),
         ("reads of what packs have brought", stats.pack_hits.get()),
         ("packs that were found out", stats.pack_mismatches.get()),
+        ("bytes given back", stats.cache_given_back_bytes.get()),
         ("requests", stats.fetch_requests.get()),
     ]
 }
@@ -117,6 +118,7 @@ async fn everything(node: Arc<Node>) {
         acts.push(act(&node, Node::pack(Arc::clone(&node))));
     }
     acts.push(act(&node, Node::holds(Arc::clone(&node))));
+    acts.push(act(&node, Node::gives_back(Arc::clone(&node))));
     for act in acts {
         let _ = act.await;
     }

@@ -19,7 +19,8 @@ use crate::doors;
 use crate::prefetch::{Engine, Order};
 use crate::span::bitmap::BootId;
 use crate::span::cache::SpanCache;
-use crate::span::{Interest, SpanManager, eviction};
+use crate::span::room::Round;
+use crate::span::{Demand, Interest, SpanManager, eviction};
 use crate::stats::Stats;
 
 const BOOT: BootId = BootId::from_bytes([1; 16]);
@@ -188,6 +189,26 @@ impl Node {
             let hold = self.engine.hold();
             sleep(time).await;
             drop(hold);
+        }
+    }
+
+    /// Disk is given back now and then, as whoever makes room does it: what was not used lately, or anything.
+    pub(super) async fn gives_back(self: Arc<Self>) {
+        for _ in 0..self.world.plan.gives_back {
+            let pause = self.world.chance(|chance| chance.ms(0..1000));
+            sleep(pause / self.world.plan.tempo).await;
+            self.engine.room().measured(i64::MAX, 0);
+            for place in 0..self.places.len() {
+                let Some(mount) = self.mounted(place) else { continue };
+                let (bytes, all) = self.world.chance(|chance| (chance.of(1..200_000), chance.one_in(2)));
+                let until = if all { Round::MAX } else { self.engine.room().round().saturating_sub(2) };
+                let spans = Arc::clone(&mount.spans);
+                drop(mount);
+                let given = doors::blocking(move || spans.give_back(until, bytes)).await;
+                let given = given.expect("it does not panic").expect("memory makes holes");
+                self.stats.cache_given_back_bytes.add(given);
+                self.world.log(|| format!("{given} bytes of layer {place} are given back"));
+            }
         }
     }
 

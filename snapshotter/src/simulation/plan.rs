@@ -99,6 +99,8 @@ pub(super) struct Plan {
     pub(super) between_one_in: u64,
     /// Pauses between what readers, layers and packs do are so many times shorter.
     pub(super) tempo: u32,
+    /// How often disk is given back.
+    pub(super) gives_back: u64,
     /// Nothing is named by artifacts.
     pub(super) no_artifacts: bool,
     /// Readers are near to each other.
@@ -156,6 +158,7 @@ impl Plan {
             by_priority: chance.one_in(2),
             between_one_in: chance.pick(&[1, 2, 5, 20]),
             tempo: chance.pick(&[1, 5, 40]),
+            gives_back: chance.pick(&[0, 20, 100]),
             no_artifacts: chance.one_in(3),
             crowded: chance.one_in(2),
             spare: chance.pick(&[200 << 10, 64 << 20]),

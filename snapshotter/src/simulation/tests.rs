@@ -138,6 +138,11 @@ fn memory_without_bound_is_found() {
 }
 
 #[test]
+fn a_hole_that_is_believed_is_found() {
+    is_found(Planted::HoleBelieved);
+}
+
+#[test]
 fn a_wrong_pack_that_is_believed_is_found() {
     is_found(Planted::PackBelieved);
 }

@@ -254,7 +254,10 @@ impl SpanManager {
                 self.note_use(range);
                 self.copy(range, &spare, &mut bytes)?;
                 // Else it may have been given back meanwhile.
-                if self.cache.holes() == holes {
+                let is_whole = self.cache.holes() == holes;
+                #[cfg(test)]
+                let is_whole = is_whole || planted(Planted::HoleBelieved);
+                if is_whole {
                     return Ok(bytes);
                 }
             }

@@ -64,6 +64,8 @@ impl SpanCache {
         self.packed.put(first, end, false);
         drop(edges);
         self.holes.fetch_add(1, Ordering::SeqCst);
+        #[cfg(test)]
+        crate::doors::staged::between_maps_and_file();
         self.packed.save(first, end)?;
         self.pages.save(first, end)?;
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
