@@ -23,7 +23,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let mut test = cargo(["test", "--workspace", "--lib", "--locked", "--features", "soci-tests/shared", "--"]);
+    let mut test =
+        cargo(["test", "--workspace", "--lib", "--locked", "--features", "soci-tests/shared", "--"]);
     test.args([TEST, "--exact", "--ignored", "--nocapture"]);
     test.env("SOCI_SIMULATE_SEED", args.seed.to_string()).env("SOCI_SIMULATE_SEEDS", args.seeds.to_string());
     exec::run(&mut test)

@@ -294,8 +294,9 @@ impl Engine {
         let room = self.0.buffer.available_permits() == self.0.options.buffer_units() as usize;
         let turns = self.0.inflate_demand.available_permits() == self.0.options.inflate_threads;
         let holds = work.holds + work.streams;
-        (!idle || queued || !room || !turns || holds > 0)
-            .then(|| format!("left over: idle {idle}, queued {queued}, room {room}, turns {turns}, holds {holds}"))
+        (!idle || queued || !room || !turns || holds > 0).then(|| {
+            format!("left over: idle {idle}, queued {queued}, room {room}, turns {turns}, holds {holds}")
+        })
     }
 
     /// The runtime that the engine works on.

@@ -34,9 +34,12 @@ impl Node {
     /// Reads now and then.
     pub(super) async fn reader(self: Arc<Self>, number: u64) {
         for _ in 0..self.world.chance(|chance| chance.of(4..30)) {
-            let pause = self.world.chance(|chance| if chance.one_in(3) { Duration::ZERO } else { chance.ms(0..3000) });
+            let pause = self
+                .world
+                .chance(|chance| if chance.one_in(3) { Duration::ZERO } else { chance.ms(0..3000) });
             sleep(pause / self.world.plan.tempo).await;
-            let place = self.world.chance(|chance| chance.of(0..self.world.plan.layers.len() as u64)) as usize;
+            let place =
+                self.world.chance(|chance| chance.of(0..self.world.plan.layers.len() as u64)) as usize;
             let Some(mount) = self.mounted(place) else {
                 sleep(Duration::from_millis(50)).await;
                 continue;
@@ -97,7 +100,9 @@ impl Node {
             self.world.has_read(task);
             outcome
         };
-        self.world.log(|| format!("reader {number} has {:?}", outcome.as_ref().map(|bytes| bytes.as_ref().map(Vec::len))));
+        self.world.log(|| {
+            format!("reader {number} has {:?}", outcome.as_ref().map(|bytes| bytes.as_ref().map(Vec::len)))
+        });
         let took = self.world.elapsed().saturating_sub(begin);
         if took > self.world.plan.spans.read_timeout + Duration::from_millis(2) {
             self.world.wrong(format!("a read took {took:?}"));
@@ -141,15 +146,19 @@ impl Node {
         let begin = self.world.chance(|chance| chance.ms(0..20_000));
         sleep(begin / self.world.plan.tempo).await;
         let places: Vec<_> = (0..self.world.plan.layers.len()).collect();
-        let layers: Vec<_> = places.into_iter().filter_map(|place| Some((place, self.mounted(place)?))).collect();
-        let layers: Vec<_> = layers.into_iter().filter(|_| self.world.chance(|chance| !chance.one_in(3))).collect();
+        let layers: Vec<_> =
+            places.into_iter().filter_map(|place| Some((place, self.mounted(place)?))).collect();
+        let layers: Vec<_> =
+            layers.into_iter().filter(|_| self.world.chance(|chance| !chance.one_in(3))).collect();
         if layers.is_empty() {
             return;
         }
-        let layers: Vec<_> = layers.into_iter().map(|(place, mount)| (place, Arc::clone(&mount.spans))).collect();
+        let layers: Vec<_> =
+            layers.into_iter().map(|(place, mount)| (place, Arc::clone(&mount.spans))).collect();
         let bond = PackBond::tie(layers.iter().map(|(_, spans)| spans));
         let blocks = self.blocks(&layers);
-        let lies: Vec<_> = blocks.iter().filter(|block| block.is_wrong).map(|block| (block.place, block.range)).collect();
+        let lies: Vec<_> =
+            blocks.iter().filter(|block| block.is_wrong).map(|block| (block.place, block.range)).collect();
         self.world.log(|| format!("pack of {} blocks, {} wrong", blocks.len(), lies.len()));
         let number = self.world.lies.lock().begins(&bond, lies);
         let writes = Arc::new(Writes { left: AtomicUsize::new(1), node: Arc::clone(&self), number });
@@ -197,7 +206,11 @@ impl Node {
         let spans_of = |place: usize| layers.iter().find(|(of, _)| *of == place).map(|(_, spans)| spans);
         let (ends_after, rate, promised) = self.world.chance(|chance| {
             let all = blocks.len() as u64 + 1;
-            (if chance.one_in(2) { all } else { chance.of(0..all) }, chance.pick(&[5, 50, 5000]), chance.of(0..all))
+            (
+                if chance.one_in(2) { all } else { chance.of(0..all) },
+                chance.pick(&[5, 50, 5000]),
+                chance.of(0..all),
+            )
         });
         for block in &blocks[..promised as usize] {
             spans_of(block.place).unwrap().promise(vec![block.range]);
@@ -211,7 +224,9 @@ impl Node {
             spans.promise(vec![block.range]);
             stream.paced(block.range.len() / 3).await;
             stream.after_demand().await;
-            let stands = self.world.chance(|chance| if chance.one_in(12) { chance.ms(0..4000) } else { Duration::ZERO });
+            let stands = self
+                .world
+                .chance(|chance| if chance.one_in(12) { chance.ms(0..4000) } else { Duration::ZERO });
             sleep(stands + Duration::from_millis(block.range.len() / 3 / rate)).await;
             let turn = stream.inflate_turn().await;
             let (told, written) = oneshot::channel();

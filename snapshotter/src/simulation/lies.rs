@@ -49,13 +49,16 @@ impl Lies {
     /// Packs of which nobody who begins to read now may see anything.
     pub(super) fn dead(&self, manager: &SpanManager) -> Vec<usize> {
         let all = ByteRange::new(0, manager.cache().size());
-        let is_dead = |tale: &Tale| tale.is_over && (tale.bond.is_broken() || !manager.cache().any_packed(all));
+        let is_dead =
+            |tale: &Tale| tale.is_over && (tale.bond.is_broken() || !manager.cache().any_packed(all));
         (0..self.0.len()).filter(|pack| is_dead(&self.0[*pack])).collect()
     }
 
     /// Whether a pack that was not dead has the byte at `offset` wrong.
     pub(super) fn excuse(&self, place: usize, offset: u64, dead: &[usize]) -> bool {
         let alive = self.0.iter().enumerate().filter(|(pack, _)| !dead.contains(pack));
-        alive.flat_map(|(_, tale)| &tale.wrong).any(|(of, range)| *of == place && (range.start..range.end).contains(&offset))
+        alive
+            .flat_map(|(_, tale)| &tale.wrong)
+            .any(|(of, range)| *of == place && (range.start..range.end).contains(&offset))
     }
 }

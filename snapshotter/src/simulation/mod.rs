@@ -70,7 +70,8 @@ fn reached(stats: &Stats) -> Reached {
 
 /// Runs a seed, with a bug in the product if one is planted.
 fn run(seed: u64, planted: Option<Planted>) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     // Not sent over threads: the doors are the thread's.
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(tokio::task::unconstrained(async move { stage(seed, planted).await }))

@@ -81,7 +81,14 @@ impl Servers {
         Answer { status, headers, body: stream::empty().boxed() }
     }
 
-    fn answer(&self, server: Server, mood: Mood, blob: &Bytes, wanted: ByteRange, mut closes: Closes) -> Answer {
+    fn answer(
+        &self,
+        server: Server,
+        mood: Mood,
+        blob: &Bytes,
+        wanted: ByteRange,
+        mut closes: Closes,
+    ) -> Answer {
         if mood == Mood::GivesAll {
             // Its bytes are not those of the request.
             closes = Closes { world: Arc::clone(&self.0), run: None };

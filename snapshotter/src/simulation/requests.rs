@@ -57,7 +57,9 @@ impl Requests {
                 && run.last.is_some_and(|last| now < last + STANDS_STILL)
         };
         let (waits, ahead) = (
-            self.runs.iter().any(|run| run.host == request.host && run.demand && run.is_open && run.last.is_none()),
+            self.runs
+                .iter()
+                .any(|run| run.host == request.host && run.demand && run.is_open && run.last.is_none()),
             self.runs.iter().any(|run| {
                 run.host == request.host && !run.demand && run.is_open && run.received < run.range.len()
             }),
@@ -68,13 +70,16 @@ impl Requests {
         });
         let wrong = wrong.or_else(|| {
             let too_much = !request.demand && waits && (ahead || request.spans > 1);
-            too_much.then(|| format!("more than a span of prefetch ({}) begins while a reader waits", request.range))
+            too_much.then(|| {
+                format!("more than a span of prefetch ({}) begins while a reader waits", request.range)
+            })
         });
         self.begun += 1;
         let number = self.begun;
         // Neighbours may share a byte. What shares more was given up.
         self.runs.retain(|run| {
-            run.layer != request.layer || run.range.intersect(&request.range).is_none_or(|part| part.len() < 2)
+            run.layer != request.layer
+                || run.range.intersect(&request.range).is_none_or(|part| part.len() < 2)
         });
         self.runs.push(Run {
             number,

@@ -195,9 +195,9 @@ impl Stage for Scheduler {
         }
         let before = self.writing.get();
         self.writing.set(before || holding == Holding::Writer);
-        let steps = self.world.chance(|chance| {
-            if chance.one_in(self.world.plan.between_one_in) { chance.of(1..6) } else { 0 }
-        });
+        let steps = self
+            .world
+            .chance(|chance| if chance.one_in(self.world.plan.between_one_in) { chance.of(1..6) } else { 0 });
         for _ in 0..steps {
             if !self.step() {
                 break;

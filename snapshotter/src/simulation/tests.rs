@@ -63,7 +63,9 @@ fn hold(seeds: &Range<u64>) -> Search {
     let search = search(seeds, None);
     if let Some(Outcome { seed, wrong: Some((wrong, lines)), took, .. }) = &search.found {
         lines.iter().for_each(|line| println!("{line}"));
-        panic!("seed {seed}, after {took:?}: {wrong}\nto repeat it: cargo xtask simulate --seed {seed} --seeds 1");
+        panic!(
+            "seed {seed}, after {took:?}: {wrong}\nto repeat it: cargo xtask simulate --seed {seed} --seeds 1"
+        );
     }
     println!("{} seeds, {} steps, nothing wrong; {:?}", search.ran, search.steps, search.reached);
     search

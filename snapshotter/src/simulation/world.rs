@@ -196,7 +196,8 @@ impl World {
             let spans = manager.ztoc().spans();
             let is_coming = |span: SpanId| {
                 let part = spans.uncompressed_range(span).intersect(&range);
-                part.is_some_and(|part| !manager.cache().holds(part)) && !manager.states().is_unrequested(span)
+                part.is_some_and(|part| !manager.cache().holds(part))
+                    && !manager.states().is_unrequested(span)
             };
             if !promises && !spans.spans_covering(range).map(SpanId).any(is_coming) {
                 return self.wrong(format!("a reader of {range} waits for what nobody fetches"));
