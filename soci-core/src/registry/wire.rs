@@ -95,7 +95,8 @@ impl Wire {
             let deadline = Instant::now() + timeouts.whole;
             let exchange = Arc::clone(network).exchange(url.to_string(), headers);
             let answer = timeout(timeouts.connect + timeouts.header, exchange).await;
-            let response = answer.map_err(|_| RegistryError::timed_out(url, Phase::Header))?.into_response(url);
+            let response =
+                answer.map_err(|_| RegistryError::timed_out(url, Phase::Header))?.into_response(url);
             return Ok(Reply::new(response, deadline, timeouts.stall, Arc::clone(&self.traffic)));
         }
         let request = call.link.client(url)?.request(call.method.clone(), url.clone()).headers(headers);
