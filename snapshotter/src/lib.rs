@@ -5,8 +5,9 @@
 //! a directory; `config` and `metrics` are how operators talk to it;
 //! `daemon` puts the rooms together, in directories that `private` closes to others. Below `layer`: `fs` answers what the kernel asks,
 //! `erofs` writes its answers down for the kernel, `mounts` puts them on `hidden`, the one FUSE connection, which outlives the
-//! process (docs/design/0008); `span` holds the bytes, `prefetch` fetches them. No state lives here.
+//! process (docs/design/0008); `span` holds the bytes, `prefetch` fetches them; `away` is for what blocks and is dropped. No state lives here.
 
+mod away;
 pub mod config;
 pub mod daemon;
 mod erofs;

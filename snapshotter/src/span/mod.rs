@@ -41,6 +41,7 @@ use soci_core::ztoc::{self, Window, Ztoc};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::away::away;
 use crate::stats::Stats;
 use bitmap::Identity;
 use cache::SpanCache;
@@ -92,7 +93,7 @@ static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
 pub struct SpanManager {
     number: LayerNumber,
     ztoc: Ztoc,
-    cache: SpanCache,
+    cache: Arc<SpanCache>,
     states: Arc<SpanStates>,
     sources: Sources,
     walks: Mutex<Walks>,
@@ -110,6 +111,18 @@ pub struct SpanManager {
     engine: Arc<dyn Demand>,
     stats: Arc<Stats>,
     options: SpanOptions,
+}
+
+impl Drop for SpanManager {
+    /// The cache is closed by a thread that may wait for the disk. Whoever opens it next waits for its lock.
+    fn drop(&mut self) {
+        let cache = Arc::clone(&self.cache);
+        away(move || {
+            if let Err(error) = cache.close() {
+                tracing::warn!(%error, "span cache was not closed cleanly; it is dropped if the machine restarts");
+            }
+        });
+    }
 }
 
 /// Keeps fetching for a layer alive; when the last one is dropped, the layer's fetches are cancelled.
@@ -149,7 +162,7 @@ impl SpanManager {
         Arc::new(Self {
             number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
             ztoc,
-            cache,
+            cache: Arc::new(cache),
             states,
             sources: Sources::default(),
             walks: Mutex::default(),
@@ -186,7 +199,7 @@ impl SpanManager {
     }
 
     /// The cache file.
-    pub const fn cache(&self) -> &SpanCache {
+    pub fn cache(&self) -> &SpanCache {
         &self.cache
     }
 
@@ -239,9 +252,12 @@ impl SpanManager {
         self.stats.read_wait_us.add(started.elapsed().as_micros() as u64);
         let spare = outcome.unwrap_or(Err(SpanError::TimedOut(limit)))?;
         self.note_use(range);
-        let mut bytes = vec![0; length];
-        self.copy(range, &spare, &mut bytes)?;
-        Ok(bytes)
+        let this = Arc::clone(self);
+        let copied = tokio::task::spawn_blocking(move || {
+            let mut bytes = vec![0; length];
+            this.copy(range, &spare, &mut bytes).map(|()| bytes)
+        });
+        copied.await.unwrap_or(Err(SpanError::Cache(io::ErrorKind::Interrupted.into())))
     }
 
     /// Copies bytes that are here.

@@ -11,11 +11,12 @@ use http::{HeaderValue, Method};
 use reqwest::Url;
 
 use super::auth::{Access, Action};
+use super::body::RangeBody;
 use super::error::{RegistryError, printable};
 use super::hosts::{Capabilities, Endpoint, Hosts, Route};
 use super::link::Links;
 use super::options::RegistryOptions;
-use super::range::{RangeBody, RangeFetcher, Source};
+use super::range::{RangeFetcher, Source};
 use super::reference::{Reference, TagOrDigest};
 use super::traffic::{RequestKind, Traffic};
 use super::transport::{Call, Transport};

@@ -1,40 +1,32 @@
 //! Reading blobs: byte ranges of a known blob, and whole blobs.
 //!
 //! A [`RangeFetcher`] owns the address that the registry redirected to, until that address stops working, and knows
-//! which mirrors failed for this blob; a [`RangeBody`] owns one transfer. A server that answers a request for a part with the
-//! whole blob is asked once more (some do so while they fetch it themselves), then the whole is read and the part cut out.
-//! Invariants: every byte handed on stands at the offset it was asked for, as far
-//! as the server's headers tell (digests are the caller's to check); a body ends exactly at the end of its
-//! range or with an error; what was received is never asked for again.
+//! which mirrors failed for this blob; a [`RangeBody`] (`body`) owns one transfer.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf as _, Bytes};
 use http::header::RANGE;
 use parking_lot::Mutex;
 use reqwest::Url;
 
 use super::auth::{Access, Action};
+use super::body::{MAX_SKIP, RangeBody};
 use super::client::Repository;
-use super::error::{FetchError, RegistryError, printable};
+use super::error::{FetchError, RegistryError};
 use super::hosts::{Capabilities, Endpoint};
 use super::partial::{Accepted, Want};
 use super::reply::Reply;
-use super::retry::Budget;
 use super::traffic::RequestKind;
 use super::transport::{Call, Transport};
 use crate::digest::Digest;
 use crate::units::ByteRange;
 
-/// Bytes in front of a range that are read and thrown away when a server answers with the whole blob.
-const MAX_SKIP: u64 = 1 << 20;
-
-/// The same on a server that does not give the part when asked again: what it costs is better than an error in a container.
+/// Bytes in front of a range that are read and thrown away on a server that does not give the part when asked again: what it costs is better than an error in a container.
 const MAX_READ_OVER: u64 = 4 << 30;
 /// How often a server is asked for a part before it is believed to give none.
-const ASKED_FOR_PART: usize = 2;
+pub(super) const ASKED_FOR_PART: usize = 2;
 
 /// How long a mirror that failed for a blob is not asked for it.
 const AVOID: Duration = Duration::from_mins(1);
@@ -135,18 +127,26 @@ impl Source {
         Self { repository, digest, choice: Mutex::default(), lookup: tokio::sync::Mutex::default() }
     }
 
-    fn transport(&self) -> &Transport {
+    pub(super) fn transport(&self) -> &Transport {
         &self.repository.transport
     }
 
+    /// The registry host.
+    pub(super) fn host(&self) -> &str {
+        self.repository.host()
+    }
+
     /// For error messages.
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         format!("{}/{}/blobs/{}", self.repository.host(), self.repository.name(), self.digest)
     }
 
     /// Asks the first server that is not avoided, and the next ones at once when a mirror fails.
     /// Tells also which mirror answered; `None`: the registry itself.
-    async fn request(&self, want: Want) -> Result<(Reply, Accepted, Option<Endpoint>), RegistryError> {
+    pub(super) async fn request(
+        &self,
+        want: Want,
+    ) -> Result<(Reply, Accepted, Option<Endpoint>), RegistryError> {
         let (mirrors, last) = self.repository.route().to(Capabilities::PULL)?;
         for mirror in mirrors {
             if self.avoids(&mirror) || self.transport().resting.has(&mirror) {
@@ -194,7 +194,7 @@ impl Source {
     }
 
     /// Does not ask these mirrors for the blob for a while.
-    fn distrust(&self, mirrors: &[Endpoint]) -> bool {
+    pub(super) fn distrust(&self, mirrors: &[Endpoint]) -> bool {
         for mirror in mirrors {
             self.avoid(mirror.clone(), DISTRUST);
         }
@@ -210,8 +210,13 @@ impl Source {
         }
         // The first requests for a blob wait for the one that finds out where the registry redirects to, but
         // not on a registry that is known to serve its blobs itself.
-        let looking_up =
-            if self.transport().manners.serves_blobs(server) { None } else { Some(self.lookup.lock().await) };
+        let looking_up = if self.transport().manners.serves_blobs(server) {
+            None
+        } else {
+            // Nor on one whose answer does not come.
+            let wait = self.transport().hedges.after().map_or(Duration::MAX, |after| after / 2);
+            tokio::time::timeout(wait, self.lookup.lock()).await.ok()
+        };
         if looking_up.is_some()
             && let Some(outcome) = self.request_from_target(server, access, want).await
         {
@@ -266,180 +271,4 @@ fn call(access: &Access, url: Url, want: Want) -> Call {
         call.headers.insert(RANGE, header);
     }
     call
-}
-
-/// Bytes of a blob as they arrive.
-///
-/// A broken transfer is taken up again at the offset reached, as long as the retry budget lasts. Dropping
-/// the body ends the transfer.
-#[derive(Debug)]
-pub struct RangeBody {
-    source: Arc<Source>,
-    /// What is still wanted: `start` is the offset of the next byte.
-    want: Want,
-    budget: Budget,
-    reply: Option<Reply>,
-    skip: u64,
-    /// Answers that were the whole blob in place of a part far inside, and were thrown away.
-    refused: usize,
-    /// Mirrors that have answered.
-    mirrors: Vec<Endpoint>,
-}
-
-/// Who has given the bytes of a body.
-#[derive(Debug, Clone)]
-pub struct Giver {
-    source: Arc<Source>,
-    mirrors: Vec<Endpoint>,
-}
-
-impl Giver {
-    /// Says that the bytes were not the blob's. `true`: a mirror is to blame, and is not asked again soon, so that another
-    /// attempt asks somebody else.
-    pub fn distrust(&self) -> bool {
-        let to_blame = self.source.distrust(&self.mirrors);
-        if to_blame {
-            let mirrors: Vec<_> = self.mirrors.iter().map(|mirror| &mirror.host).collect();
-            tracing::warn!(?mirrors, blob = self.source.name(), "wrong bytes from a mirror");
-        }
-        to_blame
-    }
-}
-
-impl RangeBody {
-    async fn open(source: Arc<Source>, want: Want) -> Result<Self, RegistryError> {
-        let budget = source.transport().budget();
-        let mut body = Self { source, want, budget, reply: None, skip: 0, refused: 0, mirrors: Vec::new() };
-        body.ensure_reply().await?;
-        Ok(body)
-    }
-
-    /// A whole blob of unknown size.
-    pub(crate) async fn open_whole(source: Arc<Source>) -> Result<Self, RegistryError> {
-        let want = Want { kind: RequestKind::Blob, start: 0, end: None, size: None, max_skip: u64::MAX };
-        Self::open(source, want).await
-    }
-
-    /// A whole blob of this size, asked for as a part.
-    pub(crate) async fn open_all(source: Arc<Source>, size: u64) -> Result<Self, RegistryError> {
-        let (kind, end, size) = (RequestKind::Blob, Some(size), Some(size));
-        Self::open(source, Want { kind, start: 0, end, size, max_skip: u64::MAX }).await
-    }
-
-    /// Who has given the bytes up to here.
-    pub fn giver(&self) -> Giver {
-        Giver { source: Arc::clone(&self.source), mirrors: self.mirrors.clone() }
-    }
-
-    /// Offset in the blob of the next byte.
-    pub fn position(&self) -> u64 {
-        self.want.start
-    }
-
-    /// Bytes still to come; `None` when the server did not say how long the blob is.
-    pub fn remaining(&self) -> Option<u64> {
-        Some(self.want.end?.saturating_sub(self.want.start))
-    }
-
-    /// The next bytes, never empty; `None` at the end of the range. May be cancelled and called again without
-    /// losing bytes.
-    ///
-    /// # Errors
-    /// Those of [`RegistryError`]; transient ones only after the retry budget is used up.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
-        loop {
-            let failure = match self.read_piece().await {
-                Ok(piece) => return Ok(piece),
-                Err(failure) => failure,
-            };
-            self.reply = None;
-            self.source.transport().pause(failure, &mut self.budget).await?;
-        }
-    }
-
-    /// All that is still to come, in memory: for ranges whose length the caller has limited.
-    ///
-    /// # Errors
-    /// Those of [`RangeBody::chunk`].
-    pub async fn collect(self) -> Result<Vec<u8>, FetchError> {
-        self.collect_from().await.map(|(bytes, _)| bytes)
-    }
-
-    /// The same, and who has given it.
-    ///
-    /// # Errors
-    /// Those of [`RangeBody::chunk`].
-    pub async fn collect_from(mut self) -> Result<(Vec<u8>, Giver), FetchError> {
-        let mut bytes = Vec::new();
-        while let Some(chunk) = self.chunk().await? {
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok((bytes, self.giver()))
-    }
-
-    /// Makes sure that there is an answer to read from, unless nothing is left to read.
-    async fn ensure_reply(&mut self) -> Result<(), RegistryError> {
-        while self.reply.is_none() && self.remaining() != Some(0) {
-            let want = self.want;
-            match self.source.request(want).await {
-                Ok((_, accepted, _))
-                    if accepted.skip > MAX_SKIP
-                        && want.kind == RequestKind::Range
-                        && self.refused + 1 < ASKED_FOR_PART =>
-                {
-                    self.refused += 1;
-                    self.source.transport().traffic.count_retry();
-                }
-                Ok((reply, accepted, mirror)) => {
-                    if accepted.skip > MAX_SKIP {
-                        let (blob, skip) = (self.source.name(), accepted.skip);
-                        tracing::warn!(
-                            blob,
-                            skip,
-                            "the server gives no part of the blob: it is read from its beginning"
-                        );
-                    }
-                    (self.reply, self.skip, self.want.end) = (Some(reply), accepted.skip, accepted.end);
-                    if let Some(mirror) = mirror.filter(|mirror| !self.mirrors.contains(mirror)) {
-                        self.mirrors.push(mirror);
-                    }
-                }
-                Err(RegistryError::Status { url, status: 416, .. }) => {
-                    let range = ByteRange::new(want.start, want.end.unwrap_or(u64::MAX));
-                    return Err(RegistryError::RangeNotSatisfiable { url, range });
-                }
-                Err(error) => self.source.transport().pause(error, &mut self.budget).await?,
-            }
-        }
-        Ok(())
-    }
-
-    async fn read_piece(&mut self) -> Result<Option<Bytes>, RegistryError> {
-        self.ensure_reply().await?;
-        let Some(reply) = &mut self.reply else { return Ok(None) };
-        loop {
-            let Some(mut piece) = reply.chunk().await? else {
-                if self.want.end.is_none() && self.skip == 0 {
-                    self.want.end = Some(self.want.start);
-                    return Ok(None);
-                }
-                return Err(RegistryError::Truncated { url: printable(reply.url()) });
-            };
-            let skipped = self.skip.min(piece.len() as u64);
-            piece.advance(skipped as usize);
-            self.skip -= skipped;
-            if let Some(end) = self.want.end {
-                piece.truncate(usize::try_from(end - self.want.start).unwrap_or(usize::MAX));
-            }
-            if piece.is_empty() {
-                continue;
-            }
-            self.want.start += piece.len() as u64;
-            self.budget.earn(piece.len());
-            if self.remaining() == Some(0) {
-                self.reply = None;
-            }
-            return Ok(Some(piece));
-        }
-    }
 }

@@ -17,6 +17,7 @@ use super::auth::{Access, Auth};
 use super::content::Content;
 use super::error::{Phase, RegistryError, printable};
 use super::follow::follow;
+use super::hedge::Hedges;
 use super::hosts::{Endpoint, Resting};
 use super::link::Link;
 use super::manners::Manners;
@@ -75,6 +76,8 @@ pub(crate) struct Transport {
     /// Held while a referrers tag is read, changed and written.
     pub(crate) tag_writer: tokio::sync::Mutex<()>,
     pub(crate) traffic: Arc<Traffic>,
+    /// Requests that are made a second time.
+    pub(super) hedges: Arc<Hedges>,
 }
 
 impl Transport {
@@ -87,6 +90,7 @@ impl Transport {
             resting: Resting::default(),
             tag_writer: tokio::sync::Mutex::default(),
             traffic: Arc::default(),
+            hedges: Hedges::new(options.timeouts.hedge),
         }
     }
 
