@@ -72,7 +72,7 @@ impl Scene {
     fn new(on_one: bool) -> Self {
         let ours = TestRegistry::start();
         let theirs = (!on_one).then(TestRegistry::start);
-        let (few, stream) = (words(72 * MIB, 1), words(96 * MIB, 2));
+        let (few, stream) = (words(36 * MIB, 1), words(64 * MIB, 2));
         let files: [(&str, &[u8]); 2] = [("few", &few), ("stream", &stream)];
         let (a, _) = Image::new(theirs.as_ref().unwrap_or(&ours), "a", &files, 64 << 10);
         let (b, _) = Image::new(&ours, "b", &[("few", &words(48 * MIB, 3))], 64 << 10);
@@ -125,7 +125,7 @@ impl Scene {
         };
         for _ in 0..count {
             let (at, path) = (self.next_page, self.roots[0].join("few"));
-            self.next_page += STRIDE;
+            self.next_page += STRIDE / 2;
             readers.push(thread::spawn(move || drop(Pages::of(&path).read(at).expect("it heals"))));
         }
         let least = before + (count as usize / 2).min(48);
@@ -194,6 +194,7 @@ fn is_fair(on_one: bool) {
             scene.end(state, busy);
         }
     }
+    println!("one registry: {on_one}; A has streamed {} bytes", scene.streamed.load(Ordering::Relaxed));
     let mut unfair = Vec::new();
     for (what, times) in [("first byte of a read", &reads), ("pack", &arrivals)] {
         let alone = median(&times[0]);

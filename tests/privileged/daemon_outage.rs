@@ -177,7 +177,7 @@ fn no_read_takes_five_seconds_while_the_registry_answers_others() {
     let of_layer = || When::path(image.layer());
     let (mut state, mut bad) = (9, 0);
     for _ in 0..2 * READS {
-        let fault = match dice(&mut state, 24) {
+        let fault = match dice(&mut state, 32) {
             0..4 => Fault::Hang,
             4..6 => Fault::Stall(0),
             6..8 => Fault::Stall(dice(&mut state, STRIDE) as usize),

@@ -26,8 +26,8 @@ use crate::units::ByteRange;
 
 /// Bytes in front of a range that are read and thrown away when a server answers with the whole blob.
 pub(super) const MAX_SKIP: u64 = 1 << 20;
-/// A body that brings fewer bytes in the time after which a request is made again drips.
-const DRIP: usize = 32 << 10;
+/// A body that brings fewer bytes a second drips.
+const DRIP: f64 = 32.0 * 1024.0;
 
 /// An answer, and which mirror has given it; `None`: the registry itself.
 type Answer = (Reply, Accepted, Option<Endpoint>);
@@ -51,6 +51,8 @@ pub struct RangeBody {
     refused: usize,
     /// Mirrors that have answered.
     mirrors: Vec<Endpoint>,
+    /// Troubles that ended with another request.
+    hedged: u32,
     /// How long bytes were waited for, and how many came in that time, since it was last looked whether the body drips.
     pace: (Duration, usize),
 }
@@ -86,6 +88,7 @@ impl RangeBody {
             skip: 0,
             refused: 0,
             mirrors: Vec::new(),
+            hedged: 0,
             pace: Default::default(),
         };
         body.ensure_reply().await?;
@@ -230,12 +233,14 @@ impl RangeBody {
     async fn next_piece(&mut self) -> Result<Option<Bytes>, RegistryError> {
         let after = self.hedged_after();
         if let Some(after) = after.filter(|after| self.pace.0 >= *after) {
-            let drips = self.pace.1 < DRIP;
+            let drips = (self.pace.1 as f64) < DRIP * self.pace.0.as_secs_f64();
             self.pace = Default::default();
             if drips && let Some(rival) = rest_again(&self.source, self.want) {
-                self.budget.note();
+                self.note_hedged();
+                let (source, want) = (Arc::clone(&self.source), self.want);
+                let rivals = race(rival, Some(after / 4), || rest_again(&source, want));
                 // What the first one brings meanwhile waits in the socket.
-                if let Ok(Ok((Some(answer), piece))) = timeout(after, rival).await {
+                if let Ok(Ok((Some(answer), piece))) = timeout(after, rivals).await {
                     self.follow(*answer);
                     return Ok(piece);
                 }
@@ -247,7 +252,7 @@ impl RangeBody {
         let first = async { reply.chunk().await.map(|piece| (None, piece)) };
         let (other, piece) = race(first, after, || rest_again(&source, want)).await?;
         if let Some(other) = other {
-            self.budget.note();
+            self.note_hedged();
             self.pace = Default::default();
             self.follow(*other);
             return Ok(piece);
@@ -257,12 +262,17 @@ impl RangeBody {
         Ok(piece)
     }
 
-    /// After how long something is asked for again while its request goes on; `None`: not at all. Who goes over to another
-    /// answer has used a retry of the budget.
+    /// Who goes over to another answer has used a retry.
+    fn note_hedged(&mut self) {
+        self.hedged += 1;
+        self.budget.note();
+    }
+
+    /// After how long something is asked for again while its request goes on; `None`: not at all. After a trouble, sooner.
     fn hedged_after(&self) -> Option<Duration> {
         let after = self.source.transport().hedges.after();
         let may = self.want.kind == RequestKind::Range && self.skip == 0 && self.budget.has_left();
-        after.filter(|_| may)
+        after.filter(|_| may).map(|after| after / (1 << self.hedged.min(2)))
     }
 
     /// Reads from this answer.

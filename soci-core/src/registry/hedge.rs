@@ -20,7 +20,7 @@ use super::error::RegistryError;
 /// Requests beside the first one, for one range.
 const RIVALS: usize = 3;
 /// Requests beside first ones that may be out at a host.
-const MOST_AT_HOST: usize = 32;
+const MOST_AT_HOST: usize = 24;
 /// The second rival comes sooner than the first, and so on, but not sooner than this.
 const SOONEST: Duration = Duration::from_millis(250);
 
@@ -120,7 +120,7 @@ pub(super) async fn race<T>(
                     rivals.pop_front();
                 }
                 rivals.extend(another());
-                next = if rivals.len() < RIVALS { (next / 2).max(SOONEST.min(after)) } else { after };
+                next = (if rivals.len() < RIVALS { next } else { after } / 2).max(SOONEST.min(after));
                 wake.as_mut().reset(Instant::now() + next);
             }
         }
