@@ -29,7 +29,7 @@ const KNOWN: &[(&str, &[&str])] = &[
             "image/descriptor image/platform",
             "index/fine index/layer index/planned index/settings index/told pack/build pack/collect pack/write",
             "registry/auth registry/error registry/follow registry/hosts registry/hosts/resting registry/link registry/manners registry/options registry/reference registry/reply registry/retry registry/transport",
-            "registry/client registry/range",
+            "registry/body registry/client registry/range registry/source",
             "registry/hosts/file registry/hosts/policy",
             "tree/attributes tree/grow tree/layer tree/refusal",
             "ztoc/builder ztoc/fine/writer",

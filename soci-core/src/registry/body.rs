@@ -18,14 +18,12 @@ use super::error::{FetchError, RegistryError, printable};
 use super::hedge::race;
 use super::hosts::Endpoint;
 use super::partial::{Accepted, Want};
-use super::range::{ASKED_FOR_PART, Source};
 use super::reply::Reply;
 use super::retry::Budget;
+use super::source::{ASKED_FOR_PART, MAX_SKIP, Source};
 use super::traffic::RequestKind;
 use crate::units::ByteRange;
 
-/// Bytes in front of a range that are read and thrown away when a server answers with the whole blob.
-pub(super) const MAX_SKIP: u64 = 1 << 20;
 /// A body that brings fewer bytes a second drips.
 const DRIP: f64 = 32.0 * 1024.0;
 

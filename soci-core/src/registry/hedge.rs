@@ -15,8 +15,6 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-use super::error::RegistryError;
-
 /// Requests beside the first one, for one range.
 const RIVALS: usize = 3;
 /// Requests beside first ones that may be out at a host.
@@ -75,13 +73,10 @@ impl Hedges {
     }
 }
 
-type Rival<T> = BoxFuture<'static, Result<T, RegistryError>>;
+type Rival<T, E> = BoxFuture<'static, Result<T, E>>;
 
 /// The next of the rivals that ends, which is then none any more.
-fn poll_rivals<T>(
-    rivals: &mut VecDeque<Rival<T>>,
-    context: &mut Context<'_>,
-) -> Poll<Result<T, RegistryError>> {
+fn poll_rivals<T, E>(rivals: &mut VecDeque<Rival<T, E>>, context: &mut Context<'_>) -> Poll<Result<T, E>> {
     for at in 0..rivals.len() {
         if let Some(Poll::Ready(outcome)) = rivals.get_mut(at).map(|rival| rival.as_mut().poll(context)) {
             drop(rivals.remove(at));
@@ -93,11 +88,11 @@ fn poll_rivals<T>(
 
 /// What the first of several attempts gives that succeeds: `first`, or one that `another` begins each time that nothing has
 /// come for a while, if it may; the oldest of those makes room for it. When all fail, the error of `first`.
-pub(super) async fn race<T>(
-    first: impl Future<Output = Result<T, RegistryError>>,
+pub(super) async fn race<T, E: Clone>(
+    first: impl Future<Output = Result<T, E>>,
     after: Option<Duration>,
-    mut another: impl FnMut() -> Option<Rival<T>>,
-) -> Result<T, RegistryError> {
+    mut another: impl FnMut() -> Option<Rival<T, E>>,
+) -> Result<T, E> {
     let Some(after) = after else { return first.await };
     let (mut first, mut failure) = (pin!(first), None);
     let mut rivals = VecDeque::new();
@@ -133,6 +128,7 @@ mod tests {
     use std::future::{pending, ready};
 
     use super::*;
+    use crate::registry::RegistryError;
 
     const AFTER: Option<Duration> = Some(Duration::from_millis(2));
 
