@@ -43,6 +43,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const NEXT_ACCEPT: Duration = Duration::from_millis(100);
 /// A body that stands still for so long is asked for anew: readers wait for it.
 const STALL: Duration = Duration::from_secs(3);
+/// A part of a layer of which nothing comes for so long is asked for a second time, while the first request goes on.
+const HEDGE: Duration = Duration::from_secs(1);
 /// One ranged request of a whole layer, unless the configuration says otherwise: large enough that requests cost
 /// nothing beside their bytes, small enough that a few of them are always in flight.
 const CHUNK: u64 = 4 << 20;
@@ -241,6 +243,7 @@ fn registry_options(config: &Config, keychain: Arc<dyn Keychain>) -> RegistryOpt
             header: http.response_header_timeout(),
             whole: http.request_timeout(),
             stall: STALL,
+            hedge: Some(HEDGE),
         },
         retry: RetryPolicy {
             max_retries: http.retries(),

@@ -7,8 +7,10 @@
 //! `daemon` puts the rooms together, in directories that `private` closes to others, and `housekeeping` keeps the disk as `storage`
 //! decides. Below `layer`: `fs` answers what the kernel asks,
 //! `erofs` writes its answers down for the kernel, `mounts` puts them on `hidden`, the one FUSE connection, which outlives the
-//! process (docs/design/0008); `span` holds the bytes, `prefetch` fetches them, both behind `doors`, so that a simulation can order what they do. No state lives here.
+//! process (docs/design/0008); `span` holds the bytes, `prefetch` fetches them, both behind `doors`, so that a simulation can order what they do;
+//! `away` is for what blocks and is dropped. No state lives here.
 
+mod away;
 mod blocking;
 pub mod config;
 pub mod daemon;

@@ -91,6 +91,13 @@ impl Daemon {
         self.directory.join("run/soci.sock")
     }
 
+    /// The file with its credentials, which nobody has written yet.
+    pub fn credentials(&self) -> PathBuf {
+        let directory = self.directory.join("docker");
+        fs::create_dir_all(&directory).expect("the directory is writable");
+        directory.join("config.json")
+    }
+
     /// A client of its snapshots service.
     pub async fn client(&self) -> SnapshotsClient {
         snapshots_client(&self.socket()).await.expect("the daemon is ready")
@@ -164,6 +171,7 @@ fn spawn(program: &Path, directory: &Path, config: &str) -> Child {
         .arg("--config")
         .arg(directory.join("config.toml"))
         .args(["--log-level", "debug"])
+        .env("DOCKER_CONFIG", directory.join("docker"))
         .stdin(Stdio::null())
         .stderr(log)
         .spawn()

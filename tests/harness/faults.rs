@@ -23,6 +23,8 @@ pub enum Fault {
     Latency(Duration),
     /// The body comes at this many bytes per second.
     Throttle(u64),
+    /// The same in small pieces, 20 a second.
+    Drip(u64),
     /// This status, with a Retry-After if given, in place of the answer.
     Status(u16, Option<String>),
     /// The body breaks off after this many bytes: the connection is closed although more was announced.
@@ -179,7 +181,8 @@ pub(crate) async fn after(fault: &Fault, response: Response) -> Response {
     let (mut parts, body) = response.into_parts();
     let bytes = body.collect().await.expect("our own bodies do not fail").to_bytes();
     let body = match fault {
-        Fault::Throttle(rate) => throttled(bytes.clone(), *rate),
+        Fault::Throttle(rate) => throttled(bytes.clone(), PIECE, *rate),
+        Fault::Drip(rate) => throttled(bytes.clone(), (*rate as usize / 20).max(1), *rate),
         Fault::Truncate(keep) => cut(bytes.clone(), *keep, false),
         Fault::Stall(keep) => cut(bytes.clone(), *keep, true),
         Fault::Lost => {
@@ -247,12 +250,12 @@ fn cut(bytes: Bytes, keep: usize, silent: bool) -> Body {
     }
 }
 
-fn throttled(bytes: Bytes, rate: u64) -> Body {
+fn throttled(bytes: Bytes, piece: usize, rate: u64) -> Body {
     let pieces: Vec<_> = (0..bytes.len())
-        .step_by(PIECE)
-        .map(|start| std::io::Result::Ok(bytes.slice(start..bytes.len().min(start + PIECE))))
+        .step_by(piece)
+        .map(|start| std::io::Result::Ok(bytes.slice(start..bytes.len().min(start + piece))))
         .collect();
-    let pause = Duration::from_secs_f64(PIECE as f64 / rate as f64);
+    let pause = Duration::from_secs_f64(piece as f64 / rate as f64);
     Body::from_stream(tokio_stream::iter(pieces).then(move |piece| async move {
         tokio::time::sleep(pause).await;
         piece

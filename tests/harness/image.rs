@@ -82,6 +82,8 @@ pub struct LayerSource {
     pub unindexed: bool,
     /// Another zTOC than the right one.
     pub ztoc: Option<Vec<u8>>,
+    /// Another size than the right one, for the manifest.
+    pub size: Option<u64>,
 }
 
 impl LayerSource {
@@ -135,7 +137,8 @@ pub fn publish(
         let digest = registry.put_blob(layer.gzip.clone());
         let of_layer = json!({ media_type::LAYER_DIGEST: digest.to_string() });
         descriptors.push(json!({
-            "mediaType": media_types[0], "digest": digest.to_string(), "size": layer.gzip.len(),
+            "mediaType": media_types[0], "digest": digest.to_string(),
+            "size": layer.size.unwrap_or(layer.gzip.len() as u64),
         }));
         if !layer.unindexed {
             let blob = registry.put_blob(ztoc.clone());

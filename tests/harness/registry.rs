@@ -88,6 +88,8 @@ struct State {
     signature: AtomicU64,
     serial: AtomicU64,
     connections: [AtomicU64; 3],
+    /// Bytes of bodies.
+    served: AtomicU64,
 }
 
 /// A running registry.
@@ -146,6 +148,7 @@ impl TestRegistry {
             signature: AtomicU64::new(1),
             serial: AtomicU64::new(1),
             connections: Default::default(),
+            served: AtomicU64::new(0),
         });
         for (listener, server) in listeners.into_iter().zip([Server::Registry, Server::Cdn, Server::Tokens]) {
             serve::spawn(&runtime, listener, server, Arc::clone(&state));
@@ -250,6 +253,11 @@ impl TestRegistry {
     /// TCP connections so far to one server.
     pub fn connections(&self, server: Server) -> u64 {
         self.state.connections[server as usize].load(SeqCst)
+    }
+
+    /// Bytes of the bodies of all answers so far.
+    pub fn bytes_served(&self) -> u64 {
+        self.state.served.load(SeqCst)
     }
 
     /// Empties the log.

@@ -34,6 +34,7 @@ mod node_small_layers;
 mod registry_auth;
 mod registry_client;
 mod registry_faults;
+mod registry_hedge;
 mod registry_matrix;
 mod registry_mirrors;
 mod registry_pins;

@@ -13,6 +13,7 @@ use soci_core::image::Descriptor;
 use soci_core::prefetch::PrefetchSpan;
 use soci_core::units::{ByteRange, SpanId};
 use soci_core::ztoc::Ztoc;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
 use super::source::{Indexed, parse_artifact};
@@ -26,7 +27,7 @@ use crate::span::chain;
 const MAX_PLACES: usize = 1 << 20;
 
 /// A prefetch artifact on its way. Until it is queued all prefetch waits, so that the queue is in order from its start.
-type FetchedArtifact = (Digest, JoinHandle<Result<Bytes, LayerError>>, Hold);
+type FetchedArtifact = (Digest, JoinHandle<Result<(Bytes, OwnedSemaphorePermit), LayerError>>, Hold);
 
 impl ImageContext {
     /// Brings the pack, without anybody waiting for its end. If it fails, the prefetch artifacts take its place.
@@ -98,8 +99,10 @@ impl ImageContext {
             let (source, descriptor) = (self.source.clone(), descriptor.clone());
             let digest = descriptor.digest;
             tracing::info!(%digest, "loading prefetch artifact");
-            let fetched =
-                self.services.engine.runtime().spawn(async move { source.artifact(&descriptor).await });
+            let fetched = self.services.engine.runtime().spawn(async move {
+                let room = source.tables.artifact(descriptor.size).await?;
+                Ok((source.artifact(&descriptor).await?, room))
+            });
             (digest, fetched, self.services.engine.hold())
         };
         indexed.artifacts.iter().map(fetch).collect()
@@ -122,7 +125,7 @@ impl ImageContext {
                 let Some(layer) = spans.upgrade() else { return };
                 // On another thread: an artifact may have a million ranges, and name as many spans.
                 let queued = tokio::task::spawn_blocking(move || {
-                    let queued = raw.and_then(|raw| {
+                    let queued = raw.and_then(|(raw, _room)| {
                         let ztoc = layer.spans().ztoc();
                         let artifact = parse_artifact(digest, &raw, ztoc)?;
                         let places = artifact

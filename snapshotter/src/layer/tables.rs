@@ -1,4 +1,4 @@
-//! How much memory the tables of one image may take: its zTOCs and fine tables, which come from a registry.
+//! How much memory the tables of one image may take: its zTOCs, fine tables and prefetch artifacts, which come from a registry.
 //!
 //! [`Tables`] owns the two counts. What must always hold: no table is opened before what it may take at most is free, so what
 //! is opened at the same time has a bound; and what all that were opened keep has one, too. Opening is done on threads for
@@ -10,12 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use soci_core::budget::{MEMORY_FREE, MEMORY_RATIO, OverLimit};
 use soci_core::ztoc::{Ztoc, ZtocError};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::LayerError;
 
 /// Memory for the tables of an image that are opened at the same time, MiB: one for which this is too little is opened alone.
-const AT_ONCE: u32 = 1024;
+const AT_ONCE: u32 = 256;
+/// Memory for the prefetch artifacts of an image that are fetched and read at the same time, MiB, and what one takes for each of
+/// its bytes: a range of three letters has 56 bytes, and its spans as many again.
+const ARTIFACTS_AT_ONCE: u32 = 64;
+const ARTIFACT_RATIO: u64 = 16;
 /// Limit: memory that the tables of an image keep, bytes. The zTOCs of 100 GB of layers have 800 MB.
 const KEPT: u64 = 2 << 30;
 
@@ -23,12 +27,24 @@ const KEPT: u64 = 2 << 30;
 #[derive(Clone, Debug)]
 pub(crate) struct Tables {
     at_once: Arc<Semaphore>,
+    artifacts: Arc<Semaphore>,
     kept: Arc<AtomicU64>,
 }
 
 impl Tables {
     pub(crate) fn new() -> Self {
-        Self { at_once: Arc::new(Semaphore::new(AT_ONCE as usize)), kept: Arc::default() }
+        Self {
+            at_once: Arc::new(Semaphore::new(AT_ONCE as usize)),
+            artifacts: Arc::new(Semaphore::new(ARTIFACTS_AT_ONCE as usize)),
+            kept: Arc::default(),
+        }
+    }
+
+    /// Room for an artifact of `length` bytes, from before it is fetched until its spans are queued.
+    pub(crate) async fn artifact(&self, length: u64) -> Result<OwnedSemaphorePermit, LayerError> {
+        let units = u32::try_from((length.saturating_mul(ARTIFACT_RATIO) >> 20) + 1).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.artifacts).acquire_many_owned(units.min(ARTIFACTS_AT_ONCE)).await;
+        room.map_err(|_| LayerError::CutOff)
     }
 
     /// Opens a table of `length` bytes on a thread for blocking work.
@@ -98,6 +114,20 @@ mod tests {
         assert!(matches!(refused, Err(ZtocError::OverLimit(over)) if over.limit == "image-tables"));
         assert_eq!(tables.kept.load(Ordering::Relaxed), KEPT);
         assert!(tables.open(1000, || None).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn large_artifacts_wait_for_each_other_and_small_ones_do_not() {
+        let tables = Tables::new();
+        let mut small = Vec::new();
+        for _ in 0..ARTIFACTS_AT_ONCE {
+            small.push(tables.artifact(10_000).await.unwrap());
+        }
+        drop(small);
+        let large = tables.artifact(3 << 20).await.unwrap();
+        assert!(tables.artifacts.available_permits() < 49);
+        drop(large);
+        drop(tables.artifact(u64::MAX).await.unwrap());
     }
 
     #[tokio::test]

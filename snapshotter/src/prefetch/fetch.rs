@@ -71,13 +71,14 @@ impl Transfer {
         Some((permit(&lane, units).await?, permit(&self.engine.0.buffer, units).await?))
     }
 
-    /// The right to have one more reader's request out at the host.
-    async fn slot(&self) -> Option<OwnedSemaphorePermit> {
-        let slots = {
+    /// The right to have one more reader's request out: one of the layer's, then of the host's.
+    async fn slot(&self) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+        let (turns, slots) = {
             let mut work = self.engine.0.work.lock();
-            Arc::clone(&work.lane(&self.host, &self.engine.0.options).slots)
+            let lane = work.lane(&self.host, &self.engine.0.options);
+            (lane.turns(self.layer), Arc::clone(&lane.slots))
         };
-        permit(&slots, 1).await
+        Some((permit(&turns, 1).await?, permit(&slots, 1).await?))
     }
 
     /// The request is sent now.
@@ -94,7 +95,7 @@ impl Transfer {
         let lane = work.lane(&self.host, &self.engine.0.options);
         if self.waiting {
             self.waiting = false;
-            lane.link.first_byte(now.duration_since(self.started));
+            lane.link.first_byte(now, now.duration_since(self.started));
             if self.class == Class::Demand {
                 lane.demand_waiting -= 1;
                 lane.demand_receiving += 1;

@@ -1,8 +1,10 @@
 //! What is out at one registry host, and what is known of the way to it.
 //!
 //! A [`Lane`] is owned by the engine, under its lock. What must always hold: what one host does not answer, or a body that
-//! stands still, holds back nothing of another lane, and its own prefetch only as long as a reader's bytes really arrive.
+//! stands still, holds back nothing of another lane, and its own prefetch only as long as a reader's bytes really arrive. One layer
+//! does not take all requests of a host.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +26,10 @@ pub(super) struct Lane {
     pub(super) link: Link,
     /// Readers' requests that may be out at once.
     pub(super) slots: Arc<Semaphore>,
+    /// The same for each layer that has some, by the address of its manager.
+    of_layers: HashMap<usize, Arc<Semaphore>>,
+    /// Readers' requests that one layer may have out.
+    of_layer: usize,
     /// Its part of what prefetch may have downloaded and not yet inflated, in [`super::UNIT`]s.
     pub(super) buffer: Arc<Semaphore>,
     /// Readers' requests that wait for their first byte, and those whose bodies are arriving.
@@ -41,6 +47,8 @@ impl Lane {
         Self {
             link: Link::default(),
             slots: Arc::new(Semaphore::new(options.demand_requests.max(1))),
+            of_layers: HashMap::new(),
+            of_layer: (options.demand_requests * 3 / 4).max(1),
             buffer: Arc::new(Semaphore::new(options.buffer_units().div_ceil(2) as usize)),
             demand_waiting: 0,
             demand_receiving: 0,
@@ -48,6 +56,13 @@ impl Lane {
             ahead_requests: 0,
             ahead_remaining: 0,
         }
+    }
+
+    /// The turns of a layer: one that is not answered leaves some of the host's slots to others.
+    pub(super) fn turns(&mut self, layer: usize) -> Arc<Semaphore> {
+        self.of_layers.retain(|of, turns| *of == layer || Arc::strong_count(turns) > 1);
+        let new = || Arc::new(Semaphore::new(self.of_layer));
+        Arc::clone(self.of_layers.entry(layer).or_insert_with(new))
     }
 
     /// Something of a reader's body has come.
@@ -84,6 +99,21 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_layer_leaves_requests_to_others() {
+        let options = EngineOptions { demand_requests: 8, ..EngineOptions::default() };
+        let mut lane = Lane::new(&options);
+        let out = |turns: Arc<Semaphore>| {
+            std::iter::from_fn(|| Arc::clone(&turns).try_acquire_owned().ok()).collect::<Vec<_>>()
+        };
+        let all = out(lane.turns(1));
+        assert_eq!((all.len(), out(lane.turns(1)).len(), out(lane.turns(2)).len()), (6, 0, 6));
+        assert_eq!(lane.of_layers.len(), 2);
+        drop(all);
+        assert_eq!(out(lane.turns(3)).len(), 6);
+        assert_eq!(lane.of_layers.len(), 1, "who has none out is forgotten");
+    }
 
     #[test]
     fn readers_go_first_as_long_as_their_bytes_arrive() {

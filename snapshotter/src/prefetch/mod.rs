@@ -13,6 +13,7 @@
 
 #![deny(clippy::disallowed_methods)]
 
+mod courtesy;
 mod fetch;
 mod lane;
 mod pace;
@@ -38,6 +39,7 @@ use crate::span::spare::Spare;
 use crate::span::state::Claim;
 use crate::span::{Demand, SpanManager};
 use crate::stats::Stats;
+use courtesy::Courtesy;
 use lane::Lane;
 use pace::Pace;
 pub use queue::Order;
@@ -174,6 +176,7 @@ impl Drop for Hold {
 pub struct Stream {
     engine: Engine,
     host: Arc<str>,
+    courtesy: Mutex<Courtesy>,
 }
 
 impl Drop for Stream {
@@ -184,16 +187,21 @@ impl Drop for Stream {
 }
 
 impl Stream {
-    /// Waits until no reader's bytes are arriving from its host, for a time: who reads for minutes shares the way then.
+    /// Waits until no reader's bytes are arriving from its host, for a time: who reads for minutes shares the way then. A call
+    /// that is given up has waited for nothing.
     pub async fn after_demand(&self) {
         let engine = &self.engine.0;
-        let limit = Instant::now() + GIVES_WAY;
+        let begun = Instant::now();
+        let limit = begun + self.courtesy.lock().left(begun).min(GIVES_WAY);
         loop {
             let mut over = pin!(engine.demand_over.notified());
             over.as_mut().enable();
             let now = Instant::now();
             let busy = engine.work.lock().lanes.get(&self.host).and_then(|lane| lane.busy_until(now));
-            let Some(until) = busy.map(|until| until.min(limit)).filter(|until| *until > now) else { return };
+            let Some(until) = busy.map(|until| until.min(limit)).filter(|until| *until > now) else {
+                self.courtesy.lock().waited += now - begun;
+                return;
+            };
             let _ = tokio::time::timeout_at(until, over).await;
         }
     }
@@ -338,7 +346,8 @@ impl Engine {
     /// Announces a download from `host` ahead of readers that does not go through the queue.
     pub fn stream(&self, host: &str) -> Stream {
         self.0.work.lock().streams += 1;
-        Stream { engine: self.clone(), host: host.into() }
+        let courtesy = Mutex::new(Courtesy::new(Instant::now()));
+        Stream { engine: self.clone(), host: host.into(), courtesy }
     }
 
     /// Starts what may be started. Called after everything that changes the answer.

@@ -46,6 +46,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::away::away;
 use crate::doors;
 #[cfg(test)]
 use crate::doors::staged::{Planted, planted};
@@ -101,7 +102,7 @@ static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
 pub struct SpanManager {
     number: LayerNumber,
     ztoc: Ztoc,
-    cache: SpanCache,
+    cache: Arc<SpanCache>,
     states: Arc<SpanStates>,
     sources: Sources,
     walks: Mutex<Walks>,
@@ -120,6 +121,18 @@ pub struct SpanManager {
     engine: Arc<dyn Demand>,
     stats: Arc<Stats>,
     options: SpanOptions,
+}
+
+impl Drop for SpanManager {
+    /// The cache is closed by a thread that may wait for the disk. Whoever opens it next waits for its lock.
+    fn drop(&mut self) {
+        let cache = Arc::clone(&self.cache);
+        away(move || {
+            if let Err(error) = cache.close() {
+                tracing::warn!(%error, "span cache was not closed cleanly; it is dropped if the machine restarts");
+            }
+        });
+    }
 }
 
 /// Keeps fetching for a layer alive; when the last one is dropped, the layer's fetches are cancelled.
@@ -157,7 +170,7 @@ impl SpanManager {
         Arc::new(Self {
             number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
             ztoc,
-            cache,
+            cache: Arc::new(cache),
             states,
             sources: Sources::default(),
             walks: Mutex::default(),
@@ -195,7 +208,7 @@ impl SpanManager {
     }
 
     /// The cache file.
-    pub const fn cache(&self) -> &SpanCache {
+    pub fn cache(&self) -> &SpanCache {
         &self.cache
     }
 
@@ -246,13 +259,18 @@ impl SpanManager {
         let limit = self.options.read_timeout;
         let length = usize::try_from(range.len()).map_err(|_| SpanError::OutOfRange(range))?;
         let outcome = tokio::time::timeout(limit, async {
-            let mut bytes = vec![0; length];
             loop {
                 let holes = self.cache.holes();
                 let spare = self.ensure(range, file).await?;
                 doors::between();
                 self.note_use(range);
-                self.copy(range, &spare, &mut bytes)?;
+                let this = Arc::clone(self);
+                let copied = doors::blocking(move || {
+                    let mut bytes = vec![0; length];
+                    this.copy(range, &spare, &mut bytes).map(|()| bytes)
+                });
+                let panicked = || SpanError::Cache(io::ErrorKind::Interrupted.into());
+                let bytes = copied.await.ok_or_else(panicked)??;
                 // Else it may have been given back meanwhile.
                 let is_whole = self.cache.holes() == holes;
                 #[cfg(test)]

@@ -14,6 +14,7 @@ use tracing::warn;
 
 use super::stream::{BlobReader, Room, blob, pump};
 use super::{Result, UnpackOptions, WholeLayer, WholeLayerError};
+use crate::away::away;
 
 /// Pieces between the two sides.
 const PIECES: usize = 64;
@@ -45,12 +46,13 @@ impl UnpackedLayer {
 
 impl Drop for UnpackedLayer {
     fn drop(&mut self) {
-        match fs::remove_dir_all(&self.directory) {
+        let directory = std::mem::take(&mut self.directory);
+        away(move || match fs::remove_dir_all(&directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                warn!(directory = %self.directory.display(), %error, "cannot remove an unpacked layer");
+                warn!(directory = %directory.display(), %error, "cannot remove an unpacked layer");
             }
             _ => {}
-        }
+        });
     }
 }
 

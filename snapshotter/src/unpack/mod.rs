@@ -179,9 +179,10 @@ impl Unpacker {
             tokio::time::sleep(KEEP).await;
             let Some(unpacker) = unpacker.upgrade() else { return };
             let mut jobs = unpacker.jobs.lock();
-            if jobs.get(&key).is_some_and(|job| job.number == number)
-                && let Some(job) = jobs.remove(&key)
-            {
+            let is_same = jobs.get(&key).is_some_and(|job| job.number == number);
+            let job = if is_same { jobs.remove(&key) } else { None };
+            drop(jobs);
+            if let Some(job) = job {
                 job.task.abort();
             }
         });

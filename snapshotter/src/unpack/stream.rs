@@ -57,20 +57,20 @@ pub(super) fn blob(
     room: Room,
 ) -> impl Stream<Item = Result<(Vec<Bytes>, Share), FetchError>> {
     let begin = async move {
-        let mut ranges: Vec<_> = chunks(size, chunk).collect();
+        // One after the other: a size is what a manifest says, and may be that of no blob.
+        let mut ranges = chunks(size, chunk).peekable();
         let mut first = None;
-        if ranges.len() > 1 && fetcher.gives_parts() != Some(true) {
+        if let Some(range) = ranges.next_if(|first| first.end < size && fetcher.gives_parts() != Some(true)) {
             // The header of the answer for the first chunk tells.
-            let share = room.share(ranges[0].len()).await;
-            let answer = fetcher.fetch(ranges[0]).await;
+            let share = room.share(range.len()).await;
+            let answer = fetcher.fetch(range).await;
             if answer.is_ok() && fetcher.gives_parts() == Some(false) {
                 let pieces = one_after_the_other(fetcher, ByteRange::new(0, size));
                 return pieces.map_ok(|pieces| (pieces, None)).boxed();
             }
             first = Some((answer, share));
-            ranges.remove(0);
         }
-        let rest = ranges.into_iter().map(move |range| {
+        let rest = ranges.map(move |range| {
             let (fetcher, room) = (fetcher.clone(), room.clone());
             let fetch = async move {
                 let share = room.share(range.len()).await;

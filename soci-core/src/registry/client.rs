@@ -11,13 +11,15 @@ use http::{HeaderValue, Method};
 use reqwest::Url;
 
 use super::access::Action;
+use super::body::RangeBody;
 use super::error::{RegistryError, printable};
 use super::hosts::{Capabilities, Endpoint, Hosts};
 use super::link::Links;
 use super::options::RegistryOptions;
-use super::range::{BlobSource, RangeBody, RangeFetcher};
+use super::range::RangeFetcher;
 use super::reference::{Reference, TagOrDigest};
 use super::remote::Remote;
+use super::source::BlobSource;
 use super::traffic::{RequestKind, Traffic};
 use super::transport::Transport;
 use super::wire::Call;

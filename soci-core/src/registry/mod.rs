@@ -1,7 +1,7 @@
 //! Registries: pull, ranged reads, referrers and push over the OCI distribution API.
 //!
 //! [`Registry`] (`client`) is the door. Behind it: `transport` sends one call with authentication (`auth`),
-//! redirects and retries (`retry`); `range` reads blobs; `referrers` and `push` do the rest; `hosts`
+//! redirects and retries (`retry`); `range`, `source` and `body` read blobs, with second requests where nothing comes (`hedge`); `referrers` and `push` do the rest; `hosts`
 //! says which servers stand for a registry, and `link` makes the connections. Every answer is
 //! hostile: each has a size limit, ranges must be exactly those asked for, digests are checked.
 //!
@@ -10,10 +10,12 @@
 
 mod access;
 mod auth;
+mod body;
 mod client;
 mod content;
 mod error;
 mod follow;
+mod hedge;
 mod hosts;
 mod link;
 mod manners;
@@ -29,12 +31,14 @@ mod referrers;
 mod remote;
 mod reply;
 mod retry;
+mod source;
 mod traffic;
 mod transport;
 mod upload;
 mod wire;
 
 pub use auth::{Anonymous, Credential, DockerConfig, FixedCredential, Keychain, KeychainError, Keychains};
+pub use body::{Giver, RangeBody};
 pub use client::{Registry, Repository};
 pub use content::Content;
 pub use error::{FetchError, Phase, RegistryError};
@@ -47,7 +51,7 @@ pub use options::{RegistryOptions, Timeouts};
 pub(crate) use partial::parse_content_range;
 pub use pieces::Pieces;
 pub use push::Referrer;
-pub use range::{Giver, RangeBody, RangeFetcher};
+pub use range::RangeFetcher;
 pub use reference::{Reference, TagOrDigest};
 pub use retry::RetryPolicy;
 pub use traffic::{RequestKind, Traffic};

@@ -19,6 +19,9 @@ pub struct Timeouts {
     pub header: Duration,
     /// Longest pause between two pieces of a body.
     pub stall: Duration,
+    /// A part of a blob of which nothing comes for so long is asked for a second time, while the first request goes on.
+    /// `None`: never.
+    pub hedge: Option<Duration>,
     /// Whole attempt, body included. Pushes are limited by `stall` alone.
     pub whole: Duration,
 }
@@ -29,6 +32,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(3),
             header: Duration::from_secs(3),
             stall: Duration::from_secs(30),
+            hedge: None,
             whole: Duration::from_mins(5),
         }
     }

@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 
 use bytes::{Buf as _, Bytes};
 
+use super::body::{Giver, RangeBody};
 use super::error::FetchError;
-use super::range::{Giver, RangeBody};
 
 /// The bytes of a body, one after the other.
 #[derive(Debug)]

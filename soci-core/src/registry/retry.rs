@@ -84,6 +84,16 @@ impl Budget {
         Ok(wait.mul_f64(self.spread.pick(spread)))
     }
 
+    /// Whether a retry is left.
+    pub(crate) fn has_left(&self) -> bool {
+        self.spent < self.policy.max_retries
+    }
+
+    /// Takes one retry that was made already.
+    pub(crate) fn note(&mut self) {
+        self.spent = self.spent.saturating_add(1);
+    }
+
     /// Notes progress.
     pub(crate) fn earn(&mut self, bytes: usize) {
         self.received += bytes as u64;

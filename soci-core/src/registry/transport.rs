@@ -17,6 +17,7 @@ use super::access::Access;
 use super::auth::Auth;
 use super::error::{RegistryError, printable};
 use super::follow::follow;
+use super::hedge::Hedges;
 use super::hosts::{Endpoint, Resting};
 use super::manners::Manners;
 use super::options::RegistryOptions;
@@ -41,6 +42,8 @@ pub(crate) struct Transport {
     /// Held while a referrers tag is read, changed and written.
     pub(crate) tag_writer: tokio::sync::Mutex<()>,
     pub(crate) traffic: Arc<Traffic>,
+    /// Requests that are made a second time.
+    pub(super) hedges: Arc<Hedges>,
 }
 
 impl Transport {
@@ -58,6 +61,7 @@ impl Transport {
             resting: Resting::default(),
             tag_writer: tokio::sync::Mutex::default(),
             traffic,
+            hedges: Hedges::new(options.timeouts.hedge),
         }
     }
 

@@ -101,6 +101,8 @@ async fn answer(state: &State, server: Server, request: Request) -> Response {
             None => response,
         }
     };
+    let length = axum::body::HttpBody::size_hint(response.body()).exact().unwrap_or(0);
+    state.served.fetch_add(length, SeqCst);
     if let Some(logged) = state.log.lock().get_mut(at) {
         logged.status = response.status().as_u16();
     }

@@ -124,6 +124,11 @@ impl Lab {
     }
 }
 
+/// The cache of a layer that nobody else has.
+fn cache_of(manager: &mut Arc<SpanManager>) -> &mut SpanCache {
+    Arc::get_mut(&mut Arc::get_mut(manager).unwrap().cache).unwrap()
+}
+
 /// In memory where that can be had: each cache that is closed syncs its files.
 fn directory() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
@@ -257,7 +262,7 @@ fn a_wrong_pack_that_races_with_spans_never_changes_what_was_checked() {
 fn a_reader_of_promised_bytes_is_woken_by_a_span_that_is_in_memory_alone() {
     let mut lab = Lab::new(FOREVER);
     let first = lab.span(0);
-    let broken = Arc::get_mut(&mut lab.manager).unwrap().cache.break_data();
+    let broken = cache_of(&mut lab.manager).break_data();
     drop(broken);
     lab.manager.promise(vec![first]);
     let reader = lab.waiting(first);
@@ -271,16 +276,16 @@ fn a_full_disk_or_a_map_that_cannot_be_written_is_harmless() {
     let mut lab = Lab::new(FOREVER);
     let (first, second) = (lab.span(0), lab.span(1));
     {
-        let broken = Arc::get_mut(&mut lab.manager).unwrap().cache.break_data();
+        let broken = cache_of(&mut lab.manager).break_data();
         let claim = lab.manager.states().claim(SpanId(0)).unwrap();
         lab.manager.fill(claim, None, lab.bytes(first)).unwrap();
         assert_eq!(lab.read(first).unwrap(), lab.bytes(first), "from memory");
         assert!(lab.manager.states().is_unrequested(SpanId(0)), "it is fetched again when it has had to go");
         assert!(lab.manager.fill_packed(&[(first.start, lab.bytes(first))]).is_err());
         assert_eq!(lab.manager.cache().absent(first), [first]);
-        Arc::get_mut(&mut lab.manager).unwrap().cache.mend_data(broken);
+        cache_of(&mut lab.manager).mend_data(broken);
     }
-    Arc::get_mut(&mut lab.manager).unwrap().cache.break_maps();
+    cache_of(&mut lab.manager).break_maps();
     lab.fill(0);
     lab.manager.fill_packed(&[(second.start, lab.bytes(second))]).unwrap();
     let both = ByteRange::new(first.start, second.end);
