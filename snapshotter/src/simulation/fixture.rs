@@ -34,7 +34,7 @@ pub(super) static ALL: LazyLock<[Fixture; 4]> = LazyLock::new(|| {
         ztoc(&tar(1, 220_000), &GzipShape::Level(6), 16 << 10),
         fine(&tar(2, 260_000), 20_000),
         plain(&tar(3, 90_000), 5000),
-        ztoc(&tar(4, 150_000), &GzipShape::Members(40_000), 24_000),
+        ztoc(&tar(4, 220_000), &GzipShape::Members(13_000), 24_000),
     ]
 });
 

@@ -264,13 +264,9 @@ impl SpanManager {
                 let spare = self.ensure(range, file).await?;
                 doors::between();
                 self.note_use(range);
-                let this = Arc::clone(self);
-                let copied = doors::blocking(move || {
-                    let mut bytes = vec![0; length];
-                    this.copy(range, &spare, &mut bytes).map(|()| bytes)
-                });
-                let panicked = || SpanError::Cache(io::ErrorKind::Interrupted.into());
-                let bytes = copied.await.ok_or_else(panicked)??;
+                // They were written a moment ago, as a rule: the kernel has them in memory.
+                let mut bytes = vec![0; length];
+                self.copy(range, &spare, &mut bytes)?;
                 // Else it may have been given back meanwhile.
                 let is_whole = self.cache.holes() == holes;
                 #[cfg(test)]
