@@ -343,7 +343,7 @@ fn a_killed_recording_leaves_nothing_but_a_readable_trace() {
     let mut command = lab.command(dir.path(), &[]);
     command.arg("--").args(lab.run_words(&[], &id, &words(&[&page, &text(&["sleep", "100000"])])));
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let path = dir.path().join("t.trace");
+    let path = dir.path().join("t.trace.partial");
     let seen = || {
         let Ok(reader) = TraceReader::open(&path) else { return false };
         pages(&reader.map_while(Result::ok).collect::<Vec<_>>(), "data/big").contains(&90)
@@ -393,7 +393,7 @@ fn a_recorder_that_was_late_has_all_of_the_backlog_or_says_what_is_lost() {
     command.arg("--").args(lab.run_words(&["--rm"], &id, &words));
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let trace = dir.path().join("t.trace");
-    eventually("the recording begins", || trace.exists());
+    eventually("the recording begins", || dir.path().join("t.trace.partial").exists());
     let signal = |signal| kill_process(Pid::from_raw(child.id() as i32).unwrap(), signal).unwrap();
     signal(Signal::STOP);
     lab.go("late");

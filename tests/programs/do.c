@@ -63,6 +63,15 @@ static void do_many(const char *file, long count) {
     close(fd);
 }
 
+/* pages FILE COUNT: a byte of each of so many pages, no two side by side; COUNT and 617 have no factor in common */
+static void do_pages(const char *file, long count) {
+    char byte;
+    int fd = open(file, O_RDONLY);
+    need(fd >= 0, file);
+    for (long at = 0; at < count; at++) need(pread(fd, &byte, 1, at * 617 % count * 4096) == 1, file);
+    close(fd);
+}
+
 /* map FILE PAGE: touch one byte of one page of a mapping */
 static void do_map(const char *file, long page) {
     int fd = open(file, O_RDONLY);
@@ -115,6 +124,9 @@ int main(int argc, char **argv) {
             i += 3;
         } else if (!strcmp(word, "many")) {
             do_many(argv[i + 1], atol(argv[i + 2]));
+            i += 2;
+        } else if (!strcmp(word, "pages")) {
+            do_pages(argv[i + 1], atol(argv[i + 2]));
             i += 2;
         } else if (!strcmp(word, "map")) {
             do_map(argv[i + 1], atol(argv[i + 2]));
