@@ -10,8 +10,8 @@ use tonic::Code;
 use crate::readers::{Seen, read_once};
 use crate::world::{Container, Dice, World};
 
-/// How long a daemon that is there may refuse a pull, while others work.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// How long no pull may succeed, while others work: a guest without KVM needs a minute for each start of the daemon.
+const PATIENCE: Duration = Duration::from_mins(10);
 
 /// Pulls, runs, reads and removes images that nobody has read before.
 pub(crate) fn puller(world: Arc<World>, seed: u64, seen: Arc<Seen>) -> JoinHandle<()> {

@@ -15,8 +15,27 @@ use crate::readers::{Seen, executor, reader};
 use crate::real::Runtime as Containers;
 use crate::world::World;
 
-/// Containers that are read all the time.
-const READERS: usize = 4;
+/// Where a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Here, with containers of a containerd.
+    Containerd,
+    /// Here; containers are mounts of the test.
+    Bare,
+    /// The same in a virtual machine without KVM: everything is small.
+    Guest,
+}
+
+impl Place {
+    /// Containers that are read all the time; files in each of their layers, and bytes of the largest.
+    const fn size(self) -> (usize, usize, u64) {
+        match self {
+            Self::Containerd | Self::Bare => (4, 12, 1 << 20),
+            Self::Guest => (2, 4, 100_000),
+        }
+    }
+}
+
 /// Lines of the daemon's log that are shown when something was wrong.
 const LOG_LINES: usize = 60;
 /// A thread that no signal reaches for so long does not end by itself.
@@ -27,17 +46,18 @@ pub(crate) fn config(way: &str) -> String {
     format!("[fuse]\nerofs = {erofs}\n[storage]\nkeep_unused_sec = 2\n[background_fetch]\ndisable = true\n")
 }
 
-/// Runs for so long; `containers`: with a containerd. What was wrong.
-pub(crate) fn run(length: Duration, seed: u64, way: &str, containers: bool) -> Vec<String> {
+/// Runs for so long. What was wrong.
+pub(crate) fn run(length: Duration, seed: u64, way: &str, place: Place) -> Vec<String> {
     let config = config(way);
     let world = Arc::new(World::new(&config));
     let runtime = Runtime::new().expect("a runtime");
     let seen = Arc::new(Seen::default());
     let mut threads = Vec::new();
-    let real = containers.then(|| Arc::new(Containers::start(&world)));
-    for number in 0..READERS {
+    let real = (place == Place::Containerd).then(|| Arc::new(Containers::start(&world)));
+    let (readers, files, largest) = place.size();
+    for number in 0..readers {
         let name = format!("app{number}");
-        let image = world.image(&name, 3, 12, 1 << 20);
+        let image = world.image(&name, 3, files, largest);
         let container = match &real {
             Some(real) => real.container(image, &name, &seen),
             None => runtime.block_on(world.run(&image, &name)).expect("the daemon serves"),
