@@ -249,16 +249,16 @@ fn a_full_disk_or_a_map_that_cannot_be_written_is_harmless() {
     let mut lab = Lab::new(FOREVER);
     let (first, second) = (lab.span(0), lab.span(1));
     {
-        let broken = Arc::get_mut(&mut lab.manager).unwrap().cache.break_data();
+        let broken = Arc::get_mut(&mut Arc::get_mut(&mut lab.manager).unwrap().cache).unwrap().break_data();
         let claim = lab.manager.states().claim(SpanId(0)).unwrap();
         lab.manager.fill(claim, None, lab.bytes(first)).unwrap();
         assert_eq!(lab.read(first).unwrap(), lab.bytes(first), "from memory");
         assert!(lab.manager.states().is_unrequested(SpanId(0)), "it is fetched again when it has had to go");
         assert!(lab.manager.fill_packed(&[(first.start, lab.bytes(first))]).is_err());
         assert_eq!(lab.manager.cache().absent(first), [first]);
-        Arc::get_mut(&mut lab.manager).unwrap().cache.mend_data(broken);
+        Arc::get_mut(&mut Arc::get_mut(&mut lab.manager).unwrap().cache).unwrap().mend_data(broken);
     }
-    Arc::get_mut(&mut lab.manager).unwrap().cache.break_maps();
+    Arc::get_mut(&mut Arc::get_mut(&mut lab.manager).unwrap().cache).unwrap().break_maps();
     lab.fill(0);
     lab.manager.fill_packed(&[(second.start, lab.bytes(second))]).unwrap();
     let both = ByteRange::new(first.start, second.end);
