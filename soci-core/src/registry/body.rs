@@ -161,7 +161,8 @@ impl RangeBody {
         while self.reply.is_none() && self.remaining() != Some(0) {
             let want = self.want;
             let (source, after) = (Arc::clone(&self.source), self.hedged_after());
-            let first = async { Ok(Box::new(source.request(want).await?)) };
+            // In a box: whoever waits for a blob would have it in its own future otherwise.
+            let first = Box::pin(async { Ok(Box::new(source.request(want).await?)) });
             let another = || {
                 rival(&source, |source| Box::pin(async move { Ok(Box::new(source.request(want).await?)) }))
             };
