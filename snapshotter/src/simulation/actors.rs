@@ -239,11 +239,15 @@ impl Node {
                     let _turn = turn;
                     let mut bytes = this.world.fixture(block.place).truth(block.range).to_vec();
                     if block.is_wrong {
-                        bytes.iter_mut().for_each(|byte| *byte ^= WRONG);
+                        for byte in &mut bytes {
+                            *byte ^= WRONG;
+                        }
                     }
                     let stored = spans.fill_packed(&[(block.range.start, &bytes)]).is_ok();
                     if bond.is_broken() {
-                        all.iter().for_each(|spans| spans.forget_packed());
+                        for spans in &all {
+                            spans.forget_packed();
+                        }
                     }
                     stored
                 };

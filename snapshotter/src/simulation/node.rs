@@ -25,7 +25,7 @@ use crate::stats::Stats;
 
 const BOOT: BootId = BootId::from_bytes([1; 16]);
 /// A layer that nobody uses is given up in this time: its requests end, whatever the servers do.
-const GIVEN_UP: Duration = Duration::from_secs(1200);
+const GIVEN_UP: Duration = Duration::from_mins(20);
 
 /// The node of one run.
 pub(super) struct Node {

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use soci_core::digest::Digest;
 use tokio::time::Instant;
 
+use super::chance::Chance;
 use super::world::World;
 use crate::doors::staged::{Begins, Holding, Stage};
 
@@ -119,7 +120,7 @@ impl Scheduler {
     }
 
     fn add(&self, future: BoxFuture<'static, ()>, is_work: bool) {
-        let (number, priority) = (self.next.get(), self.world.chance(|chance| chance.next()));
+        let (number, priority) = (self.next.get(), self.world.chance(Chance::next));
         self.next.set(number + 1);
         self.tasks.borrow_mut().insert(number, Task { future: Some(future), is_work, priority });
         self.ready.tasks.lock().insert(number);

@@ -62,7 +62,9 @@ fn search(seeds: &Range<u64>, planted: Option<Planted>) -> Search {
 fn hold(seeds: &Range<u64>) -> Search {
     let search = search(seeds, None);
     if let Some(Outcome { seed, wrong: Some((wrong, lines)), took, .. }) = &search.found {
-        lines.iter().for_each(|line| println!("{line}"));
+        for line in lines {
+            println!("{line}");
+        }
         panic!(
             "seed {seed}, after {took:?}: {wrong}\nto repeat it: cargo xtask simulate --seed {seed} --seeds 1"
         );

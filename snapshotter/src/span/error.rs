@@ -83,3 +83,17 @@ impl SpanError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_window_may_be_whole_the_next_time_but_a_wrong_table_stays_wrong() {
+        let window = |source| SpanError::Window { span: SpanId(1), source };
+        let (found, wanted) = (Digest::of(b"came"), Digest::of(b"meant"));
+        assert!(window(WindowError::Digest { found, wanted }).may_heal());
+        assert!(!window(WindowError::Short(1)).may_heal());
+        assert!(!SpanError::NoDigest(SpanId(1)).may_heal());
+    }
+}
