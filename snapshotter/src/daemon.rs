@@ -17,21 +17,21 @@ use tracing::{info, warn};
 
 use crate::blocking::{blocking, try_blocking};
 use crate::config::{Config, StoreType};
+use crate::engine::{BackgroundOptions, EngineOptions};
 use crate::grpc::Service;
 use crate::hidden::helper::Program;
 use crate::image::Discovery;
 use crate::layer::LayerError;
 use crate::lock::{LockError, RootLock, Tried};
-use crate::metrics::defs::Sources;
-use crate::metrics::{Listener, MetricsError, serve};
 use crate::mounts::{FuseOptions, Keep, MountError, MountsOptions};
 use crate::node::{Node, NodeOptions};
 use crate::pack::PackOptions;
-use crate::prefetch::{BackgroundOptions, EngineOptions};
 use crate::snapshot::{self, Policy, SnapshotStats, Snapshotter, needs_userxattr};
 use crate::span::SpanOptions;
-use crate::stats::Stats;
 use crate::storage::Limits;
+use crate::telemetry::defs::Sources;
+use crate::telemetry::stats::Stats;
+use crate::telemetry::{Listener, MetricsError, serve};
 use crate::unpack::{UnpackOptions, Unpacker};
 use crate::{housekeeping, private};
 

@@ -2,7 +2,7 @@
 //!
 //! Owns nothing. Outside of tests a door leads to tokio and costs nothing. In a simulation (`simulation`, docs/design/0010) it leads
 //! to a scheduler whose order comes from a seed. Time needs no door of ours: behind these rooms it is tokio's, whose clock the
-//! simulation stops. `clippy.toml` forbids other ways to tasks, time and environment in `span` and `prefetch`.
+//! simulation stops. `clippy.toml` forbids other ways to tasks, time and environment in `cache`, `span` and `engine`.
 
 use tokio::runtime::Handle;
 

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use crate::daemon::program;
 use crate::image::Published;
+use snapshotter::engine::EngineOptions;
 use snapshotter::hidden::helper::Program;
 use snapshotter::image::{Companions, Discovery, ImageContext, ImageRequest, LayerState};
 use snapshotter::layer::{Layer, MountOptions};
 use snapshotter::mounts::{FuseOptions, Keep, MountError, Mounted, MountsOptions};
 use snapshotter::node::{Node, NodeOptions};
 use snapshotter::pack::PackOptions;
-use snapshotter::prefetch::EngineOptions;
 use snapshotter::span::SpanOptions;
-use snapshotter::stats::Stats;
+use snapshotter::telemetry::stats::Stats;
 use soci_core::registry::{Registry, RegistryOptions, RetryPolicy, Timeouts};
 use soci_core::store::LayoutStore;
 use tokio::runtime::Runtime;

@@ -8,10 +8,10 @@ use crate::disk_image::half_random;
 use crate::image::{LayerSource, Published, TarWriter, gzip, publish};
 use crate::registry::{Habits, Request, TestRegistry};
 use serde_json::json;
+use snapshotter::engine::BackgroundOptions;
 use snapshotter::image::{Companions, ImageContext, LayerState};
 use snapshotter::layer::Layer;
 use snapshotter::node::NodeOptions;
-use snapshotter::prefetch::BackgroundOptions;
 use soci_core::digest::Digest;
 use soci_core::units::{ByteRange, SpanId};
 

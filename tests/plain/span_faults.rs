@@ -61,7 +61,7 @@ impl Lab {
     /// One whose background begins at once.
     fn node_that_completes(&self) -> TestNode {
         TestNode::new(self.root.path(), |options| {
-            options.engine.background = Some(snapshotter::prefetch::BackgroundOptions {
+            options.engine.background = Some(snapshotter::engine::BackgroundOptions {
                 silence: Duration::ZERO,
                 period: Duration::from_millis(1),
             });

@@ -7,10 +7,10 @@ use harness::image::{LayerSource, Published, TarWriter, publish};
 use harness::node::TestNode;
 use harness::patience::eventually;
 use harness::registry::TestRegistry;
+use snapshotter::engine::BackgroundOptions;
 use snapshotter::fs::InodeNo;
 use snapshotter::layer::Layer;
 use snapshotter::node::NodeOptions;
-use snapshotter::prefetch::BackgroundOptions;
 use soci_core::units::ByteRange;
 
 const SPAN: u64 = 64 << 10;

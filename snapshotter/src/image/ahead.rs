@@ -18,9 +18,9 @@ use tokio::task::JoinHandle;
 
 use super::source::{Indexed, parse_artifact};
 use super::{AT_ONCE, ImageContext, SMALL_THINGS_FIRST};
+use crate::engine::{Hold, Order, Stream};
 use crate::layer::{Layer, LayerError};
 use crate::pack::{self, Opened, PackFailure, PackSource, Target};
-use crate::prefetch::{Hold, Order, Stream};
 use crate::span::chain;
 
 /// Places of one artifact that are looked at: an artifact may name a span again and again. Each span is queued once.

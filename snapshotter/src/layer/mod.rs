@@ -25,7 +25,7 @@ use crate::fs::{Inherited, LayerFs, inodes};
 use crate::mounts::kernel::Kernel;
 use crate::mounts::{MountError, Mounted, Mounts};
 use crate::span::{Interest, SpanManager, chain};
-use crate::stats::Stats;
+use crate::telemetry::stats::Stats;
 use layout::{Form, LAYOUTS, Layout};
 
 pub use error::LayerError;

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use soci_core::digest::Digest;
 
 use super::services::Services;
+use crate::cache::stored;
+use crate::span::SpanManager;
 use crate::span::room::Round;
-use crate::span::{SpanManager, eviction};
 use crate::storage::Goal;
 
 impl Services {
@@ -29,7 +30,7 @@ impl Services {
         if bytes == 0 {
             return given;
         }
-        let stored = eviction::stored(&self.cache).unwrap_or_else(|error| {
+        let stored = stored::stored(&self.cache).unwrap_or_else(|error| {
             tracing::warn!(%error, "span caches cannot be listed");
             Vec::new()
         });

@@ -16,14 +16,15 @@ use soci_core::ztoc::Ztoc;
 use tokio::sync::watch;
 
 use super::{Layer, LayerError};
+use crate::cache::SpanCache;
+use crate::cache::bitmap::{BootId, Identity};
+use crate::cache::stored;
+use crate::engine::Engine;
 use crate::mounts::Mounts;
-use crate::prefetch::Engine;
-use crate::span::bitmap::{BootId, Identity};
-use crate::span::cache::SpanCache;
 use crate::span::room::Round;
-use crate::span::{SpanManager, SpanOptions, eviction};
-use crate::stats::Stats;
+use crate::span::{SpanManager, SpanOptions};
 use crate::storage::Goal;
+use crate::telemetry::stats::Stats;
 
 /// Room that is made for a cache on a full disk, bytes.
 const FOR_A_CACHE: u64 = 16 << 20;
@@ -56,7 +57,7 @@ pub(crate) struct Live {
 
 impl Services {
     /// Takes a cache away that nobody uses; whether it is gone.
-    pub(crate) fn drop_cache(&self, cache: &eviction::Stored) -> bool {
+    pub(crate) fn drop_cache(&self, cache: &stored::Stored) -> bool {
         let slot = self.slot((cache.layer, cache.ztoc));
         // Who holds the lock may be making room, too.
         let Some(live) = slot.try_lock().filter(|live| live.spans.strong_count() == 0) else { return false };

@@ -36,7 +36,7 @@ use crate::hidden::holder::Holder;
 use crate::hidden::{
     Connection, Helpers, HiddenError, KeepError, Keeper, Nobody, Options, Terms, Timeouts, Tree,
 };
-use crate::stats::Stats;
+use crate::telemetry::stats::Stats;
 use kernel::Kernel;
 use tree::Served;
 

@@ -17,7 +17,7 @@ use crate::fs::error::FsError;
 use crate::fs::{InodeNo, LayerFs};
 use crate::hidden::{self, Name, NodeId, Reply, Totals, Tree};
 use crate::span::chain;
-use crate::stats::Stats;
+use crate::telemetry::stats::Stats;
 
 /// A layer's answers. `K` is kept alive as long as the kernel may ask.
 #[derive(Debug)]

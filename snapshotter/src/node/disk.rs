@@ -8,9 +8,10 @@ use std::sync::Arc;
 use soci_core::digest::Digest;
 
 use super::Node;
+use crate::cache::stored;
 use crate::layer::LayerError;
+use crate::span::Demand;
 use crate::span::room::{Room, Round};
-use crate::span::{Demand, eviction};
 use crate::storage::{Disk, Goal};
 
 impl Node {
@@ -20,7 +21,7 @@ impl Node {
     /// When the directory or the file system does not say.
     pub fn disk(&self) -> Result<Disk, LayerError> {
         let cache = &self.services.cache;
-        let stored = eviction::stored(cache).map_err(LayerError::Cache)?;
+        let stored = stored::stored(cache).map_err(LayerError::Cache)?;
         let stat = rustix::fs::statvfs(cache).map_err(|errno| LayerError::Cache(errno.into()))?;
         let cached = stored.iter().map(|cache| cache.bytes).sum();
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);

@@ -17,17 +17,18 @@ use soci_core::store::{self, Artifacts, LayoutStore};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::cache::bitmap::BootId;
+use crate::cache::stored;
+use crate::engine::{Engine, EngineOptions};
 use crate::image::{Companions, Discovery, ImageContext, ImageOptions, ImageRequest, Source};
 use crate::layer::LayerError;
 use crate::layer::services::Services;
 use crate::layer::tables::Tables;
 use crate::mounts::{Mounts, MountsOptions};
 use crate::pack::PackOptions;
-use crate::prefetch::{Engine, EngineOptions};
-use crate::span::bitmap::BootId;
-use crate::span::{SpanOptions, eviction};
-use crate::stats::Stats;
+use crate::span::SpanOptions;
 use crate::storage::{Needed, Swept};
+use crate::telemetry::stats::Stats;
 
 /// An image that nobody asked about for so long gives up its layers, unless they are mounted.
 const IDLE: Duration = Duration::from_mins(2);
@@ -174,7 +175,7 @@ impl Node {
         let images: Vec<_> = self.images.lock().live.extract_if(|_, image| is_over(image)).collect();
         drop(images);
         let (mut bytes, mut in_use) = (0, false);
-        for cache in eviction::stored(&self.services.cache).map_err(LayerError::Cache)? {
+        for cache in stored::stored(&self.services.cache).map_err(LayerError::Cache)? {
             if kept.layers.contains(&cache.layer) {
                 continue;
             }

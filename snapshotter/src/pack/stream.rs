@@ -22,10 +22,10 @@ use super::failure::PackFailure;
 use super::opening::{Ahead, Opening, open_ahead};
 use super::source::PackSource;
 use super::warm::Warm;
+use crate::engine::Stream;
 use crate::layer::Layer;
-use crate::prefetch::Stream;
 use crate::span::{PackBond, SpanManager};
-use crate::stats::Stats;
+use crate::telemetry::stats::Stats;
 
 /// Blocks that are here and not yet written, at most.
 const IN_WORK: usize = 32;

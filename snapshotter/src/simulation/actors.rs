@@ -1,6 +1,6 @@
 //! Who reads layers in a run, and packs that arrive.
 //!
-//! Owns nothing. A pack is streamed as `layer/pack.rs` does: it promises, gives way to readers, writes from work that blocks, looks
+//! Owns nothing. A pack is streamed as `pack/stream.rs` does: it promises, gives way to readers, writes from work that blocks, looks
 //! whether it was found out after each write, and takes its promises back however it ends.
 
 use std::sync::Arc;

@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::doors::{self, staged};
-use crate::stats::Stats;
+use crate::telemetry::stats::Stats;
 use node::Node;
 use scheduler::Scheduler;
 use staged::{Planted, Stage};

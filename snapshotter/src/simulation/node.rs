@@ -15,13 +15,14 @@ use tokio::time::sleep;
 use super::network::{Servers, mirror, registry};
 use super::plan::HEALS;
 use super::world::World;
+use crate::cache::SpanCache;
+use crate::cache::bitmap::BootId;
+use crate::cache::stored;
 use crate::doors;
-use crate::prefetch::{Engine, Order};
-use crate::span::bitmap::BootId;
-use crate::span::cache::SpanCache;
+use crate::engine::{Engine, Order};
 use crate::span::room::Round;
-use crate::span::{Demand, Interest, SpanManager, eviction};
-use crate::stats::Stats;
+use crate::span::{Demand, Interest, SpanManager};
+use crate::telemetry::stats::Stats;
 
 const BOOT: BootId = BootId::from_bytes([1; 16]);
 /// A layer that nobody uses is given up in this time: its requests end, whatever the servers do.
@@ -118,7 +119,7 @@ impl Node {
     fn open(&self, place: usize) -> Arc<SpanManager> {
         let (fixture, from) = (self.world.fixture(place), &self.world.plan.layers[place].1);
         if self.world.chance(|chance| chance.one_in(2)) {
-            let caches = eviction::stored(self.root.path()).unwrap();
+            let caches = stored::stored(self.root.path()).unwrap();
             for cache in caches.iter().filter(|cache| cache.layer == fixture.digest) {
                 assert!(cache.remove().unwrap(), "nobody has it open");
             }

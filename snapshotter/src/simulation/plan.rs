@@ -7,7 +7,7 @@ use soci_core::registry::{RetryPolicy, Timeouts};
 
 use super::chance::Chance;
 use super::fixture;
-use crate::prefetch::{BackgroundOptions, EngineOptions};
+use crate::engine::{BackgroundOptions, EngineOptions};
 use crate::span::SpanOptions;
 
 /// From then on all servers and the disk are good.

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::record::SnapshotId;
 use crate::mounts::Mounted;
-use crate::stats::Counter;
+use crate::telemetry::stats::Counter;
 
 /// What became of the layers that were asked for, since the process started.
 #[derive(Debug, Default)]

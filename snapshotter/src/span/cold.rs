@@ -52,7 +52,7 @@ impl SpanManager {
     /// Blocking.
     ///
     /// # Errors
-    /// As [`super::cache::SpanCache::release`].
+    /// As [`crate::cache::SpanCache::release`].
     pub fn give_back(&self, until: Round, bytes: u64) -> io::Result<u64> {
         let spans = self.ztoc.spans();
         let (mut given, mut run) = (0, Vec::new());

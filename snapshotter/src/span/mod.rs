@@ -1,6 +1,6 @@
 //! Spans of one layer: reads of its plain tar, answered from the cache file or after the spans were fetched.
 //!
-//! State: the [`SpanManager`] owns the cache file ([`cache`]), the page maps ([`bitmap`]) and the state of each span
+//! State: the [`SpanManager`] owns the cache ([`crate::cache`]) and the state of each span
 //! ([`state`]) of one layer and zTOC; all mounts of the layer, of any image, share it.
 //!
 //! What must always hold: every byte that a read returns was inflated from compressed bytes whose sha256 is the zTOC's
@@ -10,14 +10,9 @@
 
 #![deny(clippy::disallowed_methods)]
 
-pub mod bitmap;
-pub mod cache;
 mod cold;
 mod demand;
-mod edges;
-mod edges_file;
 mod error;
-pub mod eviction;
 mod packed;
 pub mod room;
 mod sources;
@@ -28,8 +23,6 @@ mod walk;
 
 #[cfg(test)]
 mod pack_tests;
-#[cfg(test)]
-mod tests;
 
 use std::io;
 use std::sync::Arc;
@@ -47,12 +40,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::away::away;
+use crate::cache::SpanCache;
+use crate::cache::bitmap::Identity;
 use crate::doors;
 #[cfg(test)]
 use crate::doors::staged::{Planted, planted};
-use crate::stats::Stats;
-use bitmap::Identity;
-use cache::SpanCache;
+use crate::telemetry::stats::Stats;
 use cold::Uses;
 pub use demand::Demand;
 pub use error::SpanError;

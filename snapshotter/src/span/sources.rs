@@ -10,7 +10,7 @@ use soci_core::registry::{Giver, RangeBody, RangeFetcher};
 use soci_core::units::ByteRange;
 
 use super::{SpanError, chain};
-use crate::stats::Stats;
+use crate::telemetry::stats::Stats;
 
 /// Sources that are tried at most.
 const MAX_SOURCES: usize = 4;

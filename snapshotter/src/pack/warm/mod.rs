@@ -31,11 +31,11 @@ use tokio::time::{Instant, sleep_until};
 
 use self::held::Held;
 use self::names::Names;
+use crate::cache::bitmap::PAGE;
 use crate::fs::places::Places;
 use crate::fs::{InodeNo, LayerFs};
 use crate::layer::Layer;
 use crate::mounts::kernel::Kernel;
-use crate::span::bitmap::PAGE;
 
 /// Names that are looked up in one mount before those of the next.
 const AT_ONCE: usize = 16;

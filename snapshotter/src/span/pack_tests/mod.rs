@@ -19,12 +19,12 @@ use soci_core::ztoc::{BuildOptions, Ztoc, build_tar};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use super::bitmap::{BootId, PAGE};
-use super::cache::SpanCache;
 use super::room::Round;
 use super::{SpanError, SpanManager, SpanOptions};
-use crate::prefetch::{Engine, EngineOptions};
-use crate::stats::Stats;
+use crate::cache::SpanCache;
+use crate::cache::bitmap::{BootId, PAGE};
+use crate::engine::{Engine, EngineOptions};
+use crate::telemetry::stats::Stats;
 
 const BOOT: BootId = BootId::from_bytes([1; 16]);
 /// Not a multiple of a page, nor of what a tar is made of.

@@ -5,10 +5,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 use soci_core::units::{ByteRange, SpanId};
 
-use super::super::bitmap::PAGE;
-use super::super::cache::Held;
 use super::super::room::Round;
 use super::{FOREVER, Lab};
+use crate::cache::Held;
+use crate::cache::bitmap::PAGE;
 
 /// What is there of each byte, and which value it has.
 struct Model(Vec<(Held, u8)>);

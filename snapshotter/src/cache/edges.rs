@@ -1,7 +1,7 @@
 //! The parts of pages that are there: what a page map cannot say.
 //!
 //! State: for each page that is partly filled, its checked and its packed bytes; owned by the layer's
-//! [`super::cache::SpanCache`], under its lock, in memory only: when the process is killed they are lost, and a partly filled page
+//! [`super::SpanCache`], under its lock, in memory only: when the process is killed they are lost, and a partly filled page
 //! is absent after that ([`super::edges_file`] has them over a clean end).
 //!
 //! What must always hold: no byte is both checked and packed; a page whose checked bytes are all there has no entry (its

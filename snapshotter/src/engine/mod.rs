@@ -38,7 +38,7 @@ use crate::span::room::Room;
 use crate::span::spare::Spare;
 use crate::span::state::Claim;
 use crate::span::{Demand, SpanManager};
-use crate::stats::Stats;
+use crate::telemetry::stats::Stats;
 use courtesy::Courtesy;
 use lane::Lane;
 use pace::Pace;

@@ -1,7 +1,7 @@
 //! A persisted map of 4 KiB pages of a layer's cache file.
 //!
 //! State: one file beside the data file, a header page and then one bit for each page (little-endian 64-bit words). It is
-//! owned by the [`super::cache::SpanCache`] that opened it; one process only writes it. The bits in memory are those that
+//! owned by the [`super::SpanCache`] that opened it; one process only writes it. The bits in memory are those that
 //! count; a file that cannot be written costs pages after a restart, nothing else.
 //!
 //! What must always hold: a file that says "closed cleanly" is not changed any more. A bit is set only after the page's bytes were written to the data file. After `kill -9` both

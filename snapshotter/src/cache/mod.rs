@@ -1,6 +1,6 @@
 //! The cache of one layer: a sparse file that is the layer's uncompressed tar, and what is there of it.
 //!
-//! State: `<root>/cache/<layer digest>/<zTOC digest>/{data,pages,packed,edges}`, owned by the one live [`super::SpanManager`] of
+//! State: `<root>/cache/<layer digest>/<zTOC digest>/{data,pages,packed,edges}`, owned by the one live [`crate::span::SpanManager`] of
 //! that layer and zTOC, and the partly filled pages (`edges`). A byte is *checked* (inflated from a span that has
 //! its digest; map `pages`), or only *packed* (a working-set pack has brought it; map `packed`), or absent. A page that is
 //! whole only with bytes of both kinds is in `packed`.
@@ -10,7 +10,15 @@
 //! the write and marks nothing. Bytes that are forgotten stay in the file, since a reader may be about to take them; those that
 //! are given back ([`holes`]) do not, and who reads must find that out.
 
+#![deny(clippy::disallowed_methods)]
+
+pub mod bitmap;
+mod edges;
+mod edges_file;
 mod holes;
+pub mod stored;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{self, File};
 use std::io;
@@ -22,11 +30,10 @@ use parking_lot::Mutex;
 use soci_core::digest::Digest;
 use soci_core::units::ByteRange;
 
-use super::bitmap::{BootId, Identity, PAGE, PageMap};
-use super::edges::{Edges, Page, page_range};
-use super::edges_file;
 #[cfg(test)]
 use crate::doors::staged;
+use bitmap::{BootId, Identity, PAGE, PageMap};
+use edges::{Edges, Page, page_range};
 pub use holes::Released;
 
 /// Pages between two that are recorded by one write, at most: as many as a page of the map has bits.
@@ -375,18 +382,18 @@ impl SpanCache {
 
     /// Makes writes of data fail; gives what [`SpanCache::mend_data`] takes back.
     #[cfg(test)]
-    pub(super) fn break_data(&mut self) -> File {
+    pub(crate) fn break_data(&mut self) -> File {
         std::mem::replace(&mut self.data, File::open("/dev/null").expect("it is always there"))
     }
 
     #[cfg(test)]
-    pub(super) fn mend_data(&mut self, data: File) {
+    pub(crate) fn mend_data(&mut self, data: File) {
         self.data = data;
     }
 
     /// Makes writes of both maps fail.
     #[cfg(test)]
-    pub(super) fn break_maps(&mut self) {
+    pub(crate) fn break_maps(&mut self) {
         self.pages.break_file();
         self.packed.break_file();
     }

@@ -12,8 +12,8 @@ use soci_core::digest::Digest;
 use soci_core::units::ByteRange;
 use tempfile::TempDir;
 
+use super::SpanCache;
 use super::bitmap::{BootId, Identity, PAGE, PageMap};
-use super::cache::SpanCache;
 
 const BOOT: BootId = BootId::from_bytes([1; 16]);
 const NEXT_BOOT: BootId = BootId::from_bytes([2; 16]);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use soci_core::registry::{RequestKind, Traffic};
 
 use crate::snapshot::SnapshotStats;
-use crate::stats::{Counter, Stats};
+use crate::telemetry::stats::{Counter, Stats};
 
 /// Where the values are.
 #[derive(Debug, Clone)]

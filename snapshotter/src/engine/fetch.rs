@@ -21,7 +21,7 @@ use crate::doors;
 use crate::doors::staged::{self, Planted, planted};
 use crate::span::state::Claim;
 use crate::span::{SpanError, SpanManager, chain};
-use crate::stats::Stats;
+use crate::telemetry::stats::Stats;
 
 /// Room for downloaded bytes.
 type Room = (OwnedSemaphorePermit, OwnedSemaphorePermit);
