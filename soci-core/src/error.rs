@@ -40,6 +40,6 @@ mod tests {
         let error = Nested::Apart(Box::new(Nested::Within(io::Error::other("c"))));
         assert_eq!(chain(&error), "open a: read b: c");
         assert_eq!(causes(&error).count(), 3);
-        assert!(causes(&error).last().is_some_and(|last| last.is::<io::Error>()));
+        assert!(causes(&error).last().is_some_and(<dyn Error>::is::<io::Error>));
     }
 }

@@ -194,7 +194,7 @@ fn a_lazy_layer_that_cannot_be_served_any_more_is_pulled_whole_for_the_next_cont
         for kept in ["content", "cache"] {
             fs::remove_dir_all(lab.daemon.root().join(kept)).unwrap();
         }
-        lab.registry.faults().add(When::path(&lab.image.index.to_string()), Fault::Status(404, None));
+        lab.registry.faults().add(When::path(lab.image.index.to_string()), Fault::Status(404, None));
         lab.daemon.restart(&keep);
         assert_eq!(lab.daemon.mounts().len(), if mounted { 3 } else { 0 });
         let mut mounts = None;
