@@ -22,7 +22,7 @@ const CONFIG: &str = "[background_fetch]\ndisable = true\n";
 
 /// How long errors last that heal, and how long a registry is away.
 const ERRORS: Duration = Duration::from_secs(12);
-const OUTAGE: Duration = Duration::from_secs(60);
+const OUTAGE: Duration = Duration::from_mins(1);
 
 /// Readers of all of an image's file, a page of each span, all over it.
 struct Crowd {
