@@ -174,6 +174,10 @@ fn no_read_takes_five_seconds_while_the_registry_answers_others() {
     let (image, _) = Image::new(&registry, "a", &[("f", &content)], STRIDE);
     let site = Site::new(CONFIG);
     let root = site.start("a", &image);
+    // How slow the machine is, of which others may use most.
+    let other = Arc::new(words(FILE, 3));
+    let (well, _) = Image::new(&registry, "well", &[("f", &other)], STRIDE);
+    let slow = Crowd::of("nothing stalls", &site.start("well", &well), &other).end().2;
     let of_layer = || When::path(image.layer());
     let (mut state, mut bad) = (9, 0);
     for _ in 0..2 * READS {
@@ -190,5 +194,5 @@ fn no_read_takes_five_seconds_while_the_registry_answers_others() {
     let (done, failed, longest) = Crowd::of("stalls", &root, &content).end();
     println!("{bad} of {} requests were to stall; {} were made", 2 * READS, registry.requests().len());
     assert!(done == (READS / READERS * READERS) as usize && failed == 0);
-    assert!(longest < Duration::from_secs(5), "{longest:?}");
+    assert!(longest < Duration::from_secs(5) + 10 * slow, "{longest:?}, and {slow:?} where nothing stalls");
 }
