@@ -85,7 +85,7 @@ impl Node {
         let spans = Arc::clone(&mount.spans);
         let used = (manner != Manner::IsLeft).then_some(mount);
         let dead = self.world.lies.lock().dead(&spans);
-        self.world.log(|| format!("reader {number} {manner:?} {range} of layer {place}"));
+        self.world.log(|| format!("reader {number} {manner:?} {range} of layer {place}, dead {dead:?}"));
         let begin = self.world.elapsed();
         let outcome = if manner == Manner::Looks {
             let mut bytes = vec![0; range.len() as usize];
@@ -159,8 +159,8 @@ impl Node {
         let blocks = self.blocks(&layers);
         let lies: Vec<_> =
             blocks.iter().filter(|block| block.is_wrong).map(|block| (block.place, block.range)).collect();
-        self.world.log(|| format!("pack of {} blocks, {} wrong", blocks.len(), lies.len()));
-        let number = self.world.lies.lock().begins(&bond, lies);
+        self.world.log(|| format!("pack of {} blocks, wrong {lies:?}", blocks.len()));
+        let number = self.world.lies.lock().begins(&bond, layers.iter().map(|(_, spans)| spans), lies);
         let writes = Arc::new(Writes { left: AtomicUsize::new(1), node: Arc::clone(&self), number });
         self.stream(&layers, &bond, blocks, &writes).await;
         self.world.log(|| "the pack is over".to_owned());

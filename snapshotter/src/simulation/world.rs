@@ -22,7 +22,7 @@ use crate::doors::staged::Begins;
 use crate::span::SpanManager;
 
 /// Lines of the log that are kept to be shown.
-const LINES: usize = 400;
+const LINES: usize = 4000;
 
 /// One run.
 #[derive(Debug)]
