@@ -73,7 +73,7 @@ impl Scene {
     fn new(on_one: bool) -> Self {
         let ours = TestRegistry::start();
         let theirs = (!on_one).then(TestRegistry::start);
-        let (few, stream) = (words(36 * MIB, 1), words(64 * MIB, 2));
+        let (few, stream) = (words(48 * MIB, 1), words(64 * MIB, 2));
         let files: [(&str, &[u8]); 2] = [("few", &few), ("stream", &stream)];
         let (a, _) = Image::new(theirs.as_ref().unwrap_or(&ours), "a", &files, 64 << 10);
         let (b, _) = Image::new(&ours, "b", &[("few", &words(48 * MIB, 3))], 64 << 10);
@@ -95,7 +95,7 @@ impl Scene {
         let fault = match state {
             State::Alone => return,
             State::Dead => Fault::Hang,
-            State::Stalled => Fault::Stall(1000),
+            State::Stalled => Fault::Stall(0),
             State::Streaming => Fault::Throttle(STREAM_RATE),
         };
         self.theirs().faults().add(When::path(self.a.layer()), fault);
@@ -124,6 +124,8 @@ impl Scene {
                 0
             }
         };
+        // Behind what was fetched ahead of the readers before.
+        self.next_page += if count > 0 { 2 * MIB as u64 } else { 0 };
         for _ in 0..count {
             let (at, path) = (self.next_page, self.roots[0].join("few"));
             self.next_page += STRIDE / 2;
