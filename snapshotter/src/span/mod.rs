@@ -334,7 +334,8 @@ impl SpanManager {
                 self.stats.spans_not_written.inc();
                 tracing::warn!(layer = %self.cache.layer(), span = %claim.span(), %error, "a span could not be written; it is served from memory");
                 claim.let_go();
-                self.wake_patient();
+                // Also who has looked before and now asks again, since the span is unrequested.
+                self.arrived.send_replace(());
                 Ok(())
             }
             Err(error) => Err((claim, error)),
