@@ -141,8 +141,8 @@ pub(crate) mod staged {
         }
     }
 
-    /// A write to a layer's cache. `Err`: only this part comes to the disk, and [`refused`] is what becomes of it. Others may go on
-    /// before.
+    /// A write to a layer's cache, before which others may go on. `Err`: the disk takes only this part, and the write ends as
+    /// [`refused`] says.
     pub(crate) fn write(layer: Digest, bytes: &[u8]) -> Result<&[u8], &[u8]> {
         let Some(stage) = stage() else { return Ok(bytes) };
         stage.between(Holding::Writer);

@@ -7,7 +7,8 @@
 //! `daemon` puts the rooms together, in directories that `private` closes to others, and `housekeeping` keeps the disk as `storage`
 //! decides. Below `layer`: `fs` answers what the kernel asks,
 //! `erofs` writes its answers down for the kernel, `mounts` puts them on `hidden`, the one FUSE connection, which outlives the
-//! process (docs/design/0008); `cache` holds the bytes, `span` knows what is on its way and who waits, `engine` fetches, all behind `doors`, so that a simulation can order what they do;
+//! process (docs/design/0008); `cache` holds the bytes; `span` knows which bytes are on their way and who waits for them; `engine`
+//! fetches. These three reach tasks and threads by `doors`, so that a simulation can order what they do;
 //! `away` is for what blocks and is dropped. No state lives here.
 
 mod away;

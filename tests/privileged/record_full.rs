@@ -47,7 +47,7 @@ impl Drop for Full {
     }
 }
 
-/// Reads of single pages in no order, of which a trace takes more than there is room for.
+/// Reads of single pages, in no order. Their trace is larger than the disk.
 fn many() -> [String; 3] {
     ["pages".to_owned(), "/data/big".to_owned(), BIG_PAGES.to_string()]
 }

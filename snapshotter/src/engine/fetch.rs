@@ -14,8 +14,9 @@ use soci_core::units::{ByteRange, SpanId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
+use super::options::UNIT;
 use super::queue::Run;
-use super::{Class, Engine, UNIT, address, windows};
+use super::{Class, Engine, address, windows};
 use crate::doors;
 #[cfg(test)]
 use crate::doors::staged::{self, Planted, planted};

@@ -30,7 +30,7 @@ pub(super) struct Lane {
     of_layers: HashMap<usize, Arc<Semaphore>>,
     /// Readers' requests that one layer may have out.
     of_layer: usize,
-    /// Its part of what prefetch may have downloaded and not yet inflated, in [`super::UNIT`]s.
+    /// Its part of what prefetch may have downloaded and not yet inflated, in [`super::options::UNIT`]s.
     pub(super) buffer: Arc<Semaphore>,
     /// Readers' requests that wait for their first byte, and those whose bodies are arriving.
     pub(super) demand_waiting: usize,

@@ -16,21 +16,21 @@
 mod courtesy;
 mod fetch;
 mod lane;
+mod options;
 mod pace;
 mod queue;
+mod stream;
 mod throttle;
 mod windows;
 
 use std::collections::HashMap;
-use std::num::NonZeroU64;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use soci_core::units::SpanId;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use crate::doors;
@@ -39,16 +39,13 @@ use crate::span::spare::Spare;
 use crate::span::state::Claim;
 use crate::span::{Demand, SpanManager};
 use crate::telemetry::stats::Stats;
-use courtesy::Courtesy;
 use lane::Lane;
+pub use options::{BackgroundOptions, EngineOptions};
 use pace::Pace;
 pub use queue::Order;
 use queue::{Queue, Run};
+pub use stream::Stream;
 
-/// Bytes of a unit of the buffer.
-const UNIT: u64 = 1 << 10;
-/// How long a download ahead of readers waits for readers of the same host, before each piece.
-const GIVES_WAY: Duration = Duration::from_millis(250);
 /// With more hosts than this, those that have nothing out are forgotten, with what was measured.
 const MAX_LANES: usize = 256;
 
@@ -61,63 +58,6 @@ pub enum Class {
     Prefetch,
     /// The rest of a mounted layer.
     Background,
-}
-
-/// The slow fetch of everything that is not there yet.
-#[derive(Clone, Copy, Debug)]
-pub struct BackgroundOptions {
-    /// Pause after a new image was asked for.
-    pub silence: Duration,
-    /// One span each period, for the whole node.
-    pub period: Duration,
-}
-
-/// Settings of the engine.
-#[derive(Clone, Copy, Debug)]
-pub struct EngineOptions {
-    /// Readers' requests that may be out at once, at each host.
-    pub demand_requests: usize,
-    /// Prefetch requests that may be out at once, at each host, whatever the window.
-    pub prefetch_requests: usize,
-    /// Layers that prefetch may work on at once; 0 for no limit (upstream's `[prefetch] max_concurrency`).
-    pub prefetch_layers: usize,
-    /// Compressed bytes that one prefetch request joins at most.
-    pub join_bytes: u64,
-    /// Compressed bytes that prefetch may have downloaded and not yet inflated; one host has half of them at most.
-    pub buffer_bytes: u64,
-    /// Spans inflated at once for readers; ahead of them one fewer, if that is any.
-    pub inflate_threads: usize,
-    /// Compressed bytes a second that are asked for ahead of readers, on average: prefetch, packs and background together.
-    pub max_bandwidth: Option<NonZeroU64>,
-    /// The background class; `None` switches it off.
-    pub background: Option<BackgroundOptions>,
-}
-
-impl EngineOptions {
-    /// [`Self::buffer_bytes`] in [`UNIT`]s.
-    fn buffer_units(&self) -> u32 {
-        (self.buffer_bytes / UNIT).clamp(1, 1 << 30) as u32
-    }
-
-    /// Bytes ahead of readers that may be on their way without being waited for: what a quarter of a second may bring.
-    fn at_once(&self) -> u64 {
-        self.max_bandwidth.map_or(u64::MAX, |rate| rate.get() / 4)
-    }
-}
-
-impl Default for EngineOptions {
-    fn default() -> Self {
-        Self {
-            demand_requests: 64,
-            prefetch_requests: 16,
-            prefetch_layers: 0,
-            join_bytes: 8 << 20,
-            buffer_bytes: 128 << 20,
-            inflate_threads: std::thread::available_parallelism().map_or(2, usize::from),
-            max_bandwidth: None,
-            background: None,
-        }
-    }
 }
 
 /// The engine; clones share it.
@@ -168,70 +108,6 @@ impl Drop for Hold {
     fn drop(&mut self) {
         self.0.0.work.lock().holds -= 1;
         self.0.pump();
-    }
-}
-
-/// While it lives, the background class pauses: for a download ahead of readers that does not go through the queue.
-#[derive(Debug)]
-pub struct Stream {
-    engine: Engine,
-    host: Arc<str>,
-    courtesy: Mutex<Courtesy>,
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.engine.0.work.lock().streams -= 1;
-        self.engine.pump();
-    }
-}
-
-impl Stream {
-    /// Waits until no reader's bytes are arriving from its host, for a time: who reads for minutes shares the way then. A call
-    /// that is given up has waited for nothing.
-    pub async fn after_demand(&self) {
-        let engine = &self.engine.0;
-        let begun = Instant::now();
-        let limit = begun + self.courtesy.lock().left(begun).min(GIVES_WAY);
-        loop {
-            let mut over = pin!(engine.demand_over.notified());
-            over.as_mut().enable();
-            let now = Instant::now();
-            let busy = engine.work.lock().lanes.get(&self.host).and_then(|lane| lane.busy_until(now));
-            let Some(until) = busy.map(|until| until.min(limit)).filter(|until| *until > now) else {
-                self.courtesy.lock().waited += now - begun;
-                return;
-            };
-            let _ = tokio::time::timeout_at(until, over).await;
-        }
-    }
-
-    /// Waits until so many bytes more may be read ([`EngineOptions::max_bandwidth`]). What the network brings meanwhile waits in the
-    /// socket.
-    pub async fn paced(&self, bytes: u64) {
-        let engine = &self.engine.0;
-        let Some(rate) = engine.options.max_bandwidth else { return };
-        let now = Instant::now();
-        let wait = {
-            let mut work = engine.work.lock();
-            let wait = work.pace.wait(now);
-            work.pace.spend(rate, bytes, now);
-            wait
-        };
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
-    }
-
-    /// Bytes that may be read at first, before any are paid for by [`Stream::paced`].
-    pub fn at_once(&self) -> u64 {
-        self.engine.0.options.at_once()
-    }
-
-    /// The right to inflate something ahead of readers.
-    pub async fn inflate_turn(&self) -> Option<OwnedSemaphorePermit> {
-        // The engine's semaphores are never closed.
-        Arc::clone(&self.engine.0.inflate_ahead).acquire_owned().await.ok()
     }
 }
 
@@ -341,13 +217,6 @@ impl Engine {
     pub fn hold(&self) -> Hold {
         self.0.work.lock().holds += 1;
         Hold(self.clone())
-    }
-
-    /// Announces a download from `host` ahead of readers that does not go through the queue.
-    pub fn stream(&self, host: &str) -> Stream {
-        self.0.work.lock().streams += 1;
-        let courtesy = Mutex::new(Courtesy::new(Instant::now()));
-        Stream { engine: self.clone(), host: host.into(), courtesy }
     }
 
     /// Starts what may be started. Called after everything that changes the answer.

@@ -1,4 +1,4 @@
-//! One image on its way to being served: found once, shared by all who prepare its layers.
+//! One image, from its name to its layers. All who prepare its layers share one [`ImageContext`], and each fact is looked for once.
 //!
 //! State: results that succeeded, each in its own cell (single flight). A failure leaves the cell empty, so that a later caller
 //! tries again; what all layers need fails once for all of them ([`Found`]). The context keeps its layers alive until the [`crate::node::Node`] drops it for being idle; mounts keep
