@@ -382,8 +382,8 @@ impl SpanCache {
 
     /// Makes writes of data fail; gives what [`SpanCache::mend_data`] takes back.
     #[cfg(test)]
-    pub(crate) fn break_data(&mut self) -> File {
-        std::mem::replace(&mut self.data, File::open("/dev/null").expect("it is always there"))
+    pub(crate) fn break_data(&mut self, by: File) -> File {
+        std::mem::replace(&mut self.data, by)
     }
 
     #[cfg(test)]
@@ -446,6 +446,11 @@ fn push(parts: &mut Vec<(ByteRange, Held)>, part: ByteRange, held: Held) {
 /// The bytes of `part`, which lies in `bytes` at `offset`.
 fn slice(bytes: &[u8], offset: u64, part: ByteRange) -> &[u8] {
     &bytes[(part.start - offset) as usize..(part.end - offset) as usize]
+}
+
+/// Whether a write failed for want of space.
+pub(crate) fn is_for_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

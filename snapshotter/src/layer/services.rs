@@ -16,9 +16,9 @@ use soci_core::ztoc::Ztoc;
 use tokio::sync::watch;
 
 use super::{Layer, LayerError};
-use crate::cache::SpanCache;
 use crate::cache::bitmap::{BootId, Identity};
 use crate::cache::stored;
+use crate::cache::{SpanCache, is_for_space};
 use crate::engine::Engine;
 use crate::mounts::Mounts;
 use crate::span::room::Round;
@@ -80,7 +80,7 @@ impl Services {
     fn open_cache(&self, identity: Identity) -> io::Result<SpanCache> {
         let open = || SpanCache::open(&self.cache, identity, self.boot);
         match open() {
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            Err(error) if is_for_space(&error) => {
                 let goal = Goal { must: FOR_A_CACHE, may: 0 };
                 let given = self.make_room(goal, Round::MAX, &|layer| *layer == identity.layer);
                 tracing::warn!(layer = %identity.layer, given, "the disk is full: other layers have made room");

@@ -40,8 +40,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::away::away;
-use crate::cache::SpanCache;
 use crate::cache::bitmap::Identity;
+use crate::cache::{SpanCache, is_for_space};
 use crate::doors;
 #[cfg(test)]
 use crate::doors::staged::{Planted, planted};
@@ -412,7 +412,9 @@ impl SpanManager {
         let room = self.engine.room();
         match written {
             Ok(_) => room.wrote(bytes),
-            Err(_) => room.refused(),
+            Err(error) if is_for_space(error) => room.refused(),
+            // A disk that fails otherwise does not work better with less on it.
+            Err(_) => {}
         }
     }
 }

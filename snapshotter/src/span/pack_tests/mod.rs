@@ -6,6 +6,7 @@
 
 mod model;
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
@@ -101,6 +102,12 @@ impl Lab {
         }
     }
 
+    /// The span arrives and cannot be written.
+    fn fill_unwritten(&self, span: u32) {
+        let claim = self.manager.states().claim(SpanId(span)).unwrap();
+        self.manager.fill(claim, None, self.bytes(self.span(span))).unwrap();
+    }
+
     fn read(&self, range: ByteRange) -> Result<Vec<u8>, SpanError> {
         self.runtime.block_on(self.manager.read(range, range))
     }
@@ -127,6 +134,11 @@ impl Lab {
 /// The cache of a layer that nobody else has.
 fn cache_of(manager: &mut Arc<SpanManager>) -> &mut SpanCache {
     Arc::get_mut(&mut Arc::get_mut(manager).unwrap().cache).unwrap()
+}
+
+/// A file that refuses every write, for another reason than space.
+fn refuses() -> File {
+    File::open("/dev/null").unwrap()
 }
 
 /// In memory where that can be had: each cache that is closed syncs its files.
@@ -262,13 +274,23 @@ fn a_wrong_pack_that_races_with_spans_never_changes_what_was_checked() {
 fn a_reader_of_promised_bytes_is_woken_by_a_span_that_is_in_memory_alone() {
     let mut lab = Lab::new(FOREVER);
     let first = lab.span(0);
-    let broken = cache_of(&mut lab.manager).break_data();
+    let broken = cache_of(&mut lab.manager).break_data(refuses());
     drop(broken);
     lab.manager.promise(vec![first]);
     let reader = lab.waiting(first);
-    let claim = lab.manager.states().claim(SpanId(0)).unwrap();
-    lab.manager.fill(claim, None, lab.bytes(first)).unwrap();
+    lab.fill_unwritten(0);
     assert_eq!(lab.answer(reader).unwrap(), lab.bytes(first));
+}
+
+#[test]
+fn only_a_write_that_finds_no_space_asks_for_room() {
+    let full = File::options().read(true).write(true).open("/dev/full").unwrap();
+    for (by, asks) in [(refuses(), false), (full, true)] {
+        let mut lab = Lab::new(FOREVER);
+        drop(cache_of(&mut lab.manager).break_data(by));
+        lab.fill_unwritten(0);
+        assert_eq!(lab.manager.engine.room().measured(i64::MAX, 0), asks);
+    }
 }
 
 #[test]
@@ -276,9 +298,8 @@ fn a_full_disk_or_a_map_that_cannot_be_written_is_harmless() {
     let mut lab = Lab::new(FOREVER);
     let (first, second) = (lab.span(0), lab.span(1));
     {
-        let broken = cache_of(&mut lab.manager).break_data();
-        let claim = lab.manager.states().claim(SpanId(0)).unwrap();
-        lab.manager.fill(claim, None, lab.bytes(first)).unwrap();
+        let broken = cache_of(&mut lab.manager).break_data(refuses());
+        lab.fill_unwritten(0);
         assert_eq!(lab.read(first).unwrap(), lab.bytes(first), "from memory");
         assert!(lab.manager.states().is_unrequested(SpanId(0)), "it is fetched again when it has had to go");
         assert!(lab.manager.fill_packed(&[(first.start, lab.bytes(first))]).is_err());
