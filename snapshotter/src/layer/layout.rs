@@ -1,8 +1,8 @@
 //! Layouts: how a tree or an image answers for a layer in what the kernel keeps over a restart of the daemon, such as numbers of
 //! inodes, places in listings and in the image. No state lives here.
 //!
-//! What must always hold: a layout that was ever released answers for ever as it did then. Whatever changes an answer is a new
-//! layout, with a new version. It comes in two steps, so that neither an upgrade nor its way back breaks a container: a release
+//! What must always hold: a layout that was released answers as it did then, as long as it is on the list. Whatever changes an answer is
+//! a new layout, with a new version. It comes in two steps, so that neither an upgrade nor its way back breaks a container: a release
 //! that answers it, then one that mounts with it ([`LAYOUTS`]). An old one goes two releases after the last that mounted with it.
 
 use soci_core::digest::Digest;
