@@ -1,4 +1,4 @@
-//! Observe and decide: what a workload needs from its image, and in which order.
+//! Observe: what a workload reads of its image, and when.
 //!
 //! * [`rootfs`] unpacks an image's layers once each and mounts overlays of them.
 //! * [`workload`] runs a command on a root file system as an OCI runtime would.
@@ -7,9 +7,8 @@
 //! * [`directory`] does the same for a directory that is no image.
 //! * [`container`] understands containers that somebody else starts.
 //! * [`until`] knows when a recording is over; [`session`] is one recording, from start to sealed trace.
-//! * [`plan`] turns a trace into what to fetch first; [`report`] says what was seen.
-//! * [`export`] writes traces for other tools, [`import`] makes traces of what other tools wrote; [`escape`] is how both
-//!   write names that are no text.
+//!
+//! What is decided of a trace is the planner's.
 //!
 //! A library without terminal and environment: it prints nothing, installs no signal handlers and reads no variables.
 //! Whatever it mounts or starts is gone when the owning value is dropped.
@@ -17,11 +16,6 @@
 pub mod capture;
 pub mod container;
 pub mod directory;
-pub mod escape;
-pub mod export;
-pub mod import;
-pub mod plan;
-pub mod report;
 pub mod resolve;
 pub mod rootfs;
 pub mod session;

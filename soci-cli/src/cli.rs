@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    commands::{self, index, pack, prefetch, trace, ztoc},
+    commands::{self, index, pack, prefetch, profile, trace, ztoc},
     global::Global,
     help,
     output::scratch,
@@ -74,6 +74,9 @@ pub(crate) enum Command {
     /// Look into recordings, and exchange them with other tools.
     #[command(subcommand)]
     Trace(trace::Command),
+    /// Make, show, compare and rebase profiles of workloads.
+    #[command(subcommand)]
+    Profile(profile::Command),
     /// Run a container of an image, its layers served by a private snapshotter.
     Run(commands::run::Args),
     /// Check what this machine has and lacks for recording and for lazy starts.
@@ -119,6 +122,7 @@ impl Command {
             Self::Pack(command) => within(global, |global| command.run(global)),
             Self::Store(command) => within(global, |global| command.run(global)),
             Self::Trace(command) => within(global, |global| command.run(global)),
+            Self::Profile(command) => within(global, |global| command.run(global)),
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod coverage;
 pub mod digest;
 pub mod duration;
 pub mod error;
+pub mod escape;
 mod flat;
 #[cfg(feature = "testing")]
 pub mod fuzz;

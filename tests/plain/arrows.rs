@@ -44,7 +44,7 @@ fn sees_none_of(package: &str, forbidden: &[&str]) {
 #[test]
 fn soci_core_is_a_library_without_terminal_and_other_rooms() {
     let tools = ["aya", "fuser", "clap", "indicatif", "axum", "anyhow", "redb"];
-    let rooms = ["recorder", "recorder-ebpf", "snapshotter", "soci-cli", "xtask", "soci-tests"];
+    let rooms = ["planner", "recorder", "recorder-ebpf", "snapshotter", "soci-cli", "xtask", "soci-tests"];
     sees_none_of("soci-core", &[&tools[..], &rooms].concat());
 }
 
@@ -55,7 +55,14 @@ fn snapshotter_is_a_daemon_without_ebpf() {
 
 #[test]
 fn recorder_serves_no_grpc_and_keeps_no_database() {
-    sees_none_of("recorder", &["tonic", "axum", "redb", "snapshotter", "soci-cli", "clap"]);
+    sees_none_of("recorder", &["planner", "tonic", "axum", "redb", "snapshotter", "soci-cli", "clap"]);
+}
+
+#[test]
+fn planner_has_no_privileges_and_no_terminal() {
+    let tools = ["aya", "fuser", "clap", "indicatif", "axum", "anyhow", "redb"];
+    let rooms = ["recorder", "recorder-ebpf", "snapshotter", "soci-cli", "xtask"];
+    sees_none_of("planner", &[&tools[..], &rooms].concat());
 }
 
 #[test]

@@ -68,7 +68,7 @@ pub trait Capture: std::fmt::Debug {
     fn follow(&mut self, _pid: u32) {}
 
     /// Other names that the image shows of the files handed out, by the path of the accesses; as text, see
-    /// [`crate::escape`].
+    /// [`soci_core::escape`].
     fn links(&self) -> BTreeMap<String, Vec<String>> {
         BTreeMap::new()
     }

@@ -11,7 +11,6 @@ mod container_options;
 mod course;
 mod host_command;
 mod log;
-mod merged;
 mod output;
 mod recorded;
 mod recording;
@@ -38,7 +37,6 @@ pub use container_options::ContainerOptions;
 pub use course::{Rules, Verdict};
 use log::Log;
 pub use log::Progress;
-pub use merged::write_merged;
 pub use recorded::Recorded;
 pub use supervise::{Output, Supervisor};
 

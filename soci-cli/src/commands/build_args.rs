@@ -4,15 +4,16 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result, bail};
-use recorder::report::Flaw;
 use soci_core::{
     image::Image,
     index::{Event, IndexVersion, Settings, SkipReason, TraceSettings},
     pack::PackSettings,
     prefetch::{Chosen, Meaning, NotLocated, Plan, Selection},
-    trace::{Access, TraceReader},
 };
 
+use tokio::runtime::Handle;
+
+use super::evidence::{Evidence, Known};
 use super::pack_args::{self, PackArgs};
 use crate::{
     help::heading::{OUTPUT, PLANNING},
@@ -37,24 +38,19 @@ pub(crate) struct BuildArgs {
     #[arg(long, short = 'f')]
     force: bool,
     /// A file to prefetch, a directory (all files below it), or a pattern with *, **, ? and [a-z]. May be repeated.
-    #[arg(long, help_heading = PLANNING, value_name = "PATH", value_delimiter = ',')]
+    #[arg(long, help_heading = PLANNING, value_name = "PATH", value_delimiter = ',', conflicts_with = "evidence")]
     prefetch_file: Vec<String>,
     /// A file with a JSON array of paths to prefetch.
-    #[arg(long, help_heading = PLANNING, value_name = "FILE")]
+    #[arg(long, help_heading = PLANNING, value_name = "FILE", conflicts_with = "evidence")]
     prefetch_files_json: Option<String>,
     /// How paths to prefetch are looked up: in the merged image, following links and whiteouts; or as upstream's tool
     /// does, by the names in the tars of layers with a zTOC.
     #[arg(long, help_heading = PLANNING, value_name = "RULE", default_value = "image")]
     prefetch_compat: PrefetchCompat,
-    /// A recording of the workload: prefetch what it read, in the order in which it needed it. May be repeated, for several
-    /// recordings of one workload: what any of them read, at the earliest moment.
-    #[arg(long, help_heading = PLANNING, value_name = "FILE", conflicts_with_all = ["prefetch_file", "prefetch_files_json"])]
-    trace: Vec<String>,
-    /// Take a trace that may lack something: accesses were lost, its end is missing, or the page cache was warm.
-    #[arg(long, help_heading = PLANNING, requires = "trace")]
-    allow_incomplete: bool,
+    #[command(flatten)]
+    evidence: Evidence,
     /// Where spans begin: by upstream's rule, or also at the edges of what the trace needs.
-    #[arg(long, help_heading = PLANNING, value_name = "LAYOUT", default_value = "upstream", requires_if("trace", "trace"))]
+    #[arg(long, help_heading = PLANNING, value_name = "LAYOUT", default_value = "upstream", requires_if("trace", "evidence"))]
     span_layout: SpanLayout,
     /// With --span-layout trace: needed ranges that are at most this far apart share a span. (Each range costs two
     /// windows of 32 KiB in the zTOC, which is what a gap of 256 KiB costs when it compresses to a quarter.)
@@ -139,8 +135,7 @@ impl BuildArgs {
         }
         prefetch_files.retain(|path| !path.trim().is_empty());
         let span_gap = (self.span_layout == SpanLayout::Trace).then_some(self.span_gap);
-        let traced = !self.trace.is_empty();
-        let trace = traced.then(|| plan(&self.trace, self.allow_incomplete)).transpose()?;
+        let trace = self.evidence.is_given().then(|| TraceSettings { plan: Plan::default(), span_gap });
         Ok(Settings {
             version,
             span_size,
@@ -152,7 +147,7 @@ impl BuildArgs {
                 PrefetchCompat::Image => Selection::Image,
                 PrefetchCompat::Upstream => Selection::Upstream,
             },
-            trace: trace.map(|plan| TraceSettings { plan, span_gap }),
+            trace,
             fine: self.fine.then_some(self.fine_span_size),
         })
     }
@@ -162,35 +157,25 @@ impl BuildArgs {
         self.pack.settings(settings.trace.as_ref().map(|trace| &trace.plan))
     }
 
-    /// Says when a trace is of another image.
-    pub(crate) fn warn_about_other_image(&self, image: &Image) -> Result<()> {
-        warn_about_other_image(&self.trace, image)
+    /// Reads what is known of the workload. Nothing of it is bound to an image yet.
+    pub(crate) fn known(&self) -> Result<Option<Known>> {
+        self.evidence.read(self.pack.name())
     }
 }
 
-/// Says when a trace is of another image.
-pub(crate) fn warn_about_other_image(traces: &[String], image: &Image) -> Result<()> {
-    for path in traces {
-        match TraceReader::open(Path::new(path))?.header().manifest {
-            None => say!("note: trace {path} is of a directory: its paths are looked up in the image"),
-            Some(recorded) if recorded != image.manifest.digest => say!(
-                "warning: trace {path} was recorded on image manifest {recorded}, this one is {}: paths that differ are \
-                 left out",
-                image.manifest.digest
-            ),
-            Some(_) => {}
-        }
+/// The same settings, with what is known of the workload applied to an image.
+pub(crate) fn for_image(
+    settings: &Settings,
+    known: Option<&Known>,
+    image: &Image,
+    runtime: &Handle,
+    tell: &(dyn Fn(Event<'_>) + Sync),
+) -> Result<Settings> {
+    let mut settings = settings.clone();
+    if let (Some(trace), Some(known)) = (&mut settings.trace, known) {
+        trace.plan = known.plan_for(image, runtime, tell)?;
     }
-    Ok(())
-}
-
-/// What any of the traces needs. One that may lack something is refused, or with `allow_incomplete` warned about.
-pub(crate) fn plan(traces: &[String], allow_incomplete: bool) -> Result<Plan> {
-    let mut all = Vec::new();
-    for path in traces {
-        all.extend(accesses(Path::new(path), allow_incomplete)?);
-    }
-    Ok(recorder::plan::plan(&all))
+    Ok(settings)
 }
 
 /// The paths of a JSON list; `null` is an empty one.
@@ -221,30 +206,6 @@ fn listed(path: &Path) -> Result<Vec<String>> {
         count => say!("warning: {count} of the paths in {} are empty; they are left out", path.display()),
     }
     Ok(paths)
-}
-
-/// The accesses of a trace, for [`plan`].
-fn accesses(path: &Path, allow_incomplete: bool) -> Result<Vec<Access>> {
-    let read = || format!("cannot read trace {}", path.display());
-    let mut reader = TraceReader::open(path).with_context(read)?;
-    let accesses = reader.by_ref().collect::<Result<Vec<_>, _>>().with_context(read)?;
-    for flaw in Flaw::of(reader.header(), reader.tail()) {
-        let message = format!("trace {} is incomplete: {flaw}", path.display());
-        if !allow_incomplete {
-            return Err(
-                Hinted::new(message, "record again, or take it as it is with --allow-incomplete").into()
-            );
-        }
-        say!("warning: {message}");
-    }
-    if accesses.is_empty() {
-        return Err(Hinted::new(
-            format!("trace {} has no accesses", path.display()),
-            "record the workload again",
-        )
-        .into());
-    }
-    Ok(accesses)
 }
 
 /// Says what became of a layer, in the words of upstream's tool; warnings go to standard error.

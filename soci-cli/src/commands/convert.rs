@@ -4,6 +4,7 @@
 //! directory beside the destination; layers go straight from the source to the destination.
 
 use std::{
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -145,8 +146,9 @@ fn in_containerd(
         name: &destination,
         runtime: runtime.handle(),
         pack: pack.as_ref(),
+        plans: &HashMap::new(),
     };
-    let target = build(args, &source, false, &shop, runtime, tell)?;
+    let target = build(args, &source, false, shop, runtime, tell)?;
     runtime.block_on(leased.put_image(&destination, &target))?;
     Ok(target.digest)
 }
@@ -212,8 +214,9 @@ fn converted(
         name: source.name(),
         runtime: runtime.handle(),
         pack: pack.as_ref(),
+        plans: &HashMap::new(),
     };
-    build(args, source, true, &shop, runtime, tell)
+    build(args, source, true, shop, runtime, tell)
 }
 
 /// Converts, and gives what the result's name is to point to.
@@ -221,7 +224,7 @@ fn build(
     args: &Args,
     source: &ImageSource,
     only_present: bool,
-    shop: &Workshop<'_>,
+    shop: Workshop<'_>,
     runtime: &Runtime,
     tell: Tell<'_>,
 ) -> Result<Descriptor> {
@@ -239,11 +242,15 @@ fn build(
     for (platform, image) in named.iter().zip(&images) {
         sources::must_be_for(platform, image)?;
     }
-    for image in &images {
-        args.build.warn_about_other_image(image)?;
+    let mut plans = HashMap::new();
+    if let Some(known) = args.build.known()? {
+        for image in &images {
+            plans.insert(image.manifest.digest, known.plan_for(image, runtime.handle(), tell)?);
+        }
     }
+    let shop = Workshop { plans: &plans, ..shop };
     let names = original.names().to_vec();
-    let mut target = convert(original, &images, shop, tell)?;
+    let mut target = convert(original, &images, &shop, tell)?;
     if only_present {
         target.annotations.extend(names);
     }

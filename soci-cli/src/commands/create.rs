@@ -14,7 +14,7 @@ use soci_core::{
 use tokio::runtime::Runtime;
 
 use super::{
-    build_args::BuildArgs,
+    build_args::{BuildArgs, for_image},
     image_labels::{keep_indexes, keep_packs},
     made::{Built, Heard},
 };
@@ -48,21 +48,22 @@ struct Index {
 
 /// Creates one index for each platform.
 pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
-    let settings = args.build.settings(IndexVersion::V1)?;
+    let (settings, known) = (args.build.settings(IndexVersion::V1)?, args.build.known()?);
     let root = Root::open(global)?;
     let runtime = Runtime::new().context("cannot start the runtime")?;
     let (source, images) = runtime.block_on(args.image.resolve(&root))?;
     let store = root.store_for(&source)?;
     let progress = args.build.progress();
-    let pack = args.build.pack(&settings);
+    let mut purpose = None;
     let (mut built, mut fine, mut packs) = (Vec::new(), Vec::new(), Vec::new());
     let (heard, mut indexes) = (Heard::default(), Vec::new());
     for image in &images {
-        args.build.warn_about_other_image(image)?;
         let tell = |event: Event<'_>| {
             heard.hear(&event);
             args.build.tell(event, &progress);
         };
+        let settings = for_image(&settings, known.as_ref(), image, runtime.handle(), &tell)?;
+        let pack = args.build.pack(&settings);
         let report = build(image, &settings, &store, &root.artifacts, runtime.handle(), &tell)?;
         let of = image.manifest.digest;
         built.push((of, report.descriptor.digest));
@@ -73,6 +74,7 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
                 Destination { store: &store, beside: &[], artifacts, name: &image.reference, runtime };
             let made = pack::make(image, &image.manifest, Some(report.in_parts()), pack, place, &tell)?;
             packs.push((of, made.descriptor.digest));
+            purpose = Some(pack.purpose.clone());
         }
         indexes.push(Index {
             digest: report.descriptor.digest,
@@ -83,8 +85,8 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
     }
     keep_indexes(&source, &store, SOCI_INDEX_LABEL, &built)?;
     keep_indexes(&source, &store, FINE_INDEX_LABEL, &fine)?;
-    if let Some(pack) = &pack {
-        keep_packs(&store, source.name(), &pack.purpose, &packs)?;
+    if let Some(purpose) = &purpose {
+        keep_packs(&store, source.name(), purpose, &packs)?;
     }
     if args.build.json {
         out!("{}", json::pretty(&Made { image: source.name(), indexes })?);

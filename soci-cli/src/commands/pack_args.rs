@@ -13,7 +13,7 @@ use crate::{help::heading::PLANNING, output::progress::Progress, size};
 #[derive(Debug, clap::Args)]
 pub(crate) struct PackArgs {
     /// Also make a working-set pack: the bytes that the trace needs, in the order of need, in one blob.
-    #[arg(long, help_heading = PLANNING, requires = "trace")]
+    #[arg(long, help_heading = PLANNING, requires = "evidence")]
     pack: bool,
     /// Name of the workload; an image can have a pack for each of several. A pack takes the place of the image's one with
     /// the same name.
@@ -31,6 +31,11 @@ pub(crate) struct PackArgs {
 }
 
 impl PackArgs {
+    /// Name of the workload; empty when it has none.
+    pub(crate) fn name(&self) -> &str {
+        self.pack_name.as_deref().unwrap_or_default()
+    }
+
     /// Whether a pack was asked for.
     pub(crate) fn is_wanted(&self) -> bool {
         self.pack

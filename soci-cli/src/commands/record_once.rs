@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use indicatif::{HumanBytes, ProgressBar};
 use recorder::capture::Capture;
-use recorder::report::{Report, Stability, Summary};
+use planner::report::{Report, Stability, Summary};
 use recorder::resolve::Resolver;
 use recorder::rootfs::UnpackedLayer;
 use recorder::session::{self, Progress, Recorded, Rules, SessionError};

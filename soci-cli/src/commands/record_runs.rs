@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use recorder::session::{Recorded, write_merged};
+use planner::runs::write_merged;
+use recorder::session::Recorded;
 use soci_core::trace::Outcome;
 
 use super::partial_trace::{partial, publish};

@@ -1,6 +1,6 @@
 //! `soci report`: look at a recording, as text, as JSON, as a page.
 //!
-//! Translates only: what is shown is decided in `recorder::report`. The page is written beside its place and renamed,
+//! Translates only: what is shown is decided in `planner::report`. The page is written beside its place and renamed,
 //! so that nobody sees half of it.
 
 use std::cmp::Reverse;
@@ -9,8 +9,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use recorder::report::words::{bytes, printable, time};
-use recorder::report::{Report, page};
+use planner::report::words::{bytes, printable, time};
+use planner::report::{Report, page};
 
 use super::summary;
 use crate::output::place::{Overwrite, Pending};

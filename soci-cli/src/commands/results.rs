@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use recorder::plan;
+use planner::plan;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use soci_core::trace::TraceReader;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::HumanBytes;
-use recorder::report::words::{NOT_MEASURED, printable};
-use recorder::report::{Quantiles, Stability, Summary};
+use planner::report::words::{NOT_MEASURED, printable};
+use planner::report::{Quantiles, Stability, Summary};
 use serde::Serialize;
 use soci_core::trace::Outside;
 

@@ -12,7 +12,7 @@ pub mod output;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
@@ -26,6 +26,7 @@ use crate::{
     index::{self, BuildError, BuildReport, Companion, CompanionKind, Event, IndexVersion, Settings},
     media_type,
     pack::{self, PackBuildError, PackSettings, Purpose},
+    prefetch::Plan,
     store::{Artifacts, ContentStore, StoreError, image_index_labels, manifest_labels},
 };
 
@@ -82,6 +83,8 @@ pub struct Workshop<'a> {
     pub runtime: &'a Handle,
     /// Also a pack for each new manifest.
     pub pack: Option<&'a PackSettings>,
+    /// What to prefetch and pack of each image, by its manifest; it takes the place of the settings' plans.
+    pub plans: &'a HashMap<Digest, Plan>,
 }
 
 /// A manifest and what became of it.
@@ -111,14 +114,19 @@ pub fn convert(
     tell: &(dyn Fn(Event<'_>) + Sync),
 ) -> Result<Descriptor, ConvertError> {
     let Workshop { settings, store, artifacts, runtime, .. } = *workshop;
-    let settings = Settings { version: IndexVersion::V2, ..settings.clone() };
+    let mut settings = Settings { version: IndexVersion::V2, ..settings.clone() };
+    let mut pack = workshop.pack.cloned();
     let mut bound = Vec::new();
     let mut seen = HashSet::new();
     for image in images.iter().filter(|image| seen.insert(image.manifest.digest)) {
+        if let Some(plan) = workshop.plans.get(&image.manifest.digest) {
+            settings.trace.iter_mut().for_each(|trace| trace.plan.clone_from(plan));
+            pack.iter_mut().for_each(|pack| pack.plan.clone_from(plan));
+        }
         match index::build(image, &settings, store, artifacts, runtime, tell) {
             Ok(report) => {
                 let mut new = bind(image, &report, store)?;
-                if let Some(pack) = workshop.pack {
+                if let Some(pack) = &pack {
                     let place =
                         pack::Destination { store, beside: &[], artifacts, name: workshop.name, runtime };
                     let made = pack::make(image, &new.manifest, Some(report.in_parts()), pack, place, tell)?;

@@ -5,6 +5,7 @@
 
 mod builder;
 mod companion;
+mod contents;
 mod event;
 mod fine;
 mod in_parts;
@@ -19,6 +20,7 @@ mod told;
 
 pub use builder::build;
 pub use companion::{Companion, CompanionKind, companion_of};
+pub use contents::{FileDigest, file_digests};
 pub use event::Event;
 pub use in_parts::{InParts, fine_tables};
 pub use layer::{LayerBuildError, SkipReason};

@@ -86,7 +86,7 @@ pub(crate) struct Walked {
 
 /// Walks over a layer. An error that [`LayerBuildError::skips`] is of a layer that nobody can unpack.
 pub(crate) fn walk(layer: &Descriptor, bytes: impl Read) -> Result<Walked, LayerBuildError> {
-    let (mut parser, mut table) = (Parser::new(), Table { files: Vec::new(), in_parts: true });
+    let (mut parser, mut table) = (Parser::new(), Table::default());
     let (mut blocks, mut at) = (Vec::new(), 0);
     plain(layer, bytes, &mut |plain, ended| {
         at += plain.len() as u64;
@@ -212,9 +212,16 @@ pub(super) fn hug(needed: &[ByteRange], blocks: &[u64]) -> Vec<u64> {
     needed.iter().flat_map(|range| [before(range.start), range.end]).collect()
 }
 
-struct Table {
-    files: Vec<LayerFile>,
+/// The files of a layer's tar.
+pub(super) struct Table {
+    pub(super) files: Vec<LayerFile>,
     in_parts: bool,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { files: Vec::new(), in_parts: true }
+    }
 }
 
 impl Sink for Table {

@@ -53,7 +53,7 @@ use self::seen::Seen;
 use self::strangers::Strangers;
 use self::tree::Members;
 use super::{Capture, RawAccess};
-use crate::escape::escape;
+use soci_core::escape::escape;
 use crate::workload::Cgroup;
 
 /// Processes that can be tracked at the same time.

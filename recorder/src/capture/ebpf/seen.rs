@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use soci_core::units::ByteRange;
 
-use crate::plan::Coverage;
+use soci_core::coverage::Coverage;
 
 /// What is known of one file.
 #[derive(Debug)]

@@ -12,8 +12,9 @@ use soci_core::{
 use tokio::runtime::Runtime;
 
 use crate::{
-    commands::{build_args, image_labels::keep_packs, made, pack_args},
+    commands::{build_args, evidence::Evidence, image_labels::keep_packs, made, pack_args},
     global::Global,
+    hint::Hinted,
     output::{json, progress::Progress},
     root::Root,
     sources::ImageArgs,
@@ -25,12 +26,8 @@ use crate::{
 pub(crate) struct Args {
     #[command(flatten)]
     image: ImageArgs,
-    /// A recording of the workload. May be repeated, for several recordings of one workload: what any of them read.
-    #[arg(long, value_name = "FILE", required = true)]
-    trace: Vec<String>,
-    /// Take a trace that may lack something: accesses were lost, its end is missing, or the page cache was warm.
-    #[arg(long)]
-    allow_incomplete: bool,
+    #[command(flatten)]
+    evidence: Evidence,
     /// Name of the workload; an image can have a pack for each of several. A pack takes the place of the image's one with
     /// the same name.
     #[arg(long, alias = "pack-name", value_name = "NAME")]
@@ -60,9 +57,11 @@ struct Made<'a> {
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
-    let plan = build_args::plan(&args.trace, args.allow_incomplete)?;
+    let known = args.evidence.read(args.name.as_deref().unwrap_or_default())?;
+    let known = known.ok_or_else(|| {
+        Hinted::new("what the pack is for is not said", "give it a --trace or a --profile of the workload")
+    })?;
     let purpose = pack_args::purpose(args.name.as_ref(), &args.selector);
-    let settings = PackSettings { plan, budget: args.budget, purpose };
     let root = Root::open(global)?;
     let runtime = Runtime::new().context("cannot start the runtime")?;
     let (source, images) = runtime.block_on(args.image.resolve(&root))?;
@@ -75,7 +74,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     };
     let mut packs = Vec::new();
     for image in &images {
-        build_args::warn_about_other_image(&args.trace, image)?;
+        let plan = known.plan_for(image, runtime.handle(), &tell)?;
+        let settings = PackSettings { plan, budget: args.budget, purpose: purpose.clone() };
         let (index, fine) = (newest_index(&root, image)?, newest_fine_index(&root, image)?);
         let place = Destination {
             store: &store,
@@ -91,7 +91,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         let made = make(image, &image.manifest, in_parts, &settings, place, &tell)?;
         packs.push((image.manifest.digest, made.descriptor.digest));
     }
-    keep_packs(&store, source.name(), &settings.purpose, &packs)?;
+    keep_packs(&store, source.name(), &purpose, &packs)?;
     if args.json {
         out!("{}", json::pretty(&Made { image: source.name(), packs: heard.take().packs })?);
     } else if args.quiet {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use anyhow::Result;
 use indicatif::HumanBytes;
-use recorder::report::words::printable;
+use planner::report::words::printable;
 use serde::Serialize;
 use soci_core::{digest::Digest, pack::PackHead};
 

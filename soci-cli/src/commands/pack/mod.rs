@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use recorder::report::words::printable;
+use planner::report::words::printable;
 use soci_core::{
     digest::Digest,
     image::{Descriptor, Manifest},

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use indicatif::HumanBytes;
-use recorder::export::kind_name;
-use recorder::report::words::printable;
-use recorder::report::{Difference, Side};
+use planner::export::kind_name;
+use planner::report::words::printable;
+use planner::report::{Difference, Side};
 
 use crate::output::{json, stream::Results};
 

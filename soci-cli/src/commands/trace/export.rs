@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use recorder::export::{self, ExportError, Exported, Format};
+use planner::export::{self, ExportError, Exported, Format};
 
 use crate::output::place::{Overwrite, Pending};
 use crate::output::stream::Results;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use indicatif::HumanBytes;
-use recorder::report::Contents;
+use planner::report::Contents;
 
 use super::super::summary;
 use crate::output::{json, stream::Results};

@@ -67,7 +67,7 @@ fn open(path: &Path) -> Result<TraceReader> {
 
 /// Warns of what a trace that was read to its end may lack.
 fn warn_of_flaws(path: &Path, trace: &TraceReader) {
-    for flaw in recorder::report::Flaw::of(trace.header(), trace.tail()) {
+    for flaw in planner::report::Flaw::of(trace.header(), trace.tail()) {
         say!("warning: trace {}: {flaw}", path.display());
     }
 }

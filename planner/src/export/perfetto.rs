@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use soci_core::trace::{Access, Outcome, Process, Tail, TraceReader};
 
 use super::{ExportError, Exported, kind_name, phase_name};
-use crate::escape::escape;
+use soci_core::escape::escape;
 
 /// Thread ids of lanes after the first are this far apart: the kernel's largest pid.
 const LANE: u64 = 1 << 22;

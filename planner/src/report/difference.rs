@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 use soci_core::trace::{AccessKind, Tail, TraceError, TraceReader};
 use soci_core::units::ByteRange;
 
-use crate::escape::{escape, unescape};
+use soci_core::escape::{escape, unescape};
 use crate::export::kind_name;
 use crate::plan::Coverage;
 

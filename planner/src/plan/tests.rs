@@ -77,3 +77,18 @@ fn only_pages_not_seen_before_are_planned() {
     assert_eq!(planned(&trace), expected.map(owned));
     assert!(plan(&[]).items.is_empty());
 }
+
+#[test]
+fn a_file_that_is_read_for_long_keeps_nobody_waiting() {
+    // One file is read in small steps for 1.6 s; another one is needed at 0.3 s.
+    let long = (0..400).map(|step| access(step * 4, "big", step * 65536, 65536));
+    let mut trace: Vec<_> = long.collect();
+    trace.push(access(300, "small", 0, 4096));
+    let items = planned(&trace);
+    let at = items.iter().position(|item| item.0 == "small").unwrap();
+    let before: u64 = items[..at].iter().map(|item| item.2 - item.1).sum();
+    assert!(before <= (310 / 4 + 1) * 65536, "{before} bytes come before what is needed at 0.3 s");
+    assert!(items.is_sorted_by_key(|item| item.3));
+    let all: u64 = items.iter().map(|item| item.2 - item.1).sum();
+    assert_eq!(all, 400 * 65536 + 4096);
+}

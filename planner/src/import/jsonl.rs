@@ -11,7 +11,7 @@ use soci_core::trace::{Access, AccessKind, Phase, Process, TraceError};
 
 use super::lines::Lines;
 use super::{Collector, ImportError, Use, shared};
-use crate::escape::unescape;
+use soci_core::escape::unescape;
 use crate::export::Row;
 
 pub(super) fn read(lines: &mut Lines<'_>, out: &mut Collector<'_>) -> Result<(), ImportError> {

@@ -11,9 +11,9 @@ use soci_core::digest::Digest;
 use soci_core::trace::{Access, LayerRef, TraceReader};
 
 use super::{ExportError, Exported, kind_name, phase_name};
-use crate::escape::escape;
+use soci_core::escape::escape;
 
-/// One access as text. Names are escaped as [`crate::escape`] says.
+/// One access as text. Names are escaped as [`soci_core::escape`] says.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Row<'a> {

@@ -1,8 +1,9 @@
 //! What to fetch ahead, and in which order: a trace turned into needed file ranges by the time of their first need.
 //!
-//! Accesses come one after the other; a plan holds longer ranges. Two accesses become one range when the
-//! second starts where the first ended and comes at most [`SAME_NEED_NS`] later, so that a file that is read slowly
-//! stays in as many pieces as it has deadlines. Every page is in one range only: that of its first need.
+//! Accesses come one after the other; a plan holds longer ranges. An access continues a range when it starts where the range ends
+//! and comes at most [`SAME_NEED_NS`] after the range's *first* need, so that a file that is read slowly stays in as many pieces
+//! as it has deadlines, and no need waits for more than that time of another file's later needs. Every page is in one range only:
+//! that of its first need.
 //!
 //! What the kernel only mapped beside a fault may never be touched: within the start, and again within the tail after
 //! readiness, it comes behind everything that was asked for, so that a guess never delays a need.
@@ -11,53 +12,90 @@ use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use soci_core::escape::{escape, unescape};
 use soci_core::prefetch::{Plan, PlanItem};
 use soci_core::trace::{Access, AccessKind, Phase, Tail};
 use soci_core::units::ByteRange;
-
-use crate::escape::{escape, unescape};
 
 mod merge;
 
 pub use merge::{merge, merge_ends};
 pub use soci_core::coverage::Coverage;
 
-/// Accesses that follow each other within this time are one need.
+/// Accesses to a range that come within this time of its first one are one need.
 pub const SAME_NEED_NS: u64 = 10_000_000;
 
 /// Bytes of a page of the page cache.
 const PAGE: u64 = 4096;
 
-/// The needed ranges of a recording's accesses in whole pages, first need first. Accesses may come in any order.
-pub fn plan<'a>(accesses: impl IntoIterator<Item = &'a Access>) -> Plan {
-    let mut accesses: Vec<&Access> = accesses.into_iter().collect();
-    accesses.sort_by_key(|access| (access.phase == Phase::Tail, access.kind == AccessKind::Map, access.t_ns));
-    let mut items: Vec<PlanItem> = Vec::new();
-    let mut must_have = 0;
-    let mut files: HashMap<Arc<[u8]>, Planned> = HashMap::new();
-    for access in accesses {
-        let asked_for = access.phase != Phase::Tail && access.kind != AccessKind::Map;
-        let file = files.entry(Arc::clone(&access.path)).or_default();
-        for range in file.covered.add(pages(access)) {
-            let open = file.open.filter(|open| {
-                // Behind the needs time begins anew with the guesses: those open no range of a need.
-                let later = access.t_ns.checked_sub(open.last_ns);
-                items[open.item].range.end == range.start && later.is_some_and(|later| later <= SAME_NEED_NS)
-            });
-            let item = if let Some(open) = open {
-                items[open.item].range.end = range.end;
-                open.item
-            } else {
-                items.push(PlanItem { path: Arc::clone(&access.path), range, first_need_ns: access.t_ns });
-                items.len() - 1
-            };
-            file.open = Some(Open { item, last_ns: access.t_ns });
-        }
-        if asked_for {
-            must_have = items.len();
+/// How sure a need is, and how soon it comes: the order in which needs are fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Asked for before the workload was ready.
+    Start,
+    /// Mapped before the workload was ready, perhaps never touched.
+    StartGuess,
+    /// Asked for after the workload was ready.
+    Tail,
+    /// Mapped after the workload was ready.
+    TailGuess,
+}
+
+impl Class {
+    fn of(access: &Access) -> Self {
+        match (access.phase == Phase::Tail, access.kind == AccessKind::Map) {
+            (false, false) => Self::Start,
+            (false, true) => Self::StartGuess,
+            (true, false) => Self::Tail,
+            (true, true) => Self::TailGuess,
         }
     }
-    Plan { items, must_have }
+}
+
+/// A range of a file that was needed in one run, at the moment of its first need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirstNeed {
+    /// Path in the image, without a leading slash.
+    pub path: Arc<[u8]>,
+    /// Whole pages; the last one may reach over the file's end.
+    pub range: ByteRange,
+    /// Nanoseconds since the start of the workload.
+    pub t_ns: u64,
+    /// How it was needed.
+    pub class: Class,
+}
+
+/// The needed ranges of a recording's accesses in whole pages, first need first. Accesses may come in any order.
+pub fn plan<'a>(accesses: impl IntoIterator<Item = &'a Access>) -> Plan {
+    let needs = first_needs(accesses);
+    let must_have = needs.iter().take_while(|need| need.class == Class::Start).count();
+    let item = |need: FirstNeed| PlanItem { path: need.path, range: need.range, first_need_ns: need.t_ns };
+    Plan { items: needs.into_iter().map(item).collect(), must_have }
+}
+
+/// The same, with how each range was needed: by class, and within it by time.
+pub fn first_needs<'a>(accesses: impl IntoIterator<Item = &'a Access>) -> Vec<FirstNeed> {
+    let mut accesses: Vec<&Access> = accesses.into_iter().collect();
+    accesses.sort_by_key(|access| (Class::of(access), access.t_ns));
+    let mut needs: Vec<FirstNeed> = Vec::new();
+    let mut files: HashMap<Arc<[u8]>, Planned> = HashMap::new();
+    for access in accesses {
+        let class = Class::of(access);
+        let file = files.entry(Arc::clone(&access.path)).or_default();
+        for range in file.covered.add(pages(access)) {
+            let open = file.open.filter(|&open| {
+                let need = &needs[open];
+                need.range.end == range.start && need.class == class && access.t_ns - need.t_ns <= SAME_NEED_NS
+            });
+            if let Some(open) = open {
+                needs[open].range.end = range.end;
+            } else {
+                file.open = Some(needs.len());
+                needs.push(FirstNeed { path: Arc::clone(&access.path), range, t_ns: access.t_ns, class });
+            }
+        }
+    }
+    needs
 }
 
 /// The pages that an access needs: the page cache asks a file system for whole pages, whatever was read of them. The last
@@ -105,14 +143,8 @@ pub fn all_names(paths: &[Arc<[u8]>], tail: Option<&Tail>) -> Vec<Arc<[u8]>> {
 #[derive(Debug, Default)]
 struct Planned {
     covered: Coverage,
-    open: Option<Open>,
-}
-
-/// The range of a file that the next access may still extend.
-#[derive(Debug, Clone, Copy)]
-struct Open {
-    item: usize,
-    last_ns: u64,
+    /// The need that the next access may still extend.
+    open: Option<usize>,
 }
 
 #[cfg(test)]
