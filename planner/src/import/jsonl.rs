@@ -11,8 +11,8 @@ use soci_core::trace::{Access, AccessKind, Phase, Process, TraceError};
 
 use super::lines::Lines;
 use super::{Collector, ImportError, Use, shared};
-use soci_core::escape::unescape;
 use crate::export::Row;
+use soci_core::escape::unescape;
 
 pub(super) fn read(lines: &mut Lines<'_>, out: &mut Collector<'_>) -> Result<(), ImportError> {
     let mut processes: HashSet<Arc<Process>> = HashSet::new();

@@ -85,7 +85,9 @@ pub fn first_needs<'a>(accesses: impl IntoIterator<Item = &'a Access>) -> Vec<Fi
         for range in file.covered.add(pages(access)) {
             let open = file.open.filter(|&open| {
                 let need = &needs[open];
-                need.range.end == range.start && need.class == class && access.t_ns - need.t_ns <= SAME_NEED_NS
+                need.range.end == range.start
+                    && need.class == class
+                    && access.t_ns - need.t_ns <= SAME_NEED_NS
             });
             if let Some(open) = open {
                 needs[open].range.end = range.end;

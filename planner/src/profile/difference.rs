@@ -45,7 +45,8 @@ impl Difference {
                 difference.changes.push(Change { path: Arc::clone(path), lost, gained, later_us });
             }
         }
-        let order = |change: &Change| (std::cmp::Reverse(change.lost + change.gained), Arc::clone(&change.path));
+        let order =
+            |change: &Change| (std::cmp::Reverse(change.lost + change.gained), Arc::clone(&change.path));
         difference.changes.sort_by_key(order);
         difference
     }

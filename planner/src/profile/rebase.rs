@@ -98,7 +98,8 @@ impl Profile {
         let taken: HashSet<&Arc<[u8]>> = self.files.keys().collect();
         for (path, file) in &self.files {
             let found = find(path, file, inventory, &taken);
-            let amount = coverages.by_fate.entry(found.as_ref().map_or(Fate::Gone, |found| found.fate)).or_default();
+            let amount =
+                coverages.by_fate.entry(found.as_ref().map_or(Fate::Gone, |found| found.fate)).or_default();
             amount.files += 1;
             amount.bytes += bytes(file, |_| true);
             amount.must_have += bytes(file, |need| need.class == Class::Start);
@@ -112,7 +113,8 @@ impl Profile {
             match found.fate {
                 Fate::Changed => {
                     let old = file.content.map(|content| content.size);
-                    into.needs.extend(file.needs.iter().filter_map(|need| carry(need, old, found.content.size)));
+                    into.needs
+                        .extend(file.needs.iter().filter_map(|need| carry(need, old, found.content.size)));
                 }
                 _ => into.needs.extend(&file.needs),
             }
@@ -143,7 +145,8 @@ struct Found {
 
 fn find(path: &Arc<[u8]>, file: &File, inventory: &Inventory, taken: &HashSet<&Arc<[u8]>>) -> Option<Found> {
     let here = inventory.content(path);
-    let found = |path: &Arc<[u8]>, content, fate, trust| Some(Found { path: Arc::clone(path), content, fate, trust });
+    let found =
+        |path: &Arc<[u8]>, content, fate, trust| Some(Found { path: Arc::clone(path), content, fate, trust });
     let Some(known) = file.content else {
         return here.and_then(|content| found(path, content, Fate::Kept, UNKNOWN));
     };
@@ -241,7 +244,8 @@ mod tests {
     }
 
     fn file(content: Content, needs: &[(u64, u64)]) -> File {
-        let needs = needs.iter().map(|&(start, end)| Need { start, end, run: 0, t_us: start, class: Class::Start });
+        let needs =
+            needs.iter().map(|&(start, end)| Need { start, end, run: 0, t_us: start, class: Class::Start });
         File { content: Some(content), trust: Trust::FULL, needs: needs.collect() }
     }
 
@@ -306,7 +310,8 @@ mod tests {
         let (a, b) = (content("1", 300_000), content("2", 300_000));
         let before = profile(vec![("v1/x", file(a, &[(0, 8192)])), ("v2/x", file(b, &[(4096, 12288)]))]);
         // Both contents are gone; only one file of their shape is there.
-        let (after, coverages) = before.rebase(Source::default(), &inventory(&[("v3/x", content("3", 300_000))]));
+        let (after, coverages) =
+            before.rebase(Source::default(), &inventory(&[("v3/x", content("3", 300_000))]));
         let all: u64 = needs(&after, "v3/x").iter().map(|(start, end)| end - start).sum();
         assert_eq!((all, coverages.by_fate[&Fate::Changed].files), (12288, 2));
         assert_eq!(Profile::read(&after.to_bytes()).unwrap(), after);

@@ -143,8 +143,7 @@ impl Profile {
                     last.range.end = support.range.end;
                     continue;
                 }
-                let item =
-                    PlanItem { path: Arc::clone(path), range: support.range, first_need_ns: t_ns };
+                let item = PlanItem { path: Arc::clone(path), range: support.range, first_need_ns: t_ns };
                 items.push((support.class, item));
             }
             left_out.files += usize::from(items.len() == before);

@@ -157,7 +157,9 @@ fn profiles_of_two_workloads_are_not_one() {
     let one = run(1, &[access(1, "a", 0, 1)]);
     let mut other = run(2, &[access(1, "a", 0, 1)]);
     other.workload = "worker".to_owned();
-    assert!(matches!(Profile::merge([one, other]), Err(ProfileError::Workloads(a, b)) if a == "web" && b == "worker"));
+    assert!(
+        matches!(Profile::merge([one, other]), Err(ProfileError::Workloads(a, b)) if a == "web" && b == "worker")
+    );
     assert!(Profile::merge([]).unwrap().is_none());
 }
 

@@ -12,9 +12,9 @@ use serde::{Serialize, Serializer};
 use soci_core::trace::{AccessKind, Tail, TraceError, TraceReader};
 use soci_core::units::ByteRange;
 
-use soci_core::escape::{escape, unescape};
 use crate::export::kind_name;
 use crate::plan::Coverage;
+use soci_core::escape::{escape, unescape};
 
 /// From the strongest to the weakest.
 const KINDS: [AccessKind; 4] = [AccessKind::Read, AccessKind::Fault, AccessKind::Exec, AccessKind::Map];

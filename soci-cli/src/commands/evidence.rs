@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use planner::profile::{Content, Coverages, Fate, Inventory, LeftOut, Profile, ProfileError, Source, Threshold};
+use planner::profile::{
+    Content, Coverages, Fate, Inventory, LeftOut, Profile, ProfileError, Source, Threshold,
+};
 use planner::report::Flaw;
 use planner::report::words::printable;
 use soci_core::{
@@ -49,7 +51,9 @@ fn threshold(text: &str) -> Result<Rule, String> {
         return Ok(Rule(Threshold::Any));
     }
     let bound = text.parse().ok().filter(|bound| (0.0..=1.0).contains(bound));
-    bound.map(|bound| Rule(Threshold::Bound(bound))).ok_or_else(|| format!("{text:?} is neither any nor 0 to 1"))
+    bound
+        .map(|bound| Rule(Threshold::Bound(bound)))
+        .ok_or_else(|| format!("{text:?} is neither any nor 0 to 1"))
 }
 
 /// What was read.
@@ -62,7 +66,10 @@ pub(crate) struct Known {
 #[derive(Debug, Clone)]
 enum What {
     /// One recording, as it is.
-    Trace { plan: Plan, path: PathBuf },
+    Trace {
+        plan: Plan,
+        path: PathBuf,
+    },
     Profile(Profile),
 }
 
@@ -148,7 +155,10 @@ impl Known {
         if planned.left_out != LeftOut::default() {
             let LeftOut { files, bytes } = planned.left_out;
             let bytes = indicatif::HumanBytes(bytes);
-            say!("note: {bytes} that few of {} runs have needed are left out, and {files} files", profile.runs().len());
+            say!(
+                "note: {bytes} that few of {} runs have needed are left out, and {files} files",
+                profile.runs().len()
+            );
         }
         Ok(planned.plan)
     }
@@ -168,9 +178,11 @@ pub(crate) fn inventory(
     tell: &(dyn Fn(Event<'_>) + Sync),
 ) -> Result<Inventory> {
     let files = index::file_digests(image, runtime, tell).context("cannot read the files of the image")?;
-    Ok(Inventory::new(files.into_iter().map(|file| {
-        (Arc::from(file.path), Content { size: file.size, digest: file.digest })
-    })))
+    Ok(Inventory::new(
+        files
+            .into_iter()
+            .map(|file| (Arc::from(file.path), Content { size: file.size, digest: file.digest })),
+    ))
 }
 
 /// The image, as profiles name one.

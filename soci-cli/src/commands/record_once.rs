@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use indicatif::{HumanBytes, ProgressBar};
-use recorder::capture::Capture;
 use planner::report::{Report, Stability, Summary};
+use recorder::capture::Capture;
 use recorder::resolve::Resolver;
 use recorder::rootfs::UnpackedLayer;
 use recorder::session::{self, Progress, Recorded, Rules, SessionError};

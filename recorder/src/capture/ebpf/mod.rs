@@ -53,8 +53,8 @@ use self::seen::Seen;
 use self::strangers::Strangers;
 use self::tree::Members;
 use super::{Capture, RawAccess};
-use soci_core::escape::escape;
 use crate::workload::Cgroup;
+use soci_core::escape::escape;
 
 /// Processes that can be tracked at the same time.
 pub const TRACKED_MAX: u32 = recorder_ebpf::TRACKED_MAX;

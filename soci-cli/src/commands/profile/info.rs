@@ -42,7 +42,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn text(profile: &Profile) -> String {
     let mut text = String::new();
-    let workload = if profile.workload.is_empty() { "-".to_owned() } else { printable(profile.workload.as_bytes()) };
+    let workload =
+        if profile.workload.is_empty() { "-".to_owned() } else { printable(profile.workload.as_bytes()) };
     let planned = profile.plan(Threshold::default());
     let all = profile.bytes();
     let known = profile.files().filter(|(_, file)| file.content.is_some()).count();
@@ -52,20 +53,40 @@ fn text(profile: &Profile) -> String {
         let _ = writeln!(text, "manifest:   {manifest}");
     }
     let _ = writeln!(text, "files:      {} ({known} with their contents known)", profile.files().len());
-    let _ = writeln!(text, "bytes:      {} in any run, {} worth to be fetched ahead", HumanBytes(all),
-        HumanBytes(all - planned.left_out.bytes));
+    let _ = writeln!(
+        text,
+        "bytes:      {} in any run, {} worth to be fetched ahead",
+        HumanBytes(all),
+        HumanBytes(all - planned.left_out.bytes)
+    );
     for run in profile.runs() {
-        let ready = run.ready_us.map_or_else(|| "never ready".to_owned(), |us| format!("ready after {}", time(us * 1000)));
-        let _ = writeln!(text, "run:        {}  {}  {ready}", printable(run.started_at.as_bytes()), printable(run.engine.as_bytes()));
+        let ready = run
+            .ready_us
+            .map_or_else(|| "never ready".to_owned(), |us| format!("ready after {}", time(us * 1000)));
+        let _ = writeln!(
+            text,
+            "run:        {}  {}  {ready}",
+            printable(run.started_at.as_bytes()),
+            printable(run.engine.as_bytes())
+        );
     }
     let _ = writeln!(text, "first:      {:>10} {:>12} {:>5}  file", "at", "bytes", "runs");
     for item in planned.plan.items.iter().take(FILES) {
         let runs = profile.files().find(|(path, _)| **path == item.path).map_or(0, |(_, file)| {
-            file.support().iter().filter(|part| part.range.start >= item.range.start && part.range.end <= item.range.end)
-                .map(|part| part.runs).max().unwrap_or(0)
+            file.support()
+                .iter()
+                .filter(|part| part.range.start >= item.range.start && part.range.end <= item.range.end)
+                .map(|part| part.runs)
+                .max()
+                .unwrap_or(0)
         });
-        let _ = writeln!(text, "            {:>10} {:>12} {runs:>5}  {}", time(item.first_need_ns),
-            HumanBytes(item.range.len()).to_string(), printable(&item.path));
+        let _ = writeln!(
+            text,
+            "            {:>10} {:>12} {runs:>5}  {}",
+            time(item.first_need_ns),
+            HumanBytes(item.range.len()).to_string(),
+            printable(&item.path)
+        );
     }
     if planned.plan.items.len() > FILES {
         let _ = writeln!(text, "            and {} more (--json has all)", planned.plan.items.len() - FILES);

@@ -19,8 +19,10 @@ use crate::output::place::{Overwrite, Pending};
 pub(crate) enum Command {
     /// Make one profile of traces and other profiles.
     #[command(visible_alias = "merge")]
-    #[command(after_help = "Examples:\n  soci profile create --trace web.1.trace --trace web.2.trace -o web.profile\n  \
-        soci profile create --profile web.profile --trace new.trace --image registry.example.com/app:v2 -o web.profile --overwrite")]
+    #[command(
+        after_help = "Examples:\n  soci profile create --trace web.1.trace --trace web.2.trace -o web.profile\n  \
+        soci profile create --profile web.profile --trace new.trace --image registry.example.com/app:v2 -o web.profile --overwrite"
+    )]
     Create(create::Args),
     /// Show what a profile has.
     #[command(after_help = "Example:\n  soci profile info web.profile")]
@@ -29,7 +31,9 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  soci profile diff v1.profile v2.profile")]
     Diff(diff::Args),
     /// Apply a profile of one build to another image.
-    #[command(after_help = "Example:\n  soci profile rebase web.profile registry.example.com/app:v2 -o v2.profile")]
+    #[command(
+        after_help = "Example:\n  soci profile rebase web.profile registry.example.com/app:v2 -o v2.profile"
+    )]
     Rebase(rebase::Args),
 }
 
@@ -62,7 +66,8 @@ impl Output {
     fn write(&self, profile: &Profile) -> Result<()> {
         let pending = Pending::new(&self.output, self.overwrite.is_on())?;
         let write = || format!("cannot write {}", self.output.display());
-        let mut file = std::fs::File::options().write(true).truncate(true).open(pending.path()).with_context(write)?;
+        let mut file =
+            std::fs::File::options().write(true).truncate(true).open(pending.path()).with_context(write)?;
         file.write_all(&profile.to_bytes()).with_context(write)?;
         drop(file);
         pending.finish()

@@ -68,7 +68,10 @@ pub(crate) fn run(args: &Args, _: &Global) -> Result<()> {
     }
     match args.min_coverage {
         Some(least) if coverages.share() < least => Err(Hinted::new(
-            format!("only {:.1} % of what is needed before readiness is known to be right", coverages.share() * 100.0),
+            format!(
+                "only {:.1} % of what is needed before readiness is known to be right",
+                coverages.share() * 100.0
+            ),
             "record the workload on this image",
         )
         .into()),

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use soci_core::escape::escape;
 use planner::export::{kind_name, phase_name};
+use soci_core::escape::escape;
 
 use crate::output::stream::Results;
 

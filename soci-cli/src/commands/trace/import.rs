@@ -5,8 +5,8 @@ use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use soci_core::escape::escape;
 use planner::import::{self, Format, ImageFiles, Imported, Target};
+use soci_core::escape::escape;
 use soci_core::image::{Image, ImageSource, Platform};
 use soci_core::index;
 use soci_core::trace::LayerRef;
