@@ -13,6 +13,7 @@
 
 mod away;
 mod blocking;
+pub mod boot;
 pub mod cache;
 pub mod config;
 pub mod daemon;

@@ -15,6 +15,7 @@ mod daemon_disk;
 mod daemon_fairness;
 mod daemon_hostile;
 mod daemon_outage;
+mod daemon_power;
 mod daemon_prepare;
 mod daemon_scale;
 mod daemon_takedown;

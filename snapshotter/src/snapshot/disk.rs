@@ -47,6 +47,11 @@ pub(super) fn create(dirs: &Directories, chain: &Chain) -> Result<()> {
     fs::rename(&first, &last).map_err(failed)
 }
 
+/// Makes the `fs` of a committed snapshot, if it is not there: a machine that went down may have forgotten it.
+pub(super) fn make_again(fs: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(fs)
+}
+
 /// User and group of a directory. The kernel answers from memory: this process may be the one that it would have to ask.
 fn owner(path: &Path) -> io::Result<(u32, u32)> {
     let status = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::UID | StatxFlags::GID)?;

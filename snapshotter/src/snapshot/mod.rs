@@ -9,6 +9,7 @@
 
 mod database;
 mod disk;
+mod durable;
 mod error;
 mod filter;
 pub mod labels;
@@ -44,10 +45,12 @@ pub use record::{Chain, Info, Kind, Labels, SnapshotId, Usage};
 pub use serving::SnapshotStats;
 
 use crate::blocking::blocking;
+use crate::boot::BootId;
 use crate::mounts::Keep;
 use crate::node::Node;
 use crate::storage::Needed;
 use crate::unpack::Unpacker;
+use durable::Unsynced;
 use restore::Need;
 use serving::Serving;
 use turns::Turns;
@@ -79,6 +82,8 @@ pub struct Snapshotter {
     unpacker: Arc<Unpacker>,
     serving: Serving,
     turns: Turns,
+    boot: BootId,
+    unsynced: Unsynced,
     counters: Arc<SnapshotStats>,
 }
 
@@ -113,6 +118,8 @@ impl Snapshotter {
             unpacker,
             serving: Serving::default(),
             turns: Turns::default(),
+            boot: BootId::current(),
+            unsynced: Unsynced::default(),
             counters,
         })
     }
@@ -139,7 +146,7 @@ impl Snapshotter {
     pub fn commit(&self, key: &str, name: &str, labels: Labels) -> Result<()> {
         let id = self.metadata.stat(key)?.0;
         let usage = self.measure(id)?;
-        self.metadata.commit(key, name, usage, labels)
+        self.metadata.commit(key, name, usage, labels, None)
     }
 
     /// Removes a snapshot that has no children, with its directory and mount.

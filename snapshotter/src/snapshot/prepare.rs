@@ -21,6 +21,7 @@ use super::record::{Chain, Kind, Labels, Usage};
 use super::serving::Missing;
 use super::{Lasts, Snapshotter};
 use crate::blocking::blocking;
+use crate::boot::BootId;
 use crate::image::{ImageContext, LayerState};
 use crate::layer::Layer;
 
@@ -204,7 +205,7 @@ impl Snapshotter {
         }
         image.settle().await;
         self.serving.mounted(id, mount);
-        if let Err(error) = self.commit_layer(job, Usage::default(), labels).await {
+        if let Err(error) = self.commit_layer(job, Usage::default(), labels, None).await {
             if let Some(mounted) = self.serving.forget(id) {
                 let mounts = Arc::clone(self.node.mounts());
                 blocking(move || mounts.unmount(&mounted)).await;
@@ -232,15 +233,22 @@ impl Snapshotter {
         };
         let mut labels = job.labels.clone();
         labels.insert(labels::HAS_INDEX.to_owned(), "true".to_owned());
-        self.commit_layer(job, usage, labels).await?;
+        self.commit_layer(job, usage, labels, Some(self.boot)).await?;
+        self.sync_later(job.chain.id);
         self.counters.whole_layers.inc();
         info!(key = job.key, layer = %digest, "local-snapshot-prepared" = "true", "layer was pulled and unpacked");
         Ok(Outcome::Committed)
     }
 
-    async fn commit_layer(self: &Arc<Self>, job: &LayerJob, usage: Usage, labels: Labels) -> Result<()> {
+    async fn commit_layer(
+        self: &Arc<Self>,
+        job: &LayerJob,
+        usage: Usage,
+        labels: Labels,
+        written: Option<BootId>,
+    ) -> Result<()> {
         let (this, key, target) = (Arc::clone(self), job.key.clone(), job.target.clone());
-        blocking(move || this.metadata.commit(&key, &target, usage, labels)).await
+        blocking(move || this.metadata.commit(&key, &target, usage, labels, written)).await
     }
 
     /// The runtime downloads and unpacks the layer into the mounts.

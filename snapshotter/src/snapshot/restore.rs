@@ -82,6 +82,8 @@ impl Snapshotter {
     /// belongs to a connection that has ended is unmounted.
     pub async fn restore(self: &Arc<Self>) -> Result<()> {
         let this = Arc::clone(self);
+        blocking(move || this.find_unsynced()).await?;
+        let this = Arc::clone(self);
         let left = blocking(move || this.find_left()).await?;
         if left.is_empty() {
             return Ok(());
@@ -195,6 +197,10 @@ impl Snapshotter {
     ) -> Result<()> {
         let _turn = self.turns.of(id).await;
         let Some(missing) = self.serving.missing(id) else { return Ok(()) };
+        if missing == Missing::Files {
+            let is_there = need == Need::Now && self.is_pulled_instead(id, parents, missing).await;
+            return if is_there { Ok(()) } else { Err(Error::Unavailable(id.to_string())) };
+        }
         match self.bring(id, parents, missing.clone()).await {
             Ok(mounted) => {
                 self.serving.mounted(id, mounted);
@@ -249,6 +255,7 @@ impl Snapshotter {
                     served => return served,
                 }
             }
+            disk::make_again(&mountpoint).map_err(MountError::Table)?;
             layer.mount(&mountpoint, &options)
         })
         .await

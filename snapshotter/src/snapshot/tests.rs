@@ -128,7 +128,7 @@ proptest! {
                     let (key, name) = (key.to_string(), name.to_string());
                     let expected = model.commit(&key, &name);
                     let usage = Usage { size: 5, inodes: 1 };
-                    prop_assert_eq!(answer(metadata.commit(&key, &name, usage, Labels::new())), expected);
+                    prop_assert_eq!(answer(metadata.commit(&key, &name, usage, Labels::new(), None)), expected);
                 }
                 Request::Remove { name } => {
                     let name = name.to_string();
@@ -197,7 +197,7 @@ fn a_commit_replaces_labels_and_stores_the_usage() {
     let (_dir, metadata) = open();
     metadata.create(Kind::Active, "a", None, labels([("old", "1")]), Lasts::Now, |_| Ok(())).unwrap();
     let usage = Usage { size: 4096, inodes: 2 };
-    metadata.commit("a", "b", usage, labels([("new", "2"), ("empty", "")])).unwrap();
+    metadata.commit("a", "b", usage, labels([("new", "2"), ("empty", "")]), None).unwrap();
     let (_, info, stored) = metadata.stat("b").unwrap();
     assert_eq!((info.labels, stored, info.kind), (labels([("new", "2")]), usage, Kind::Committed));
     assert_eq!(answer(metadata.stat("a")), Answer::NotFound);
@@ -216,8 +216,12 @@ fn what_lasts_with_the_next_change_does_so() {
     assert_eq!(answer(Metadata::open(&lost).unwrap().stat("a")), Answer::NotFound);
     for (key, lasts) in [("b", true), ("c", false)] {
         metadata.create(Kind::Active, key, None, Labels::new(), Lasts::WithTheNext, |_| Ok(())).unwrap();
-        if lasts { metadata.commit("a", "layer", Usage::default(), Labels::new()) } else { metadata.sync() }
-            .unwrap();
+        if lasts {
+            metadata.commit("a", "layer", Usage::default(), Labels::new(), None)
+        } else {
+            metadata.sync()
+        }
+        .unwrap();
         std::fs::copy(&file, &lost).unwrap();
         let left = Metadata::open(&lost).unwrap();
         assert!(left.stat(key).is_ok() && left.stat("layer").is_ok(), "{key}");

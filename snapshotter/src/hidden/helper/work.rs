@@ -44,18 +44,27 @@ pub enum Work {
     LookUp(Place),
     /// Makes the kernel know the names in a directory.
     List(Place),
-    /// Makes the kernel read ranges of a file.
+    /// Makes the kernel read ranges of files.
     Fill {
-        /// The file.
-        place: Place,
-        /// Offset and length of each, in bytes.
-        ranges: Vec<(u64, u64)>,
+        /// The mount.
+        mountpoint: PathBuf,
+        /// The files.
+        files: Vec<Ranges>,
     },
     /// Makes the kernel forget the content of all files of a mount.
     Forget {
         /// The mount.
         mountpoint: PathBuf,
     },
+}
+
+/// Ranges of a file in a mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ranges {
+    /// Path of the file, without a leading slash.
+    pub path: Vec<u8>,
+    /// Offset and length of each, in bytes.
+    pub ranges: Vec<(u64, u64)>,
 }
 
 /// Something in a mount.
@@ -81,9 +90,14 @@ impl Work {
             Self::Prime { mountpoint } => vec![word("prime"), path(mountpoint)],
             Self::LookUp(place) => at("look-up", place),
             Self::List(place) => at("list", place),
-            Self::Fill { place, ranges } => {
-                let numbers = ranges.iter().flat_map(|(offset, length)| [offset, length]);
-                at("fill", place).into_iter().chain(numbers.map(|number| word(&number.to_string()))).collect()
+            Self::Fill { mountpoint, files } => {
+                let mut words = vec![word("fill"), path(mountpoint)];
+                for file in files {
+                    words.extend([file.path.clone(), word(&file.ranges.len().to_string())]);
+                    let numbers = file.ranges.iter().flat_map(|(offset, length)| [offset, length]);
+                    words.extend(numbers.map(|number| word(&number.to_string())));
+                }
+                words
             }
             Self::Forget { mountpoint } => vec![word("forget"), path(mountpoint)],
         }
@@ -106,9 +120,18 @@ impl Work {
             (b"prime", &[mountpoint]) => Self::Prime { mountpoint: path(mountpoint) },
             (b"look-up", &[mountpoint, inside]) => Self::LookUp(place(mountpoint, inside)),
             (b"list", &[mountpoint, inside]) => Self::List(place(mountpoint, inside)),
-            (b"fill", &[mountpoint, inside, ref numbers @ ..]) if numbers.len() % 2 == 0 => {
-                let ranges = numbers.chunks_exact(2).map(|pair| Some((number(pair[0])?, number(pair[1])?)));
-                Self::Fill { place: place(mountpoint, inside), ranges: ranges.collect::<Option<_>>()? }
+            (b"fill", &[mountpoint, ref rest @ ..]) => {
+                let (mut rest, mut files) = (rest, Vec::new());
+                while let [inside, count, more @ ..] = rest {
+                    let numbers = usize::try_from(number(count)?).ok()?.checked_mul(2)?;
+                    let (numbers, behind) = more.split_at_checked(numbers)?;
+                    let ranges =
+                        numbers.chunks_exact(2).map(|pair| Some((number(pair[0])?, number(pair[1])?)));
+                    files.push(Ranges { path: inside.to_vec(), ranges: ranges.collect::<Option<_>>()? });
+                    rest = behind;
+                }
+                rest.is_empty().then_some(())?;
+                Self::Fill { mountpoint: path(mountpoint), files }
             }
             (b"forget", &[mountpoint]) => Self::Forget { mountpoint: path(mountpoint) },
             _ => return None,
@@ -182,8 +205,14 @@ mod tests {
             Work::Prime { mountpoint: mountpoint.clone() },
             Work::LookUp(place.clone()),
             Work::List(root),
-            Work::Fill { place: place.clone(), ranges: vec![(0, 4096), (u64::MAX, 1)] },
-            Work::Fill { place, ranges: Vec::new() },
+            Work::Fill {
+                mountpoint: mountpoint.clone(),
+                files: vec![
+                    Ranges { path: place.path, ranges: vec![(0, 4096), (u64::MAX, 1)] },
+                    Ranges { path: b"x".to_vec(), ranges: Vec::new() },
+                ],
+            },
+            Work::Fill { mountpoint: mountpoint.clone(), files: Vec::new() },
             Work::Forget { mountpoint },
         ] {
             let sent = work.encode().unwrap();
@@ -193,7 +222,14 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_no_work() {
-        for words in [&b"open\0/x\0"[..], b"", b"bind", b"fill\0/x\0y\x001\0", b"mount-image\0a\0b\0-1\0"] {
+        for words in [
+            &b"open\0/x\0"[..],
+            b"",
+            b"bind",
+            b"fill\0/x\0y\x001\0",
+            b"fill\0/x\0y\x0018446744073709551615\0",
+            b"mount-image\0a\0b\0-1\0",
+        ] {
             let sent = [&(words.len() as u32).to_ne_bytes(), words].concat();
             assert_eq!(Work::receive(&mut &sent[..]).unwrap(), None, "{words:?}");
         }
