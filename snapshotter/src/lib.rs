@@ -1,7 +1,7 @@
 //! The daemon `soci-snapshotter-grpc`, room by room: a containerd proxy snapshotter that serves layers before they are
 //! here.
 //!
-//! `grpc` translates containerd's requests; `snapshot` decides; `node` has what a process has once, `image` finds out what an image is
+//! `grpc` translates containerd's requests, and a kubelet's; `keychain` has the credentials; `snapshot` decides; `node` has what a process has once, `image` finds out what an image is
 //! served with, `pack` brings what its workload reads, `layer` makes one layer's bytes a mount and `unpack`
 //! a directory; `config` and `telemetry` are how operators talk to it;
 //! `daemon` puts the rooms together, in directories that `private` closes to others, and `housekeeping` keeps the disk as `storage`
@@ -25,6 +25,7 @@ pub mod grpc;
 pub mod hidden;
 mod housekeeping;
 pub mod image;
+pub mod keychain;
 pub mod layer;
 pub mod limits;
 pub mod lock;

@@ -12,6 +12,7 @@ pub mod door;
 pub mod faults;
 pub mod image;
 pub mod known_layer;
+pub mod kubelet;
 pub mod layout;
 pub mod loop_disk;
 pub mod machine;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use soci_core::digest::Digest;
 
-use super::{ConfigError, default_if_zero};
+use super::{ConfigError, default_if_zero, size};
 
 /// Which of an image's companions are used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,7 @@ pub struct Pack {
     /// Use fine indexes, with or without a pack.
     pub fine: bool,
     /// Bytes, as the registry has them, above which a pack is not used.
+    #[serde(deserialize_with = "size::bytes")]
     pub max_bytes: i64,
     /// Use only the companions in [`Pack::verified`].
     pub require_verified: bool,

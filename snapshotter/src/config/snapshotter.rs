@@ -2,11 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::size;
+
 /// Rules for snapshots.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SnapshotterSection {
     /// Layers with fewer compressed bytes than this are pulled as a whole. Not positive: none.
+    #[serde(deserialize_with = "size::bytes")]
     pub min_layer_size: i64,
     /// Accepted: a lazy layer that cannot be restored never stops the daemon here.
     pub allow_invalid_mounts_on_restart: bool,

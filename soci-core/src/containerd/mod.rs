@@ -18,7 +18,9 @@ pub use content::BlobStream;
 pub use images::ImageRecord;
 pub use session::{Containerd, ContainerdError};
 
-pub use client::{ConnectError, NAMESPACE_HEADER, SnapshotsClient, Unreachable, reason, snapshots_client};
+pub use client::{
+    ConnectError, NAMESPACE_HEADER, SnapshotsClient, Unreachable, lazy_channel, reason, snapshots_client,
+};
 pub use runtime::{ContainerRecord, Containers, RuntimeError, Task, TaskEvent, TaskEvents};
 
 #[allow(
