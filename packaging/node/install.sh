@@ -71,12 +71,12 @@ start_unit() {
 }
 
 start_transient() {
-    if on_node systemctl --quiet is-active "$unit.service"; then
-        [ -n "$changed" ] || return 0
+    # The holder of the mounts stays in the unit, and with it the unit stays known when it is stopped.
+    if on_node systemctl cat "$unit.service" >/dev/null 2>&1; then
         # Readers wait until the next one runs.
-        on_node systemctl stop "$unit.service"
+        if [ -n "$changed" ]; then on_node systemctl restart "$unit.service"; else on_node systemctl start "$unit.service"; fi
+        return
     fi
-    on_node systemctl reset-failed "$unit.service" 2>/dev/null || :
     on_node systemd-run --quiet --unit="$unit" --service-type=notify \
         --property=Restart=always --property=RestartSec=0 --property=StartLimitIntervalSec=0 \
         --property=KillMode=process --property=OOMPolicy=continue --property=OOMScoreAdjust=-999 \

@@ -6,7 +6,17 @@ mount --bind "$1" "$1"
 cd "$1"
 mount -t proc proc proc
 mount -t sysfs sysfs sys
-mount -t cgroup2 cgroup2 sys/fs/cgroup
+# The machine's hierarchies of cgroups: one of version 2, or beside it those of version 1, in which runc looks for its controllers.
+if grep -q ' /sys/fs/cgroup cgroup2 ' /proc/self/mounts; then
+    mount -t cgroup2 cgroup2 sys/fs/cgroup
+else
+    mount -t tmpfs -o mode=755 tmpfs sys/fs/cgroup
+    grep -E '^[^ ]+ /sys/fs/cgroup/[^ ]+ cgroup2? ' /proc/self/mounts | while read -r name at kind options _; do
+        mkdir "$PWD$at"
+        options=$(echo "$options" | tr , '\n' | grep -vE '^(rw|ro|relatime|nosuid|nodev|noexec|nsdelegate.*|memory_recursiveprot)$' | paste -sd,)
+        mount -t "$kind" ${options:+-o "$options"} "$name" "$PWD$at"
+    done
+fi
 mount -t tmpfs -o mode=755 tmpfs run
 mount -t tmpfs -o mode=755 tmpfs dev
 while read -r name major minor; do

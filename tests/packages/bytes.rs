@@ -54,7 +54,7 @@ fn manual_pages_have_no_mistakes_that_groff_sees() {
     for section in ["man1", "man5", "man8"] {
         for entry in fs::read_dir(root.path().join("usr/share/man").join(section)).unwrap() {
             let page = entry.unwrap().path();
-            let script = "gzip -dc \"$0\" | groff -man -Tutf8 -ww 2>&1 >/dev/null";
+            let script = "gzip -dc \"$0\" | groff -Kutf8 -man -Tutf8 -ww 2>&1 >/dev/null";
             let said = Command::new("sh").args(["-c", script]).arg(&page).output().unwrap();
             assert_eq!(String::from_utf8_lossy(&said.stdout), "", "{}", page.display());
             pages += 1;

@@ -4,21 +4,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Revision 1.
-pub const FIRST: &str = "1";
+pub(crate) const FIRST: &str = "1";
 /// Revision 2, of the same programs.
-pub const SECOND: &str = "2";
+pub(crate) const SECOND: &str = "2";
 /// Revision 1 once more.
-pub const AGAIN: &str = "again";
+pub(crate) const AGAIN: &str = "again";
 
 /// The folder of one run.
-pub fn folder(run: &str) -> PathBuf {
+pub(crate) fn folder(run: &str) -> PathBuf {
     let all =
         std::env::var_os("SOCI_DIST").expect("SOCI_DIST is set: run `cargo xtask test --tier packages`");
     Path::new(&all).join(run)
 }
 
 /// The only file of a run whose name begins and ends so.
-pub fn file(run: &str, begin: &str, end: &str) -> PathBuf {
+pub(crate) fn file(run: &str, begin: &str, end: &str) -> PathBuf {
     let folder = folder(run);
     let names = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -28,17 +28,17 @@ pub fn file(run: &str, begin: &str, end: &str) -> PathBuf {
 }
 
 /// The Debian package of this machine's architecture.
-pub fn deb(run: &str) -> PathBuf {
+pub(crate) fn deb(run: &str) -> PathBuf {
     file(run, "soci-snapshotter_", &format!("_{}.deb", arch()))
 }
 
 /// This machine's architecture, as Debian calls it.
-pub fn arch() -> &'static str {
+pub(crate) fn arch() -> &'static str {
     if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
 }
 
 /// Unpacks the image's layers for `arch` below `to`: what a container of it sees.
-pub fn unpack_image(run: &str, arch: &str, to: &Path) {
+pub(crate) fn unpack_image(run: &str, arch: &str, to: &Path) {
     let archive = file(run, "soci-snapshotter-image-", ".oci.tar");
     let layout = tempfile::tempdir().unwrap();
     tar(&["--extract", "--file"], &archive, layout.path());
@@ -59,7 +59,7 @@ pub fn unpack_image(run: &str, arch: &str, to: &Path) {
 }
 
 /// GNU tar below a folder, as a runtime would: with owners and modes.
-pub fn tar(words: &[&str], archive: &Path, to: &Path) {
+pub(crate) fn tar(words: &[&str], archive: &Path, to: &Path) {
     let mut tar = std::process::Command::new("tar");
     tar.args(words).arg(archive).arg("--directory").arg(to).args(["--same-owner", "--same-permissions"]);
     assert!(tar.status().unwrap().success(), "{} can be unpacked", archive.display());

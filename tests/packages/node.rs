@@ -15,41 +15,44 @@ use harness::patience::eventually;
 use tempfile::TempDir;
 
 /// The service of the snapshotter.
-pub const SERVICE: &str = "soci-snapshotter.service";
+pub(crate) const SERVICE: &str = "soci-snapshotter.service";
 /// Its socket, on the node.
-pub const SOCKET: &str = "/run/soci-snapshotter-grpc/soci-snapshotter-grpc.sock";
+pub(crate) const SOCKET: &str = "/run/soci-snapshotter-grpc/soci-snapshotter-grpc.sock";
 /// How long systemd may take to be up.
 const PATIENCE: Duration = Duration::from_mins(2);
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A booted node.
-pub struct Node {
+pub(crate) struct Node {
     unshare: Child,
     /// Its systemd, as this machine sees it.
     init: u32,
-    cgroup: PathBuf,
+    cgroups: Vec<PathBuf>,
     _root: TempDir,
 }
 
 impl Node {
     /// Boots a fresh node.
-    pub fn boot() -> Self {
+    pub(crate) fn boot() -> Self {
         let root = tempfile::tempdir().unwrap();
         let copied = Command::new("cp").arg("-a").arg(base().join(".")).arg(root.path()).status().unwrap();
         assert!(copied.success(), "the root can be copied");
-        let cgroup = unified().join(format!("soci-node-{}", std::process::id()));
-        fs::create_dir_all(&cgroup).unwrap();
-        let script = "echo $$ > \"$0/cgroup.procs\" && exec unshare --mount --pid --fork --kill-child --ipc --uts --cgroup bash -c \"$1\" boot \"$2\"";
+        // It has its own part of the hierarchies that systemd wants.
+        let own = |top: PathBuf| top.join(format!("soci-node-{}", std::process::id()));
+        let cgroups: Vec<PathBuf> = hierarchies().into_iter().map(own).collect();
+        cgroups.iter().for_each(|cgroup| fs::create_dir_all(cgroup).unwrap());
+        let script = "root=$0 boot=$1; shift; for cgroup; do echo $$ >\"$cgroup/cgroup.procs\"; done; \
+            exec unshare --mount --pid --fork --kill-child --ipc --uts --cgroup bash -c \"$boot\" boot \"$root\"";
         let unshare = Command::new("bash")
             .args(["-c", script])
-            .arg(&cgroup)
-            .arg(include_str!("boot.sh"))
             .arg(root.path())
+            .arg(include_str!("boot.sh"))
+            .args(&cgroups)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let mut node = Self { unshare, init: 0, cgroup, _root: root };
+        let mut node = Self { unshare, init: 0, cgroups, _root: root };
         let start = Instant::now();
         loop {
             let ended = node.unshare.try_wait().unwrap();
@@ -76,7 +79,7 @@ impl Node {
     }
 
     /// A program of the node.
-    pub fn command(&self, words: &[&str]) -> Command {
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         let target = self.init.to_string();
         command.args([
@@ -88,13 +91,13 @@ impl Node {
     }
 
     /// Runs a program of the node.
-    pub fn run(&self, words: &[&str]) -> Output {
+    pub(crate) fn run(&self, words: &[&str]) -> Output {
         self.command(words).output().unwrap()
     }
 
     /// Runs a shell script on the node, which must succeed; gives its standard output.
     #[track_caller]
-    pub fn sh(&self, script: &str) -> String {
+    pub(crate) fn sh(&self, script: &str) -> String {
         let output = self.run(&["bash", "-ec", script]);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         assert!(
@@ -108,30 +111,30 @@ impl Node {
     }
 
     /// A file of the node, as this machine reaches it.
-    pub fn path(&self, inside: &str) -> PathBuf {
+    pub(crate) fn path(&self, inside: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{inside}", self.init))
     }
 
     /// Puts a file onto the node.
-    pub fn put(&self, from: &Path, inside: &str) {
+    pub(crate) fn put(&self, from: &Path, inside: &str) {
         fs::copy(from, self.path(inside))
             .unwrap_or_else(|error| panic!("{} -> {inside}: {error}", from.display()));
     }
 
     /// The main process of the snapshotter, as the node counts. 0: none runs.
-    pub fn main_pid(&self) -> u32 {
+    pub(crate) fn main_pid(&self) -> u32 {
         let text = self.sh(&format!("systemctl show --property=MainPID --value {SERVICE}"));
         text.trim().parse().unwrap()
     }
 
     /// The holder of the mounts, as the node counts.
-    pub fn holder(&self) -> Option<u32> {
+    pub(crate) fn holder(&self) -> Option<u32> {
         let text = self.sh("pgrep --full 'soci-snapshotter-grpc.* hold ' || true");
         text.split_whitespace().next().map(|pid| pid.parse().unwrap())
     }
 
     /// Waits until the snapshotter runs, by another process than `before`.
-    pub fn wait_for_another(&self, before: u32) {
+    pub(crate) fn wait_for_another(&self, before: u32) {
         eventually("the snapshotter runs", || {
             let active = self.run(&["systemctl", "--quiet", "is-active", SERVICE]).status.success();
             active && ![0, before].contains(&self.main_pid())
@@ -139,12 +142,12 @@ impl Node {
     }
 
     /// What is mounted on the node.
-    pub fn mounts(&self) -> String {
+    pub(crate) fn mounts(&self) -> String {
         fs::read_to_string(format!("/proc/{}/mountinfo", self.init)).unwrap()
     }
 
     /// Fails when anything of soci is on the node, but for what is below /root.
-    pub fn assert_nothing_left(&self) {
+    pub(crate) fn assert_nothing_left(&self) {
         let files = self.sh("find / -xdev -path /proc -prune -o -path /root -prune -o -iname '*soci*' -print; find /run -iname '*soci*'");
         assert_eq!(files, "", "files are left");
         assert_eq!(
@@ -158,8 +161,9 @@ impl Node {
     }
 
     /// The last that the services have said.
-    pub fn journal(&self) -> String {
-        let output = self.run(&["journalctl", "--no-pager", "--lines=60", "--output=cat"]);
+    pub(crate) fn journal(&self) -> String {
+        let output =
+            self.run(&["journalctl", "--no-pager", "--lines=40", "--output=cat", "--unit=soci-snapshotter*"]);
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }
@@ -173,8 +177,10 @@ impl Drop for Node {
         let _ = self.unshare.kill();
         let _ = self.unshare.wait();
         let gone = Instant::now() + Duration::from_secs(20);
-        while remove_cgroups(&self.cgroup).is_err() && Instant::now() < gone {
-            sleep(Duration::from_millis(50));
+        for cgroup in &self.cgroups {
+            while remove_cgroups(cgroup).is_err() && Instant::now() < gone {
+                sleep(Duration::from_millis(50));
+            }
         }
     }
 }
@@ -198,9 +204,13 @@ fn base() -> PathBuf {
     base
 }
 
-/// Where cgroups of version 2 are.
-fn unified() -> PathBuf {
+/// Where the hierarchies are mounted by which systemd knows its processes: version 2, and that of its own name.
+fn hierarchies() -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mounts").unwrap();
-    let mount = table.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
-    PathBuf::from(mount.expect("cgroup v2 is mounted").split(' ').nth(1).unwrap())
+    let mounts = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let wanted = mounts
+        .filter(|mount| mount[2] == "cgroup2" || mount[2] == "cgroup" && mount[3].contains("name=systemd"));
+    let found: Vec<PathBuf> = wanted.map(|mount| PathBuf::from(mount[1])).collect();
+    assert!(!found.is_empty(), "cgroups are mounted");
+    found
 }

@@ -12,7 +12,7 @@ const POD: &str = "/root/pod";
 /// The installer in the pod, with these variables.
 fn pod(node: &Node, variables: &str, word: &str) -> Output {
     let script = format!(
-        "mount --rbind / {POD}/host && mount -t tmpfs tmpfs {POD}/tmp && mkdir -p {POD}/proc && mount -t proc proc {POD}/proc && \
+        "mount --rbind / {POD}/host && mount -t tmpfs tmpfs {POD}/tmp && mkdir -p {POD}/proc {POD}/dev && mount --rbind /dev {POD}/dev && mount -t proc proc {POD}/proc && \
          exec chroot {POD} /bin/busybox env -i PATH=/usr/bin:/bin {variables} /bin/sh /usr/share/soci/install.sh {word}"
     );
     node.run(&["unshare", "--mount", "bash", "-ec", &script])

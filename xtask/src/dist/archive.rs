@@ -53,7 +53,7 @@ pub(super) fn tar(folder: &Path, release: &Release) -> Result<Vec<u8>> {
 
 /// gzip without a time.
 pub(super) fn gzip(plain: &[u8]) -> Result<Vec<u8>> {
-    let mut encoder = GzBuilder::new().mtime(0).operating_system(255).write(Vec::new(), Compression::new(9));
+    let mut encoder = GzBuilder::new().mtime(0).operating_system(255).write(Vec::new(), Compression::new(6));
     encoder.write_all(plain)?;
     Ok(encoder.finish()?)
 }

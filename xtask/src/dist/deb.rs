@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::archive::even_modes;
-use super::stage::{For, Stage, put, source};
+use super::stage::{For, MAINTAINER, Stage, put, source};
 use crate::exec;
 
 /// What runs when the package is installed or removed.
@@ -26,7 +26,8 @@ pub(super) fn write(stage: &Stage<'_>, scratch: &Path, out: &Path) -> Result<()>
     let (release, arch) = (stage.release, stage.programs.arch.name());
     let version = format!("{}-{}", release.version, release.revision);
     let text = String::from_utf8(source("packaging/deb/control")?)?;
-    let text = text.replace("@VERSION@", &version).replace("@ARCH@", arch);
+    let text =
+        text.replace("@VERSION@", &version).replace("@ARCH@", arch).replace("@MAINTAINER@", MAINTAINER);
     put(
         &control.join("control"),
         0o644,
@@ -34,7 +35,7 @@ pub(super) fn write(stage: &Stage<'_>, scratch: &Path, out: &Path) -> Result<()>
     )?;
     even_modes(&control)?;
     let package = out.join(format!("soci-snapshotter_{version}_{arch}.deb"));
-    let mut build = exec::command(["dpkg-deb", "--root-owner-group", "-Zgzip", "--build"]);
+    let mut build = exec::command(["dpkg-deb", "--root-owner-group", "-Zgzip", "-z6", "--build"]);
     build.env("SOURCE_DATE_EPOCH", release.time.to_string());
     exec::read(build.args([scratch, &package])).map(drop)
 }

@@ -12,9 +12,12 @@ use super::archive::gzip;
 use super::build::PROGRAMS;
 use super::pages::Pages;
 use super::{Programs, Release};
+use crate::exec;
 use crate::lab::workspace;
 
 const PACKAGE: &str = "soci-snapshotter";
+/// Who answers for the packages. Distributors put their own address here.
+pub(super) const MAINTAINER: &str = "The soci authors <soci@localhost>";
 const SOCKET: &str = "/run/soci-snapshotter-grpc/soci-snapshotter-grpc.sock";
 
 /// What is laid out.
@@ -71,6 +74,9 @@ impl Stage<'_> {
         let doc = usr.join("share/doc").join(PACKAGE);
         put(&doc.join("licenses.txt.gz"), 0o644, &gzip(self.licences.as_bytes())?)?;
         put(&doc.join("changelog.gz"), 0o644, &gzip(&source("CHANGELOG.md")?)?)?;
+        if whose == For::Debian {
+            put(&doc.join("changelog.Debian.gz"), 0o644, &gzip(debian_changelog(self.release)?.as_bytes())?)?;
+        }
         put(&doc.join("copyright"), 0o644, copyright()?.as_bytes())?;
         for folder in ["containerd", "k3s", "nerdctl"] {
             for entry in fs::read_dir(workspace().join("packaging").join(folder))? {
@@ -87,6 +93,16 @@ impl Stage<'_> {
 fn unit(kind: &str, bin: &str) -> Result<String> {
     let text = String::from_utf8(source(&format!("packaging/systemd/{PACKAGE}.{kind}"))?)?;
     Ok(text.replace("@BIN@", bin).replace("@SOCKET@", SOCKET).replace(" @FLAGS@", ""))
+}
+
+/// Debian's own list of changes: of the packages, which are made anew for each release.
+fn debian_changelog(release: &Release) -> Result<String> {
+    let at = format!("@{}", release.time);
+    let date = exec::read(exec::command(["date", "--utc", "-R", "--date", &at]).env("LC_ALL", "C"))?;
+    Ok(format!(
+        "{PACKAGE} ({}-{}) unstable; urgency=medium\n\n  * Release {}: see changelog.gz.\n\n -- {MAINTAINER}  {date}",
+        release.version, release.revision, release.version
+    ))
 }
 
 /// Debian's form of who may do what with the package.
