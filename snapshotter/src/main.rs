@@ -105,6 +105,7 @@ enum LogLevel {
 }
 
 pub(crate) fn main() -> ExitCode {
+    soci_core::plugins::keep_out();
     let cli = Cli::parse();
     let done = match &cli.command {
         None => return serve_until_told(cli),

@@ -149,22 +149,26 @@ address = "{socket}"
 
     /// Pulls an image as a kubelet does; gives the image's id.
     pub async fn cri_pull(&self, image: &str) -> Result<String, tonic::Status> {
-        let socket = self.socket();
-        let channel = Endpoint::from_static("http://localhost")
-            .connect_with_connector(tower::service_fn(move |_: http::Uri| {
-                let socket = socket.clone();
-                async move { UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
-            }))
-            .await
-            .expect("containerd answers");
-        let mut client = tonic::client::Grpc::new(channel);
-        client.ready().await.expect("containerd answers");
-        let request = PullImageRequest { image: Some(ImageSpec { image: image.to_owned() }) };
-        let path = PathAndQuery::from_static("/runtime.v1.ImageService/PullImage");
-        let codec = tonic_prost::ProstCodec::<PullImageRequest, PullImageResponse>::default();
-        let answer = client.unary(tonic::Request::new(request), path, codec).await?;
-        Ok(answer.into_inner().image_ref)
+        pull_by_cri(self.socket(), image).await
     }
+}
+
+/// Pulls an image as a kubelet does, by the containerd at `socket`; gives the image's id.
+pub async fn pull_by_cri(socket: PathBuf, image: &str) -> Result<String, tonic::Status> {
+    let channel = Endpoint::from_static("http://localhost")
+        .connect_with_connector(tower::service_fn(move |_: http::Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
+        }))
+        .await
+        .expect("containerd answers");
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await.expect("containerd answers");
+    let request = PullImageRequest { image: Some(ImageSpec { image: image.to_owned() }) };
+    let path = PathAndQuery::from_static("/runtime.v1.ImageService/PullImage");
+    let codec = tonic_prost::ProstCodec::<PullImageRequest, PullImageResponse>::default();
+    let answer = client.unary(tonic::Request::new(request), path, codec).await?;
+    Ok(answer.into_inner().image_ref)
 }
 
 /// The fields of CRI's messages that a plain pull uses.
