@@ -4,9 +4,11 @@
 
 mod conformance;
 mod containerd;
+mod containerd_api;
 mod containerd_companions;
 mod containerd_images;
 mod containerd_kinds;
+mod containerd_releases;
 mod daemon_care;
 mod daemon_cold;
 mod daemon_containers;
@@ -50,3 +52,4 @@ mod strace;
 mod truth;
 mod truth_containers;
 mod unpack;
+mod user_namespaces;
