@@ -338,6 +338,7 @@ fn policy(config: &Config) -> Policy {
         always_whole: pull.enable,
         whole_without_index: pull.experimental_parallel_pull_as_fallback,
         min_layer_size: config.snapshotter.min_layer_size(),
+        remap_ids: config.snapshotter.remap_ids,
         retry_mounted: config.restart.abort_after(),
     }
 }

@@ -9,7 +9,7 @@
 //! `erofs` writes its answers down for the kernel, `mounts` puts them on `hidden`, the one FUSE connection, which outlives the
 //! process (docs/design/0008); `cache` holds the bytes; `span` knows which bytes are on their way and who waits for them; `engine`
 //! fetches. These three reach tasks and threads by `doors`, so that a simulation can order what they do;
-//! `away` is for what blocks and is dropped. No state lives here.
+//! `away` is for what blocks and is dropped; `idmap` shows layers to user namespaces. No state lives here.
 
 mod away;
 mod blocking;
@@ -24,6 +24,7 @@ pub mod fs;
 pub mod grpc;
 pub mod hidden;
 mod housekeeping;
+pub mod idmap;
 pub mod image;
 pub mod keychain;
 pub mod layer;

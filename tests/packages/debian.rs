@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use harness::containerd::pull_by_cri;
+use harness::pods::Cri;
 use harness::image::{LayerSource, TarWriter, publish};
 use harness::patience::eventually;
 use harness::registry::TestRegistry;
@@ -76,7 +76,8 @@ fn a_package_is_installed_used_upgraded_and_purged() {
     assert!(said.contains("knows the snapshotter soci"), "{said}");
     let registry = TestRegistry::start();
     let image = image(&registry);
-    let pull = pull_by_cri(node.path("/run/containerd/containerd.sock"), &image);
+    let (socket, logs) = (node.path("/run/containerd/containerd.sock"), node.path("/var/log"));
+    let pull = async { Cri::connect(&socket, &logs).await.pull(&image).await };
     Runtime::new().unwrap().block_on(pull).unwrap_or_else(|error| panic!("{error}\n{}", node.journal()));
     assert_eq!(metric(&node, "soci_layers_total{way=\"lazy\"}"), 2, "{}", node.journal());
     node.sh(&format!("ctr -n k8s.io run --detach --snapshotter soci {image} app /bin/busybox sleep 100000"));

@@ -4,10 +4,12 @@
 
 mod conformance;
 mod containerd;
+mod containerd_api;
 mod containerd_companions;
 mod containerd_images;
 mod containerd_kinds;
 mod cri_keychain;
+mod containerd_releases;
 mod daemon_care;
 mod daemon_cold;
 mod daemon_containers;
@@ -53,3 +55,4 @@ mod swap;
 mod truth;
 mod truth_containers;
 mod unpack;
+mod user_namespaces;

@@ -13,6 +13,9 @@ pub struct SnapshotterSection {
     pub min_layer_size: i64,
     /// Accepted: a lazy layer that cannot be restored never stops the daemon here.
     pub allow_invalid_mounts_on_restart: bool,
+    /// Ours: whether containerd leaves the ids of user namespaces to this snapshotter, which its configuration says by the capability
+    /// `remap-ids`. If not, containerd copies the image for each map of ids.
+    pub remap_ids: bool,
 }
 
 impl SnapshotterSection {

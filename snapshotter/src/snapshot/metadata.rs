@@ -91,12 +91,7 @@ impl Metadata {
                 let parents = match parent {
                     None => Vec::new(),
                     Some(parent) => {
-                        let record = get(&snapshots, parent)?;
-                        if record.kind != Kind::Committed {
-                            return Err(Error::InvalidArgument(format!(
-                                "parent {parent:?} is not a committed snapshot"
-                            )));
-                        }
+                        let record = committed(&snapshots, parent)?;
                         ancestry(&snapshots, record)?
                     }
                 };
@@ -131,12 +126,17 @@ impl Metadata {
         self.db.with(|db| Ok(db.begin_write()?.commit()?))
     }
 
-    /// Turns the active snapshot `key` into the committed snapshot `name` with these labels. With `written`, its files were
-    /// written in that boot and may not be on the disk.
+    /// Turns the active snapshot `key` into the committed snapshot `name` with these labels. `parent`: what is below it from now
+    /// on; a snapshot that was made on another one keeps that one.
+    /// With `written`, its files were written in that boot and may not be on the disk.
+    ///
+    /// # Errors
+    /// When the parent is not there, not committed, or not the one on which the snapshot was made.
     pub fn commit(
         &self,
         key: &str,
         name: &str,
+        parent: Option<&str>,
         usage: Usage,
         labels: Labels,
         written: Option<BootId>,
@@ -155,6 +155,11 @@ impl Metadata {
                 if record.kind != Kind::Active {
                     return Err(Error::FailedPrecondition(format!("snapshot {key:?} is not active")));
                 }
+                let mut children = write.open_table(CHILDREN)?;
+                if let Some(below) = &record.parent {
+                    children.remove((below.as_str(), key))?;
+                }
+                record.parent = parent_at_commit(&snapshots, key, record.parent, parent)?;
                 record.kind = Kind::Committed;
                 record.created = SystemTime::now();
                 record.updated = record.created;
@@ -164,8 +169,6 @@ impl Metadata {
                 put(&mut snapshots, name, &record)?;
                 mark(&write, record.id, written)?;
                 if let Some(parent) = &record.parent {
-                    let mut children = write.open_table(CHILDREN)?;
-                    children.remove((parent.as_str(), key))?;
                     children.insert((parent.as_str(), name), ())?;
                 }
             }
@@ -367,6 +370,33 @@ fn get(snapshots: &impl ReadableTable<&'static str, &'static [u8]>, name: &str) 
     match snapshots.get(name)? {
         Some(value) => decode(name, value.value()),
         None => Err(Error::NotFound(name.to_owned())),
+    }
+}
+
+/// The record of what is to be a parent.
+fn committed(snapshots: &impl ReadableTable<&'static str, &'static [u8]>, parent: &str) -> Result<Record> {
+    let record = get(snapshots, parent)?;
+    if record.kind == Kind::Committed {
+        return Ok(record);
+    }
+    Err(Error::InvalidArgument(format!("parent {parent:?} is not a committed snapshot")))
+}
+
+/// What is below the snapshot `key` after its commit: `own` was below it, `told` is what the commit says. Ends no circle: the
+/// parent is committed, and nothing committed is above what is active.
+fn parent_at_commit(
+    snapshots: &impl ReadableTable<&'static str, &'static [u8]>,
+    key: &str,
+    own: Option<String>,
+    told: Option<&str>,
+) -> Result<Option<String>> {
+    let Some(told) = told else { return Ok(own) };
+    committed(snapshots, told)?;
+    match own {
+        Some(own) if own != told => Err(Error::FailedPrecondition(format!(
+            "snapshot {key:?} was made on {own:?} and cannot be committed on {told:?}"
+        ))),
+        _ => Ok(Some(told.to_owned())),
     }
 }
 

@@ -17,7 +17,7 @@ use super::error::{Error, Result};
 use super::labels::{self, LabelError, LayerRequest};
 use super::record::{Chain, Kind, Labels, SnapshotId};
 use super::serving::Missing;
-use super::{Snapshotter, disk};
+use super::{Snapshotter, disk, remap};
 use crate::blocking::blocking;
 use crate::fs::xattr::OpaqueMark;
 use crate::image::LayerState;
@@ -146,7 +146,9 @@ impl Snapshotter {
         let unread = |error: MountError| Error::Unavailable(chain(&error));
         let mut mounted = mounts.below(&root).map_err(unread)?;
         let (mut left, mut absent) = (Vec::new(), 0usize);
-        for (id, snapshot) in self.metadata.list(&[])? {
+        let snapshots = self.metadata.list(&[])?;
+        for (id, snapshot) in &snapshots {
+            let id = *id;
             if snapshot.kind != Kind::Committed || !snapshot.labels.contains_key(labels::REMOTE) {
                 continue;
             }
@@ -159,7 +161,10 @@ impl Snapshotter {
             }
             self.serving.earlier(id, name);
         }
-        for (point, error) in disk::unmount_all(mounted.into_keys()) {
+        // Layers that a dead connection has served are shown to nobody.
+        let users = if resumed { &snapshots[..] } else { &[] };
+        for (point, error) in disk::unmount_all(remap::retain_strange(&self.dirs, mounted.into_keys(), users))
+        {
             warn!(mountpoint = %point.display(), %error, "cannot unmount what an earlier process left");
         }
         if !left.is_empty() || absent > 0 {

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use parking_lot::Mutex;
 
 use super::record::SnapshotId;
+use super::unlabelled::UnlabelledStats;
 use crate::mounts::Mounted;
 use crate::telemetry::stats::Counter;
 
@@ -25,6 +26,8 @@ pub struct SnapshotStats {
     pub whole_failures: Counter,
     /// Lazy layers that could not be served again after a restart (each attempt counts).
     pub restore_failures: Counter,
+    /// Layers that could not be lazy, because the client did not say which they are.
+    pub unlabelled: UnlabelledStats,
 }
 
 /// The lazy layers by snapshot.

@@ -22,7 +22,10 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::{generated::containerd::services::namespaces::v1 as namespaces_api, snapshots};
+use super::{
+    generated::containerd::services::{namespaces::v1 as namespaces_api, version::v1 as version_api},
+    snapshots,
+};
 use crate::error::causes;
 
 /// gRPC metadata key in which containerd and its clients send the namespace of a request.
@@ -107,6 +110,20 @@ pub fn lazy_channel(socket: &Path) -> Channel {
     let path = socket.to_path_buf();
     let endpoint = Endpoint::from_static(AUTHORITY).connect_timeout(ANSWER);
     endpoint.connect_with_connector_lazy(connector(path))
+}
+
+/// The same for calls that may take any time. Whether anybody answers was found out before.
+pub(super) async fn patient(socket: &Path) -> Result<Channel, ConnectError> {
+    channel(socket, None).await
+}
+
+/// What containerd says of itself.
+///
+/// # Errors
+/// When it does not answer.
+pub(super) async fn version(channel: Channel) -> Result<String, Status> {
+    let mut client = version_api::version_client::VersionClient::new(channel);
+    limited(ANSWER, async { Ok(client.version(()).await?.into_inner().version) }).await
 }
 
 async fn channel(socket: &Path, limit: Option<Duration>) -> Result<Channel, ConnectError> {

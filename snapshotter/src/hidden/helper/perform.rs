@@ -10,6 +10,7 @@ use rustix::fs::{Advice, CWD, Dir, FileType, Mode, OFlags, RawDir, ResolveFlags,
 
 use super::work::{Place, Ranges, Work, relative};
 use crate::hidden::mount;
+use crate::idmap::kernel::show_mapped;
 
 /// Bytes of a directory that are listed at once: only in the first of its pieces the kernel learns more than names.
 const LISTING: usize = 256 << 10;
@@ -36,6 +37,7 @@ pub(super) fn perform(work: &Work) -> io::Result<()> {
             }
             outcome
         }
+        Work::ShowMapped { source, mountpoint, maps } => show_mapped(source, mountpoint, maps),
         Work::Forget { mountpoint } => forget(&Place { mountpoint: mountpoint.clone(), path: Vec::new() }),
     }
 }

@@ -8,6 +8,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use crate::idmap::IdMaps;
+
 /// Longest message, in bytes. A piece of a pack has some thousand ranges at most.
 const LONGEST: u32 = 4 << 20;
 
@@ -56,6 +58,15 @@ pub enum Work {
         /// The mount.
         mountpoint: PathBuf,
     },
+    /// Shows a layer at another place, with the ids of a user namespace.
+    ShowMapped {
+        /// The layer's directory.
+        source: PathBuf,
+        /// An existing directory.
+        mountpoint: PathBuf,
+        /// The ids.
+        maps: IdMaps,
+    },
 }
 
 /// Ranges of a file in a mount.
@@ -100,12 +111,17 @@ impl Work {
                 words
             }
             Self::Forget { mountpoint } => vec![word("forget"), path(mountpoint)],
+            Self::ShowMapped { source, mountpoint, maps } => {
+                let ids = [&maps.users, &maps.groups].map(|map| word(&map.to_string()));
+                [word("show-mapped"), path(source), path(mountpoint)].into_iter().chain(ids).collect()
+            }
         }
     }
 
     fn parse(words: &[&[u8]]) -> Option<Self> {
         let path = |word: &[u8]| PathBuf::from(OsString::from_vec(word.to_vec()));
         let number = |word: &[u8]| std::str::from_utf8(word).ok()?.parse::<u64>().ok();
+        let map = |word: &[u8]| std::str::from_utf8(word).ok()?.parse().ok();
         let place =
             |mountpoint: &[u8], inside: &[u8]| Place { mountpoint: path(mountpoint), path: inside.to_vec() };
         let (verb, rest) = words.split_first()?;
@@ -134,6 +150,11 @@ impl Work {
                 Self::Fill { mountpoint: path(mountpoint), files }
             }
             (b"forget", &[mountpoint]) => Self::Forget { mountpoint: path(mountpoint) },
+            (b"show-mapped", &[source, mountpoint, users, groups]) => Self::ShowMapped {
+                source: path(source),
+                mountpoint: path(mountpoint),
+                maps: IdMaps { users: map(users)?, groups: map(groups)? },
+            },
             _ => return None,
         })
     }
@@ -198,9 +219,11 @@ mod tests {
         let (image, mountpoint) = (PathBuf::from("/a b"), PathBuf::from("/c\n"));
         let place = Place { mountpoint: mountpoint.clone(), path: b"usr/\xff lib".to_vec() };
         let root = Place { path: Vec::new(), ..place.clone() };
+        let map = |text: &str| text.parse().unwrap();
+        let maps = IdMaps { users: map("0:100000:65536"), groups: map("0:5:1,1:200000:10") };
         for work in [
             Work::MountImage { image: image.clone(), mountpoint: mountpoint.clone(), read_ahead: 65_536 },
-            Work::Bind { tree: image, mountpoint: mountpoint.clone() },
+            Work::Bind { tree: image.clone(), mountpoint: mountpoint.clone() },
             Work::Detach { mountpoint: mountpoint.clone() },
             Work::Prime { mountpoint: mountpoint.clone() },
             Work::LookUp(place.clone()),
@@ -213,6 +236,7 @@ mod tests {
                 ],
             },
             Work::Fill { mountpoint: mountpoint.clone(), files: Vec::new() },
+            Work::ShowMapped { source: image, mountpoint: mountpoint.clone(), maps },
             Work::Forget { mountpoint },
         ] {
             let sent = work.encode().unwrap();
