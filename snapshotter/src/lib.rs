@@ -14,6 +14,7 @@
 mod away;
 mod blocking;
 pub mod cache;
+pub mod choice;
 pub mod config;
 pub mod daemon;
 mod doors;
@@ -37,6 +38,8 @@ mod simulation;
 pub mod snapshot;
 pub mod socket;
 pub mod span;
+pub mod starts;
+pub mod status;
 pub mod storage;
 pub mod takedown;
 pub mod telemetry;

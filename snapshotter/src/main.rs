@@ -19,6 +19,7 @@ use snapshotter::hidden::helper::{self, Program};
 use snapshotter::hidden::holder;
 use snapshotter::socket;
 use snapshotter::takedown::take_down;
+use snapshotter::telemetry::text;
 use soci_core::registry::DockerConfig;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -55,6 +56,9 @@ enum Command {
     /// Show configuration.
     #[command(subcommand)]
     Config(Show),
+    /// Print the page of metrics, docs/metrics.md.
+    #[command(hide = true)]
+    Metrics,
     /// Take down all mounts that a daemon has left, and the process that keeps them. The daemon must be stopped.
     Unmount {
         /// Also if containers use layers. They get errors then.
@@ -99,6 +103,10 @@ pub(crate) fn main() -> ExitCode {
     let done = match &cli.command {
         None => return serve_until_told(cli),
         Some(Command::Config(show)) => print_config(*show, cli.config.as_deref()),
+        Some(Command::Metrics) => {
+            print!("{}", text::markdown());
+            Ok(())
+        }
         Some(Command::Unmount { force }) => unmount(&cli.root, *force),
         Some(Command::Hold { socket, abort_after }) => hold(socket, *abort_after, cli.log_level),
         Some(Command::Assist) => {

@@ -4,6 +4,7 @@
 
 mod conformance;
 mod containerd;
+mod containerd_choice;
 mod containerd_companions;
 mod containerd_images;
 mod containerd_kinds;
@@ -45,6 +46,7 @@ mod run;
 mod scopes;
 mod slow_disk;
 mod snapshotter;
+mod status;
 mod stops;
 mod strace;
 mod truth;

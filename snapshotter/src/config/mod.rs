@@ -18,6 +18,7 @@ mod registry;
 mod resolver;
 mod restart;
 mod snapshotter;
+mod status;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -33,13 +34,14 @@ pub use cache::Cache;
 pub use content_store::{ContentStore, StoreType};
 pub use fuse::Fuse;
 pub use http::Http;
-pub use pack::Pack;
+pub use pack::{Pack, PackRule};
 pub use prefetch::{BackgroundFetch, Prefetch};
 pub use pull_modes::{ParallelPull, PullModes, SociV1, SociV2};
 pub use registry::RegistrySection;
 pub use resolver::{Host, Mirror, Resolver};
 pub use restart::Restart;
 pub use snapshotter::SnapshotterSection;
+pub use status::Status;
 pub use storage::Storage;
 
 /// Where the file is looked for unless told.
@@ -85,6 +87,8 @@ pub struct Config {
     pub pack: Pack,
     /// Ours: registries without TLS.
     pub registry: RegistrySection,
+    /// Ours: what people see of the daemon.
+    pub status: Status,
 }
 
 impl Default for Config {
@@ -108,6 +112,7 @@ impl Default for Config {
             restart: Restart::default(),
             pack: Pack::default(),
             registry: RegistrySection::default(),
+            status: Status::default(),
         }
     }
 }

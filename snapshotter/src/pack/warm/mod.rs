@@ -316,7 +316,8 @@ impl Warm {
             // What was forgotten meanwhile would be fetched.
             let here = pieces.iter().filter(|piece| layer.spans().cache().holds(piece.tar()));
             if let Err(error) = kernel.fill(file.ino, &file.path, here.map(|piece| piece.range)) {
-                tracing::debug!(ino = file.ino.0, %error, "pages were not made from the image");
+                let (layer, path) = (layer.digest(), String::from_utf8_lossy(&file.path));
+                tracing::debug!(%layer, %path, %error, "pages were not made from the image");
             }
         }
         true
@@ -334,9 +335,15 @@ impl Warm {
                 }
             };
             match kernel.give(piece.ino, piece.range.start, bytes) {
-                Ok(bytes) => layer.stats().pack_given_bytes.add(bytes),
+                Ok(bytes) => {
+                    layer.stats().pack_given_bytes.add(bytes);
+                    if bytes > 0 {
+                        layer.spans().handed(piece.tar());
+                    }
+                }
                 Err(error) => {
-                    tracing::debug!(ino = piece.ino.0, %error, "pages were not given to the kernel");
+                    let (layer, path) = (layer.digest(), String::from_utf8_lossy(&piece.path));
+                    tracing::debug!(%layer, %path, %error, "pages were not given to the kernel");
                 }
             }
         }

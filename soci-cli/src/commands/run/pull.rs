@@ -30,6 +30,7 @@ const MANIFEST: &str = "containerd.io/snapshot/cri.manifest-digest";
 const LAYER: &str = "containerd.io/snapshot/cri.layer-digest";
 const LAYERS: &str = "containerd.io/snapshot/cri.image-layers";
 const SIZE: &str = "containerd.io/snapshot/remote/soci.size";
+const WORKLOAD: &str = "containerd.io/snapshot/remote/soci.pack.workload";
 const INDEX: &str = "containerd.io/snapshot/remote/soci.index.digest";
 
 /// What came of the layers.
@@ -66,17 +67,19 @@ pub(super) struct Snapshots<'a> {
     chain: Vec<Digest>,
     /// Tells the snapshots of this start from those of others on the same root.
     nonce: String,
+    /// The workload whose pack is wanted.
+    workload: Option<String>,
 }
 
 impl<'a> Snapshots<'a> {
-    pub(super) fn new(client: SnapshotsClient, image: &'a Image) -> Result<Self> {
+    pub(super) fn new(client: SnapshotsClient, image: &'a Image, workload: Option<String>) -> Result<Self> {
         let (layers, diff_ids) = (image.layers().len(), image.config.diff_ids.len());
         if layers != diff_ids {
             bail!("the image has {layers} layers, its configuration names {diff_ids}");
         }
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let nonce = format!("{}-{}", std::process::id(), now.as_nanos());
-        Ok(Self { client, image, chain: chain_ids(&image.config.diff_ids), nonce })
+        Ok(Self { client, image, chain: chain_ids(&image.config.diff_ids), nonce, workload })
     }
 
     /// Makes sure that every layer is there.
@@ -120,7 +123,7 @@ impl<'a> Snapshots<'a> {
             snapshotter: SNAPSHOTTER.into(),
             key: self.container_key(),
             parent: self.parent(self.chain.len()),
-            labels: HashMap::new(),
+            labels: self.workload_label().collect(),
         };
         let answer =
             self.client.prepare(request(prepare)).await.context("cannot prepare the container's snapshot")?;
@@ -142,6 +145,10 @@ impl<'a> Snapshots<'a> {
         at.checked_sub(1).map_or(String::new(), |below| self.chain[below].to_string())
     }
 
+    fn workload_label(&self) -> impl Iterator<Item = (String, String)> {
+        self.workload.iter().map(|name| (WORKLOAD.to_owned(), name.clone()))
+    }
+
     fn labels(&self, at: usize, index: Option<&Digest>) -> HashMap<String, String> {
         let layer = &self.image.layers()[at];
         let mut labels = HashMap::from([
@@ -155,6 +162,7 @@ impl<'a> Snapshots<'a> {
         if let Some(index) = index {
             labels.insert(INDEX.to_owned(), index.to_string());
         }
+        labels.extend(self.workload_label());
         labels
     }
 }
