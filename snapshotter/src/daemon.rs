@@ -16,7 +16,7 @@ use tonic::transport::Server;
 use tracing::{info, warn};
 
 use crate::blocking::{blocking, try_blocking};
-use crate::config::Config;
+use crate::config::{Config, ConfigError, StoreType};
 use crate::engine::{BackgroundOptions, EngineOptions};
 use crate::grpc::{ImageService, Service};
 use crate::hidden::helper::Program;
@@ -28,8 +28,9 @@ use crate::node::{Node, NodeOptions};
 use crate::pack::PackOptions;
 use crate::snapshot::{self, Policy, SnapshotStats, Snapshotter, needs_userxattr};
 use crate::span::SpanOptions;
+use crate::status::{self, Status};
 use crate::storage::Limits;
-use crate::telemetry::defs::Sources;
+use crate::telemetry::defs::{Now, Sources};
 use crate::telemetry::stats::Stats;
 use crate::telemetry::{Listener, MetricsError, serve};
 use crate::unpack::{UnpackOptions, Unpacker};
@@ -73,6 +74,9 @@ pub enum DaemonError {
     /// The metrics endpoint.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The root directory is in use.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -89,6 +93,7 @@ pub enum DaemonError {
 pub struct Daemon {
     snapshotter: Arc<Snapshotter>,
     node: Arc<Node>,
+    status: Arc<Status>,
     _lock: RootLock,
 }
 
@@ -124,20 +129,31 @@ impl Daemon {
         });
         let stats = Arc::new(Stats::default());
         let counters = Arc::new(SnapshotStats::default());
+        let sources = Sources {
+            traffic: registry.traffic(),
+            stats: Arc::clone(&stats),
+            counters: Arc::clone(&counters),
+            now: Now::default(),
+        };
+        let status = Status::new(sources, config.status.containerd());
+        if let Some(socket) = config.status.socket(&root) {
+            match status::bind_private(&socket) {
+                Ok(listener) => drop(tokio::spawn(serve(Listener::Unix(listener), status::private(&status)))),
+                // Nothing needs it but people.
+                Err(error) => {
+                    warn!(path = %socket.display(), %error, "the status socket cannot be served; set [status] socket")
+                }
+            }
+        }
         if !config.metrics_address.is_empty() && !config.no_prometheus {
             let listener = Listener::bind(&config.metrics_network, &config.metrics_address).await?;
             let address =
                 listener.tcp_address().map_or_else(|| config.metrics_address.clone(), |tcp| tcp.to_string());
             info!(address, "metrics are served");
-            let sources = Sources {
-                traffic: registry.traffic(),
-                stats: Arc::clone(&stats),
-                counters: Arc::clone(&counters),
-            };
-            tokio::spawn(serve(listener, sources));
+            tokio::spawn(serve(listener, status::open_to_all(&status)));
         }
         let content = LayoutStore::open(&root.join("content")).map_err(DaemonError::Store)?;
-        let node = Node::new(node_options(config, &root, registry.clone(), content, stats, program));
+        let node = Node::new(node_options(config, &root, registry.clone(), content, stats, program)?);
         let node = node.map_err(DaemonError::Layers)?;
         let mounts = Arc::clone(node.mounts());
         blocking(move || mounts.begin()).await.map_err(DaemonError::Mounts)?;
@@ -153,9 +169,9 @@ impl Daemon {
         let unpacker = Unpacker::new(root.join("unpack"), unpack, needs_userxattr(), Handle::current());
         let unpacker = unpacker.map_err(no_root)?;
         let snapshots = root.join("snapshotter");
-        let opened =
-            Snapshotter::open(snapshots, policy(config), registry, Arc::clone(&node), unpacker, counters);
+        let opened = Snapshotter::open(snapshots, policy(config), Arc::clone(&node), unpacker, counters);
         let snapshotter = Arc::new(opened.map_err(DaemonError::Snapshots)?);
+        status.rooms(&node, &snapshotter);
         snapshotter.restore().await.map_err(DaemonError::Snapshots)?;
         // A panic in there was logged by its thread.
         let _ = ahead.await;
@@ -165,7 +181,7 @@ impl Daemon {
         let limits = Limits { max_bytes: config.cache.limit(), min_free: config.storage.min_free() };
         tokio::spawn(housekeeping::keep_room(limits, Arc::downgrade(&snapshotter), Arc::downgrade(&node)));
         tokio::spawn(housekeeping::look_after(Arc::downgrade(node.mounts())));
-        Ok(Self { snapshotter, node, _lock: lock })
+        Ok(Self { snapshotter, node, status, _lock: lock })
     }
 
     /// Answers on `listener` until `stop`, also for CRI's image service if there is one; gives requests in work a moment to end.
@@ -175,6 +191,7 @@ impl Daemon {
         images: Option<ImageService>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), DaemonError> {
+        self.status.serves();
         let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
         let service = SnapshotsServer::new(Service::new(Arc::clone(&self.snapshotter)));
         let server = Server::builder().add_service(service).add_optional_service(images);
@@ -258,12 +275,12 @@ fn node_options(
     content: LayoutStore,
     stats: Arc<Stats>,
     program: Program,
-) -> NodeOptions {
+) -> Result<NodeOptions, ConfigError> {
     let background = &config.background_fetch;
     // Where nothing is lazy, nothing is to be found out or fetched ahead.
     let lazy = !config.pull_modes.parallel_pull_unpack.enable;
     let (v1, v2) = (config.pull_modes.soci_v1.enable, config.pull_modes.soci_v2.enable);
-    NodeOptions {
+    Ok(NodeOptions {
         root: root.to_path_buf(),
         registry,
         content,
@@ -271,7 +288,7 @@ fn node_options(
         stats,
         discovery: Discovery { v1: lazy && v1, v2: lazy && v2 },
         prefetch: lazy && config.prefetch.enable,
-        pack: if lazy { pack_options(config) } else { PackOptions::off() },
+        pack: if lazy { pack_options(config)? } else { PackOptions::off() },
         engine: EngineOptions {
             prefetch_layers: config.prefetch.layers(),
             max_bandwidth: config.prefetch.bandwidth(),
@@ -303,22 +320,22 @@ fn node_options(
                 ..FuseOptions::default()
             },
         },
-    }
+    })
 }
 
-fn pack_options(config: &Config) -> PackOptions {
+fn pack_options(config: &Config) -> Result<PackOptions, ConfigError> {
     let pack = &config.pack;
-    PackOptions {
+    Ok(PackOptions {
         enable: pack.enable,
         fine: pack.fine,
         max_bytes: pack.limit(),
         referrers: config.pull_modes.soci_v1.enable,
         require_verified: pack.require_verified,
         verified: pack.verified.clone(),
-        workload: pack.workload.clone(),
+        chooser: pack.chooser()?,
         attributes: pack.attributes.clone(),
         page_cache: pack.page_cache,
-    }
+    })
 }
 
 fn unpack_options(config: &Config) -> UnpackOptions {

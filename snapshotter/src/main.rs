@@ -21,6 +21,7 @@ use snapshotter::hidden::holder;
 use snapshotter::keychain::{KeychainOptions, ProviderOptions, Sources};
 use snapshotter::socket;
 use snapshotter::takedown::take_down;
+use snapshotter::telemetry::text;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
@@ -56,6 +57,9 @@ enum Command {
     /// Show configuration.
     #[command(subcommand)]
     Config(Show),
+    /// Print the page of metrics, docs/metrics.md.
+    #[command(hide = true)]
+    Metrics,
     /// Take down all mounts that a daemon has left, and the process that keeps them. The daemon must be stopped.
     Unmount {
         /// Also if containers use layers. They get errors then.
@@ -113,6 +117,10 @@ pub(crate) fn main() -> ExitCode {
             check_config(file.as_deref().or(cli.config.as_deref()))
         }
         Some(Command::Config(show)) => print_config(show, cli.config.as_deref()),
+        Some(Command::Metrics) => {
+            print!("{}", text::markdown());
+            Ok(())
+        }
         Some(Command::Unmount { force }) => unmount(&cli.root, *force),
         Some(Command::Hold { socket, abort_after }) => hold(socket, *abort_after, cli.log_level),
         Some(Command::Assist) => {

@@ -79,6 +79,9 @@ pub(crate) enum Command {
     Trace(trace::Command),
     /// Run a container of an image, its layers served by a private snapshotter.
     Run(commands::run::Args),
+    /// Show what came of the starts on this node: times, packs, bytes that were there in time and bytes that were not.
+    #[command(after_help = help::STATUS)]
+    Status(commands::status::Args),
     /// Check what this machine has and lacks for recording and for lazy starts.
     #[command(after_help = help::DOCTOR)]
     Doctor(commands::doctor::Args),
@@ -106,6 +109,7 @@ impl Command {
             Self::Record(args) => commands::record::run(&args, global),
             Self::Run(args) => commands::run::run(&args, global),
             Self::Doctor(args) => with_code(global, move |global| commands::doctor::run(&args, global)),
+            Self::Status(args) => within(global, move |global| commands::status::run(&args, global)),
             Self::Completion(args) => within(global, move |_| commands::completion::run(&args)),
             Self::Man(args) => within(global, move |_| commands::man::run(&args)),
             Self::Tied(args) => commands::tied::run(&args),

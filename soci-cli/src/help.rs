@@ -55,6 +55,12 @@ pub(crate) const REBUILD: &str = "\
 Example:
   soci rebuild-db";
 
+pub(crate) const STATUS: &str = "\
+Examples:
+  soci status
+  soci status --watch app:v1
+  soci status --json | jq '.starts[0].bytes'";
+
 pub(crate) const DOCTOR: &str = "\
 Examples:
   soci doctor

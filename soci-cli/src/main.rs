@@ -17,6 +17,7 @@ mod hint;
 mod root;
 mod size;
 mod sources;
+mod status_socket;
 mod usage;
 
 use std::process::ExitCode;

@@ -24,7 +24,10 @@ mod convert;
 mod interop_shared;
 #[cfg(feature = "shared")]
 mod interop_shared_index;
+mod log_words;
+mod metrics_docs;
 mod model;
+mod node_choice;
 mod node_fine;
 mod node_fine_faults;
 mod node_packs;

@@ -5,6 +5,7 @@
 mod conformance;
 mod containerd;
 mod containerd_api;
+mod containerd_choice;
 mod containerd_companions;
 mod containerd_images;
 mod containerd_kinds;
@@ -49,6 +50,7 @@ mod run;
 mod scopes;
 mod slow_disk;
 mod snapshotter;
+mod status;
 mod stops;
 mod strace;
 mod swap;

@@ -22,6 +22,7 @@ mod resolver;
 mod restart;
 mod size;
 mod snapshotter;
+mod status;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -40,13 +41,14 @@ pub use content_store::{ContentStore, StoreType};
 pub use fuse::Fuse;
 pub use http::Http;
 pub use keychain::{CredentialProviders, CriKeychain, KubeconfigKeychain};
-pub use pack::Pack;
+pub use pack::{Pack, PackRule};
 pub use prefetch::{BackgroundFetch, Prefetch};
 pub use pull_modes::{ParallelPull, PullModes, SociV1, SociV2};
 pub use registry::RegistrySection;
 pub use resolver::{Host, Mirror, Resolver};
 pub use restart::Restart;
 pub use snapshotter::SnapshotterSection;
+pub use status::Status;
 pub use storage::Storage;
 pub use unused::Unused;
 
@@ -100,6 +102,8 @@ pub struct Config {
     pub pack: Pack,
     /// Ours: registries without TLS.
     pub registry: RegistrySection,
+    /// Ours: what people see of the daemon.
+    pub status: Status,
 }
 
 impl Default for Config {
@@ -126,6 +130,7 @@ impl Default for Config {
             restart: Restart::default(),
             pack: Pack::default(),
             registry: RegistrySection::default(),
+            status: Status::default(),
         }
     }
 }

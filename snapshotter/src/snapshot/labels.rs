@@ -6,7 +6,8 @@ use soci_core::digest::Digest;
 use soci_core::registry::Reference;
 
 use super::record::Labels;
-use crate::image::{Companions, ImageRequest};
+pub use crate::choice::WORKLOAD;
+use crate::image::{Client, Companions, ImageRequest};
 
 /// Name under which the layer is to be committed; its presence says that the snapshot is for an image layer.
 pub const TARGET: &str = "containerd.io/snapshot.ref";
@@ -35,8 +36,6 @@ pub const HAS_INDEX: &str = "containerd.io/snapshot/remote/has.soci.index.digest
 pub const FINE_INDEX: &str = "containerd.io/snapshot/remote/soci.fine-index.digest";
 /// On layers of an image that is served with a pack: the digest of its manifest.
 pub const PACK: &str = "containerd.io/snapshot/remote/soci.pack.digest";
-/// On a request: the name of the workload whose pack is to be preferred.
-pub const WORKLOAD: &str = "containerd.io/snapshot/remote/soci.pack.workload";
 /// Users of a snapshot's user namespace, as [`crate::idmap::IdMap`] reads them.
 pub const UIDS: &str = "containerd.io/snapshot/uidmapping";
 /// Its groups.
@@ -65,6 +64,8 @@ pub struct LayerRequest {
     pub companions: Companions,
     /// The workload whose pack is to be preferred, when told.
     pub workload: Option<String>,
+    /// Who asks.
+    pub client: Client,
 }
 
 /// Labels that do not describe a layer.
@@ -127,6 +128,14 @@ impl LayerRequest {
                 Companions::Discover
             },
             workload: labels.get(WORKLOAD).cloned(),
+            client: Client {
+                namespace: labels.get(NAMESPACE).cloned().unwrap_or_default(),
+                labels: labels
+                    .iter()
+                    .filter(|(label, _)| !is_of_layer(label))
+                    .map(|(k, v)| (k.clone(), v.clone()))
+                    .collect(),
+            },
         })
     }
 
@@ -146,8 +155,17 @@ impl LayerRequest {
             index_digest: self.index_digest,
             companions: self.companions,
             workload: self.workload.clone(),
+            client: self.client.clone(),
         }
     }
+}
+
+/// Whether a label says which layer a snapshot is for: it is no reason for one pack or another.
+fn is_of_layer(label: &str) -> bool {
+    label == TARGET || label == LAYER_SIZE
+        || label == DIFF_ID
+        || label == PARENT_CHAIN
+        || label.starts_with("containerd.io/snapshot/cri.")
 }
 
 /// The namespace of a request: what the client said, else the first part of the key, since containerd 1.x sends proxy plugins no

@@ -121,6 +121,18 @@ impl Metadata {
         })
     }
 
+    /// What is wrong with the database, if something is.
+    ///
+    /// # Errors
+    /// When its file is gone, was replaced, or cannot be read, or when the disk has failed it and still does.
+    pub fn check(&self) -> Result<()> {
+        self.db.check()?;
+        self.db.with(|db| {
+            db.begin_read()?.open_table(SNAPSHOTS)?;
+            Ok(())
+        })
+    }
+
     /// Everything that was changed lasts from now on.
     pub fn sync(&self) -> Result<()> {
         self.db.with(|db| Ok(db.begin_write()?.commit()?))

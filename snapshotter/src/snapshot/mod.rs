@@ -16,6 +16,7 @@ mod error;
 mod filter;
 pub mod labels;
 mod last_resort;
+mod launch;
 mod metadata;
 mod overlay;
 mod prepare;
@@ -28,6 +29,7 @@ mod tests;
 mod turns;
 mod unlabelled;
 mod whole;
+mod why;
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
@@ -38,7 +40,6 @@ use std::time::Duration;
 
 use soci_core::digest::Digest;
 use soci_core::error::chain;
-use soci_core::registry::Registry;
 use tracing::warn;
 
 pub use error::{Error, Result};
@@ -47,7 +48,7 @@ pub use metadata::{Lasts, Metadata};
 pub use overlay::{Directories, Mount, needs_userxattr};
 pub use prepare::PrepareRequest;
 pub use record::{Chain, Info, Kind, Labels, SnapshotId, Usage};
-pub use serving::SnapshotStats;
+pub use serving::{Served, SnapshotStats};
 pub use unlabelled::{Unlabelled, UnlabelledStats};
 
 use crate::blocking::blocking;
@@ -85,7 +86,6 @@ pub struct Snapshotter {
     dirs: Directories,
     userxattr: bool,
     policy: Policy,
-    registry: Registry,
     node: Arc<Node>,
     unpacker: Arc<Unpacker>,
     serving: Serving,
@@ -102,7 +102,6 @@ impl Snapshotter {
     pub fn open(
         root: PathBuf,
         policy: Policy,
-        registry: Registry,
         node: Arc<Node>,
         unpacker: Arc<Unpacker>,
         counters: Arc<SnapshotStats>,
@@ -122,7 +121,6 @@ impl Snapshotter {
             dirs,
             userxattr: needs_userxattr(),
             policy,
-            registry,
             node,
             unpacker,
             serving: Serving::default(),
@@ -142,7 +140,6 @@ impl Snapshotter {
         labels: Labels,
     ) -> Result<Vec<Mount>> {
         let chain = self.create(Kind::View, key.clone(), parent, labels, Lasts::Now).await?;
-        self.announce(&chain);
         self.mounts_or_undo(key, &chain).await
     }
 
@@ -212,6 +209,19 @@ impl Snapshotter {
             needed.documents.extend(documents.into_iter().filter_map(digest));
         }
         Ok(needed)
+    }
+
+    /// Layers by how they are served.
+    pub fn served(&self) -> Served {
+        self.serving.counts()
+    }
+
+    /// What is wrong with the database, if something is. Blocking, for a moment.
+    ///
+    /// # Errors
+    /// When it is gone, or cannot be read or written.
+    pub fn check_database(&self) -> Result<()> {
+        self.metadata.check()
     }
 
     /// Removes directories that belong to no snapshot.

@@ -17,15 +17,17 @@ use tracing::{debug, info, warn};
 
 use super::error::{Error, Result};
 use super::labels::{self, LabelError, LayerRequest};
+use super::launch::Beginning;
 use super::overlay::Mount;
 use super::record::{Chain, Kind, Labels, Usage};
 use super::serving::Missing;
 use super::whole::position;
-use super::{Lasts, Snapshotter, unlabelled};
+use super::{Lasts, Snapshotter, unlabelled, why};
 use crate::blocking::blocking;
 use crate::boot::BootId;
 use crate::image::{ImageContext, LayerState};
 use crate::layer::Layer;
+use crate::starts::Way as Came;
 
 /// A request for an active snapshot.
 #[derive(Debug, Clone)]
@@ -91,8 +93,10 @@ impl Snapshotter {
             if unlabelled::is_for_a_layer(&key) {
                 self.counters.unlabelled.add(namespace.as_deref(), &key);
             }
-            self.announce(&chain);
-            return self.mounts_or_undo(key, &chain).await;
+            let launching = self.announce(&chain, Beginning { key: key.clone(), parent, labels, namespace });
+            let mounts = self.mounts_or_undo(key, &chain).await?;
+            launching.mounted().await;
+            return Ok(mounts);
         };
         if let Ok(existing) = self.stat(&target) {
             if existing.parent == parent {
@@ -105,7 +109,7 @@ impl Snapshotter {
             layer.must_be_on(parent.as_deref())?;
             Ok(layer)
         });
-        let layer = match layer {
+        let mut layer = match layer {
             Ok(layer) => layer,
             Err(reason) => {
                 match &reason {
@@ -119,9 +123,13 @@ impl Snapshotter {
         let mut labels = labels;
         if let Some(namespace) = labels::namespace(namespace.as_deref(), &key) {
             labels.insert(labels::NAMESPACE.to_owned(), namespace.to_owned());
+            namespace.clone_into(&mut layer.client.namespace);
         }
         let job = LayerJob { key, target, chain, layer, labels };
-        match self.provide(&job).await {
+        let begun = Instant::now();
+        let provided = self.provide(&job).await;
+        self.node.stats().prepares.observe(begun.elapsed());
+        match provided {
             Ok(Outcome::Committed) => Err(Error::AlreadyExists(job.target)),
             Ok(Outcome::NextWay) => self.leave_to_runtime(job.key, &job.chain).await,
             // Somebody else was faster with the same layer.
@@ -142,6 +150,8 @@ impl Snapshotter {
         }
         let image = self.node.image(&request);
         if image.is_given_up() {
+            let reason = "the registry did not answer a moment ago";
+            image.account().came(job.layer.layer_digest, Came::Runtime, reason, why::REGISTRY);
             debug!(key = job.key, "the image could not be found out about a moment ago");
             return Ok(Outcome::NextWay);
         }
@@ -151,7 +161,7 @@ impl Snapshotter {
         let fits = self.must_have_diff_id(&image, job, deadline);
         let (way, _, fits) = tokio::join!(self.choose(&image, job, deadline), begun, fits);
         if let Err(different) = fits {
-            self.lazy_failed(job, &different);
+            self.lazy_failed(&image, job, &different);
             return Ok(Outcome::NextWay);
         }
         if matches!(way, Way::Whole) {
@@ -160,6 +170,8 @@ impl Snapshotter {
                 Ok(Ok(_)) => {}
                 failed => {
                     image.give_up(failed.is_err());
+                    let reason = "the manifest of the image cannot be had";
+                    image.account().came(job.layer.layer_digest, Came::Runtime, reason, why::REGISTRY);
                     return Ok(Outcome::NextWay);
                 }
             }
@@ -197,22 +209,37 @@ impl Snapshotter {
 
     /// Decides how the layer of `job` comes here.
     async fn choose(&self, image: &ImageContext, job: &LayerJob, deadline: Instant) -> Way {
+        let digest = job.layer.layer_digest;
+        let came = |way, reason: &str, advice: &str| image.account().came(digest, way, reason, advice);
         if self.policy.always_whole {
+            came(Came::Whole, why::NOTHING_LAZY.0, why::NOTHING_LAZY.1);
             return Way::Whole;
         }
         let state = image.layer(&job.layer.layer_digest);
         match timeout_at(deadline, state).await {
-            Ok(Ok(LayerState::Lazy(layer))) if layer.size() < self.policy.min_layer_size => Way::Whole,
+            Ok(Ok(LayerState::Lazy(layer))) if layer.size() < self.policy.min_layer_size => {
+                came(Came::Whole, why::SMALL.0, why::SMALL.1);
+                Way::Whole
+            }
             Ok(Ok(LayerState::Lazy(layer))) => Way::Lazy(layer),
-            Ok(Ok(LayerState::NoZtoc)) => Way::Whole,
-            Ok(Ok(LayerState::NoIndex)) if self.policy.whole_without_index => Way::Whole,
-            Ok(Ok(LayerState::NoIndex)) => Way::Runtime,
+            Ok(Ok(LayerState::NoZtoc)) => {
+                came(Came::Whole, why::NO_TABLE.0, why::NO_TABLE.1);
+                Way::Whole
+            }
+            Ok(Ok(LayerState::NoIndex)) if self.policy.whole_without_index => {
+                came(Came::Whole, why::NO_INDEX.0, why::NO_INDEX.1);
+                Way::Whole
+            }
+            Ok(Ok(LayerState::NoIndex)) => {
+                came(Came::Runtime, why::NO_INDEX.0, why::NO_INDEX.1);
+                Way::Runtime
+            }
             Ok(Err(error)) => {
-                self.lazy_failed(job, &error);
+                self.lazy_failed(image, job, &error);
                 Way::Whole
             }
             Err(elapsed) => {
-                self.lazy_failed(job, &elapsed);
+                self.lazy_failed(image, job, &elapsed);
                 Way::Whole
             }
         }
@@ -229,7 +256,7 @@ impl Snapshotter {
         let mount = match self.mount_layer(layer, id, &job.chain.parents, Missing::Mount).await {
             Ok(mount) => mount,
             Err(error) => {
-                self.lazy_failed(job, &error);
+                self.lazy_failed(image, job, &error);
                 return Ok(Outcome::NextWay);
             }
         };
@@ -246,6 +273,10 @@ impl Snapshotter {
         if let Some(pack) = image.pack_digest().await {
             labels.insert(labels::PACK.to_owned(), pack.to_string());
         }
+        // A container for the same workload needs no other pack.
+        if let Some(workload) = image.workload().await {
+            labels.insert(labels::WORKLOAD.to_owned(), workload.to_owned());
+        }
         image.settle().await;
         self.serving.mounted(id, mount);
         if let Err(error) = self.commit_layer(job, Usage::default(), labels, None).await {
@@ -256,7 +287,9 @@ impl Snapshotter {
             return Err(error);
         }
         self.counters.lazy_layers.inc();
-        let layer = job.layer.layer_digest;
+        let (layer, how) =
+            (job.layer.layer_digest, if image.fine_digest().await.is_some() { why::FINE } else { why::LAZY });
+        image.account().came(layer, Came::Lazy, how, "");
         info!(key = job.key, %layer, "remote-snapshot-prepared" = "true", "layer is served lazily");
         Ok(Outcome::Committed)
     }
@@ -269,6 +302,12 @@ impl Snapshotter {
             Err(error) => {
                 self.counters.whole_failures.inc();
                 let error = chain(&error);
+                image.account().came(
+                    digest,
+                    Came::Runtime,
+                    format!("it cannot be unpacked here: {error}"),
+                    why::LOG,
+                );
                 let key = &job.key;
                 warn!(key, layer = %digest, error, "local-snapshot-prepared" = "false", "layer cannot be unpacked");
                 return Ok(Outcome::NextWay);
@@ -309,9 +348,10 @@ impl Snapshotter {
         Err(Error::AlreadyExists(target))
     }
 
-    fn lazy_failed(&self, job: &LayerJob, error: &dyn std::error::Error) {
+    fn lazy_failed(&self, image: &ImageContext, job: &LayerJob, error: &dyn std::error::Error) {
         self.counters.lazy_failures.inc();
         let (key, layer, error) = (&job.key, job.layer.layer_digest, chain(error));
+        image.account().came(layer, Came::Whole, format!("it cannot be served lazily: {error}"), why::LOG);
         warn!(key, %layer, error, "remote-snapshot-prepared" = "false", "layer cannot be served lazily");
     }
 }

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::error::{Error, Result};
 use super::labels::{self, LabelError, LayerRequest};
-use super::record::{Chain, Kind, Labels, SnapshotId};
+use super::record::{Kind, Labels, SnapshotId};
 use super::serving::Missing;
 use super::{Snapshotter, disk, remap};
 use crate::blocking::blocking;
@@ -264,20 +264,6 @@ impl Snapshotter {
             layer.mount(&mountpoint, &options)
         })
         .await
-    }
-
-    /// Tells the image of the nearest lazy layer that a container begins to use it, the first time after a restart. Nobody waits
-    /// for what comes of it.
-    pub(super) fn announce(self: &Arc<Self>, chain: &Chain) {
-        let Some(id) = self.serving.begin_use(&chain.parents) else { return };
-        let this = Arc::clone(self);
-        tokio::spawn(async move {
-            let labels = this.labels_of(id).await.unwrap_or_default();
-            let layer = LayerRequest::from_labels(&labels);
-            if let Some(layer) = layer.ok().filter(|_| labels.contains_key(labels::PACK)) {
-                this.node.image(&layer.image()).wanted().await;
-            }
-        });
     }
 
     async fn labels_of(self: &Arc<Self>, id: SnapshotId) -> Result<Labels> {

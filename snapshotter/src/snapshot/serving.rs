@@ -30,6 +30,19 @@ pub struct SnapshotStats {
     pub unlabelled: UnlabelledStats,
 }
 
+/// Lazy layers by how they are served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Served {
+    /// Mounted, and served.
+    pub mounted: usize,
+    /// Mounted by an earlier process, and not served yet: readers wait.
+    pub waiting: usize,
+    /// Not mounted: nobody has wanted them since the start.
+    pub absent: usize,
+    /// They could not be served: readers get errors.
+    pub dead: usize,
+}
+
 /// The lazy layers by snapshot.
 #[derive(Debug, Default)]
 pub(super) struct Serving {
@@ -112,6 +125,20 @@ impl Serving {
             State::Absent | State::Dead(None) => Some(Missing::Mount),
             State::Doubtful => Some(Missing::Files),
         }
+    }
+
+    pub(super) fn counts(&self) -> Served {
+        let mut counts = Served::default();
+        for state in self.layers.lock().values() {
+            match state {
+                State::Mounted(_) => counts.mounted += 1,
+                // What is still mounted is tried again, and its readers wait meanwhile.
+                State::Left(_) | State::Dead(Some(_)) => counts.waiting += 1,
+                State::Absent => counts.absent += 1,
+                State::Dead(None) => counts.dead += 1,
+            }
+        }
+        counts
     }
 
     /// The layer is not ours any more. The caller unmounts it.

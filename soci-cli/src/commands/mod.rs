@@ -32,6 +32,7 @@ mod record_runs;
 pub(crate) mod report;
 mod results;
 pub(crate) mod run;
+pub(crate) mod status;
 mod stop;
 pub(crate) mod store;
 mod summary;

@@ -107,7 +107,7 @@ impl Transport {
     pub(crate) async fn pause(&self, error: RegistryError, budget: &mut Budget) -> Result<(), RegistryError> {
         let text = error.to_string();
         let wait = budget.spend(error)?;
-        tracing::debug!(error = text, ?wait, "retrying registry request");
+        tracing::debug!(error = text, wait_ms = wait.as_millis() as u64, "retrying registry request");
         self.traffic.count_retry();
         sleep(wait).await;
         Ok(())

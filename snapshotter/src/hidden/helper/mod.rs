@@ -40,7 +40,7 @@ pub enum HelperError {
         source: io::Error,
     },
     /// The work failed.
-    #[error("helper process failed: {work:?}")]
+    #[error("helper process failed: {work}")]
     Work {
         /// The work.
         work: Work,
@@ -49,7 +49,7 @@ pub enum HelperError {
         source: io::Error,
     },
     /// The work was not done in time. The process was killed.
-    #[error("helper process took more than {limit:?}: {work:?}")]
+    #[error("helper process took more than {} s: {work}", .limit.as_secs())]
     Late {
         /// The work.
         work: Work,
@@ -57,7 +57,7 @@ pub enum HelperError {
         limit: Duration,
     },
     /// The process ended before it answered.
-    #[error("helper process ended before it answered: {work:?}")]
+    #[error("helper process ended before it answered: {work}")]
     Ended {
         /// The work.
         work: Work,

@@ -4,6 +4,7 @@
 //! Pure. What must always hold: no bytes panic; what is not understood is no work.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -85,6 +86,27 @@ pub struct Place {
     pub mountpoint: PathBuf,
     /// Path in it, without a leading slash; empty for its root.
     pub path: Vec<u8>,
+}
+
+impl fmt::Display for Work {
+    /// For the log: what is done, and where. Of a file not which ranges.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = |place: &Place| place.mountpoint.join(Path::new(OsStr::from_bytes(&place.path)));
+        match self {
+            Self::MountImage { image, mountpoint, .. } => {
+                write!(f, "mount {} on {}", image.display(), mountpoint.display())
+            }
+            Self::Bind { tree, mountpoint } => {
+                write!(f, "show {} at {}", tree.display(), mountpoint.display())
+            }
+            Self::Detach { mountpoint } => write!(f, "unmount {}", mountpoint.display()),
+            Self::Prime { mountpoint } => write!(f, "try the operations of {}", mountpoint.display()),
+            Self::LookUp(at) => write!(f, "look up {}", place(at).display()),
+            Self::List(at) => write!(f, "list {}", place(at).display()),
+            Self::Fill { place: at, .. } => write!(f, "read {}", place(at).display()),
+            Self::Forget { mountpoint } => write!(f, "drop the pages of {}", mountpoint.display()),
+        }
+    }
 }
 
 impl Work {

@@ -320,7 +320,7 @@ impl Warm {
             Some((file.ino, Ranges { path: file.path.to_vec(), ranges }))
         });
         if let Err(error) = kernel.fill(files) {
-            tracing::debug!(layer = mount.layer, %error, "pages were not made from the image");
+            tracing::debug!(layer = %layer.digest(), %error, "pages were not made from the image");
         }
         true
     }
@@ -337,9 +337,15 @@ impl Warm {
                 }
             };
             match kernel.give(piece.ino, piece.range.start, bytes) {
-                Ok(bytes) => layer.stats().pack_given_bytes.add(bytes),
+                Ok(bytes) => {
+                    layer.stats().pack_given_bytes.add(bytes);
+                    if bytes > 0 {
+                        layer.spans().handed(piece.tar());
+                    }
+                }
                 Err(error) => {
-                    tracing::debug!(ino = piece.ino.0, %error, "pages were not given to the kernel");
+                    let (layer, path) = (layer.digest(), String::from_utf8_lossy(&piece.path));
+                    tracing::debug!(%layer, %path, %error, "pages were not given to the kernel");
                 }
             }
         }

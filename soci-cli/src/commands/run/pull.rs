@@ -2,8 +2,6 @@
 //! Prepare with the labels of the layer, from the lowest layer up. The snapshotter answers "already exists" when the
 //! layer can be used; then a Prepare without layer labels gives the mounts for a container.
 
-use std::collections::HashMap;
-
 use anyhow::{Context, Result, bail};
 use recorder::rootfs::chain_ids;
 use soci_core::containerd::snapshots::{
@@ -22,6 +20,8 @@ use crate::output::progress::Progress;
 const SNAPSHOTTER: &str = "soci";
 /// Where the snapshots of this program live.
 const NAMESPACE: &str = "soci-run";
+const WORKLOAD: &str = "containerd.io/snapshot/remote/soci.pack.workload";
+
 /// What came of the layers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Pulled {
@@ -56,17 +56,19 @@ pub(super) struct Snapshots<'a> {
     chain: Vec<Digest>,
     /// Tells the snapshots of this start from those of others on the same root.
     nonce: String,
+    /// The workload whose pack is wanted.
+    workload: Option<String>,
 }
 
 impl<'a> Snapshots<'a> {
-    pub(super) fn new(client: SnapshotsClient, image: &'a Image) -> Result<Self> {
+    pub(super) fn new(client: SnapshotsClient, image: &'a Image, workload: Option<String>) -> Result<Self> {
         let (layers, diff_ids) = (image.layers().len(), image.config.diff_ids.len());
         if layers != diff_ids {
             bail!("the image has {layers} layers, its configuration names {diff_ids}");
         }
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let nonce = format!("{}-{}", std::process::id(), now.as_nanos());
-        Ok(Self { client, image, chain: chain_ids(&image.config.diff_ids), nonce })
+        Ok(Self { client, image, chain: chain_ids(&image.config.diff_ids), nonce, workload })
     }
 
     /// Makes sure that every layer is there.
@@ -89,7 +91,10 @@ impl<'a> Snapshots<'a> {
                 snapshotter: SNAPSHOTTER.into(),
                 key: format!("extract-{} {id}", self.nonce),
                 parent: self.parent(at),
-                labels: of_layer(self.image, at, &self.chain[at], index).into_iter().collect(),
+                labels: of_layer(self.image, at, &self.chain[at], index)
+                    .into_iter()
+                    .chain(self.workload_label())
+                    .collect(),
             };
             match self.client.prepare(request(prepare)).await {
                 Err(status) if status.code() == Code::AlreadyExists => pulled.prepared += 1,
@@ -110,7 +115,7 @@ impl<'a> Snapshots<'a> {
             snapshotter: SNAPSHOTTER.into(),
             key: self.container_key(),
             parent: self.parent(self.chain.len()),
-            labels: HashMap::new(),
+            labels: self.workload_label().collect(),
         };
         let answer =
             self.client.prepare(request(prepare)).await.context("cannot prepare the container's snapshot")?;
@@ -130,6 +135,10 @@ impl<'a> Snapshots<'a> {
     /// Name of the snapshot below layer `at`.
     fn parent(&self, at: usize) -> String {
         at.checked_sub(1).map_or(String::new(), |below| self.chain[below].to_string())
+    }
+
+    fn workload_label(&self) -> impl Iterator<Item = (String, String)> {
+        self.workload.iter().map(|name| (WORKLOAD.to_owned(), name.clone()))
     }
 }
 
