@@ -13,6 +13,7 @@ mod database;
 mod disk;
 mod error;
 mod filter;
+mod identity;
 pub mod labels;
 mod last_resort;
 mod metadata;
