@@ -15,7 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 const FRESH: Duration = Duration::from_hours(7 * 24);
 /// Debian's keys: those of one release also sign the suites after it.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// Written last: what is beside it is whole.
+/// Written last, with the path of the tree, which runc has in it: what is beside it is whole, and where it was made.
 const STAMP: &str = "fetched";
 
 /// A containerd and what it needs.
@@ -48,7 +48,10 @@ impl Release {
         let alone = File::create(work.join("lock")).expect("the target folder is writable");
         flock(&alone, FlockOperation::LockExclusive).expect("a lock");
         let tree = work.join("tree");
-        let fetched = fs::metadata(tree.join(STAMP)).and_then(|stamp| stamp.modified()).ok();
+        let is_there = |said: &String| Path::new(said) == tree;
+        let stamp = fs::read_to_string(tree.join(STAMP)).ok().filter(is_there);
+        let fetched =
+            stamp.and_then(|_| fs::metadata(tree.join(STAMP)).and_then(|stamp| stamp.modified()).ok());
         let is_offline = std::env::var_os("SOCI_DEBIAN_OFFLINE").is_some_and(|value| value == "1");
         let is_fresh = fetched.is_some_and(|time| time.elapsed().is_ok_and(|age| age < FRESH));
         if !is_fresh && !(is_offline && fetched.is_some()) {
@@ -124,7 +127,7 @@ fn fetch(suite: &str, work: &Path, tree: &Path) {
     for left in [&host, &work.join("lists"), &work.join("cache")] {
         fs::remove_dir_all(left).expect("the target folder is writable");
     }
-    fs::write(tree.join(STAMP), "").expect("the target folder is writable");
+    fs::write(tree.join(STAMP), tree.display().to_string()).expect("the target folder is writable");
 }
 
 /// Downloads packages and unpacks them, without installing.

@@ -55,8 +55,7 @@ impl Lab {
         let pause = alone(&registry, "pause", work.path());
         let plain = alone(&registry, "plain", work.path());
         let maps = release.version() >= (1, 7);
-        let config = if maps { "[snapshotter]\nremap_ids = true\n" } else { "" };
-        let daemon = Daemon::start(work.path(), config);
+        let daemon = Daemon::start(work.path(), "[snapshotter]\nremap_ids = true\n");
         let setup = Setup { local_pull, remap_ids: maps, sandbox: Some(&pause), ..Setup::default() };
         let containerd = Containerd::of(&release, work.path(), &daemon, &setup);
         let runtime = Runtime::new().unwrap();
@@ -237,7 +236,7 @@ impl Lab {
         fs::read_to_string(out.join("said")).unwrap()
     }
 
-    /// `soci pull` into a namespace of its own: lazy, runs, goes.
+    /// `soci pull` into a namespace of its own, when nothing of the image is there: lazy, runs, goes.
     fn pull_by_soci(&self) {
         let soci = Soci::with_containerd(&self.containerd.socket());
         let pull = |image: &str| {
@@ -264,6 +263,7 @@ impl Lab {
         let text = soci.run(["-n", "pulled", "pull", &self.plain]).ok();
         assert!(text.contains("whole, was there"), "{text}");
         self.remove_images("pulled");
+        self.must_be_empty();
     }
 
     fn remove_images(&self, namespace: &str) {
@@ -274,14 +274,17 @@ impl Lab {
         }
     }
 
-    /// Nothing is left: no snapshot, no mount, no content.
     fn end(self) {
         self.remove_images("k8s.io");
-        self.remove_images("default");
+        self.must_be_empty();
+    }
+
+    /// Nothing is left: no snapshot, no mount, no content.
+    fn must_be_empty(&self) {
         let snapshots = self.daemon.root().join("snapshotter/snapshots");
         eventually("snapshots of removed images go", || fs::read_dir(&snapshots).unwrap().count() == 0);
         assert_eq!(self.daemon.mounts(), Vec::<PathBuf>::new());
-        for namespace in ["k8s.io", "default", "pulled"] {
+        for namespace in ["k8s.io", "pulled"] {
             let left = self.containerd.ctr_in(namespace, &["content", "ls", "-q"]).stdout;
             assert_eq!(String::from_utf8_lossy(&left), "", "{namespace}");
         }
@@ -367,6 +370,7 @@ fn companion() -> Digest {
 /// All that one containerd has to do.
 fn lives_with(release: Release) {
     let lab = Lab::new(release, false);
+    lab.pull_by_soci();
     // Of an image that was pulled by another snapshotter there is the content.
     let pull = ["images", "pull", "--plain-http", "--snapshotter", "overlayfs", &lab.plain];
     lab.containerd.ctr_ok(&pull);
@@ -378,7 +382,6 @@ fn lives_with(release: Release) {
     lab.commit();
     fs::remove_file(lab.work.path().join("out/said")).unwrap();
     lab.run_in_user_namespace();
-    lab.pull_by_soci();
     let asked = lab.registry.requests();
     assert!(
         !asked.iter().any(|request| request.path.ends_with(&companion().to_string())),

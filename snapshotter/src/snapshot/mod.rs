@@ -14,6 +14,7 @@ mod disk;
 mod durable;
 mod error;
 mod filter;
+mod identity;
 pub mod labels;
 mod last_resort;
 mod launch;

@@ -10,7 +10,6 @@
 
 use std::sync::Arc;
 
-use soci_core::digest::Digest;
 use soci_core::error::chain;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
@@ -21,7 +20,6 @@ use super::launch::Beginning;
 use super::overlay::Mount;
 use super::record::{Chain, Kind, Labels, Usage};
 use super::serving::Missing;
-use super::whole::position;
 use super::{Lasts, Snapshotter, unlabelled, why};
 use crate::blocking::blocking;
 use crate::boot::BootId;
@@ -55,14 +53,6 @@ pub(super) struct LayerJob {
     pub(super) layer: LayerRequest,
     /// Labels that the committed snapshot gets in any case.
     pub(super) labels: Labels,
-}
-
-/// The request is for another layer than the one that it names.
-#[derive(Debug, thiserror::Error)]
-#[error("the request says diff id {told}, the image's configuration says {found}")]
-struct DifferentLayer {
-    told: Digest,
-    found: Digest,
 }
 
 /// How a layer comes here.
@@ -188,23 +178,6 @@ impl Snapshotter {
             Way::Runtime => return Ok(Outcome::NextWay),
         }
         self.provide_whole(&image, job).await
-    }
-
-    /// Compares the diff id that the request says, if it does, with that of the image's configuration. One that cannot be read now
-    /// says nothing: what is served is checked otherwise.
-    async fn must_have_diff_id(
-        &self,
-        image: &ImageContext,
-        job: &LayerJob,
-        deadline: Instant,
-    ) -> std::result::Result<(), DifferentLayer> {
-        let Some(told) = job.layer.diff_id else { return Ok(()) };
-        let Ok(Ok(described)) = timeout_at(deadline, image.manifest()).await else { return Ok(()) };
-        let at = position(&described.manifest.layers, job);
-        match at.and_then(|at| described.config.diff_ids.get(at)) {
-            Some(found) if *found != told => Err(DifferentLayer { told, found: *found }),
-            _ => Ok(()),
-        }
     }
 
     /// Decides how the layer of `job` comes here.
