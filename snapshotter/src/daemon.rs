@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use crate::blocking::{blocking, try_blocking};
 use crate::config::{Config, ConfigError, StoreType};
 use crate::engine::{BackgroundOptions, EngineOptions};
-use crate::grpc::Service;
+use crate::grpc::{ImageService, Service};
 use crate::hidden::helper::Program;
 use crate::image::Discovery;
 use crate::layer::LayerError;
@@ -113,7 +113,6 @@ impl Daemon {
         private::root(root, "snapshotter").map_err(no_root)?;
         // Mounts are made from these paths by others, with other working directories.
         let root = std::fs::canonicalize(root).map_err(no_root)?;
-        warn_of_unused(config);
         let tried = blocking({
             let root = root.clone();
             move || RootLock::take(&root, PATIENCE)
@@ -166,7 +165,7 @@ impl Daemon {
                 blocking(move || RootLock::take_from_dying(&root, PATIENCE)).await?
             }
         };
-        let unpack = unpack_options(config)?;
+        let unpack = unpack_options(config);
         let unpacker = Unpacker::new(root.join("unpack"), unpack, needs_userxattr(), Handle::current());
         let unpacker = unpacker.map_err(no_root)?;
         let snapshots = root.join("snapshotter");
@@ -185,16 +184,17 @@ impl Daemon {
         Ok(Self { snapshotter, node, status, _lock: lock })
     }
 
-    /// Answers on `listener` until `stop`; gives requests in work a moment to end.
+    /// Answers on `listener` until `stop`, also for CRI's image service if there is one; gives requests in work a moment to end.
     pub async fn serve(
         &self,
         listener: UnixListener,
+        images: Option<ImageService>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), DaemonError> {
         self.status.serves();
         let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
         let service = SnapshotsServer::new(Service::new(Arc::clone(&self.snapshotter)));
-        let server = Server::builder().add_service(service);
+        let server = Server::builder().add_service(service).add_optional_service(images);
         let server = server.serve_with_incoming_shutdown(incoming(listener), async {
             // Told, or nobody is left to tell.
             let _ = stopped.await;
@@ -240,14 +240,6 @@ fn incoming(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream>
     })
 }
 
-fn warn_of_unused(config: &Config) {
-    if config.content_store.kind == StoreType::Containerd {
-        warn!(
-            "content_store.type = \"containerd\" has no effect: indexes and zTOCs are kept in the daemon's own store"
-        );
-    }
-}
-
 fn registry_options(config: &Config, keychain: Arc<dyn Keychain>) -> RegistryOptions {
     let http = &config.http;
     RegistryOptions {
@@ -271,6 +263,7 @@ fn registry_options(config: &Config, keychain: Arc<dyn Keychain>) -> RegistryOpt
             ..HostPolicy::default()
         },
         keychain,
+        credential_lifetime: config.resolver.credential_lifetime(),
         ..RegistryOptions::default()
     }
 }
@@ -345,13 +338,14 @@ fn pack_options(config: &Config) -> Result<PackOptions, ConfigError> {
     })
 }
 
-fn unpack_options(config: &Config) -> Result<UnpackOptions, DaemonError> {
+fn unpack_options(config: &Config) -> UnpackOptions {
     let pull = &config.pull_modes.parallel_pull_unpack;
-    Ok(UnpackOptions {
+    UnpackOptions {
         layers_at_once: pull.layers_at_once(),
-        chunk_size: pull.chunk_size()?.unwrap_or(CHUNK),
+        chunk_size: pull.chunk_size().unwrap_or(CHUNK),
         requests_per_layer: pull.requests_per_layer(),
-    })
+        requests_at_once: pull.requests_at_once(),
+    }
 }
 
 fn policy(config: &Config) -> Policy {
@@ -361,6 +355,7 @@ fn policy(config: &Config) -> Policy {
         always_whole: pull.enable,
         whole_without_index: pull.experimental_parallel_pull_as_fallback,
         min_layer_size: config.snapshotter.min_layer_size(),
+        remap_ids: config.snapshotter.remap_ids,
         retry_mounted: config.restart.abort_after(),
     }
 }

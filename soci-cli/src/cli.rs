@@ -53,6 +53,9 @@ pub(crate) enum Command {
     /// Push the SOCI index of an image, its fine indexes and its packs to the registry.
     #[command(after_help = help::PUSH)]
     Push(commands::push::Args),
+    /// Pull an image into containerd lazily, for who has neither CRI nor nerdctl.
+    #[command(after_help = help::PULL)]
+    Pull(commands::pull::Args),
     /// List, show and remove SOCI indexes.
     #[command(subcommand)]
     Index(index::Command),
@@ -117,6 +120,7 @@ impl Command {
             Self::Convert(args) => within(global, |global| commands::convert::run(args, global)),
             Self::RebuildDb(args) => within(global, move |global| commands::rebuild_db::run(&args, global)),
             Self::Push(args) => within(global, |global| commands::push::run(args, global)),
+            Self::Pull(args) => within(global, move |global| commands::pull::run(&args, global)),
             Self::Index(command) => within(global, |global| command.run(global)),
             Self::Ztoc(command) => within(global, |global| command.run(global)),
             Self::Prefetch(command) => within(global, |global| command.run(global)),

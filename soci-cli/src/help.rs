@@ -42,6 +42,15 @@ Examples:
   soci push registry.example.com/app:v1
   soci push --image oci:app registry.example.com/app:v1";
 
+pub(crate) const PULL: &str = "\
+Examples:
+  soci pull registry.example.com/app:v1
+  soci -n k8s.io pull registry.example.com/app:v1
+  ctr run --snapshotter soci registry.example.com/app:v1 app    # runs it
+
+The daemon gets the bytes of lazy layers itself: a private registry needs credentials in its
+configuration, too.";
+
 pub(crate) const REBUILD: &str = "\
 Example:
   soci rebuild-db";

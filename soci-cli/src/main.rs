@@ -27,6 +27,7 @@ use output::stream;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    soci_core::plugins::keep_out();
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage::report(&error),

@@ -18,6 +18,7 @@ mod cli_store;
 mod cli_trace;
 mod cli_trace_tools;
 mod cli_words;
+mod config_check;
 mod convert;
 #[cfg(feature = "shared")]
 mod interop_shared;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use soci_core::digest::Digest;
 
-use super::{ConfigError, default_if_zero, milliseconds};
+use super::{ConfigError, default_if_zero, milliseconds, size};
 use crate::choice::{Chooser, Program, Rule};
 
 /// Which of an image's companions are used.
@@ -19,6 +19,7 @@ pub struct Pack {
     /// Use fine indexes, with or without a pack.
     pub fine: bool,
     /// Bytes, as the registry has them, above which a pack is not used.
+    #[serde(deserialize_with = "size::bytes")]
     pub max_bytes: i64,
     /// Use only the companions in [`Pack::verified`].
     pub require_verified: bool,

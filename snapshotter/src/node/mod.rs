@@ -17,7 +17,7 @@ use soci_core::store::{self, Artifacts, LayoutStore};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::cache::bitmap::BootId;
+use crate::boot::BootId;
 use crate::cache::stored;
 use crate::choice::Chooser;
 use crate::engine::{Engine, EngineOptions, Load};

@@ -4,11 +4,14 @@
 //! a record has its directory; a committed layer is complete, either because every byte of it was verified before the
 //! commit, or because it is a lazy layer whose bytes are verified as they are read.
 //!
+//! What is shown to user namespaces (`remap`) is in the mount table alone.
+//!
 //! Methods that only touch disk and database are plain functions and block; those that may wait for a registry are
 //! async.
 
 mod database;
 mod disk;
+mod durable;
 mod error;
 mod filter;
 pub mod labels;
@@ -18,11 +21,13 @@ mod metadata;
 mod overlay;
 mod prepare;
 mod record;
+mod remap;
 mod restore;
 mod serving;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod unlabelled;
 mod whole;
 mod why;
 
@@ -30,6 +35,7 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use soci_core::digest::Digest;
@@ -43,12 +49,15 @@ pub use overlay::{Directories, Mount, needs_userxattr};
 pub use prepare::PrepareRequest;
 pub use record::{Chain, Info, Kind, Labels, SnapshotId, Usage};
 pub use serving::{Served, SnapshotStats};
+pub use unlabelled::{Unlabelled, UnlabelledStats};
 
 use crate::blocking::blocking;
+use crate::boot::BootId;
 use crate::mounts::Keep;
 use crate::node::Node;
 use crate::storage::Needed;
 use crate::unpack::Unpacker;
+use durable::Unsynced;
 use restore::Need;
 use serving::Serving;
 use turns::Turns;
@@ -64,6 +73,8 @@ pub struct Policy {
     pub whole_without_index: bool,
     /// Layers with fewer compressed bytes are pulled as a whole.
     pub min_layer_size: u64,
+    /// Layers below a snapshot with a user namespace are shown with its ids, because containerd leaves that to us.
+    pub remap_ids: bool,
     /// How long it is tried to serve layers again that an earlier process has mounted. Their readers wait meanwhile.
     pub retry_mounted: Duration,
 }
@@ -79,7 +90,10 @@ pub struct Snapshotter {
     unpacker: Arc<Unpacker>,
     serving: Serving,
     turns: Turns,
+    boot: BootId,
+    unsynced: Unsynced,
     counters: Arc<SnapshotStats>,
+    warned_of_ids: AtomicBool,
 }
 
 impl Snapshotter {
@@ -111,7 +125,10 @@ impl Snapshotter {
             unpacker,
             serving: Serving::default(),
             turns: Turns::default(),
+            boot: BootId::current(),
+            unsynced: Unsynced::default(),
             counters,
+            warned_of_ids: AtomicBool::new(false),
         })
     }
 
@@ -129,14 +146,16 @@ impl Snapshotter {
     /// The mounts of an active or view snapshot.
     pub async fn mounts(self: &Arc<Self>, key: &str) -> Result<Vec<Mount>> {
         let chain = self.metadata.chain(key)?;
-        self.mounts_of(&chain).await
+        self.mounts_of(key, &chain).await
     }
 
-    /// Turns an active snapshot into a committed one.
-    pub fn commit(&self, key: &str, name: &str, labels: Labels) -> Result<()> {
+    /// Turns an active snapshot into a committed one; see [`Metadata::commit`].
+    pub fn commit(&self, key: &str, name: &str, parent: Option<&str>, labels: Labels) -> Result<()> {
         let id = self.metadata.stat(key)?.0;
         let usage = self.measure(id)?;
-        self.metadata.commit(key, name, usage, labels)
+        self.metadata.commit(key, name, parent, usage, labels, None)?;
+        self.hide_mapped(id);
+        Ok(())
     }
 
     /// Removes a snapshot that has no children, with its directory and mount.
@@ -245,8 +264,16 @@ impl Snapshotter {
         lasts: Lasts,
     ) -> Result<Chain> {
         let this = Arc::clone(self);
+        let maps = self.maps(&labels)?;
         blocking(move || {
-            let place = |chain: &Chain| disk::create(&this.dirs, chain);
+            let place = |chain: &Chain| {
+                let maps = match &maps {
+                    // Nothing is below, or what is there has the owners that it is to have.
+                    Some(maps) if !chain.parents.is_empty() && !this.is_to_be_mapped(chain, maps)? => None,
+                    maps => maps.as_ref(),
+                };
+                disk::create(&this.dirs, chain, maps)
+            };
             this.metadata.create(kind, &key, parent.as_deref(), labels, lasts, place)
         })
         .await
@@ -254,7 +281,7 @@ impl Snapshotter {
 
     /// The mounts of a snapshot just made. Who does not get them must be able to ask again with the same key.
     async fn mounts_or_undo(self: &Arc<Self>, key: String, chain: &Chain) -> Result<Vec<Mount>> {
-        let mounts = self.mounts_of(chain).await;
+        let mounts = self.mounts_of(&key, chain).await;
         if mounts.is_err() {
             self.undo(key).await;
         }
@@ -270,10 +297,25 @@ impl Snapshotter {
         }
     }
 
-    /// The mounts of a chain whose lazy layers are all being served.
-    async fn mounts_of(self: &Arc<Self>, chain: &Chain) -> Result<Vec<Mount>> {
+    /// The mounts of the snapshot `key`, whose lazy layers are all being served then.
+    async fn mounts_of(self: &Arc<Self>, key: &str, chain: &Chain) -> Result<Vec<Mount>> {
         self.serve(&chain.parents).await?;
-        Ok(self.dirs.mounts(chain, self.userxattr))
+        let labels = self.metadata.stat(key)?.1.labels;
+        self.warn_of_unmapped(key, chain, &labels);
+        let Some(maps) = self.maps(&labels)? else {
+            return Ok(self.dirs.mounts(chain, self.userxattr, false));
+        };
+        // Two requests for one snapshot find what the first has shown.
+        let _turn = self.turns.of(chain.id).await;
+        let (this, chain) = (Arc::clone(self), chain.clone());
+        blocking(move || {
+            let is_mapped = this.is_to_be_mapped(&chain, &maps)?;
+            if is_mapped {
+                this.show_mapped(&chain, &maps)?;
+            }
+            Ok(this.dirs.mounts(&chain, this.userxattr, is_mapped))
+        })
+        .await
     }
 
     /// Serves those of a chain's lazy layers, nearest first, that are not. Each may need those below it.

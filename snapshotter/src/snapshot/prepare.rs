@@ -10,18 +10,21 @@
 
 use std::sync::Arc;
 
+use soci_core::digest::Digest;
 use soci_core::error::chain;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::error::{Error, Result};
-use super::labels::{self, LayerRequest};
+use super::labels::{self, LabelError, LayerRequest};
 use super::launch::Beginning;
 use super::overlay::Mount;
 use super::record::{Chain, Kind, Labels, Usage};
 use super::serving::Missing;
-use super::{Lasts, Snapshotter, why};
+use super::whole::position;
+use super::{Lasts, Snapshotter, unlabelled, why};
 use crate::blocking::blocking;
+use crate::boot::BootId;
 use crate::image::{ImageContext, LayerState};
 use crate::layer::Layer;
 use crate::starts::Way as Came;
@@ -54,6 +57,14 @@ pub(super) struct LayerJob {
     pub(super) labels: Labels,
 }
 
+/// The request is for another layer than the one that it names.
+#[derive(Debug, thiserror::Error)]
+#[error("the request says diff id {told}, the image's configuration says {found}")]
+struct DifferentLayer {
+    told: Digest,
+    found: Digest,
+}
+
 /// How a layer comes here.
 enum Way {
     Lazy(Arc<Layer>),
@@ -79,6 +90,9 @@ impl Snapshotter {
         let lasts = if is_layer { Lasts::WithTheNext } else { Lasts::Now };
         let chain = self.create(Kind::Active, key.clone(), parent.clone(), labels.clone(), lasts).await?;
         let Some(target) = labels.get(labels::TARGET).cloned() else {
+            if unlabelled::is_for_a_layer(&key) {
+                self.counters.unlabelled.add(namespace.as_deref(), &key);
+            }
             let launching = self.announce(&chain, Beginning { key: key.clone(), parent, labels, namespace });
             let mounts = self.mounts_or_undo(key, &chain).await?;
             launching.mounted().await;
@@ -91,9 +105,17 @@ impl Snapshotter {
             // The same layers on others of another namespace's runtime: containerd would not take that parent.
             return self.leave_to_runtime(key, &chain).await;
         }
-        let mut layer = match LayerRequest::from_labels(&labels) {
+        let layer = LayerRequest::from_labels(&labels).and_then(|layer| {
+            layer.must_be_on(parent.as_deref())?;
+            Ok(layer)
+        });
+        let mut layer = match layer {
             Ok(layer) => layer,
             Err(reason) => {
+                match &reason {
+                    LabelError::Missing(_) => self.counters.unlabelled.add(namespace.as_deref(), &key),
+                    _ => warn!(key, %reason, "layer cannot be served lazily: its labels do not describe it"),
+                }
                 debug!(key, %reason, "the labels do not describe a layer");
                 return self.leave_to_runtime(key, &chain).await;
             }
@@ -136,7 +158,12 @@ impl Snapshotter {
         let deadline = Instant::now() + self.policy.mount_timeout;
         // Both before this Prepare ends: the next one must find the layers above begun.
         let begun = timeout_at(deadline, self.start_whole_layers(&image, job));
-        let (way, _) = tokio::join!(self.choose(&image, job, deadline), begun);
+        let fits = self.must_have_diff_id(&image, job, deadline);
+        let (way, _, fits) = tokio::join!(self.choose(&image, job, deadline), begun, fits);
+        if let Err(different) = fits {
+            self.lazy_failed(&image, job, &different);
+            return Ok(Outcome::NextWay);
+        }
         if matches!(way, Way::Whole) {
             // Whoever pulls it whole needs that first. The runtime may have another way to it.
             match timeout_at(deadline, image.manifest()).await {
@@ -161,6 +188,23 @@ impl Snapshotter {
             Way::Runtime => return Ok(Outcome::NextWay),
         }
         self.provide_whole(&image, job).await
+    }
+
+    /// Compares the diff id that the request says, if it does, with that of the image's configuration. One that cannot be read now
+    /// says nothing: what is served is checked otherwise.
+    async fn must_have_diff_id(
+        &self,
+        image: &ImageContext,
+        job: &LayerJob,
+        deadline: Instant,
+    ) -> std::result::Result<(), DifferentLayer> {
+        let Some(told) = job.layer.diff_id else { return Ok(()) };
+        let Ok(Ok(described)) = timeout_at(deadline, image.manifest()).await else { return Ok(()) };
+        let at = position(&described.manifest.layers, job);
+        match at.and_then(|at| described.config.diff_ids.get(at)) {
+            Some(found) if *found != told => Err(DifferentLayer { told, found: *found }),
+            _ => Ok(()),
+        }
     }
 
     /// Decides how the layer of `job` comes here.
@@ -235,7 +279,7 @@ impl Snapshotter {
         }
         image.settle().await;
         self.serving.mounted(id, mount);
-        if let Err(error) = self.commit_layer(job, Usage::default(), labels).await {
+        if let Err(error) = self.commit_layer(job, Usage::default(), labels, None).await {
             if let Some(mounted) = self.serving.forget(id) {
                 let mounts = Arc::clone(self.node.mounts());
                 blocking(move || mounts.unmount(&mounted)).await;
@@ -271,15 +315,22 @@ impl Snapshotter {
         };
         let mut labels = job.labels.clone();
         labels.insert(labels::HAS_INDEX.to_owned(), "true".to_owned());
-        self.commit_layer(job, usage, labels).await?;
+        self.commit_layer(job, usage, labels, Some(self.boot)).await?;
+        self.sync_later(job.chain.id);
         self.counters.whole_layers.inc();
         info!(key = job.key, layer = %digest, "local-snapshot-prepared" = "true", "layer was pulled and unpacked");
         Ok(Outcome::Committed)
     }
 
-    async fn commit_layer(self: &Arc<Self>, job: &LayerJob, usage: Usage, labels: Labels) -> Result<()> {
+    async fn commit_layer(
+        self: &Arc<Self>,
+        job: &LayerJob,
+        usage: Usage,
+        labels: Labels,
+        written: Option<BootId>,
+    ) -> Result<()> {
         let (this, key, target) = (Arc::clone(self), job.key.clone(), job.target.clone());
-        blocking(move || this.metadata.commit(&key, &target, usage, labels)).await
+        blocking(move || this.metadata.commit(&key, &target, None, usage, labels, written)).await
     }
 
     /// The runtime downloads and unpacks the layer into the mounts.

@@ -95,7 +95,7 @@ fn describe(image: &ImageContext, described: &ManifestAndConfig, at: usize) -> O
 }
 
 /// Which layer of the image is meant. An image may have the same layer twice: then the number of parents tells.
-fn position(layers: &[Descriptor], job: &LayerJob) -> Option<usize> {
+pub(super) fn position(layers: &[Descriptor], job: &LayerJob) -> Option<usize> {
     let is_it = |layer: &Descriptor| layer.digest == job.layer.layer_digest;
     let depth = job.chain.parents.len();
     if layers.get(depth).is_some_and(is_it) { Some(depth) } else { layers.iter().position(is_it) }

@@ -48,6 +48,12 @@ const OURS: &[Def] = &[
             ])
         },
     ),
+    labelled(
+        "soci_unlabelled_layers_total",
+        "Image layers that could not be lazy, because the client did not say which they are.",
+        "client",
+        |s| s.counters.unlabelled.by_reason().map(|(reason, layers)| (reason.name(), layers)).into(),
+    ),
     plain("soci_demand_spans_total", "Spans fetched because a reader waited.", |s| {
         s.stats.demand_spans.get()
     }),

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-pub use work::{Place, Work};
+pub use work::{Place, Ranges, Work};
 
 /// Helpers that are kept when there is no work.
 const MAX_IDLE: usize = 4;
@@ -113,6 +113,18 @@ impl Helpers {
     /// Starts none yet.
     pub const fn new(program: Program) -> Self {
         Self { program, idle: Mutex::new(Vec::new()) }
+    }
+
+    /// Starts some now, so that the first work finds them there.
+    ///
+    /// # Errors
+    /// When a process cannot be run.
+    pub fn ahead(&self, count: usize) -> io::Result<()> {
+        for _ in 0..count.min(MAX_IDLE) {
+            let process = self.start()?;
+            self.keep(process);
+        }
+        Ok(())
     }
 
     /// Has a piece of work done. Blocks at most for `limit`, so it is not for async workers.
