@@ -93,7 +93,7 @@ fn a_container_after_a_restart_gets_a_pack_that_its_image_was_not_pulled_with() 
     let here = lab.run_with(lab.node(|options| options.pack.chooser = chooser), companions);
     let told = here.node.runtime.block_on(here.image.container_starts(&launch(&lab, &[(WORKLOAD, "job")])));
     assert_eq!(told, Some(("job".to_owned(), "label".to_owned())));
-    for &(layer, start, end) in [JOB, WEB].concat().iter() {
+    for (layer, start, end) in [JOB, WEB].concat() {
         here.check(layer, start, end);
     }
     assert_eq!((lab.layer_ranges(), lab.requests(&web).len(), lab.requests(&job).len()), (0, 0, 1));

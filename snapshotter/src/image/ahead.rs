@@ -45,7 +45,7 @@ impl ImageContext {
         self.services.engine.runtime().spawn(async move {
             let stats = &this.services.stats;
             let brought = this.bring_pack(&pack, &stream, promised).await;
-            let failure = brought.as_ref().err().map(|error| chain(error).to_string());
+            let failure = brought.as_ref().err().map(|error| chain(error));
             this.account.pack_ends(&pack.digest, failure);
             let image = &this.request.reference;
             let Err(error) = brought else {

@@ -68,7 +68,7 @@ impl Giver {
     pub fn distrust(&self) -> bool {
         let to_blame = self.source.distrust(&self.mirrors);
         if to_blame {
-            let mirrors: Vec<_> = self.mirrors.iter().map(|mirror| mirror.host.to_string()).collect();
+            let mirrors: Vec<_> = self.mirrors.iter().map(|mirror| mirror.host.clone()).collect();
             tracing::warn!(
                 mirrors = mirrors.join(", "),
                 blob = self.source.name(),

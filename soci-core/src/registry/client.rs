@@ -92,6 +92,7 @@ impl Repository {
     }
 
     /// The same repository; what is asked through it is counted by `meter`, too. (Tokens are not: several repositories may use one.)
+    #[must_use]
     pub fn metered(&self, meter: &Arc<Traffic>) -> Self {
         Self { remote: Remote { meter: Some(Arc::clone(meter)), ..self.remote.clone() } }
     }

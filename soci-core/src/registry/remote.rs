@@ -61,7 +61,7 @@ impl Remote {
     ) -> Result<Call, RegistryError> {
         let mut call = Call::get(server.url(&self.name, path)?, kind, &server.link);
         call.method = method;
-        call.meter = self.meter.clone();
+        call.meter.clone_from(&self.meter);
         call.access = Some(self.access(server, action));
         Ok(call)
     }

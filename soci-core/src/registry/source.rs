@@ -188,7 +188,7 @@ impl BlobSource {
     fn call(&self, access: &Access, url: Url, want: Want) -> Call {
         let mut call = Call::get(url, want.kind, &access.endpoint.link);
         call.access = Some(access.clone());
-        call.meter = self.remote.meter.clone();
+        call.meter.clone_from(&self.remote.meter);
         if let Some(header) = want.header() {
             call.headers.insert(RANGE, header);
         }
