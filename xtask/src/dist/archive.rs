@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use flate2::{Compression, GzBuilder};
 
 use super::Release;
-use super::stage::{For, Stage, source};
+use super::stage::{For, Stage};
 use crate::exec;
 use crate::lab::workspace;
 
@@ -18,9 +18,6 @@ pub(super) fn tarball(stage: &Stage<'_>, scratch: &Path, out: &Path) -> Result<(
     let name = format!("soci-{}-linux-{}", stage.release.version, stage.programs.arch.name());
     let top = scratch.join(&name);
     stage.lay_out(&top, For::Hand)?;
-    for file in ["LICENSE", "NOTICE"] {
-        fs::write(top.join(file), source(file)?)?;
-    }
     let plain = tar(scratch, stage.release)?;
     Ok(fs::write(out.join(format!("{name}.tar.gz")), gzip(&plain)?)?)
 }

@@ -78,6 +78,10 @@ impl Stage<'_> {
             put(&doc.join("changelog.Debian.gz"), 0o644, &gzip(debian_changelog(self.release)?.as_bytes())?)?;
         }
         put(&doc.join("copyright"), 0o644, copyright()?.as_bytes())?;
+        put(&doc.join("NOTICE"), 0o644, &source("NOTICE")?)?;
+        if whose == For::Hand {
+            put(&doc.join("LICENSE"), 0o644, &source("LICENSE")?)?;
+        }
         for folder in ["containerd", "k3s", "nerdctl"] {
             for entry in fs::read_dir(workspace().join("packaging").join(folder))? {
                 let entry = entry?;
