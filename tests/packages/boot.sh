@@ -37,4 +37,6 @@ ln -s /proc/self/fd dev/fd
 pivot_root . mnt
 cd /
 umount -l /mnt
+# As systemd does on a machine, but not in a container.
+mount --make-rshared /
 exec env -i container=soci PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd

@@ -102,7 +102,12 @@ fn the_tarball_is_for_usr_local() {
     );
     let unit = fs::read_to_string(root.path().join("lib/systemd/system/soci-snapshotter.service")).unwrap();
     assert!(unit.contains("ExecStart=/usr/local/bin/soci-snapshotter-grpc --address fd://\n"), "{unit}");
-    for path in ["bin/soci", "LICENSE", "etc/soci-snapshotter-grpc/config.toml", "share/man/man1/soci.1.gz"] {
+    for path in [
+        "bin/soci",
+        "share/doc/soci-snapshotter/LICENSE",
+        "etc/soci-snapshotter-grpc/config.toml",
+        "share/man/man1/soci.1.gz",
+    ] {
         assert!(root.path().join(path).exists(), "{path}");
     }
 }

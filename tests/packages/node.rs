@@ -156,7 +156,7 @@ impl Node {
             "processes are left"
         );
         let mounts = self.mounts();
-        assert!(!mounts.contains("soci"), "mounts are left:\n{mounts}");
+        assert!(!mounts.contains("soci-snapshotter"), "mounts are left:\n{mounts}");
         assert!(!self.run(&["systemctl", "cat", SERVICE]).status.success(), "systemd still knows the unit");
     }
 

@@ -1,5 +1,6 @@
 //! The chart's pod on a node: what its installer does to the node's files and to its systemd, through rollouts and removal. The pod is
-//! the image's files in namespaces as kubelet makes them (the node's PID namespace, its root at /host).
+//! the image's files in namespaces as kubelet makes them (the node's PID namespace; its root at /host, where mounts come and go
+//! with the node's).
 
 use std::process::Output;
 
@@ -15,7 +16,7 @@ fn pod(node: &Node, variables: &str, word: &str) -> Output {
         "mount --rbind / {POD}/host && mount -t tmpfs tmpfs {POD}/tmp && mkdir -p {POD}/proc {POD}/dev && mount --rbind /dev {POD}/dev && mount -t proc proc {POD}/proc && \
          exec chroot {POD} /bin/busybox env -i PATH=/usr/bin:/bin {variables} /bin/sh /usr/share/soci/install.sh {word}"
     );
-    node.run(&["unshare", "--mount", "bash", "-ec", &script])
+    node.run(&["unshare", "--mount", "--propagation", "slave", "bash", "-ec", &script])
 }
 
 #[track_caller]

@@ -44,7 +44,7 @@ impl Bare {
 
     /// A program in the root, with namespaces of its own for mounts and processes.
     fn command(&self, script: &str) -> Command {
-        let prepare = "mount -t proc proc \"$0/proc\" && mount --rbind /sys \"$0/sys\" && mount --rbind /dev \"$0/dev\" && mount -t tmpfs tmpfs \"$0/run\" && \
+        let prepare = "mount --bind \"$0\" \"$0\" && mount -t proc proc \"$0/proc\" && mount --rbind /sys \"$0/sys\" && mount --rbind /dev \"$0/dev\" && mount -t tmpfs tmpfs \"$0/run\" && \
             exec chroot \"$0\" /bin/sh -ec \"$1\"";
         let mut command = Command::new("unshare");
         command

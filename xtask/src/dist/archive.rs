@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use flate2::{Compression, GzBuilder};
 
 use super::Release;
-use super::stage::{For, Stage, source};
+use super::stage::{For, Stage};
 use crate::exec;
 use crate::lab::workspace;
 
@@ -18,11 +18,8 @@ pub(super) fn tarball(stage: &Stage<'_>, scratch: &Path, out: &Path) -> Result<(
     let name = format!("soci-{}-linux-{}", stage.release.version, stage.programs.arch.name());
     let top = scratch.join(&name);
     stage.lay_out(&top, For::Hand)?;
-    for file in ["LICENSE", "NOTICE"] {
-        fs::write(top.join(file), source(file)?)?;
-    }
     let plain = tar(scratch, stage.release)?;
-    Ok(fs::write(out.join(format!("{name}.tar.gz")), gzip(&plain)?)?)
+    Ok(fs::write(out.join(format!("{name}.tar.gz")), gzip(&plain, ARCHIVE)?)?)
 }
 
 /// The chart, as `helm package` lays it out: with the version of the release, and what the pods share with the packages.
@@ -32,7 +29,10 @@ pub(super) fn chart(release: &Release, scratch: &Path, out: &Path) -> Result<()>
     fs::create_dir_all(&folder)?;
     exec::run(exec::command(["cp", "-r"]).args([workspace().join("packaging/chart"), to]))?;
     let plain = tar(&folder, release)?;
-    Ok(fs::write(out.join(format!("soci-snapshotter-chart-{}.tgz", release.version)), gzip(&plain)?)?)
+    Ok(fs::write(
+        out.join(format!("soci-snapshotter-chart-{}.tgz", release.version)),
+        gzip(&plain, ARCHIVE)?,
+    )?)
 }
 
 /// A tar of what is in `folder`. Modes are 0755 or 0644, whatever the umask was.
@@ -51,9 +51,13 @@ pub(super) fn tar(folder: &Path, release: &Release) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
+/// Level of archives: what more levels gain costs a second for each.
+pub(super) const ARCHIVE: u32 = 6;
+
 /// gzip without a time.
-pub(super) fn gzip(plain: &[u8]) -> Result<Vec<u8>> {
-    let mut encoder = GzBuilder::new().mtime(0).operating_system(255).write(Vec::new(), Compression::new(6));
+pub(super) fn gzip(plain: &[u8], level: u32) -> Result<Vec<u8>> {
+    let mut encoder =
+        GzBuilder::new().mtime(0).operating_system(255).write(Vec::new(), Compression::new(level));
     encoder.write_all(plain)?;
     Ok(encoder.finish()?)
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use soci_core::digest::Digest;
 
-use super::archive::{gzip, tar};
+use super::archive::{ARCHIVE, gzip, tar};
 use super::build::PROGRAMS;
 use super::stage::{put, source};
 use super::{Programs, Release};
@@ -72,7 +72,7 @@ fn lay_out(programs: &Programs, root: &Path) -> Result<()> {
 
 /// Writes layer, configuration and manifest of one architecture; gives the manifest's descriptor.
 fn manifest(layout: &Path, programs: &Programs, release: &Release, plain: &[u8]) -> Result<Value> {
-    let layer = blob(layout, "application/vnd.oci.image.layer.v1.tar+gzip", &gzip(plain)?)?;
+    let layer = blob(layout, "application/vnd.oci.image.layer.v1.tar+gzip", &gzip(plain, ARCHIVE)?)?;
     let created = date(release.time)?;
     let labels = json!({
         "org.opencontainers.image.title": "soci-snapshotter",

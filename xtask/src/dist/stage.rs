@@ -61,7 +61,7 @@ impl Stage<'_> {
         )?;
         for (name, page) in &self.pages.manual {
             let section = name.rsplit('.').next().unwrap_or_default();
-            put(&usr.join(format!("share/man/man{section}/{name}.gz")), 0o644, &gzip(page)?)?;
+            put(&usr.join(format!("share/man/man{section}/{name}.gz")), 0o644, &packed(page)?)?;
         }
         let zsh = if whose == For::Debian { "vendor-completions" } else { "site-functions" };
         for (name, script) in [
@@ -72,12 +72,20 @@ impl Stage<'_> {
             put(&usr.join("share").join(name), 0o644, script)?;
         }
         let doc = usr.join("share/doc").join(PACKAGE);
-        put(&doc.join("licenses.txt.gz"), 0o644, &gzip(self.licences.as_bytes())?)?;
-        put(&doc.join("changelog.gz"), 0o644, &gzip(&source("CHANGELOG.md")?)?)?;
+        put(&doc.join("licenses.txt.gz"), 0o644, &packed(self.licences.as_bytes())?)?;
+        put(&doc.join("changelog.gz"), 0o644, &packed(&source("CHANGELOG.md")?)?)?;
         if whose == For::Debian {
-            put(&doc.join("changelog.Debian.gz"), 0o644, &gzip(debian_changelog(self.release)?.as_bytes())?)?;
+            put(
+                &doc.join("changelog.Debian.gz"),
+                0o644,
+                &packed(debian_changelog(self.release)?.as_bytes())?,
+            )?;
         }
         put(&doc.join("copyright"), 0o644, copyright()?.as_bytes())?;
+        put(&doc.join("NOTICE"), 0o644, &source("NOTICE")?)?;
+        if whose == For::Hand {
+            put(&doc.join("LICENSE"), 0o644, &source("LICENSE")?)?;
+        }
         for folder in ["containerd", "k3s", "nerdctl"] {
             for entry in fs::read_dir(workspace().join("packaging").join(folder))? {
                 let entry = entry?;
@@ -87,6 +95,11 @@ impl Stage<'_> {
         }
         Ok(())
     }
+}
+
+/// Compressed as Debian wants documents.
+fn packed(text: &[u8]) -> Result<Vec<u8>> {
+    gzip(text, 9)
 }
 
 /// A unit with its places filled in.
