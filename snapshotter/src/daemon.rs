@@ -16,7 +16,7 @@ use tonic::transport::Server;
 use tracing::{info, warn};
 
 use crate::blocking::{blocking, try_blocking};
-use crate::config::{Config, ConfigError, StoreType};
+use crate::config::{Config, ConfigError};
 use crate::engine::{BackgroundOptions, EngineOptions};
 use crate::grpc::{ImageService, Service};
 use crate::hidden::helper::Program;
