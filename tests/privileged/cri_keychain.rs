@@ -38,7 +38,20 @@ struct Lab {
 
 impl Lab {
     /// A private registry with an image of a few files, of which nothing is fetched ahead.
-    fn new(more: &str) -> Self {
+    fn new() -> Self {
+        Self::with(|socket, work| {
+            format!(
+                "[background_fetch]\ndisable = true\n[cri_keychain]\nenable_keychain = true\nimage_service_path = \"{}\"\n\
+                 [credential_providers]\nconfig_path = \"{}\"\nbin_dir = \"{}\"\n",
+                socket.display(),
+                work.join("providers.json").display(),
+                work.display(),
+            )
+        })
+    }
+
+    /// The same on a node with the configuration of `config`, which is told containerd's socket and the test's directory.
+    fn with(config: impl Fn(&Path, &Path) -> String) -> Self {
         let registry = TestRegistry::with(Habits { auth: AuthMode::Bearer, ..Habits::default() });
         let mut tar = TarWriter::default();
         for (seed, name) in (1..).zip(FILES) {
@@ -46,14 +59,7 @@ impl Lab {
         }
         let image = publish(&registry, "team/app", &[LayerSource::of_tar(&tar.finish())], 64 << 10);
         let work = tempfile::tempdir().unwrap();
-        let socket = work.path().join("containerd.sock");
-        let config = format!(
-            "[background_fetch]\ndisable = true\n[cri_keychain]\nenable_keychain = true\nimage_service_path = \"{}\"\n\
-             [credential_providers]\nconfig_path = \"{}\"\nbin_dir = \"{}\"\n{more}",
-            socket.display(),
-            work.path().join("providers.json").display(),
-            work.path().display(),
-        );
+        let config = config(&work.path().join("containerd.sock"), work.path());
         fs::write(work.path().join("providers.json"), NO_PROVIDERS).unwrap();
         let daemon = Daemon::start(work.path(), &config);
         let containerd = Containerd::start(work.path(), &daemon);
@@ -174,7 +180,7 @@ fn wait(what: &str, done: impl Fn() -> bool) {
 
 #[test]
 fn a_kubelets_calls_pass_and_its_credentials_serve_lazy_reads() {
-    let mut lab = Lab::new("");
+    let mut lab = Lab::new();
     let (kubelet, runtime) = (lab.kubelet(), &lab.runtime);
     let direct = {
         let _inside = runtime.enter();
@@ -238,7 +244,7 @@ fn a_kubelets_calls_pass_and_its_credentials_serve_lazy_reads() {
 
 #[test]
 fn a_credential_provider_is_asked_again_after_a_restart() {
-    let mut lab = Lab::new("");
+    let mut lab = Lab::new();
     lab.pull();
     lab.read(0);
     assert!(lab.asked().is_empty(), "the kubelet's credential comes first");
@@ -261,4 +267,22 @@ fn a_credential_provider_is_asked_again_after_a_restart() {
     lab.read(3);
     assert_eq!(lab.asked(), [question.clone(), question]);
     lab.assert_no_secret();
+}
+
+/// Nothing is lazy with this file; the kubelet's credential serves the daemon's own pull.
+#[test]
+fn the_file_of_a_managed_node_pulls_whole_layers_of_a_private_registry() {
+    let lab = Lab::with(|socket, _| {
+        let file = include_str!("../golden/config/al2023.toml");
+        file.replace("/run/containerd/containerd.sock", &socket.display().to_string())
+    });
+    lab.pull();
+    assert_eq!(lab.daemon.metric("soci_layers_total{way=\"whole\"}"), 1);
+    let listed = lab.runtime.block_on(async { Kubelet::at(&lab.daemon.socket()).list().await.unwrap() });
+    assert_eq!(listed.len(), 1);
+    let snapshots = lab.daemon.root().join("snapshotter/snapshots");
+    let unpacked = fs::read_dir(snapshots).unwrap().map(|entry| entry.unwrap().path().join("fs"));
+    let layers: Vec<_> = unpacked.filter(|layer| layer.join(FILES[0]).exists()).collect();
+    assert_eq!(layers.len(), 1, "{layers:?}");
+    (0..FILES.len()).for_each(|number| check(&layers[0], number));
 }

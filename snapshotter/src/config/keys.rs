@@ -5,7 +5,7 @@
 use std::mem::take;
 
 use toml::de::{DeTable, DeValue};
-use toml::{Table, Value};
+use toml::{Spanned, Table, Value};
 
 use super::unused::{CONTENT_STORE, UNUSED, Unused};
 use super::{Config, Host, Mirror};
@@ -61,7 +61,7 @@ fn fold(table: &mut DeTable<'_>, known: &Table) {
         }
         // A table that is written in two ways is one.
         if let (Some(DeValue::Table(before)), DeValue::Table(more)) =
-            (table.get_mut(key.get_ref().as_ref()).map(|before| before.get_mut()), value.get_mut())
+            (table.get_mut(key.get_ref().as_ref()).map(Spanned::get_mut), value.get_mut())
         {
             before.extend(take(more));
         } else {
@@ -88,7 +88,7 @@ pub(super) fn is_unused(key: &str) -> bool {
 
 fn get<'a, 'i>(file: &'a DeTable<'i>, path: &str) -> Option<&'a DeValue<'i>> {
     match path.split_once('.') {
-        None => file.get(path).map(|value| value.get_ref()),
+        None => file.get(path).map(Spanned::get_ref),
         Some((first, rest)) => match file.get(first)?.get_ref() {
             DeValue::Table(inner) => get(inner, rest),
             _ => None,

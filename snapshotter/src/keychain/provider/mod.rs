@@ -29,6 +29,10 @@ use super::{hosts, run};
 const LIMIT: Duration = Duration::from_mins(1);
 /// How long one that has failed is not asked again.
 const REST: Duration = Duration::from_secs(2);
+/// The part of its time after which an answer is renewed. What is left is for renewals that fail.
+const RENEWED_AFTER: f32 = 0.9;
+/// A renewal that failed is tried again after this.
+const NEXT_RENEWAL: Duration = Duration::from_secs(10);
 /// Answers kept for each provider.
 const MAX_KEPT: usize = 256;
 
@@ -59,6 +63,8 @@ struct Said {
 #[derive(Debug)]
 struct Kept {
     answer: Answer,
+    /// When the provider is asked again, while this is still good.
+    renew: Instant,
     until: Instant,
 }
 
@@ -105,9 +111,14 @@ impl CredentialProviders {
         let now = Instant::now();
         said.kept.retain(|_, kept| kept.until > now && !refused.contains(&kept.answer.credential(image)));
         let registry = image.split('/').next().unwrap_or_default();
-        if let Some(kept) = [image, registry, GLOBAL].iter().find_map(|key| said.kept.get(*key)) {
-            let lifetime = Some(kept.until - now);
-            return Ok(Issued { credential: kept.answer.credential(image), lifetime });
+        let keys = [image, registry, GLOBAL];
+        let issued = |kept: &Kept| {
+            let lifetime = Some(kept.until.saturating_duration_since(now));
+            Issued { credential: kept.answer.credential(image), lifetime }
+        };
+        let known = keys.iter().find_map(|key| said.kept.get(*key));
+        if let Some(kept) = known.filter(|kept| kept.renew > now) {
+            return Ok(issued(kept));
         }
         let helper = &provider.name;
         let failed = |reason| KeychainError::Helper { helper: helper.clone(), reason };
@@ -116,22 +127,18 @@ impl CredentialProviders {
         }
         match self.run(provider, image).await {
             Ok(answer) => {
-                said.failed = None;
                 let lifetime = answer.cache.unwrap_or(provider.default_cache);
                 let credential = answer.credential(image);
-                let until = Instant::now().checked_add(lifetime);
-                if let Some(until) = until.filter(|_| !lifetime.is_zero() && said.kept.len() < MAX_KEPT) {
-                    let key = match answer.key {
-                        CacheKey::Image => image,
-                        CacheKey::Registry => registry,
-                        CacheKey::Global => GLOBAL,
-                    };
-                    said.kept.insert(key.to_owned(), Kept { answer, until });
-                }
+                said.keep(answer, keys, lifetime);
                 Ok(Issued { credential, lifetime: Some(lifetime) })
             }
             Err(reason) => {
                 tracing::warn!(provider = helper, error = reason, "credential provider failed");
+                let known = keys.iter().find(|key| said.kept.contains_key(**key));
+                if let Some(kept) = known.and_then(|key| said.kept.get_mut(*key)) {
+                    kept.renew = now + NEXT_RENEWAL;
+                    return Ok(issued(kept));
+                }
                 said.failed = Some((Instant::now(), reason.clone()));
                 Err(failed(reason))
             }
@@ -149,6 +156,24 @@ impl CredentialProviders {
         let answer = run::ask(command, &question, self.limit).await.map_err(|error| chain(&error))?;
         tracing::debug!(provider = provider.name, image, "credential provider has answered");
         Answer::parse(&answer, &provider.version)
+    }
+}
+
+impl Said {
+    /// Keeps an answer for the image, the registry or all, as it says.
+    fn keep(&mut self, answer: Answer, [image, registry, global]: [&str; 3], lifetime: Duration) {
+        self.failed = None;
+        let key = match answer.key {
+            CacheKey::Image => image,
+            CacheKey::Registry => registry,
+            CacheKey::Global => global,
+        };
+        let now = Instant::now();
+        let has_room = self.kept.len() < MAX_KEPT || self.kept.contains_key(key);
+        if let Some(until) = now.checked_add(lifetime).filter(|_| !lifetime.is_zero() && has_room) {
+            let renew = now + lifetime.mul_f32(RENEWED_AFTER);
+            self.kept.insert(key.to_owned(), Kept { answer, renew, until });
+        }
     }
 }
 

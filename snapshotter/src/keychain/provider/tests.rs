@@ -122,6 +122,25 @@ async fn a_provider_that_fails_says_why_and_no_secret_and_rests() {
 }
 
 #[tokio::test]
+async fn an_answer_is_renewed_before_its_time_is_over_and_used_while_that_fails() {
+    let place = Place::new("Registry", "\"1h\"");
+    place.ask("a.test", "x", &[]).await;
+    let nearly_over = async || {
+        let said = Arc::clone(&place.providers.said.lock()["script"]);
+        said.lock().await.kept.get_mut("a.test").unwrap().renew = Instant::now();
+    };
+    nearly_over().await;
+    assert_eq!(place.ask("a.test", "x", &[]).await.credential, number(2));
+    nearly_over().await;
+    place.program("exit 1");
+    for _ in 0..2 {
+        let issued = place.ask("a.test", "x", &[]).await;
+        assert_eq!(issued.credential, number(2), "the old one is still good");
+        assert!(issued.lifetime.unwrap() > Duration::from_mins(50));
+    }
+}
+
+#[tokio::test]
 async fn many_who_ask_at_once_start_one_program() {
     let place = Place::new("Registry", "\"1h\"");
     let all: Vec<_> = (0..8).map(|number| format!("team/{number}")).collect();
@@ -136,6 +155,6 @@ fn nothing_secret_is_shown() {
     let text = json!({ "kind": "CredentialProviderResponse", "apiVersion": VERSION, "cacheKeyType": "Global",
         "auth": { "a.test": { "username": "u", "password": "s3cret" } } });
     let answer = Answer::parse(text.to_string().as_bytes(), VERSION).unwrap();
-    let until = Instant::now();
-    assert!(!format!("{:?}", Kept { answer, until }).contains("s3cret"));
+    let now = Instant::now();
+    assert!(!format!("{:?}", Kept { answer, renew: now, until: now }).contains("s3cret"));
 }

@@ -39,8 +39,10 @@ use super::wire::Wire;
 const RENEWED_AFTER: f32 = 0.9;
 /// A renewal that failed is tried again after this, as long as the old header is good.
 const NEXT_RENEWAL: Duration = Duration::from_secs(10);
-/// Requests of one pull share a credential, also one that its source does not want remembered.
+/// Requests of one pull share a credential that its source does not want remembered (a lifetime of zero).
 const SHORTEST_USE: Duration = Duration::from_mins(1);
+/// Longer than any process runs, and short enough to be added to a time.
+const LONGEST_USE: Duration = Duration::from_hours(24 * 365);
 /// Credentials that are tried for one challenge.
 const MAX_CREDENTIALS: usize = 3;
 
@@ -289,8 +291,9 @@ impl Auth {
     /// When a credential that is shown as it is has to be renewed, and when it is good no more.
     fn use_of(&self, lifetime: Option<Duration>) -> (Instant, Instant) {
         let now = Instant::now();
-        let lifetime = lifetime.map(|lifetime| lifetime.max(SHORTEST_USE));
+        let lifetime = lifetime.map(|life| if life.is_zero() { SHORTEST_USE } else { life.min(LONGEST_USE) });
         let renew = lifetime.map_or(self.lifetime, |life| life.mul_f32(RENEWED_AFTER).min(self.lifetime));
+        let renew = renew.min(LONGEST_USE);
         (now + renew, now + lifetime.unwrap_or(renew))
     }
 }
