@@ -219,7 +219,7 @@ impl Mounts {
         maps: &IdMaps,
     ) -> Result<(), MountError> {
         let (path, to) = (source.to_owned(), mountpoint.to_owned());
-        let work = Work::ShowMapped { source: path.clone(), mountpoint: to, maps: maps.clone() };
+        let work = Work::ShowMapped { source: path.clone(), mountpoint: to, maps: Box::new(maps.clone()) };
         self.helpers.run(&work, MOUNT_LIMIT).map_err(|source| MountError::Mapped { path, source })
     }
 

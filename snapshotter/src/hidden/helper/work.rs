@@ -66,7 +66,7 @@ pub enum Work {
         /// An existing directory.
         mountpoint: PathBuf,
         /// The ids.
-        maps: IdMaps,
+        maps: Box<IdMaps>,
     },
 }
 
@@ -180,7 +180,7 @@ impl Work {
             (b"show-mapped", &[source, mountpoint, users, groups]) => Self::ShowMapped {
                 source: path(source),
                 mountpoint: path(mountpoint),
-                maps: IdMaps { users: map(users)?, groups: map(groups)? },
+                maps: Box::new(IdMaps { users: map(users)?, groups: map(groups)? }),
             },
             _ => return None,
         })
@@ -247,7 +247,7 @@ mod tests {
         let place = Place { mountpoint: mountpoint.clone(), path: b"usr/\xff lib".to_vec() };
         let root = Place { path: Vec::new(), ..place.clone() };
         let map = |text: &str| text.parse().unwrap();
-        let maps = IdMaps { users: map("0:100000:65536"), groups: map("0:5:1,1:200000:10") };
+        let maps = Box::new(IdMaps { users: map("0:100000:65536"), groups: map("0:5:1,1:200000:10") });
         for work in [
             Work::MountImage { image: image.clone(), mountpoint: mountpoint.clone(), read_ahead: 65_536 },
             Work::Bind { tree: image.clone(), mountpoint: mountpoint.clone() },
