@@ -16,7 +16,7 @@ use tonic::transport::Server;
 use tracing::{info, warn};
 
 use crate::blocking::{blocking, try_blocking};
-use crate::config::{Config, ConfigError, StoreType};
+use crate::config::{Config, ConfigError};
 use crate::engine::{BackgroundOptions, EngineOptions};
 use crate::grpc::{ImageService, Service};
 use crate::hidden::helper::Program;
@@ -135,7 +135,9 @@ impl Daemon {
             counters: Arc::clone(&counters),
             now: Now::default(),
         };
-        let status = Status::new(sources, config.status.containerd());
+        let cri = &config.cri_keychain;
+        let containerd = config.status.containerd().or_else(|| cri.enable_keychain.then(|| cri.socket()));
+        let status = Status::new(sources, containerd);
         if let Some(socket) = config.status.socket(&root) {
             match status::bind_private(&socket) {
                 Ok(listener) => drop(tokio::spawn(serve(Listener::Unix(listener), status::private(&status)))),

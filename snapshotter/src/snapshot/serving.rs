@@ -134,7 +134,8 @@ impl Serving {
                 State::Mounted(_) => counts.mounted += 1,
                 // What is still mounted is tried again, and its readers wait meanwhile.
                 State::Left(_) | State::Dead(Some(_)) => counts.waiting += 1,
-                State::Absent => counts.absent += 1,
+                // A whole one that is not to be used is brought when it is wanted, too.
+                State::Absent | State::Doubtful => counts.absent += 1,
                 State::Dead(None) => counts.dead += 1,
             }
         }

@@ -103,7 +103,12 @@ impl fmt::Display for Work {
             Self::Prime { mountpoint } => write!(f, "try the operations of {}", mountpoint.display()),
             Self::LookUp(at) => write!(f, "look up {}", place(at).display()),
             Self::List(at) => write!(f, "list {}", place(at).display()),
-            Self::Fill { place: at, .. } => write!(f, "read {}", place(at).display()),
+            Self::Fill { mountpoint, files } => {
+                write!(f, "read {} files of {}", files.len(), mountpoint.display())
+            }
+            Self::ShowMapped { source, mountpoint, .. } => {
+                write!(f, "show {} at {} with other owners", source.display(), mountpoint.display())
+            }
             Self::Forget { mountpoint } => write!(f, "drop the pages of {}", mountpoint.display()),
         }
     }
