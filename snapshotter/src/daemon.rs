@@ -135,7 +135,9 @@ impl Daemon {
             counters: Arc::clone(&counters),
             now: Now::default(),
         };
-        let status = Status::new(sources, config.status.containerd());
+        let cri = &config.cri_keychain;
+        let containerd = config.status.containerd().or_else(|| cri.enable_keychain.then(|| cri.socket()));
+        let status = Status::new(sources, containerd);
         if let Some(socket) = config.status.socket(&root) {
             match status::bind_private(&socket) {
                 Ok(listener) => drop(tokio::spawn(serve(Listener::Unix(listener), status::private(&status)))),

@@ -3,9 +3,9 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use harness::pods::Cri;
 use harness::image::{LayerSource, TarWriter, publish};
 use harness::patience::eventually;
+use harness::pods::Cri;
 use harness::registry::TestRegistry;
 use soci_core::digest::Digest;
 use tokio::runtime::Runtime;

@@ -187,6 +187,19 @@ fn why_a_layer_is_not_lazy_is_told_with_what_to_change() {
 }
 
 #[test]
+fn layers_whose_client_does_not_say_which_they_are_are_told() {
+    let work = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(work.path(), "");
+    Runtime::new().unwrap().block_on(async {
+        let mut client = daemon.client().await;
+        prepare_container(&mut client, "default/1/extract-1 sha256:abc", "").await.unwrap();
+    });
+    let told = daemon.status()["unlabelled"].clone();
+    assert_eq!((told.as_array().map(Vec::len), &told[0]["layers"]), (Some(1), &1.into()), "{told}");
+    assert!(told[0]["advice"].as_str().unwrap().contains("soci pull"), "{told}");
+}
+
+#[test]
 fn a_read_that_fails_is_logged_with_image_layer_and_path() {
     let mut lab = Lab::new(two_layers());
     let work = tempfile::tempdir().unwrap();

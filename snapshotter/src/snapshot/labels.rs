@@ -162,7 +162,8 @@ impl LayerRequest {
 
 /// Whether a label says which layer a snapshot is for: it is no reason for one pack or another.
 fn is_of_layer(label: &str) -> bool {
-    label == TARGET || label == LAYER_SIZE
+    label == TARGET
+        || label == LAYER_SIZE
         || label == DIFF_ID
         || label == PARENT_CHAIN
         || label.starts_with("containerd.io/snapshot/cri.")

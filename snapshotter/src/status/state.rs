@@ -7,6 +7,7 @@ use soci_core::digest::Digest;
 
 use super::{Health, Status};
 use crate::blocking::try_blocking;
+use crate::snapshot::SnapshotStats;
 use crate::starts::StartReport;
 
 /// `/status`: what an operator wants to know first.
@@ -32,6 +33,8 @@ pub struct Overview {
     pub queue: usize,
     /// Layers that were asked for since the start, by the way they came.
     pub came: Came,
+    /// Layers that could not be lazy because their client did not say which they are.
+    pub unlabelled: Vec<UnlabelledLayers>,
     /// Starts, the newest first.
     pub starts: Vec<StartReport>,
 }
@@ -58,6 +61,17 @@ pub struct Came {
     pub whole: u64,
     /// Left to the container runtime.
     pub runtime: u64,
+}
+
+/// Layers whose client did not say which they are.
+#[derive(Debug, Clone, Serialize)]
+pub struct UnlabelledLayers {
+    /// The client, as the metric `soci_unlabelled_layers_total` names it.
+    pub client: &'static str,
+    /// Layers since the process started; none are left out.
+    pub layers: u64,
+    /// What to change, so that the next pull is lazy.
+    pub advice: &'static str,
 }
 
 /// `/debug/state`: all of that, and what the engine does.
@@ -133,6 +147,7 @@ impl Status {
                 whole: counters.whole_layers.get(),
                 runtime: counters.runtime_layers.get(),
             },
+            unlabelled: unlabelled(counters),
             starts: node.map(|node| node.starts().reports()).unwrap_or_default(),
         }
     }
@@ -172,4 +187,10 @@ impl Status {
                 .collect(),
         }
     }
+}
+
+fn unlabelled(counters: &SnapshotStats) -> Vec<UnlabelledLayers> {
+    let told = counters.unlabelled.by_reason().into_iter().filter(|(_, layers)| *layers > 0);
+    told.map(|(reason, layers)| UnlabelledLayers { client: reason.name(), layers, advice: reason.advice() })
+        .collect()
 }

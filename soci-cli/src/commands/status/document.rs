@@ -13,6 +13,7 @@ pub(super) struct Document {
     pub(super) cache_bytes: u64,
     pub(super) disk_free_bytes: u64,
     pub(super) came: Came,
+    pub(super) unlabelled: Vec<Unlabelled>,
     pub(super) starts: Vec<Start>,
 }
 
@@ -31,6 +32,14 @@ pub(super) struct Came {
     pub(super) lazy: u64,
     pub(super) whole: u64,
     pub(super) runtime: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Unlabelled {
+    pub(super) client: String,
+    pub(super) layers: u64,
+    pub(super) advice: String,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -30,6 +30,13 @@ pub(super) fn text(document: &Document) -> String {
         size(document.cache_bytes),
         size(document.disk_free_bytes),
     );
+    for told in &document.unlabelled {
+        let (layers, client, advice) = (told.layers, &told.client, &told.advice);
+        let _ = writeln!(
+            text,
+            "  {layers} layers not lazy: their client ({client}) does not say which they are\n    -> {advice}"
+        );
+    }
     for start in &document.starts {
         text.push('\n');
         one(&mut text, start);
@@ -148,6 +155,7 @@ mod tests {
         let document = json!({
             "release": "1.2.3", "up_s": 7260, "healthy": false, "problems": ["containerd does not answer"],
             "layers": {"mounted": 2}, "came": {"lazy": 2, "whole": 1}, "cache_bytes": 1_500_000,
+            "unlabelled": [{"client": "cri", "layers": 3, "advice": "change it"}],
             "starts": [{
                 "image": "r/app:1", "digest": format!("sha256:{}", "a".repeat(64)), "phase": "quiet",
                 "container": "k8s.io/1/x", "namespace": "k8s.io", "asked": "2026-01-02T03:04:05Z",
@@ -164,6 +172,8 @@ mod tests {
         for line in [
             "snapshotter 1.2.3, up 2 h 1 min: NOT HEALTHY",
             "  problem: containerd does not answer",
+            "  3 layers not lazy: their client (cri) does not say which they are",
+            "    -> change it",
             "r/app:1 (sha256:aaaaaaaaaaaa): quiet",
             "  asked      2026-01-02T03:04:05Z mounted +0.020 s, first read +0.031 s",
             "  pack       web (by rule 1), 5.2 MB, failed: gone ()",
