@@ -44,8 +44,8 @@ impl Bare {
 
     /// A program in the root, with namespaces of its own for mounts and processes.
     fn command(&self, script: &str) -> Command {
-        let prepare = "mount --bind \"$0\" \"$0\" && mount -t proc proc \"$0/proc\" && mount --rbind /sys \"$0/sys\" && mount --rbind /dev \"$0/dev\" && mount -t tmpfs tmpfs \"$0/run\" && \
-            exec chroot \"$0\" /bin/sh -ec \"$1\"";
+        let prepare = "mount --make-rprivate / && mount --bind \"$0\" \"$0\" && mount -t proc proc \"$0/proc\" && mount --rbind /sys \"$0/sys\" && mount --rbind /dev \"$0/dev\" && mount -t tmpfs tmpfs \"$0/run\" && \
+            cd \"$0\" && mkdir -p mnt && pivot_root . mnt && /bin/busybox umount -l /mnt && exec /bin/sh -ec \"$1\"";
         let mut command = Command::new("unshare");
         command
             .args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", prepare])
