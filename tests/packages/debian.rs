@@ -121,7 +121,7 @@ fn a_package_is_installed_used_upgraded_and_purged() {
 }
 
 #[test]
-fn a_package_in_a_chroot_is_installed_starts_lazily_and_is_purged() {
+fn a_package_in_a_chroot_is_installed_and_purged() {
     let node = Node::boot();
     node.put(&deb(FIRST), "/root/first.deb");
     // No systemd runs in there, and its / is not that of the mount namespace.
@@ -137,13 +137,7 @@ fn a_package_in_a_chroot_is_installed_starts_lazily_and_is_purged() {
     };
     inside("dpkg --install /root/first.deb");
     assert!(inside("soci-snapshotter-grpc config dump").contains("[prefetch]"));
-    let registry = TestRegistry::start();
-    let image = image(&registry);
-    let said = inside(&format!(
-        "soci run --plain-http --root /tmp/run --json {image} -- /bin/busybox cat /sums-0 2>/tmp/said; cat /tmp/said"
-    ));
-    assert!(said.contains("  /data/0\n"), "{said}");
-    inside("dpkg --purge soci-snapshotter; rm -r /tmp/run /tmp/said");
+    inside("dpkg --purge soci-snapshotter");
     let left = inside("find / -xdev -path /proc -prune -o -path /root -prune -o -iname *soci* -print");
     assert_eq!(left, "");
     assert_eq!(node.sh("pgrep --full --list-full '[s]oci' || true"), "");
