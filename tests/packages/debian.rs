@@ -122,18 +122,24 @@ fn a_package_is_installed_used_upgraded_and_purged() {
 }
 
 #[test]
-fn a_package_without_systemd_is_installed_and_purged() {
+fn a_package_in_a_chroot_is_installed_and_purged() {
     let node = Node::boot();
     node.put(&deb(FIRST), "/root/first.deb");
-    // As in a chroot or in a container image that is being built.
-    node.sh("mkdir /root/plain && cp -a --one-file-system /bin /sbin /lib /lib64 /usr /etc /var /root/plain/ && mkdir /root/plain/root /root/plain/proc /root/plain/tmp");
-    node.sh("cp /root/first.deb /root/plain/root/");
+    // No systemd runs in there, and its / is not that of the mount namespace.
+    node.sh(
+        "mkdir /root/plain && cp -a --one-file-system /bin /sbin /lib /lib64 /usr /etc /var /root/plain/ && cd /root/plain && \
+         mkdir root proc tmp dev sys run && cp /root/first.deb root/",
+    );
     let inside = |script: &str| {
-        node.sh(&format!("unshare --mount sh -ec 'mount -t proc proc /root/plain/proc; chroot /root/plain sh -ec \"{script}\"'"))
+        node.sh(&format!(
+            "unshare --mount sh -ec 'cd /root/plain; mount --bind . .; cd /root/plain; mount -t proc proc proc; mount --rbind /dev dev; \
+             mount --rbind /sys sys; mount -t tmpfs tmpfs run; exec chroot . sh -ec \"{script}\"'"
+        ))
     };
     inside("dpkg --install /root/first.deb");
     assert!(inside("soci-snapshotter-grpc config dump").contains("[prefetch]"));
     inside("dpkg --purge soci-snapshotter");
     let left = inside("find / -xdev -path /proc -prune -o -path /root -prune -o -iname *soci* -print");
     assert_eq!(left, "");
+    assert_eq!(node.sh("pgrep --full --list-full '[s]oci' || true"), "");
 }

@@ -19,10 +19,12 @@ mod archive;
 mod arm;
 mod build;
 mod deb;
+mod files;
 mod image;
 mod materials;
 mod pages;
 mod stage;
+mod tarball;
 
 /// Make the packages: static programs, deb, tarball, container image, chart, bill of materials, checksums
 #[derive(Debug, clap::Args)]
@@ -124,10 +126,10 @@ fn write(lab: &LabArgs, binaries: Option<&Path>, arches: &[Arch], out: &Path, re
         let stage = Stage { programs, release: &release, pages: &pages, licences: &licences };
         let at = |name: &str| scratch.path().join(format!("{name}-{}", programs.arch.name()));
         deb::write(&stage, &at("deb"), out)?;
-        archive::tarball(&stage, &at("tar"), out)?;
+        tarball::tarball(&stage, &at("tar"), out)?;
     }
     image::write(&programs, &release, &scratch.path().join("image"), out)?;
-    archive::chart(&release, scratch.path(), out)?;
+    tarball::chart(&release, scratch.path(), out)?;
     checksums(out)
 }
 

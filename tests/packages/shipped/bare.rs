@@ -44,8 +44,8 @@ impl Bare {
 
     /// A program in the root, with namespaces of its own for mounts and processes.
     fn command(&self, script: &str) -> Command {
-        let prepare = "mount --bind \"$0\" \"$0\" && mount -t proc proc \"$0/proc\" && mount --rbind /sys \"$0/sys\" && mount --rbind /dev \"$0/dev\" && mount -t tmpfs tmpfs \"$0/run\" && \
-            exec chroot \"$0\" /bin/sh -ec \"$1\"";
+        let prepare = "mount --make-rprivate / && mount --bind \"$0\" \"$0\" && mount -t proc proc \"$0/proc\" && mount --rbind /sys \"$0/sys\" && mount --rbind /dev \"$0/dev\" && mount -t tmpfs tmpfs \"$0/run\" && \
+            cd \"$0\" && mkdir -p mnt && pivot_root . mnt && /bin/busybox umount -l /mnt && exec /bin/sh -ec \"$1\"";
         let mut command = Command::new("unshare");
         command
             .args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", prepare])
@@ -103,8 +103,7 @@ fn programs_need_no_library_and_start_a_container_lazily() {
     assert!(words(&output).contains("what was wanted"), "{}", words(&output));
     let report: serde_json::Value =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", words(&output)));
-    let text = report.to_string();
-    assert!(text.contains("soci_layers_total{way=\\\"lazy\\\"}"), "{text}");
+    assert_eq!(report["counters"]["soci_lazy_layers_resolved_total"], 1.0, "{report}");
     let root = bare.0.path().to_str().unwrap();
     assert_eq!((mounts_mentioning(root), processes_mentioning(root)), (Vec::new(), Vec::new()));
 }

@@ -9,31 +9,7 @@ use anyhow::{Context, Result};
 use flate2::{Compression, GzBuilder};
 
 use super::Release;
-use super::stage::{For, Stage};
 use crate::exec;
-use crate::lab::workspace;
-
-/// The tarball of one architecture.
-pub(super) fn tarball(stage: &Stage<'_>, scratch: &Path, out: &Path) -> Result<()> {
-    let name = format!("soci-{}-linux-{}", stage.release.version, stage.programs.arch.name());
-    let top = scratch.join(&name);
-    stage.lay_out(&top, For::Hand)?;
-    let plain = tar(scratch, stage.release)?;
-    Ok(fs::write(out.join(format!("{name}.tar.gz")), gzip(&plain, ARCHIVE)?)?)
-}
-
-/// The chart, as `helm package` lays it out: with the version of the release, and what the pods share with the packages.
-pub(super) fn chart(release: &Release, scratch: &Path, out: &Path) -> Result<()> {
-    let folder = scratch.join("chart");
-    let to = folder.join("soci-snapshotter");
-    fs::create_dir_all(&folder)?;
-    exec::run(exec::command(["cp", "-r"]).args([workspace().join("packaging/chart"), to]))?;
-    let plain = tar(&folder, release)?;
-    Ok(fs::write(
-        out.join(format!("soci-snapshotter-chart-{}.tgz", release.version)),
-        gzip(&plain, ARCHIVE)?,
-    )?)
-}
 
 /// A tar of what is in `folder`. Modes are 0755 or 0644, whatever the umask was.
 pub(super) fn tar(folder: &Path, release: &Release) -> Result<Vec<u8>> {
@@ -42,9 +18,10 @@ pub(super) fn tar(folder: &Path, release: &Release) -> Result<Vec<u8>> {
     command
         .args(["--owner=0", "--group=0", &format!("--mtime=@{}", release.time), "--directory"])
         .arg(folder);
-    let mut names: Vec<_> = fs::read_dir(folder)?
-        .map(|entry| entry.map(|entry| entry.file_name()))
-        .collect::<std::io::Result<_>>()?;
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        names.push(entry?.file_name());
+    }
     names.sort();
     let output = command.args(names).output().context("cannot start tar")?;
     anyhow::ensure!(output.status.success(), "tar: {}", String::from_utf8_lossy(&output.stderr));

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::archive::even_modes;
-use super::stage::{For, MAINTAINER, Stage, put, source};
+use super::files::{put, source};
+use super::stage::{For, MAINTAINER, Stage};
 use crate::exec;
 
 /// What runs when the package is installed or removed.

@@ -14,7 +14,7 @@ use soci_core::digest::Digest;
 
 use super::archive::{ARCHIVE, gzip, tar};
 use super::build::PROGRAMS;
-use super::stage::{put, source};
+use super::files::{put, source};
 use super::{Programs, Release};
 use crate::exec;
 use crate::images::blob_path;

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::Programs;
-use super::stage::source;
+use super::files::source;
 use crate::exec;
 
 /// All of it, as bytes.

@@ -3,13 +3,13 @@
 //! A [`Stage`] knows the contents; [`Stage::lay_out`] writes them below a folder, with the paths and modes that they have on a machine.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use super::archive::gzip;
 use super::build::PROGRAMS;
+use super::files::{put, source};
 use super::pages::Pages;
 use super::{Programs, Release};
 use crate::exec;
@@ -133,18 +133,4 @@ fn copyright() -> Result<String> {
          Comment:\n \
          The programs contain libraries with licences of their own: licenses.txt.gz beside this file names all.\n"
     ))
-}
-
-/// A file of the checkout.
-pub(super) fn source(name: &str) -> Result<Vec<u8>> {
-    fs::read(workspace().join(name)).with_context(|| format!("cannot read {name}"))
-}
-
-/// Writes a file with its mode, making folders.
-pub(super) fn put(to: &Path, mode: u32, content: &[u8]) -> Result<()> {
-    let folder = to.parent().context("a file is in a folder")?;
-    fs::create_dir_all(folder)?;
-    fs::write(to, content).with_context(|| format!("cannot write {}", to.display()))?;
-    fs::set_permissions(to, fs::Permissions::from_mode(mode))?;
-    Ok(())
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::thread::sleep;
@@ -89,7 +90,9 @@ impl Daemon {
         let log_path = root.join("snapshotter.log");
         let log = File::options().create(true).append(true).open(&log_path);
         let log = log.with_context(|| format!("cannot open {}", log_path.display()))?;
-        let child = Command::new(std::env::current_exe().context("cannot find the running program")?)
+        // By this name also in a chroot, where the program's path is that of another mount namespace.
+        let child = Command::new("/proc/self/exe")
+            .arg0("soci")
             .envs(setup.docker_config.map(|dir| ("DOCKER_CONFIG", dir)))
             // Whatever the configuration says: nothing of a run outlives it.
             .env("SOCI_SNAPSHOTTER_KEEP_MOUNTS", "false")
