@@ -102,9 +102,10 @@ impl Snapshotter {
         let mut layer = match layer {
             Ok(layer) => layer,
             Err(reason) => {
-                match &reason {
-                    LabelError::Missing(_) => self.counters.unlabelled.add(namespace.as_deref(), &key),
-                    _ => warn!(key, %reason, "layer cannot be served lazily: its labels do not describe it"),
+                if let LabelError::Missing(_) = &reason {
+                    self.counters.unlabelled.add(namespace.as_deref(), &key);
+                } else {
+                    warn!(key, %reason, "layer cannot be served lazily: its labels do not describe it");
                 }
                 debug!(key, %reason, "the labels do not describe a layer");
                 return self.leave_to_runtime(key, &chain).await;
