@@ -143,7 +143,7 @@ impl Daemon {
                 Ok(listener) => drop(tokio::spawn(serve(Listener::Unix(listener), status::private(&status)))),
                 // Nothing needs it but people.
                 Err(error) => {
-                    warn!(path = %socket.display(), %error, "the status socket cannot be served; set [status] socket")
+                    warn!(path = %socket.display(), %error, "the status socket cannot be served; set [status] socket");
                 }
             }
         }

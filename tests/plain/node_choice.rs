@@ -125,7 +125,7 @@ fn what_became_of_each_byte_adds_up_to_what_the_link_has_carried() {
     here.check(0, 8192, 204_800);
     here.check(0, 8192, 204_800);
     let read = record().bytes;
-    let part = (204_800 - 8192) as f64 / WEB.iter().map(|need| need.2 - need.1).sum::<u64>() as f64;
+    let part = f64::from(204_800 - 8192) / WEB.iter().map(|need| need.2 - need.1).sum::<u64>() as f64;
     let expected = (pulled.wasted as f64 * part) as u64;
     assert!(read.hit.abs_diff(expected) * 50 <= expected, "{read:?}, not {expected}");
     assert_eq!((read.missed, read.late, read.hit + read.wasted), (0, 0, pulled.wasted));

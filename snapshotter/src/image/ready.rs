@@ -90,14 +90,13 @@ impl ImageContext {
         let layer = cell.get_or_try_init(|| async {
             // Artifacts are small: they are asked for first, and waited for by nobody. A pack has all that they name.
             let artifacts = if self.pack().await?.is_some() { Vec::new() } else { self.artifacts(indexed) };
-            let ztoc = match self.fine_table(indexed).await? {
-                Some(table) => table,
-                None => {
-                    let begun = Instant::now();
-                    let ztoc = self.source.ztoc(indexed).await;
-                    self.services.stats.table_fetches.observe(begun.elapsed());
-                    ztoc?
-                }
+            let ztoc = if let Some(table) = self.fine_table(indexed).await? {
+                table
+            } else {
+                let begun = Instant::now();
+                let ztoc = self.source.ztoc(indexed).await;
+                self.services.stats.table_fetches.observe(begun.elapsed());
+                ztoc?
             };
             let name = format!("{}/{}", self.source.repository.host(), self.source.repository.name());
             let fetcher = self.source.repository.range_fetcher(indexed.layer, indexed.size);

@@ -93,7 +93,7 @@ pub struct State {
 /// Requests out at a host.
 #[derive(Debug, Serialize)]
 pub struct Host {
-    host: String,
+    name: String,
     readers_waiting: usize,
     readers_receiving: usize,
     ahead: usize,
@@ -164,7 +164,7 @@ impl Status {
                 .hosts
                 .into_iter()
                 .map(|host| Host {
-                    host: host.host,
+                    name: host.host,
                     readers_waiting: host.demand_waiting,
                     readers_receiving: host.demand_receiving,
                     ahead: host.ahead,

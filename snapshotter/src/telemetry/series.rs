@@ -89,7 +89,7 @@ mod tests {
 
         let times = Milliseconds::default();
         times.observe(Duration::from_millis(3));
-        times.observe(Duration::from_secs(60));
+        times.observe(Duration::from_mins(1));
         let mut text = String::new();
         Series::new("t_seconds", &mut text).histogram(&[("a", "b")], &times.get(), AS_SECONDS);
         assert!(text.contains("t_seconds_bucket{a=\"b\",le=\"0.002\"} 0\n"), "{text}");
