@@ -39,7 +39,7 @@ impl Kubelet {
     pub async fn pull(&self, image: &str, login: Option<(&str, &str)>) -> Result<String, Status> {
         let auth = login
             .map(|(user, password)| AuthConfig { username: user.to_owned(), password: password.to_owned() });
-        let request = PullImageRequest { image: spec(image), auth };
+        let request = PullImageRequest { image: Some(spec(image)), auth };
         let answer: PullImageResponse = self.call("/runtime.v1.ImageService/PullImage", request).await?;
         Ok(answer.image_ref)
     }
@@ -49,7 +49,7 @@ impl Kubelet {
     /// # Errors
     /// What the service says.
     pub async fn status(&self, image: &str) -> Result<Option<Image>, Status> {
-        let request = OfImage { image: spec(image) };
+        let request = OfImage { image: Some(spec(image)) };
         let answer: ImageStatusResponse = self.call("/runtime.v1.ImageService/ImageStatus", request).await?;
         Ok(answer.image)
     }
@@ -68,7 +68,7 @@ impl Kubelet {
     /// # Errors
     /// What the service says.
     pub async fn remove(&self, image: &str) -> Result<(), Status> {
-        self.call("/runtime.v1.ImageService/RemoveImage", OfImage { image: spec(image) }).await
+        self.call("/runtime.v1.ImageService/RemoveImage", OfImage { image: Some(spec(image)) }).await
     }
 
     /// Where images are.
@@ -82,8 +82,8 @@ impl Kubelet {
     }
 }
 
-fn spec(image: &str) -> Option<ImageSpec> {
-    Some(ImageSpec { image: image.to_owned() })
+fn spec(image: &str) -> ImageSpec {
+    ImageSpec { image: image.to_owned() }
 }
 
 #[derive(Clone, PartialEq, Message)]
