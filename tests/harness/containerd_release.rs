@@ -54,7 +54,8 @@ impl Release {
             stamp.and_then(|_| fs::metadata(tree.join(STAMP)).and_then(|stamp| stamp.modified()).ok());
         let is_offline = std::env::var_os("SOCI_DEBIAN_OFFLINE").is_some_and(|value| value == "1");
         let is_fresh = fetched.is_some_and(|time| time.elapsed().is_ok_and(|age| age < FRESH));
-        if !is_fresh && !(is_offline && fetched.is_some()) {
+        let is_enough = is_fresh || is_offline && fetched.is_some();
+        if !is_enough {
             assert!(
                 !is_offline,
                 "containerd of Debian's suite {suite} is not in {}: run once without SOCI_DEBIAN_OFFLINE",

@@ -40,7 +40,9 @@ impl Node {
         // It has its own part of the hierarchies that systemd wants.
         let own = |top: PathBuf| top.join(format!("soci-node-{}", std::process::id()));
         let cgroups: Vec<PathBuf> = hierarchies().into_iter().map(own).collect();
-        cgroups.iter().for_each(|cgroup| fs::create_dir_all(cgroup).unwrap());
+        for cgroup in &cgroups {
+            fs::create_dir_all(cgroup).unwrap();
+        }
         let script = "root=$0 boot=$1; shift; for cgroup; do echo $$ >\"$cgroup/cgroup.procs\"; done; \
             exec unshare --mount --pid --fork --kill-child --ipc --uts --cgroup bash -c \"$boot\" boot \"$root\"";
         let unshare = Command::new("bash")

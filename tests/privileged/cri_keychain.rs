@@ -155,7 +155,7 @@ impl Lab {
                     let bytes = fs::read(&path).unwrap();
                     let has =
                         |secret: &&str| bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
-                    assert!(!secrets.iter().any(|secret| has(&secret)), "{}", path.display());
+                    assert!(!secrets.iter().any(has), "{}", path.display());
                 }
             }
         }
@@ -257,7 +257,7 @@ fn a_credential_provider_is_asked_again_after_a_restart() {
         "apiVersion": "credentialprovider.kubelet.k8s.io/v1", "kind": "CredentialProviderRequest",
         "image": lab.registry.image("team/app"),
     });
-    assert_eq!(lab.asked(), [question.clone()]);
+    assert_eq!(lab.asked(), std::slice::from_ref(&question));
     assert_eq!(fs::read_to_string(lab.work.path().join("args")).unwrap(), "get-credentials\n");
 
     // What it said is kept, as it has allowed; not over a restart.

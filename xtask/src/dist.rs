@@ -105,12 +105,11 @@ fn write(lab: &LabArgs, binaries: Option<&Path>, arches: &[Arch], out: &Path, re
     setup::ensure(&[Need::Packages])?;
     let release = Release { version: version()?, revision, time: time()? };
     let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
-    let programs = match binaries {
-        Some(folder) => vec![build::stripped(folder, &scratch.path().join("stripped"))?],
-        None => {
-            let lab = lab.open()?;
-            arches.iter().map(|arch| build::programs(*arch, &lab)).collect::<Result<_>>()?
-        }
+    let programs = if let Some(folder) = binaries {
+        vec![build::stripped(folder, &scratch.path().join("stripped"))?]
+    } else {
+        let lab = lab.open()?;
+        arches.iter().map(|arch| build::programs(*arch, &lab)).collect::<Result<_>>()?
     };
     if out.exists() {
         fs::remove_dir_all(out).with_context(|| format!("cannot empty {}", out.display()))?;

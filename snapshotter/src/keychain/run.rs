@@ -120,7 +120,7 @@ mod tests {
         let minute = Duration::from_mins(1);
         assert_eq!(ask(shell("cat; printf !"), b"question", minute).await.unwrap(), b"question!");
         let chatty = "yes complaint | head -c 100000 >&2; echo ready";
-        assert_eq!(ask(shell(chatty), &[b'x'; 1 << 20], minute).await.unwrap(), b"ready\n");
+        assert_eq!(ask(shell(chatty), &vec![b'x'; 1 << 20], minute).await.unwrap(), b"ready\n");
         let failed = ask(shell("echo why >&2; exit 3"), b"", minute).await.unwrap_err().to_string();
         assert_eq!(failed, "/bin/sh ended with exit status: 3: why");
         let long = ask(shell("yes"), b"", minute).await;

@@ -84,7 +84,9 @@ fn render(command: &Command, parent: Option<&Command>) -> io::Result<Vec<u8>> {
             [] => {}
             _ => {
                 roff.control("SH", [section]);
-                parts.iter().for_each(|text| paragraph(&mut roff, text));
+                for text in parts {
+                    paragraph(&mut roff, text);
+                }
             }
         }
     }

@@ -4,6 +4,7 @@
 //! what the compiler adds have no crate, so they are named here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 
@@ -134,7 +135,7 @@ impl Materials {
             "dependencies": dependencies,
         });
         // A number of its own that is the same for the same contents.
-        let hex = Digest::of(document.to_string().as_bytes()).hex().to_owned();
+        let hex = Digest::of(document.to_string().as_bytes()).hex();
         let serial = format!(
             "urn:uuid:{}-{}-8{}-a{}-{}",
             &hex[..8],
@@ -176,7 +177,7 @@ impl Materials {
         for package in self.packages.values().filter(|package| package.source.is_some()) {
             let name = format!("{} {}", package.name, package.version);
             let licence = package.license.as_deref().map_or("see its text".to_owned(), expression);
-            list += &format!("{name}: {licence}\n");
+            let _ = writeln!(list, "{name}: {licence}"); // a String takes everything
             for text in package.texts() {
                 texts.entry(text).or_default().push(name.clone());
             }
@@ -184,7 +185,8 @@ impl Materials {
         list += "GNU C Library: LGPL-2.1-or-later, linked statically. The sources of the programs and `cargo xtask dist` let you link\n\
             them with another one.\nRust standard library: MIT OR Apache-2.0\nGCC runtime: GPL-3.0-or-later WITH GCC-exception-3.1\n";
         for (text, names) in texts {
-            list += &format!("\n{}\n{}\n\n{}\n", "=".repeat(80), names.join(", "), text.trim_end());
+            let (line, names) = ("=".repeat(80), names.join(", "));
+            let _ = writeln!(list, "\n{line}\n{names}\n\n{}", text.trim_end());
         }
         list
     }

@@ -2,6 +2,7 @@
 //! configuration file, which is made from docs/configuration.md.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
@@ -58,9 +59,11 @@ fn configuration(reference: &str) -> Result<String> {
             Some(cells) if cells.iter().all(|cell| cell.chars().all(|c| c == '-' || c == ':')) => {}
             Some(cells) if cells.first().is_some_and(|cell| cell == "key") => {}
             Some(cells) => page += &key(&cells),
-            None if line.starts_with("### ") => page += &format!(".SH {}\n", text(&line[4..]).to_uppercase()),
+            None if line.starts_with("### ") => {
+                let _ = writeln!(page, ".SH {}", text(&line[4..]).to_uppercase()); // a String takes everything
+            }
             None if line.trim().is_empty() => page += ".PP\n",
-            None => page += &format!("{}\n", text(line)),
+            None => page.extend([text(line).as_str(), "\n"]),
         }
     }
     page += ".SH FILES\n.TP\n/etc/soci-snapshotter-grpc/config.toml\nRead when the daemon starts. A missing file means the defaults.\n\
@@ -83,12 +86,12 @@ fn key(cells: &[String]) -> String {
     let mut entry = String::new();
     let mut name = cell(0).as_str();
     if let Some((table, rest)) = name.strip_prefix("**[").and_then(|name| name.split_once("]**")) {
-        entry += &format!(".SS [{}]\n", text(table));
+        let _ = writeln!(entry, ".SS [{}]", text(table));
         name = rest.trim();
     }
     let ours = name.contains("*ours*");
     let name = name.replace("*ours*", "");
-    entry += &format!(".TP\n{}\n", text(name.trim()));
+    let _ = writeln!(entry, ".TP\n{}", text(name.trim()));
     let facts = [("", cell(1)), ("default ", cell(2))];
     let facts = facts.iter().filter(|(_, fact)| !fact.is_empty());
     let mut facts: Vec<String> = facts.map(|(word, fact)| format!("{word}{}", text(fact))).collect();
@@ -96,7 +99,7 @@ fn key(cells: &[String]) -> String {
         facts.push("not in upstream".to_owned());
     }
     if !facts.is_empty() {
-        entry += &format!("({}) ", facts.join("; "));
+        let _ = write!(entry, "({}) ", facts.join("; "));
     }
     entry + &format!("{}\n", text(cell(3)))
 }
