@@ -16,9 +16,9 @@ use tonic::transport::Server;
 use tracing::{info, warn};
 
 use crate::blocking::{blocking, try_blocking};
-use crate::config::{Config, StoreType};
+use crate::config::{Config, ConfigError};
 use crate::engine::{BackgroundOptions, EngineOptions};
-use crate::grpc::Service;
+use crate::grpc::{ImageService, Service};
 use crate::hidden::helper::Program;
 use crate::image::Discovery;
 use crate::layer::LayerError;
@@ -28,8 +28,9 @@ use crate::node::{Node, NodeOptions};
 use crate::pack::PackOptions;
 use crate::snapshot::{self, Policy, SnapshotStats, Snapshotter, needs_userxattr};
 use crate::span::SpanOptions;
+use crate::status::{self, Status};
 use crate::storage::Limits;
-use crate::telemetry::defs::Sources;
+use crate::telemetry::defs::{Now, Sources};
 use crate::telemetry::stats::Stats;
 use crate::telemetry::{Listener, MetricsError, serve};
 use crate::unpack::{UnpackOptions, Unpacker};
@@ -75,7 +76,7 @@ pub enum DaemonError {
     Metrics(#[from] MetricsError),
     /// The configuration.
     #[error(transparent)]
-    Config(#[from] crate::config::ConfigError),
+    Config(#[from] ConfigError),
     /// The root directory is in use.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -92,6 +93,7 @@ pub enum DaemonError {
 pub struct Daemon {
     snapshotter: Arc<Snapshotter>,
     node: Arc<Node>,
+    status: Arc<Status>,
     _lock: RootLock,
 }
 
@@ -111,7 +113,6 @@ impl Daemon {
         private::root(root, "snapshotter").map_err(no_root)?;
         // Mounts are made from these paths by others, with other working directories.
         let root = std::fs::canonicalize(root).map_err(no_root)?;
-        warn_of_unused(config);
         let tried = blocking({
             let root = root.clone();
             move || RootLock::take(&root, PATIENCE)
@@ -128,20 +129,33 @@ impl Daemon {
         });
         let stats = Arc::new(Stats::default());
         let counters = Arc::new(SnapshotStats::default());
+        let sources = Sources {
+            traffic: registry.traffic(),
+            stats: Arc::clone(&stats),
+            counters: Arc::clone(&counters),
+            now: Now::default(),
+        };
+        let cri = &config.cri_keychain;
+        let containerd = config.status.containerd().or_else(|| cri.enable_keychain.then(|| cri.socket()));
+        let status = Status::new(sources, containerd);
+        if let Some(socket) = config.status.socket(&root) {
+            match status::bind_private(&socket) {
+                Ok(listener) => drop(tokio::spawn(serve(Listener::Unix(listener), status::private(&status)))),
+                // Nothing needs it but people.
+                Err(error) => {
+                    warn!(path = %socket.display(), %error, "the status socket cannot be served; set [status] socket");
+                }
+            }
+        }
         if !config.metrics_address.is_empty() && !config.no_prometheus {
             let listener = Listener::bind(&config.metrics_network, &config.metrics_address).await?;
             let address =
                 listener.tcp_address().map_or_else(|| config.metrics_address.clone(), |tcp| tcp.to_string());
             info!(address, "metrics are served");
-            let sources = Sources {
-                traffic: registry.traffic(),
-                stats: Arc::clone(&stats),
-                counters: Arc::clone(&counters),
-            };
-            tokio::spawn(serve(listener, sources));
+            tokio::spawn(serve(listener, status::open_to_all(&status)));
         }
         let content = LayoutStore::open(&root.join("content")).map_err(DaemonError::Store)?;
-        let node = Node::new(node_options(config, &root, registry.clone(), content, stats, program));
+        let node = Node::new(node_options(config, &root, registry.clone(), content, stats, program)?);
         let node = node.map_err(DaemonError::Layers)?;
         let mounts = Arc::clone(node.mounts());
         blocking(move || mounts.begin()).await.map_err(DaemonError::Mounts)?;
@@ -153,13 +167,13 @@ impl Daemon {
                 blocking(move || RootLock::take_from_dying(&root, PATIENCE)).await?
             }
         };
-        let unpack = unpack_options(config)?;
+        let unpack = unpack_options(config);
         let unpacker = Unpacker::new(root.join("unpack"), unpack, needs_userxattr(), Handle::current());
         let unpacker = unpacker.map_err(no_root)?;
         let snapshots = root.join("snapshotter");
-        let opened =
-            Snapshotter::open(snapshots, policy(config), registry, Arc::clone(&node), unpacker, counters);
+        let opened = Snapshotter::open(snapshots, policy(config), Arc::clone(&node), unpacker, counters);
         let snapshotter = Arc::new(opened.map_err(DaemonError::Snapshots)?);
+        status.rooms(&node, &snapshotter);
         snapshotter.restore().await.map_err(DaemonError::Snapshots)?;
         // A panic in there was logged by its thread.
         let _ = ahead.await;
@@ -169,18 +183,20 @@ impl Daemon {
         let limits = Limits { max_bytes: config.cache.limit(), min_free: config.storage.min_free() };
         tokio::spawn(housekeeping::keep_room(limits, Arc::downgrade(&snapshotter), Arc::downgrade(&node)));
         tokio::spawn(housekeeping::look_after(Arc::downgrade(node.mounts())));
-        Ok(Self { snapshotter, node, _lock: lock })
+        Ok(Self { snapshotter, node, status, _lock: lock })
     }
 
-    /// Answers on `listener` until `stop`; gives requests in work a moment to end.
+    /// Answers on `listener` until `stop`, also for CRI's image service if there is one; gives requests in work a moment to end.
     pub async fn serve(
         &self,
         listener: UnixListener,
+        images: Option<ImageService>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), DaemonError> {
+        self.status.serves();
         let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
         let service = SnapshotsServer::new(Service::new(Arc::clone(&self.snapshotter)));
-        let server = Server::builder().add_service(service);
+        let server = Server::builder().add_service(service).add_optional_service(images);
         let server = server.serve_with_incoming_shutdown(incoming(listener), async {
             // Told, or nobody is left to tell.
             let _ = stopped.await;
@@ -226,14 +242,6 @@ fn incoming(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream>
     })
 }
 
-fn warn_of_unused(config: &Config) {
-    if config.content_store.kind == StoreType::Containerd {
-        warn!(
-            "content_store.type = \"containerd\" has no effect: indexes and zTOCs are kept in the daemon's own store"
-        );
-    }
-}
-
 fn registry_options(config: &Config, keychain: Arc<dyn Keychain>) -> RegistryOptions {
     let http = &config.http;
     RegistryOptions {
@@ -257,6 +265,7 @@ fn registry_options(config: &Config, keychain: Arc<dyn Keychain>) -> RegistryOpt
             ..HostPolicy::default()
         },
         keychain,
+        credential_lifetime: config.resolver.credential_lifetime(),
         ..RegistryOptions::default()
     }
 }
@@ -268,12 +277,12 @@ fn node_options(
     content: LayoutStore,
     stats: Arc<Stats>,
     program: Program,
-) -> NodeOptions {
+) -> Result<NodeOptions, ConfigError> {
     let background = &config.background_fetch;
     // Where nothing is lazy, nothing is to be found out or fetched ahead.
     let lazy = !config.pull_modes.parallel_pull_unpack.enable;
     let (v1, v2) = (config.pull_modes.soci_v1.enable, config.pull_modes.soci_v2.enable);
-    NodeOptions {
+    Ok(NodeOptions {
         root: root.to_path_buf(),
         registry,
         content,
@@ -281,7 +290,7 @@ fn node_options(
         stats,
         discovery: Discovery { v1: lazy && v1, v2: lazy && v2 },
         prefetch: lazy && config.prefetch.enable,
-        pack: if lazy { pack_options(config) } else { PackOptions::off() },
+        pack: if lazy { pack_options(config)? } else { PackOptions::off() },
         engine: EngineOptions {
             prefetch_layers: config.prefetch.layers(),
             max_bandwidth: config.prefetch.bandwidth(),
@@ -313,31 +322,32 @@ fn node_options(
                 ..FuseOptions::default()
             },
         },
-    }
+    })
 }
 
-fn pack_options(config: &Config) -> PackOptions {
+fn pack_options(config: &Config) -> Result<PackOptions, ConfigError> {
     let pack = &config.pack;
-    PackOptions {
+    Ok(PackOptions {
         enable: pack.enable,
         fine: pack.fine,
         max_bytes: pack.limit(),
         referrers: config.pull_modes.soci_v1.enable,
         require_verified: pack.require_verified,
         verified: pack.verified.clone(),
-        workload: pack.workload.clone(),
+        chooser: pack.chooser()?,
         attributes: pack.attributes.clone(),
         page_cache: pack.page_cache,
-    }
+    })
 }
 
-fn unpack_options(config: &Config) -> Result<UnpackOptions, DaemonError> {
+fn unpack_options(config: &Config) -> UnpackOptions {
     let pull = &config.pull_modes.parallel_pull_unpack;
-    Ok(UnpackOptions {
+    UnpackOptions {
         layers_at_once: pull.layers_at_once(),
-        chunk_size: pull.chunk_size()?.unwrap_or(CHUNK),
+        chunk_size: pull.chunk_size().unwrap_or(CHUNK),
         requests_per_layer: pull.requests_per_layer(),
-    })
+        requests_at_once: pull.requests_at_once(),
+    }
 }
 
 fn policy(config: &Config) -> Policy {
@@ -347,6 +357,7 @@ fn policy(config: &Config) -> Policy {
         always_whole: pull.enable,
         whole_without_index: pull.experimental_parallel_pull_as_fallback,
         min_layer_size: config.snapshotter.min_layer_size(),
+        remap_ids: config.snapshotter.remap_ids,
         retry_mounted: config.restart.abort_after(),
     }
 }

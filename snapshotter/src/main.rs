@@ -15,11 +15,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use snapshotter::config::{self, Config};
 use snapshotter::daemon::Daemon;
+use snapshotter::grpc::ImageService;
 use snapshotter::hidden::helper::{self, Program};
 use snapshotter::hidden::holder;
+use snapshotter::keychain::{KeychainOptions, ProviderOptions, Sources};
 use snapshotter::socket;
 use snapshotter::takedown::take_down;
-use soci_core::registry::DockerConfig;
+use snapshotter::telemetry::text;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
@@ -34,7 +36,7 @@ struct Cli {
     /// Unix socket to listen on: a path, unix://PATH, or fd:// for a socket passed by systemd.
     #[arg(long, env = "SOCI_SNAPSHOTTER_ADDRESS", default_value = DEFAULT_ADDRESS)]
     address: String,
-    /// Configuration file. [default: /etc/soci-snapshotter-grpc/config.toml, if it exists]
+    /// Configuration file. [default: /etc/soci-snapshotter-grpc/config.toml or /etc/soci-snapshotter/config.toml]
     #[arg(long, env = "SOCI_SNAPSHOTTER_CONFIG", global = true)]
     config: Option<PathBuf>,
     /// How much is logged.
@@ -55,6 +57,9 @@ enum Command {
     /// Show configuration.
     #[command(subcommand)]
     Config(Show),
+    /// Print the page of metrics, docs/metrics.md.
+    #[command(hide = true)]
+    Metrics,
     /// Take down all mounts that a daemon has left, and the process that keeps them. The daemon must be stopped.
     Unmount {
         /// Also if containers use layers. They get errors then.
@@ -76,12 +81,21 @@ enum Command {
     Assist,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Show {
     /// The effective configuration, after defaults.
     Dump,
     /// The defaults.
     Default,
+    /// Check a file: errors, keys that are not known, and keys that have no meaning here.
+    ///
+    /// Exits with 1 if the file cannot be used or has keys that are not known.
+    ///
+    /// Example: soci-snapshotter-grpc config check /etc/soci-snapshotter-grpc/config.toml
+    Check {
+        /// The file. [default: as --config]
+        file: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -95,10 +109,18 @@ enum LogLevel {
 }
 
 pub(crate) fn main() -> ExitCode {
+    soci_core::plugins::keep_out();
     let cli = Cli::parse();
     let done = match &cli.command {
         None => return serve_until_told(cli),
-        Some(Command::Config(show)) => print_config(*show, cli.config.as_deref()),
+        Some(Command::Config(Show::Check { file })) => {
+            check_config(file.as_deref().or(cli.config.as_deref()))
+        }
+        Some(Command::Config(show)) => print_config(show, cli.config.as_deref()),
+        Some(Command::Metrics) => {
+            print!("{}", text::markdown());
+            Ok(())
+        }
         Some(Command::Unmount { force }) => unmount(&cli.root, *force),
         Some(Command::Hold { socket, abort_after }) => hold(socket, *abort_after, cli.log_level),
         Some(Command::Assist) => {
@@ -146,13 +168,33 @@ fn serve_until_told(cli: Cli) -> ExitCode {
     }
 }
 
-fn print_config(show: Show, path: Option<&Path>) -> anyhow::Result<()> {
+fn print_config(show: &Show, path: Option<&Path>) -> anyhow::Result<()> {
     let config = match show {
         Show::Default => Config::default(),
-        Show::Dump => config::load(path)?.config,
+        Show::Dump | Show::Check { .. } => config::load(path)?.config,
     };
     print!("{}", config.to_toml()?);
     Ok(())
+}
+
+/// Says what there is to say about a file.
+fn check_config(path: Option<&Path>) -> anyhow::Result<()> {
+    let loaded = config::load(path)?;
+    match &loaded.path {
+        Some(path) => println!("{}: can be used", path.display()),
+        None => println!("no configuration file: the defaults are in force"),
+    }
+    if !loaded.unused_keys.is_empty() {
+        println!("these keys have no meaning here:");
+    }
+    let width = loaded.unused_keys.iter().map(|unused| unused.key.len()).max().unwrap_or(0);
+    for unused in &loaded.unused_keys {
+        println!("  {:width$}  {}", unused.key, unused.reason);
+    }
+    if loaded.unknown_keys.is_empty() {
+        return Ok(());
+    }
+    bail!("these keys are not known and have no effect: {}", loaded.unknown_keys.join(", "))
 }
 
 /// JSON lines on stderr. Libraries only speak up when something is wrong.
@@ -194,6 +236,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     for key in &loaded.unknown_keys {
         warn!(key, "configuration key is not known and has no effect");
     }
+    if !loaded.unused_keys.is_empty() {
+        let keys = loaded.unused_keys.len();
+        info!(
+            keys,
+            "some configuration keys have no meaning here: soci-snapshotter-grpc config check lists them"
+        );
+    }
     rustls::crypto::ring::default_provider().install_default().ok();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
@@ -208,17 +257,20 @@ async fn serve(cli: &Cli, config: &Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let listener = listen(&cli.address).await?;
-    let docker = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
-    let docker = docker.or_else(|| std::env::home_dir().map(|home| home.join(".docker"))).unwrap_or_default();
-    let keychain = Arc::new(DockerConfig::new(docker.join("config.json")));
+    let sources = Sources::new(keychain_options(config));
     let daemon = tokio::select! {
-        started = Daemon::start(config, &cli.root, keychain, program(cli.log_level)) => started?,
+        started = Daemon::start(config, &cli.root, Arc::clone(&sources.keychain), program(cli.log_level)) => started?,
         _ = interrupt.recv() => return Ok(()),
         _ = terminate.recv() => return Ok(()),
     };
+    let images = sources.cri.map(|credentials| {
+        let socket = config.cri_keychain.socket();
+        info!(socket = %socket.display(), "calls to the image service of CRI are passed on");
+        ImageService::new(&socket, credentials)
+    });
     notify(&[NotifyState::Ready]);
     info!(address = cli.address, "soci-snapshotter-grpc successfully started");
-    let served = daemon.serve(listener, async {
+    let served = daemon.serve(listener, images, async {
         let signal = tokio::select! {
             _ = interrupt.recv() => "SIGINT",
             _ = terminate.recv() => "SIGTERM",
@@ -229,6 +281,27 @@ async fn serve(cli: &Cli, config: &Config) -> anyhow::Result<()> {
     let served = served.await;
     daemon.close().await;
     Ok(served?)
+}
+
+/// Where credentials come from, as the configuration and the environment say.
+fn keychain_options(config: &Config) -> KeychainOptions {
+    let home = std::env::home_dir().unwrap_or_default();
+    let named = |name| std::env::var_os(name).map(PathBuf::from);
+    let docker = named("DOCKER_CONFIG").unwrap_or_else(|| home.join(".docker"));
+    let (secrets, plugins) = (&config.kubeconfig_keychain, &config.credential_providers);
+    let kubeconfig = match secrets.kubeconfig_path.as_str() {
+        "" => named("KUBECONFIG").unwrap_or_else(|| home.join(".kube/config")),
+        path => path.into(),
+    };
+    KeychainOptions {
+        docker: docker.join("config.json"),
+        cri: config.cri_keychain.enable_keychain,
+        providers: (!plugins.config_path.is_empty()).then(|| ProviderOptions {
+            config: plugins.config_path.clone().into(),
+            programs: plugins.bin_dir.clone().into(),
+        }),
+        kubeconfig: secrets.enable_keychain.then_some(kubeconfig),
+    }
 }
 
 /// This program, even if its file was replaced, as the processes that help it are to be run.

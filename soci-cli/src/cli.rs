@@ -53,6 +53,9 @@ pub(crate) enum Command {
     /// Push the SOCI index of an image, its fine indexes and its packs to the registry.
     #[command(after_help = help::PUSH)]
     Push(commands::push::Args),
+    /// Pull an image into containerd lazily, for who has neither CRI nor nerdctl.
+    #[command(after_help = help::PULL)]
+    Pull(commands::pull::Args),
     /// List, show and remove SOCI indexes.
     #[command(subcommand)]
     Index(index::Command),
@@ -79,6 +82,9 @@ pub(crate) enum Command {
     Profile(profile::Command),
     /// Run a container of an image, its layers served by a private snapshotter.
     Run(commands::run::Args),
+    /// Show what came of the starts on this node: times, packs, bytes that were there in time and bytes that were not.
+    #[command(after_help = help::STATUS)]
+    Status(commands::status::Args),
     /// Check what this machine has and lacks for recording and for lazy starts.
     #[command(after_help = help::DOCTOR)]
     Doctor(commands::doctor::Args),
@@ -106,6 +112,7 @@ impl Command {
             Self::Record(args) => commands::record::run(&args, global),
             Self::Run(args) => commands::run::run(&args, global),
             Self::Doctor(args) => with_code(global, move |global| commands::doctor::run(&args, global)),
+            Self::Status(args) => within(global, move |global| commands::status::run(&args, global)),
             Self::Completion(args) => within(global, move |_| commands::completion::run(&args)),
             Self::Man(args) => within(global, move |_| commands::man::run(&args)),
             Self::Tied(args) => commands::tied::run(&args),
@@ -116,6 +123,7 @@ impl Command {
             Self::Convert(args) => within(global, |global| commands::convert::run(args, global)),
             Self::RebuildDb(args) => within(global, move |global| commands::rebuild_db::run(&args, global)),
             Self::Push(args) => within(global, |global| commands::push::run(args, global)),
+            Self::Pull(args) => within(global, move |global| commands::pull::run(&args, global)),
             Self::Index(command) => within(global, |global| command.run(global)),
             Self::Ztoc(command) => within(global, |global| command.run(global)),
             Self::Prefetch(command) => within(global, |global| command.run(global)),

@@ -42,9 +42,24 @@ Examples:
   soci push registry.example.com/app:v1
   soci push --image oci:app registry.example.com/app:v1";
 
+pub(crate) const PULL: &str = "\
+Examples:
+  soci pull registry.example.com/app:v1
+  soci -n k8s.io pull registry.example.com/app:v1
+  ctr run --snapshotter soci registry.example.com/app:v1 app    # runs it
+
+The daemon gets the bytes of lazy layers itself: a private registry needs credentials in its
+configuration, too.";
+
 pub(crate) const REBUILD: &str = "\
 Example:
   soci rebuild-db";
+
+pub(crate) const STATUS: &str = "\
+Examples:
+  soci status
+  soci status --watch app:v1
+  soci status --json | jq '.starts[0].bytes'";
 
 pub(crate) const DOCTOR: &str = "\
 Examples:

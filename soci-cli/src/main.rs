@@ -17,6 +17,7 @@ mod hint;
 mod root;
 mod size;
 mod sources;
+mod status_socket;
 mod usage;
 
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ use output::stream;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    soci_core::plugins::keep_out();
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage::report(&error),

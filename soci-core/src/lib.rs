@@ -27,6 +27,7 @@ pub mod json;
 pub mod media_type;
 pub mod pack;
 mod parts;
+pub mod plugins;
 pub mod prefetch;
 pub mod registry;
 pub mod store;

@@ -1,7 +1,6 @@
 //! A real containerd on its own root, state and socket, with our daemon as its proxy snapshotter `soci`.
 //!
-//! Owns the process, and whatever it mounted: both are gone after the drop. Asks CRI by hand-written messages, since only
-//! CRI sets the labels by which a layer is told.
+//! Owns the process, and whatever it mounted: both are gone after the drop.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -9,12 +8,12 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use http::uri::PathAndQuery;
 use rustix::mount::{UnmountFlags, unmount};
-use tokio::net::UnixStream;
-use tonic::transport::Endpoint;
 
+use crate::containerd_release::Release;
+use crate::containerd_setup::{self, Setup};
 use crate::daemon::Daemon;
+use crate::pods::Cri;
 
 /// How long containerd may take to start.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -24,58 +23,31 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub struct Containerd {
     child: Child,
     directory: PathBuf,
+    release: Release,
 }
 
 impl Containerd {
-    /// Starts on `directory`, an existing empty one, with `daemon` as snapshotter, and waits until it answers.
+    /// Starts the installed one on `directory`, an existing empty one, with `daemon` as snapshotter, and waits until it answers.
     pub fn start(directory: &Path, daemon: &Daemon) -> Self {
-        let snapshotter = format!(
-            r#"
-[plugins."io.containerd.grpc.v1.cri"]
-stream_server_port = "0"
-enable_selinux = false
-[plugins."io.containerd.grpc.v1.cri".containerd]
-snapshotter = "soci"
-disable_snapshot_annotations = false
-[proxy_plugins.soci]
-type = "snapshot"
-address = "{soci}"
-[proxy_plugins.soci.exports]
-root = "{soci_root}"
-"#,
-            soci = daemon.socket().display(),
-            soci_root = daemon.root().display(),
-        );
-        Self::launch(directory, &[], &snapshotter)
+        Self::of(&Release::installed(), directory, daemon, &Setup::default())
     }
 
-    /// Starts on `directory`, an existing empty one, without any snapshotter of ours.
+    /// Starts one on `directory`, an existing empty one, without any snapshotter of ours.
     pub fn plain(directory: &Path) -> Self {
-        Self::launch(directory, &["io.containerd.grpc.v1.cri"], "")
+        Self::launch(Release::installed(), directory, None, &Setup::default())
     }
 
-    fn launch(directory: &Path, without: &[&str], more: &str) -> Self {
-        let plugins = ["snapshotter.v1.btrfs", "snapshotter.v1.zfs", "snapshotter.v1.aufs"];
-        let plugins = plugins.iter().chain(&["snapshotter.v1.devmapper", "internal.v1.opt"]);
-        let mut disabled: Vec<String> = plugins.map(|name| format!("io.containerd.{name}")).collect();
-        disabled.extend(without.iter().map(|name| (*name).to_owned()));
-        let path = |name: &str| directory.join(name).display().to_string();
-        let config = format!(
-            r#"
-version = 2
-root = "{root}"
-state = "{state}"
-disabled_plugins = {disabled:?}
-[grpc]
-address = "{socket}"
-{more}"#,
-            root = path("containerd-root"),
-            state = path("containerd-state"),
-            socket = path("containerd.sock"),
-        );
+    /// The same as [`Containerd::start`] with another containerd.
+    pub fn of(release: &Release, directory: &Path, daemon: &Daemon, setup: &Setup<'_>) -> Self {
+        Self::launch(release.clone(), directory, Some(daemon), setup)
+    }
+
+    fn launch(release: Release, directory: &Path, daemon: Option<&Daemon>, setup: &Setup<'_>) -> Self {
+        let config = containerd_setup::file(directory, release.version().0 >= 2, daemon, setup);
         fs::write(directory.join("containerd.toml"), config).expect("the directory is writable");
         let log = File::create(directory.join("containerd.log")).expect("the directory is writable");
-        let child = Command::new("containerd")
+        let child = Command::new(release.program("containerd"))
+            .env("PATH", release.path())
             .arg("--config")
             .arg(directory.join("containerd.toml"))
             .stdin(Stdio::null())
@@ -83,7 +55,7 @@ address = "{socket}"
             .stderr(log)
             .spawn()
             .expect("containerd is installed");
-        let mut containerd = Self { child, directory: directory.to_owned() };
+        let mut containerd = Self { child, directory: directory.to_owned(), release };
         let start = Instant::now();
         while !containerd.ctr(&["version"]).status.success() {
             let ended = containerd.child.try_wait().expect("the child is ours");
@@ -114,8 +86,13 @@ address = "{socket}"
 
     /// Runs `ctr` in the namespace of CRI.
     pub fn ctr(&self, words: &[&str]) -> Output {
-        let mut ctr = Command::new("ctr");
-        ctr.arg("--address").arg(self.socket()).args(["--namespace", "k8s.io"]).args(words);
+        self.ctr_in("k8s.io", words)
+    }
+
+    /// The same in another namespace.
+    pub fn ctr_in(&self, namespace: &str, words: &[&str]) -> Output {
+        let mut ctr = Command::new(self.release.program("ctr"));
+        ctr.arg("--address").arg(self.socket()).args(["--namespace", namespace]).args(words);
         ctr.stdin(Stdio::null()).output().expect("ctr comes with containerd")
     }
 
@@ -142,52 +119,35 @@ address = "{socket}"
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = format!("exec-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let mut ctr = Command::new("timeout");
-        ctr.args(["--signal=KILL", "120", "ctr", "--address"]).arg(self.socket());
+        ctr.args(["--signal=KILL", "120"])
+            .arg(self.release.program("ctr"))
+            .arg("--address")
+            .arg(self.socket());
         ctr.args(["--namespace", "k8s.io", "tasks", "exec", "--exec-id", &id, container]).args(words);
         ctr.stdin(Stdio::null()).output().expect("ctr comes with containerd")
     }
 
+    /// CRI, as a kubelet speaks it.
+    pub async fn cri(&self) -> Cri {
+        let logs = self.directory.join("logs");
+        fs::create_dir_all(&logs).expect("the directory is writable");
+        Cri::connect(&self.socket(), &logs).await
+    }
+
     /// Pulls an image as a kubelet does; gives the image's id.
     pub async fn cri_pull(&self, image: &str) -> Result<String, tonic::Status> {
-        let socket = self.socket();
-        let channel = Endpoint::from_static("http://localhost")
-            .connect_with_connector(tower::service_fn(move |_: http::Uri| {
-                let socket = socket.clone();
-                async move { UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
-            }))
-            .await
-            .expect("containerd answers");
-        let mut client = tonic::client::Grpc::new(channel);
-        client.ready().await.expect("containerd answers");
-        let request = PullImageRequest { image: Some(ImageSpec { image: image.to_owned() }) };
-        let path = PathAndQuery::from_static("/runtime.v1.ImageService/PullImage");
-        let codec = tonic_prost::ProstCodec::<PullImageRequest, PullImageResponse>::default();
-        let answer = client.unary(tonic::Request::new(request), path, codec).await?;
-        Ok(answer.into_inner().image_ref)
+        self.cri().await.pull(image).await
     }
-}
-
-/// The fields of CRI's messages that a plain pull uses.
-#[derive(Clone, PartialEq, prost::Message)]
-struct PullImageRequest {
-    #[prost(message, optional, tag = "1")]
-    image: Option<ImageSpec>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct ImageSpec {
-    #[prost(string, tag = "1")]
-    image: String,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct PullImageResponse {
-    #[prost(string, tag = "1")]
-    image_ref: String,
 }
 
 impl Drop for Containerd {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Shims outlive containerd, and what they run.
+            for task in String::from_utf8_lossy(&self.ctr(&["tasks", "ls", "-q"]).stdout).lines() {
+                self.ctr(&["tasks", "rm", "--force", task]);
+            }
+        }
         // Both fail when the process has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();

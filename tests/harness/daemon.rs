@@ -108,6 +108,24 @@ impl Daemon {
         fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
 
+    /// What the status socket answers to a GET: the status code and the body.
+    pub fn ask(&self, path: &str) -> (u16, String) {
+        let mut stream = UnixStream::connect(self.root().join("status.sock")).expect("status is served");
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").expect("the request is small");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("the answer is text");
+        let (head, body) = text.split_once("\r\n\r\n").expect("the answer is HTTP");
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status code");
+        (status, body.to_owned())
+    }
+
+    /// The document of `/status`.
+    pub fn status(&self) -> serde_json::Value {
+        let (code, body) = self.ask("/status");
+        assert_eq!(code, 200, "{body}");
+        serde_json::from_str(&body).expect("it is JSON")
+    }
+
     /// One metric, with its labels as the text has them. Panics when there is no such metric.
     pub fn metric(&self, name: &str) -> u64 {
         let mut stream =

@@ -8,7 +8,7 @@ use crate::daemon::program;
 use crate::image::Published;
 use snapshotter::engine::EngineOptions;
 use snapshotter::hidden::helper::Program;
-use snapshotter::image::{Companions, Discovery, ImageContext, ImageRequest, LayerState};
+use snapshotter::image::{Client, Companions, Discovery, ImageContext, ImageRequest, LayerState};
 use snapshotter::layer::{Layer, MountOptions};
 use snapshotter::mounts::{FuseOptions, Keep, MountError, Mounted, MountsOptions};
 use snapshotter::node::{Node, NodeOptions};
@@ -90,6 +90,7 @@ impl TestNode {
             index_digest: None,
             companions,
             workload: None,
+            client: Client::default(),
         })
     }
 

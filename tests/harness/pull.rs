@@ -85,6 +85,7 @@ pub async fn pull(
                     name: name.clone(),
                     key,
                     labels: HashMap::new(),
+                    parent: String::new(),
                 };
                 client.commit(commit).await?;
                 done.push(By::Runtime);

@@ -86,6 +86,7 @@ impl Unpacker {
                 name: parent.clone(),
                 key,
                 labels: labels.clone(),
+                parent: String::new(),
             };
             self.snapshots.commit(request(commit)).await?;
         }

@@ -57,6 +57,9 @@ async fn index_and_image_arrive_and_are_found_with_and_without_referrers_api() {
         for entry in &index.layers {
             assert_eq!(registry.blob(&entry.digest).map(|blob| blob.len() as u64), Some(entry.size));
         }
+        // A name may say that it is a registry's.
+        let again = ["push", "--existing-index", "allow", &format!("docker://{reference}")];
+        assert!(soci.run(again).ok().contains(&digest.to_string()));
 
         let again = soci.run(["push", &reference]).ok();
         assert_eq!(

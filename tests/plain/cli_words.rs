@@ -213,7 +213,7 @@ fn help_keeps_the_flags_of_a_command_together_and_names_exit_codes() {
     assert!(run(&soci, "--help").ok().contains("\nExit codes:\n"), "of the program");
     run(&soci, "man --dir pages").ok();
     let page = fs::read_to_string(soci.dir().join("pages/soci.1")).unwrap();
-    assert!(page.contains("Exit codes"), "{page}");
+    assert!(page.contains(".SH \"EXIT STATUS\""), "{page}");
 }
 
 /// Every command, by its manual page.
@@ -227,7 +227,7 @@ fn every_command_has_an_example() {
         let text = fs::read_to_string(&path).unwrap();
         // A command with commands of its own has theirs.
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if !text.contains("Example") && !text.contains(".SH SUBCOMMANDS") {
+        if !text.contains(".SH EXAMPLES") && !text.contains(".SH SUBCOMMANDS") {
             without.push(name);
         }
     }

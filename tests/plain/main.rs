@@ -19,12 +19,16 @@ mod cli_store;
 mod cli_trace;
 mod cli_trace_tools;
 mod cli_words;
+mod config_check;
 mod convert;
 #[cfg(feature = "shared")]
 mod interop_shared;
 #[cfg(feature = "shared")]
 mod interop_shared_index;
+mod log_words;
+mod metrics_docs;
 mod model;
+mod node_choice;
 mod node_fine;
 mod node_fine_faults;
 mod node_packs;

@@ -9,6 +9,7 @@ use harness::image::{LayerSource, TarWriter};
 use harness::node::TestNode;
 use harness::pack_lab::{FILE, Lab, artifact, tar, two_layers};
 use harness::patience::eventually;
+use snapshotter::choice::Chooser;
 use snapshotter::image::{Companions, ImageRequest};
 use snapshotter::node::NodeOptions;
 use soci_core::digest::Digest;
@@ -178,7 +179,7 @@ fn of_several_packs_the_one_that_fits_best_is_taken() {
         lab.registry.forget_requests();
         let node = TestNode::new(root.path(), |options| {
             options.pack.referrers = true;
-            workload.clone_into(&mut options.pack.workload);
+            options.pack.chooser = Chooser::new(Vec::new(), None, workload.to_owned());
             options.pack.attributes.extend((!gpu.is_empty()).then(|| ("gpu".to_owned(), gpu.to_owned())));
         });
         let image = node.image(&lab.image);
@@ -195,6 +196,8 @@ fn of_several_packs_the_one_that_fits_best_is_taken() {
     let [web, job] = [put("web", "", 102_400), put("job", "", 204_800)];
     let first = taken("", "", None);
     assert!(first(web) != first(job), "one of them, and one only");
+    let union = put("union", "", 512_000);
+    assert!(taken("", "", None)(union), "that of all workloads, where there is none without a name");
     let [plain, gpu] = [put("", "", 307_200), put("", "a100", 409_600)];
     let all = [web, job, plain, gpu];
     for (workload, node, asked, wanted) in [

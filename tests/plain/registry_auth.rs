@@ -1,16 +1,18 @@
 //! Credentials and challenges at registries with manners of their own: what worked is not replaced by what fails.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use harness::faults::{Fault, When};
 use harness::registry::{AuthMode, Habits, PASSWORD, Server, TestRegistry, USER};
+use parking_lot::Mutex;
 use soci_core::digest::Digest;
 use soci_core::media_type::OCI_MANIFEST;
 use soci_core::registry::{
-    Content, Credential, DockerConfig, FixedCredential, HostPolicy, Keychain, Registry, RegistryError,
-    RegistryOptions, Repository, RetryPolicy,
+    Content, Credential, DockerConfig, FixedCredential, HostPolicy, Issued, Keychain, KeychainError,
+    Registry, RegistryError, RegistryOptions, Repository, RetryPolicy,
 };
 
 fn scene(auth: AuthMode) -> TestRegistry {
@@ -58,6 +60,58 @@ async fn a_registry_that_goes_over_to_basic_is_followed() {
     registry.forget_requests();
     assert_eq!(repository.blob(&blob, 100).await.unwrap(), "content");
     assert_eq!(registry.requests().len(), 1, "what worked last is shown at once");
+}
+
+/// A source whose first credential is stale, and that gets another one when it hears so.
+#[derive(Debug, Default)]
+struct Renewed(Mutex<Vec<Vec<Credential>>>);
+
+impl Keychain for Renewed {
+    fn credential<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        refused: &'a [Credential],
+    ) -> Pin<Box<dyn Future<Output = Result<Issued, KeychainError>> + Send + 'a>> {
+        let password = if refused.is_empty() { "stale" } else { PASSWORD };
+        self.0.lock().push(refused.to_vec());
+        let credential = Credential::Basic { user: USER.to_owned(), password: password.to_owned() };
+        Box::pin(async { Ok(Issued { credential, lifetime: Some(Duration::from_hours(6)) }) })
+    }
+}
+
+#[tokio::test]
+async fn a_refused_credential_is_asked_for_again() {
+    for auth in [AuthMode::Basic, AuthMode::Bearer] {
+        let registry = scene(auth);
+        let blob = registry.put_blob("content");
+        let keychain = Arc::new(Renewed::default());
+        let options =
+            RegistryOptions { keychain: Arc::<Renewed>::clone(&keychain), ..options(&registry, false) };
+        let repository = repository(&registry, options);
+        for _ in 0..2 {
+            assert_eq!(repository.blob(&blob, 100).await.unwrap(), "content", "{auth:?}");
+        }
+        let asked = keychain.0.lock().clone();
+        assert_eq!(asked.len(), 2, "{auth:?}: once, and once more for the refused one: {asked:?}");
+        assert!(matches!(&asked[1][..], [Credential::Basic { password, .. }] if password == "stale"));
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_before_it_expires() {
+    let registry = scene(AuthMode::Bearer);
+    registry.change(|habits| habits.token_lifetime = 2);
+    let blob = registry.put_blob("content");
+    let repository = repository(&registry, options(&registry, true));
+    repository.blob(&blob, 100).await.unwrap();
+    registry.forget_requests();
+    // Nine tenths of its life are over.
+    tokio::time::sleep(Duration::from_millis(1850)).await;
+    assert_eq!(repository.blob(&blob, 100).await.unwrap(), "content");
+    let requests = registry.requests();
+    assert!(requests.iter().all(|request| request.status == 200), "{requests:?}");
+    assert_eq!(registry.count(Server::Tokens), 1, "{requests:?}");
 }
 
 #[tokio::test]
@@ -133,7 +187,11 @@ async fn keys_with_paths_are_for_the_repositories_below_them() {
     )
     .unwrap();
     let keychain = DockerConfig::new(&path);
-    let user = async |host: &str, repository: &str| match keychain.credential(host, repository).await.unwrap()
+    let user = async |host: &str, repository: &str| match keychain
+        .credential(host, repository, &[])
+        .await
+        .unwrap()
+        .credential
     {
         Credential::Basic { user, .. } => user,
         other => format!("{other:?}"),

@@ -199,7 +199,7 @@ async fn docker_config_file_and_helpers() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.json");
     let keychain = DockerConfig::new(&path).with_helper_timeout(Duration::from_secs(5));
-    let ask = async |host: &str| keychain.credential(host, "a/b").await;
+    let ask = async |host: &str| keychain.credential(host, "a/b", &[]).await.map(|issued| issued.credential);
     assert_eq!(ask("r.test").await.unwrap(), Credential::Anonymous, "no file is no credential");
 
     let basic = |user: &str, password: &str| Credential::Basic {
@@ -274,7 +274,8 @@ async fn helpers_in_path() {
     let Ok(folder) = std::env::var("HELPER_TEST_FOLDER") else { return };
     let path = std::path::Path::new(&folder).join("config.json");
     let ask = async |host: &str, limit: u64| {
-        DockerConfig::new(&path).with_helper_timeout(Duration::from_millis(limit)).credential(host, "a").await
+        let keychain = DockerConfig::new(&path).with_helper_timeout(Duration::from_millis(limit));
+        keychain.credential(host, "a", &[]).await.map(|issued| issued.credential)
     };
     let good = Credential::Basic { user: "u".to_owned(), password: "for-good.test".to_owned() };
     assert_eq!(ask("good.test", 60_000).await.unwrap(), good);

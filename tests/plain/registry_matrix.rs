@@ -91,7 +91,12 @@ fn a_full_pull_is_right_at_each_registry() {
         let image = published(&registry, &tar);
         let root = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let limits = UnpackOptions { layers_at_once: 1, chunk_size: 512 << 10, requests_per_layer: 3 };
+        let limits = UnpackOptions {
+            layers_at_once: 1,
+            chunk_size: 512 << 10,
+            requests_per_layer: 3,
+            requests_at_once: None,
+        };
         let unpacker =
             Unpacker::new(root.path().join("work"), limits, true, runtime.handle().clone()).unwrap();
         let size = registry.blob(&image.layers[0]).unwrap().len() as u64;

@@ -18,10 +18,10 @@ use tokio::runtime::Runtime;
 /// What the workload does.
 const WORKLOAD: [&str; 5] = ["/do", "read", "/data", "300000", "200000"];
 /// How indexes and companions are made.
-const BUILD: [&str; 6] = ["--min-layer-size", "0", "--span-size", "262144", "--fine", "--pack"];
+pub(super) const BUILD: [&str; 6] = ["--min-layer-size", "0", "--span-size", "262144", "--fine", "--pack"];
 
 /// An image in containerd that was recorded, and another one.
-struct Place {
+pub(super) struct Place {
     _registry: DockerRegistry,
     soci: Soci,
     containerd: Containerd,
@@ -31,10 +31,10 @@ struct Place {
     trace: String,
     /// What is in containerd by now.
     before: BTreeSet<String>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
-fn place() -> Place {
+pub(super) fn place() -> Place {
     let dir = tempfile::tempdir().unwrap();
     let registry = DockerRegistry::new();
     let containerd = Containerd::plain(dir.path());
@@ -55,23 +55,42 @@ fn place() -> Place {
         let import = ["images", "import", "--no-unpack", "--index-name", &named, tar.to_str().unwrap()];
         containerd.ctr_ok(&import);
     }
-    let image = format!("oci:{}", dir.path().join("work").display());
-    let out = dir.path().join("out");
-    let record = ["record", "--engine", "fuse", "--image", &image, "--name", "t", "--out"];
-    soci.run([&record[..], &[out.to_str().unwrap(), "--"], &WORKLOAD].concat()).ok();
-    let trace = out.join("t.trace").to_str().unwrap().to_owned();
-    let mut place =
-        Place { _registry: registry, soci, containerd, name, trace, before: BTreeSet::new(), _dir: dir };
+    let mut place = Place {
+        _registry: registry,
+        soci,
+        containerd,
+        name,
+        trace: String::new(),
+        before: BTreeSet::new(),
+        dir,
+    };
+    place.trace = place.record("t", &WORKLOAD);
     place.before = place.content();
     place
 }
 
 impl Place {
-    fn run(&self, words: &[&str]) -> String {
+    /// Records a workload of the image; gives the trace.
+    pub(super) fn record(&self, name: &str, workload: &[&str]) -> String {
+        let image = format!("oci:{}", self.dir.path().join("work").display());
+        let out = self.dir.path().join("out");
+        let record = ["record", "--engine", "fuse", "--image", &image, "--name", name, "--out"];
+        self.soci.run([&record[..], &[out.to_str().unwrap(), "--"], workload].concat()).ok();
+        out.join(format!("{name}.trace")).to_str().unwrap().to_owned()
+    }
+
+    /// Pushes the image from containerd.
+    pub(super) fn push(&self, tag: &str) {
+        let image = self.tagged(tag);
+        self.containerd.ctr_ok(&["images", "push", "--plain-http", &image]);
+        self.run(&["push", &image]);
+    }
+
+    pub(super) fn run(&self, words: &[&str]) -> String {
         self.soci.run([&["-n", "k8s.io"], words].concat()).ok()
     }
 
-    fn tagged(&self, tag: &str) -> String {
+    pub(super) fn tagged(&self, tag: &str) -> String {
         format!("{}:{tag}", self.name)
     }
 
@@ -127,8 +146,7 @@ fn companions_of_an_image_stay_and_go_with_it_and_serve_it() {
     assert_eq!(place.run(&["pack", "list"]), listed);
     place.run(&["pack", "verify", pack, &image]);
 
-    place.containerd.ctr_ok(&["images", "push", "--plain-http", &image]);
-    place.run(&["push", &image]);
+    place.push("v1");
     place.start("v1", "[pull_modes.soci_v1]\nenable = true\n");
 
     place.remove("v1");

@@ -56,12 +56,15 @@ fn a_whole_node_is_well_and_says_what_is_missing_when_it_is_not() {
     let socket = daemon.socket().display().to_string();
     let soci = Soci::new();
     let address = path("containerd.sock");
+    let of_containerd = path("containerd.toml");
     let doctor = |config: &str| {
-        soci.run(["--address", &address, "doctor", "--json", "--snapshotter", &socket, "--config", config])
+        let of_services = ["--address", &address, "doctor", "--json", "--snapshotter", &socket];
+        let words = [&of_services[..], &["--config", config, "--containerd-config", &of_containerd]].concat();
+        soci.run(words)
     };
     let well = doctor(&config);
     assert_eq!(well.code, 0, "{well:?}");
-    for check in ["user", "fuse", "overlayfs", "config", "snapshotter", "containerd"] {
+    for check in ["user", "fuse", "overlayfs", "config", "snapshotter", "containerd", "lazy pulls"] {
         assert_eq!(finding(&well, check).0, "ok", "{check}: {well:?}");
     }
     let (state, text) = finding(&well, "ebpf");
@@ -74,6 +77,15 @@ fn a_whole_node_is_well_and_says_what_is_missing_when_it_is_not() {
     let images = daemon_mounts_images();
     assert_eq!(finding(&well, "erofs").0, if images { "ok" } else { "warning" }, "{well:?}");
     assert_eq!(mounts_mentioning("/merged").len(), 0, "what was tried is gone");
+
+    // containerd would send no labels.
+    let text = fs::read_to_string(&of_containerd).unwrap();
+    let key = "disable_snapshot_annotations = ";
+    fs::write(&of_containerd, text.replace(&format!("{key}false"), &format!("{key}true"))).unwrap();
+    let silent = doctor(&config);
+    let (state, found) = finding(&silent, "lazy pulls");
+    assert!(silent.code == 1 && state == "failed" && found.contains(&format!("{key}false")), "{found}");
+    fs::write(&of_containerd, text).unwrap();
 
     fs::write(&config, "[cache]\nmax_bytes = true\n").unwrap();
     let broken = doctor(&config);

@@ -385,10 +385,20 @@ fn an_index_that_does_not_exist_is_an_error_and_what_is_not_measured_is_said() {
     fs::write(&config, "[pull_modes.soci_v1]\nenable = true\n").unwrap();
     let flags = ["--config", config.to_str().unwrap(), "--until", "exit"];
     let words = ["--", "do", "say", "here"];
+    let report = || {
+        let json = succeed(&[&["run", &image], &flags[..], &["--json"], &words].concat());
+        serde_json::from_slice::<Value>(&json.stdout).unwrap()
+    };
+    // The status socket is there without a word in the file.
+    let measured = report();
+    let (bytes, link) =
+        (measured["bytes"].as_u64().unwrap(), measured["start"]["bytes"]["link"].as_u64().unwrap());
+    assert!(link > 10_000 && bytes >= link, "{measured:#}");
+    assert_eq!(measured["start"]["layers"].as_array().map(Vec::len), Some(2), "{measured:#}");
+    fs::write(&config, "[pull_modes.soci_v1]\nenable = true\n[status]\nenable = false\n").unwrap();
     let people = succeed(&[&["run", &image], &flags[..], &words].concat());
     assert!(text(&people.stderr).contains("traffic not measured"), "{}", text(&people.stderr));
-    let json = succeed(&[&["run", &image], &flags[..], &["--json"], &words].concat());
-    let report: Value = serde_json::from_slice(&json.stdout).unwrap();
+    let report = report();
     assert_eq!(
         (&report["bytes"], &report["requests"], &report["counters"]),
         (&Value::Null, &Value::Null, &Value::Null)

@@ -27,7 +27,7 @@ use tokio::runtime::Runtime;
 use tonic::Code;
 
 /// Every layer by the snapshotter itself.
-const WHOLE: &str = "[pull_modes.parallel_pull_unpack]\nenable = true\n";
+pub(crate) const WHOLE: &str = "[pull_modes.parallel_pull_unpack]\nenable = true\n";
 
 fn write(root: &Path, name: &str, content: &[u8]) {
     fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();

@@ -56,7 +56,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 fn generate(out: &Path) -> anyhow::Result<()> {
     let protos = containerd().join("protos");
     let api = "github.com/containerd/containerd/api";
-    let services = ["containers", "content", "events", "images", "leases", "snapshots", "tasks"];
+    let services =
+        ["containers", "content", "diff", "events", "images", "leases", "snapshots", "tasks", "version"];
     let mut files = services.map(|name| format!("{api}/services/{name}/v1/{name}.proto")).to_vec();
     files.push(format!("{api}/services/namespaces/v1/namespace.proto"));
     files.push(format!("{api}/events/task.proto"));

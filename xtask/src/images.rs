@@ -62,6 +62,7 @@ impl Built {
     }
 }
 
+pub(crate) use layer::mirror;
 pub(crate) use layout::blob_path;
 
 /// Runs the subcommand.

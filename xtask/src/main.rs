@@ -7,12 +7,14 @@ mod bench;
 mod chaos;
 mod codegen;
 mod demo;
+mod dist;
 mod ebpf;
 mod exec;
 mod fuzz;
 mod images;
 mod lab;
 mod link;
+mod packages;
 mod prepared;
 mod product;
 mod reference;
@@ -35,6 +37,7 @@ enum Task {
     Chaos(chaos::ChaosArgs),
     Codegen(codegen::Args),
     Demo(demo::Args),
+    Dist(dist::Args),
     Ebpf(ebpf::Args),
     Fuzz(fuzz::Args),
     Images(images::Args),
@@ -51,6 +54,7 @@ fn main() -> Result<()> {
         Task::Chaos(args) => chaos::run_chaos(&args),
         Task::Codegen(args) => codegen::run(&args),
         Task::Demo(args) => demo::run(&args),
+        Task::Dist(args) => dist::run(&args),
         Task::Ebpf(args) => ebpf::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Images(args) => images::run(&args),

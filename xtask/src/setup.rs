@@ -52,6 +52,20 @@ pub(crate) enum Need {
     Conformance,
     /// A program without libraries for images that are made on the spot.
     Busybox,
+    /// Putting packages together.
+    Packages,
+    /// A root of Debian's.
+    Debootstrap,
+    /// What draws manual pages.
+    Manual,
+    /// What renders the chart.
+    Chart,
+    /// Programs for arm64.
+    Qemu,
+    /// Linking programs that need no library.
+    Static,
+    /// Compiling for arm64 on amd64.
+    Arm,
     /// Booting Debian's kernels: qemu, file systems in files, what unpacks a kernel, Debian's keys.
     Vm,
 }
@@ -71,6 +85,32 @@ impl Need {
                 ),
             ],
             Self::Busybox => &[("busybox-static", File("/var/lib/dpkg/info/busybox-static.list"))],
+            Self::Packages => &[
+                ("dpkg", Program("dpkg-deb")),
+                ("tar", Program("tar")),
+                ("busybox-static", File("/var/lib/dpkg/info/busybox-static.list")),
+            ],
+            Self::Debootstrap => &[("debootstrap", Program("debootstrap"))],
+            Self::Manual => &[("groff", File("/usr/share/groff/current/tmac/an.tmac"))],
+            Self::Chart => &[
+                ("golang-go", Program("go")),
+                (
+                    "golang-github-masterminds-sprig-dev",
+                    File("/usr/share/gocode/src/github.com/Masterminds/sprig/functions.go"),
+                ),
+                ("golang-sigs-k8s-yaml-dev", File("/usr/share/gocode/src/sigs.k8s.io/yaml/yaml.go")),
+            ],
+            Self::Qemu => &[("qemu-user-static", Program("qemu-aarch64-static"))],
+            Self::Static => &[
+                ("gcc", Program("gcc")),
+                ("libc6-dev", File("/usr/include/stdio.h")),
+                ("binutils", Program("readelf")),
+            ],
+            Self::Arm => &[
+                ("gcc-aarch64-linux-gnu", Program("aarch64-linux-gnu-gcc")),
+                ("libc6-dev-arm64-cross", File("/usr/aarch64-linux-gnu/lib/libc.a")),
+                ("binutils", Program("readelf")),
+            ],
             Self::Images => &[
                 ("debootstrap", Program("debootstrap")),
                 ("python3", Program("python3")),

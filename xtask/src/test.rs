@@ -16,12 +16,15 @@ use crate::chaos;
 use crate::ebpf;
 use crate::exec;
 use crate::lab::{LabArgs, cargo};
+use crate::packages;
 use crate::setup::{self, Need};
 use crate::vm;
 
 /// The test programs of tests/: what any user can run, and what needs root.
 const PLAIN: &str = "plain";
 const PRIVILEGED: &str = "privileged";
+/// That of packages, which runs apart because it needs what `cargo xtask dist` makes.
+const PACKAGES: &str = "packages";
 
 /// Run the tests: lints, unit and integration tests, privileged tests, scenarios on other kernels
 #[derive(Debug, clap::Args)]
@@ -36,6 +39,9 @@ pub(crate) struct Args {
     /// Where it is, the lints do so unasked
     #[arg(long)]
     ebpf_check: bool,
+    /// Test packages of what is shipped, static programs for both architectures, in place of the development build: ten minutes more
+    #[arg(long)]
+    shipped: bool,
     #[command(flatten)]
     lab: LabArgs,
 }
@@ -53,6 +59,8 @@ enum Tier {
     Vm,
     /// A daemon that dies while containers read, and one that pulls and removes: `cargo xtask chaos` and `soak`, short.
     Chaos,
+    /// Packages, installed and removed in roots of their own: `cargo xtask dist`.
+    Packages,
 }
 
 /// Runs the subcommand. The tests come last, so that their runner's closing line is the last one; how long each part took
@@ -85,6 +93,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         setup::require_fuse()?;
         setup::ensure(&chaos::NEEDS)?;
     }
+    if wants(Tier::Packages) {
+        setup::require_root("the tests of packages")?;
+        setup::require_fuse()?;
+        setup::ensure(&packages::NEEDS)?;
+        if args.shipped {
+            setup::ensure(&[Need::Qemu])?;
+        }
+    }
     let suite = Suite::new(args.shared.as_deref())?;
     if args.ebpf_check || wants(Tier::Lint) && ebpf::is_installed(&args.lab)? {
         durations.of("ebpf-check", || ebpf::check(&args.lab))?;
@@ -112,6 +128,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if wants(Tier::Chaos) {
         durations.of("chaos", || chaos::short(&suite.binaries))?;
+    }
+    if wants(Tier::Packages) {
+        durations.of("packages", || {
+            let made = packages::Made::new(&args.lab, &suite.binaries, args.shipped)?;
+            suite.packages(&made, args.shipped)
+        })?;
     }
     let (plain, privileged) = (wants(Tier::Plain), wants(Tier::Privileged));
     if plain {
@@ -182,11 +204,31 @@ impl Suite {
 
     fn nextest(&self, plain: bool, privileged: bool) -> Result<()> {
         let filter = match (plain, privileged) {
-            (true, true) => "all()".to_owned(),
-            (true, false) => format!("not binary(={PRIVILEGED})"),
+            (true, true) => format!("not binary(={PACKAGES})"),
+            (true, false) => format!("not binary(={PRIVILEGED}) and not binary(={PACKAGES})"),
             (false, _) => format!("binary(={PRIVILEGED})"),
         };
         exec::run(self.cargo(&["nextest", "run", "--profile", profile()]).args(["-E", &filter]))
+    }
+
+    /// The tests of packages; without what needs the shipped programs unless those are there.
+    fn packages(&self, made: &packages::Made, shipped: bool) -> Result<()> {
+        let mut tests = if exec::succeeds(&mut cargo(["nextest", "--version"])) {
+            let mut tests = self.cargo(&["nextest", "run", "--profile", profile()]);
+            let without = if shipped { "" } else { " and not test(/^shipped::/)" };
+            tests.args(["-E", &format!("binary(={PACKAGES}){without}")]);
+            tests
+        } else {
+            let mut tests = self.cargo(&["test", "--no-fail-fast", "--test", PACKAGES, "--"]);
+            tests.args(if shipped {
+                &["--test-threads=1"][..]
+            } else {
+                &["--test-threads=1", "--skip", "shipped::"]
+            });
+            tests
+        };
+        made.set(&mut tests);
+        exec::run(&mut tests)
     }
 
     /// The seconds of all tests of a tier, from the report of nextest.

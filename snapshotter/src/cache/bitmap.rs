@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use soci_core::digest::Digest;
 
+use crate::boot::BootId;
+
 /// Size of a page of the map, in bytes.
 pub const PAGE: u64 = 4096;
 
@@ -36,31 +38,6 @@ pub struct Identity {
     pub ztoc: Digest,
     /// Size of the plain tar in bytes.
     pub size: u64,
-}
-
-/// Identifier of the running boot of the machine; all zero when the kernel does not tell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BootId([u8; 16]);
-
-impl BootId {
-    /// The id of this boot (`/proc/sys/kernel/random/boot_id`).
-    pub fn current() -> Self {
-        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let mut id = [0; 16];
-        let mut digits = text.chars().filter_map(|c| c.to_digit(16));
-        for byte in &mut id {
-            let (Some(high), Some(low)) = (digits.next(), digits.next()) else {
-                return Self::default();
-            };
-            *byte = (high * 16 + low) as u8;
-        }
-        Self(id)
-    }
-
-    /// A made-up id, for tests of what happens after a crash of the machine.
-    pub const fn from_bytes(id: [u8; 16]) -> Self {
-        Self(id)
-    }
 }
 
 /// A set of pages, in memory and in its file.
@@ -203,7 +180,7 @@ impl PageMap {
         header[16..48].copy_from_slice(self.identity.layer.as_bytes());
         header[48..80].copy_from_slice(self.identity.ztoc.as_bytes());
         header[80..88].copy_from_slice(&self.identity.size.to_le_bytes());
-        header[88..104].copy_from_slice(&self.boot.0);
+        header[88..104].copy_from_slice(&self.boot.to_bytes());
         file.write_all_at(&header, 0)
     }
 }
@@ -213,7 +190,9 @@ fn trusted(file: &File, identity: Identity, boot: BootId) -> io::Result<bool> {
     let mut header = [0; HEADER_USED];
     file.read_exact_at(&mut header, 0)?;
     let flags = u32::from_le_bytes([header[12], header[13], header[14], header[15]]);
-    let same_boot = header[88..104] == boot.0 && boot != BootId::default();
+    let mut written_in = [0; 16];
+    written_in.copy_from_slice(&header[88..104]);
+    let same_boot = boot.is_same(BootId::from_bytes(written_in));
     Ok(header[..8] == *MAGIC
         && header[8..12] == VERSION.to_le_bytes()
         && header[16..48] == *identity.layer.as_bytes()

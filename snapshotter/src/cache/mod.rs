@@ -30,9 +30,10 @@ use parking_lot::Mutex;
 use soci_core::digest::Digest;
 use soci_core::units::ByteRange;
 
+use crate::boot::BootId;
 #[cfg(test)]
 use crate::doors::staged;
-use bitmap::{BootId, Identity, PAGE, PageMap};
+use bitmap::{Identity, PAGE, PageMap};
 use edges::{Edges, Page, page_range};
 pub use holes::Released;
 

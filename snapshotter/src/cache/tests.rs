@@ -13,7 +13,8 @@ use soci_core::units::ByteRange;
 use tempfile::TempDir;
 
 use super::SpanCache;
-use super::bitmap::{BootId, Identity, PAGE, PageMap};
+use super::bitmap::{Identity, PAGE, PageMap};
+use crate::boot::BootId;
 
 const BOOT: BootId = BootId::from_bytes([1; 16]);
 const NEXT_BOOT: BootId = BootId::from_bytes([2; 16]);

@@ -2,13 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
+use super::{ConfigError, size};
 
 /// Limits of the cache.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Cache {
     /// Bytes on disk above which the longest unused go, of layers in use, too. 0: no limit.
+    #[serde(deserialize_with = "size::bytes")]
     pub max_bytes: i64,
 }
 

@@ -1,8 +1,9 @@
 //! The configuration file: upstream's keys with upstream's meaning, and our additions in tables of their own.
 //!
 //! One table per file; each `Default` is the one place of its defaults, with the reason where it is not upstream's. As
-//! in upstream, 0 stands for "the default" where a key has one that is not 0. Unknown keys are reported, not fatal: a
-//! file written for upstream has keys that this daemon has no use for. A wrong type or a value out of range is fatal.
+//! in upstream, 0 stands for "the default" where a key has one that is not 0, and keys are the same in upper and lower case.
+//! Keys of upstream that have no meaning here are known as such (`unused`); other unknown keys are reported, not fatal. A
+//! wrong type or a value out of range is fatal.
 //!
 //! Nothing here reads the environment; plain data after [`load`].
 
@@ -11,39 +12,49 @@ mod cache;
 mod content_store;
 mod fuse;
 mod http;
+mod keychain;
+mod keys;
 mod pack;
 mod prefetch;
 mod pull_modes;
 mod registry;
 mod resolver;
 mod restart;
+mod size;
 mod snapshotter;
+mod status;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod unused;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
+use toml::de::{DeTable, Deserializer};
 
 pub use blob::Blob;
 pub use cache::Cache;
 pub use content_store::{ContentStore, StoreType};
 pub use fuse::Fuse;
 pub use http::Http;
-pub use pack::Pack;
+pub use keychain::{CredentialProviders, CriKeychain, KubeconfigKeychain};
+pub use pack::{Pack, PackRule};
 pub use prefetch::{BackgroundFetch, Prefetch};
 pub use pull_modes::{ParallelPull, PullModes, SociV1, SociV2};
 pub use registry::RegistrySection;
 pub use resolver::{Host, Mirror, Resolver};
 pub use restart::Restart;
 pub use snapshotter::SnapshotterSection;
+pub use status::Status;
 pub use storage::Storage;
+pub use unused::Unused;
 
-/// Where the file is looked for unless told.
-pub const DEFAULT_PATH: &str = "/etc/soci-snapshotter-grpc/config.toml";
+/// Where the file is looked for unless told: the first that exists counts. Managed nodes have it under either name.
+pub const DEFAULT_PATHS: [&str; 2] =
+    ["/etc/soci-snapshotter-grpc/config.toml", "/etc/soci-snapshotter/config.toml"];
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,6 +86,12 @@ pub struct Config {
     pub resolver: Resolver,
     /// Snapshots.
     pub snapshotter: SnapshotterSection,
+    /// Credentials that come with a kubelet's pulls.
+    pub cri_keychain: CriKeychain,
+    /// Credentials in secrets of a cluster.
+    pub kubeconfig_keychain: KubeconfigKeychain,
+    /// Ours: the kubelet's credential providers.
+    pub credential_providers: CredentialProviders,
     /// Ours: the cache of layer bytes.
     pub cache: Cache,
     /// Ours: when disk is given back.
@@ -85,6 +102,8 @@ pub struct Config {
     pub pack: Pack,
     /// Ours: registries without TLS.
     pub registry: RegistrySection,
+    /// Ours: what people see of the daemon.
+    pub status: Status,
 }
 
 impl Default for Config {
@@ -103,11 +122,15 @@ impl Default for Config {
             pull_modes: PullModes::default(),
             resolver: Resolver::default(),
             snapshotter: SnapshotterSection::default(),
+            cri_keychain: CriKeychain::default(),
+            kubeconfig_keychain: KubeconfigKeychain::default(),
+            credential_providers: CredentialProviders::default(),
             cache: Cache::default(),
             storage: Storage::default(),
             restart: Restart::default(),
             pack: Pack::default(),
             registry: RegistrySection::default(),
+            status: Status::default(),
         }
     }
 }
@@ -156,29 +179,47 @@ pub struct Loaded {
     pub config: Config,
     /// Keys of the file that are not known here, as `table.key`.
     pub unknown_keys: Vec<String>,
+    /// Keys of the file that are upstream's and have no meaning here.
+    pub unused_keys: Vec<Unused>,
+    /// The file; `None` when there is none.
+    pub path: Option<PathBuf>,
 }
 
 /// Reads the file at `path`. Without a path, the default file, which may be absent.
 pub fn load(path: Option<&Path>) -> Result<Loaded, ConfigError> {
-    let explicit = path.is_some();
-    let path = path.unwrap_or(Path::new(DEFAULT_PATH));
-    match fs::read_to_string(path) {
-        Ok(text) => parse(&text, path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !explicit => parse("", path),
-        Err(source) => Err(ConfigError::Read { path: path.to_path_buf(), source }),
+    let defaults = DEFAULT_PATHS.map(Path::new);
+    let candidates = path.as_ref().map_or(&defaults[..], std::slice::from_ref);
+    for candidate in candidates {
+        match fs::read_to_string(candidate) {
+            Ok(text) => {
+                return Ok(Loaded { path: Some(candidate.to_path_buf()), ..parse(&text, candidate)? });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_none() => {}
+            Err(source) => return Err(ConfigError::Read { path: candidate.to_path_buf(), source }),
+        }
     }
+    parse("", defaults[0])
 }
 
 /// Reads the text of a configuration file; `path` is for error messages.
 pub fn parse(text: &str, path: &Path) -> Result<Loaded, ConfigError> {
-    let parse_error = |source| ConfigError::Parse { path: path.to_path_buf(), source };
+    let parse_error = |mut source: toml::de::Error| {
+        source.set_input(Some(text));
+        ConfigError::Parse { path: path.to_path_buf(), source }
+    };
+    let mut file = DeTable::parse(text).map_err(parse_error)?;
+    keys::fold_case(file.get_mut());
+    let unused_keys = keys::unused(file.get_ref());
     let mut unknown_keys = Vec::new();
-    let deserializer = toml::Deserializer::parse(text).map_err(parse_error)?;
-    let mut config: Config =
-        serde_ignored::deserialize(deserializer, |key| unknown_keys.push(key.to_string()))
-            .map_err(parse_error)?;
+    let mut config: Config = serde_ignored::deserialize(Deserializer::from(file), |key| {
+        let key = key.to_string();
+        if !keys::is_unused(&key) {
+            unknown_keys.push(key);
+        }
+    })
+    .map_err(parse_error)?;
     config.fill()?;
-    Ok(Loaded { config, unknown_keys })
+    Ok(Loaded { config, unknown_keys, unused_keys, path: None })
 }
 
 impl Config {
@@ -200,7 +241,7 @@ impl Config {
         self.restart.fill()?;
         self.background_fetch.fill()?;
         self.prefetch.fill()?;
-        self.pull_modes.check()?;
+        self.cri_keychain.fill();
         self.resolver.fill();
         self.resolver.check()?;
         self.pack.fill()?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, default_if_zero, milliseconds};
+use super::{ConfigError, default_if_zero, milliseconds, size};
 
 /// Use of recorded prefetch artifacts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,7 @@ pub struct Prefetch {
     /// Layers that are prefetched at the same time, in the whole node. Not positive: all of them.
     pub max_concurrency: i64,
     /// Bytes a second that are fetched ahead of readers in the whole node: prefetch, packs, background. 0: any number.
+    #[serde(deserialize_with = "size::bytes")]
     pub max_bandwidth: i64,
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
+use super::size;
 
 /// Ways of getting a layer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,12 +55,13 @@ pub struct ParallelPull {
     pub enable: bool,
     /// Images without an index are pulled here and not left to the runtime.
     pub experimental_parallel_pull_as_fallback: bool,
-    /// Accepted. Requests are bounded by the layers in work and the requests of each.
+    /// Ranged requests in flight for whole layers, in the whole node. Not positive: no limit beyond those of the layers.
     pub max_concurrent_downloads: i64,
     /// Ranged requests in flight for one layer. (Upstream: for one image.)
     pub max_concurrent_downloads_per_image: i64,
     /// Bytes of one ranged request (`8mb`, `512 kb`, …). Empty, 0 or -1: a built-in size. (Upstream: the whole layer.)
-    pub concurrent_download_chunk_size: String,
+    #[serde(deserialize_with = "size::bytes")]
+    pub concurrent_download_chunk_size: i64,
     /// Layers pulled and unpacked at once, in the whole node. Not positive: no limit beyond the next one.
     pub max_concurrent_unpacks: i64,
     /// Layers pulled and unpacked at once. Not positive: no limit. One number for the node, since images share disk and link.
@@ -76,17 +77,11 @@ impl Default for ParallelPull {
             experimental_parallel_pull_as_fallback: false,
             max_concurrent_downloads: -1,
             max_concurrent_downloads_per_image: 3,
-            concurrent_download_chunk_size: String::new(),
+            concurrent_download_chunk_size: 0,
             max_concurrent_unpacks: -1,
             max_concurrent_unpacks_per_image: 3,
             discard_unpacked_layers: true,
         }
-    }
-}
-
-impl PullModes {
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
-        self.parallel_pull_unpack.chunk_size().map(drop)
     }
 }
 
@@ -110,30 +105,13 @@ impl ParallelPull {
         usize::try_from(self.max_concurrent_downloads_per_image).unwrap_or(0).clamp(1, 64)
     }
 
+    /// Ranged requests in flight for all layers; `None`: any number.
+    pub fn requests_at_once(&self) -> Option<usize> {
+        usize::try_from(self.max_concurrent_downloads).ok().filter(|&requests| requests > 0)
+    }
+
     /// Bytes of one ranged request, when told.
-    pub fn chunk_size(&self) -> Result<Option<u64>, ConfigError> {
-        let text = self.concurrent_download_chunk_size.trim().to_ascii_lowercase();
-        let invalid = || {
-            let reason = format!("invalid size format: {}", self.concurrent_download_chunk_size);
-            ConfigError::value("pull_modes.parallel_pull_unpack.concurrent_download_chunk_size", reason)
-        };
-        if text.is_empty() || text == "-1" {
-            return Ok(None);
-        }
-        let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let unit: u64 = match unit.trim() {
-            "" | "b" => 1,
-            "kb" => 1 << 10,
-            "mb" => 1 << 20,
-            "gb" => 1 << 30,
-            _ => return Err(invalid()),
-        };
-        let number: f64 = number.parse().map_err(|_| invalid())?;
-        let bytes = number * unit as f64;
-        if bytes > u64::MAX as f64 / 2.0 {
-            return Err(invalid());
-        }
-        Ok(Some(bytes as u64).filter(|&bytes| bytes > 0))
+    pub fn chunk_size(&self) -> Option<u64> {
+        u64::try_from(self.concurrent_download_chunk_size).ok().filter(|&bytes| bytes > 0)
     }
 }

@@ -62,6 +62,11 @@ impl Resolver {
         })
     }
 
+    /// How long a credential is used before its source is asked again.
+    pub fn credential_lifetime(&self) -> Duration {
+        u64::try_from(self.auth_client_ttl_sec).map_or(NO_LIMIT, Duration::from_secs)
+    }
+
     pub(super) fn fill(&mut self) {
         default_if_zero(&mut self.auth_client_ttl_sec, Self::default().auth_client_ttl_sec);
     }

@@ -194,7 +194,11 @@ pub(super) async fn fetch(engine: &Engine, run: Run, mut transfer: Transfer) {
     .await;
     if let Err(error) = outcome {
         engine.0.stats.span_failures.inc();
-        tracing::warn!(?class, %range, error = %chain(&error), "spans could not be fetched");
+        if class == Class::Background {
+            manager.tally().background_failures.inc();
+        }
+        let (image, layer) = (manager.tally().image(), manager.cache().layer());
+        tracing::warn!(image = &*image, %layer, %range, wanted_by = class.name(), error = %chain(&error), "spans could not be fetched");
         let error = Arc::new(error);
         for claim in claims {
             claim.fail(Arc::clone(&error));
@@ -242,8 +246,20 @@ fn spawn_fill(engine: &Engine, manager: &Arc<SpanManager>, class: Class, filling
         Class::Prefetch => (&stats.prefetch_spans, &stats.prefetch_bytes),
         Class::Background => (&stats.background_spans, &stats.background_bytes),
     };
+    let (length, tally) = (filling.compressed.len() as u64, manager.tally());
     spans.inc();
-    bytes.add(filling.compressed.len() as u64);
+    bytes.add(length);
+    match class {
+        Class::Demand => {
+            tally.missed_spans.inc();
+            tally.missed.add(length);
+        }
+        Class::Prefetch => tally.prefetched.add(length),
+        Class::Background => {
+            tally.background_spans.inc();
+            tally.background.add(length);
+        }
+    }
     let pool = match class {
         Class::Demand => &engine.0.inflate_demand,
         Class::Prefetch | Class::Background => &engine.0.inflate_ahead,
@@ -254,7 +270,7 @@ fn spawn_fill(engine: &Engine, manager: &Arc<SpanManager>, class: Class, filling
         let span = claim.span();
         let window = match windows::window(&manager, span, window).await {
             Ok(window) => window,
-            Err(error) => return give_up(&stats, claim, error),
+            Err(error) => return give_up(&stats, &manager, claim, error),
         };
         let mut retries = manager.options().verification_retries;
         loop {
@@ -262,8 +278,10 @@ fn spawn_fill(engine: &Engine, manager: &Arc<SpanManager>, class: Class, filling
             if class != Class::Demand && cancelled.is_cancelled() {
                 return;
             }
+            let plain = manager.ztoc().spans().uncompressed_range(span);
             if class == Class::Prefetch {
                 manager.states().set_unused(span);
+                manager.comes_ahead(plain);
             }
             let (filler, window) = (Arc::clone(&manager), window.clone());
             let fill = move || filler.fill(claim, window.as_ref(), &compressed);
@@ -272,6 +290,9 @@ fn spawn_fill(engine: &Engine, manager: &Arc<SpanManager>, class: Class, filling
             let Err((returned, error)) = filled else { return };
             claim = returned;
             manager.states().take_unused(span);
+            if class == Class::Prefetch {
+                manager.came_not(plain);
+            }
             let again = match error {
                 SpanError::Digest { .. } if giver.distrust() => whole(&manager, span).await,
                 SpanError::Digest { .. } if retries > 0 => {
@@ -282,19 +303,20 @@ fn spawn_fill(engine: &Engine, manager: &Arc<SpanManager>, class: Class, filling
             };
             match again {
                 Ok(again) => (compressed, giver) = again,
-                Err(error) => return give_up(&stats, claim, error),
+                Err(error) => return give_up(&stats, &manager, claim, error),
             }
         }
     });
 }
 
-fn give_up(stats: &Stats, claim: Claim, error: SpanError) {
+fn give_up(stats: &Stats, manager: &SpanManager, claim: Claim, error: SpanError) {
     #[cfg(test)]
     if planted(Planted::EndlessClaim) {
         return std::mem::forget(claim);
     }
     stats.span_failures.inc();
-    tracing::error!(span = %claim.span(), error = %chain(&error), "span is not usable");
+    let (image, layer) = (manager.tally().image(), manager.cache().layer());
+    tracing::error!(image = &*image, %layer, span = %claim.span(), error = %chain(&error), "span is not usable");
     claim.fail(Arc::new(error));
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::EngineOptions;
+use super::load::HostLoad;
 use super::throttle::Link;
 #[cfg(test)]
 use crate::doors::staged::{Planted, planted};
@@ -74,6 +75,17 @@ impl Lane {
     pub(super) fn busy_until(&self, now: Instant) -> Option<Instant> {
         let last = self.last_demand.filter(|_| self.demand_receiving > 0)?;
         Some(last + STANDS_STILL).filter(|until| *until > now)
+    }
+
+    /// What is out.
+    pub(super) fn load(&self, host: &str) -> HostLoad {
+        HostLoad {
+            host: host.to_owned(),
+            demand_waiting: self.demand_waiting,
+            demand_receiving: self.demand_receiving,
+            ahead: self.ahead_requests,
+            free: self.slots.available_permits(),
+        }
     }
 
     /// Nothing is out.

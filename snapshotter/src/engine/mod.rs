@@ -16,6 +16,7 @@
 mod courtesy;
 mod fetch;
 mod lane;
+mod load;
 mod options;
 mod pace;
 mod queue;
@@ -40,6 +41,7 @@ use crate::span::state::Claim;
 use crate::span::{Demand, SpanManager};
 use crate::telemetry::stats::Stats;
 use lane::Lane;
+pub use load::{HostLoad, Load};
 pub use options::{BackgroundOptions, EngineOptions};
 use pace::Pace;
 pub use queue::Order;
@@ -58,6 +60,17 @@ pub enum Class {
     Prefetch,
     /// The rest of a mounted layer.
     Background,
+}
+
+impl Class {
+    /// Its name, for logs.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Demand => "reader",
+            Self::Prefetch => "prefetch",
+            Self::Background => "background",
+        }
+    }
 }
 
 /// The engine; clones share it.
@@ -204,6 +217,15 @@ impl Engine {
             self.0.work.lock().queue.push_background(manager);
             self.pump();
         }
+    }
+
+    /// What is out and what waits now.
+    pub fn load(&self) -> Load {
+        let work = self.0.work.lock();
+        let mut hosts: Vec<_> = work.lanes.iter().map(|(host, lane)| lane.load(host)).collect();
+        hosts.sort_by(|one, other| one.host.cmp(&other.host));
+        let (prefetch, background) = work.queue.lengths();
+        Load { prefetch, background, packs: work.streams, hosts }
     }
 
     /// A new image was asked for: the background class pauses.

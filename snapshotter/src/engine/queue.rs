@@ -91,6 +91,11 @@ impl Queue {
         !self.prefetch.is_empty()
     }
 
+    /// Spans that wait for prefetch, and layers that wait for the background.
+    pub(super) fn lengths(&self) -> (usize, usize) {
+        (self.prefetch.values().map(BTreeMap::len).sum(), self.background.len())
+    }
+
     pub(super) fn has_background(&self) -> bool {
         !self.background.is_empty()
     }

@@ -40,6 +40,17 @@ impl Device {
         &self.image
     }
 
+    /// The layer.
+    pub(crate) fn fs(&self) -> &LayerFs {
+        &self.fs
+    }
+
+    /// The file that has the byte at `offset`, and where it is in the file.
+    pub(crate) fn file_at(&self, offset: u64) -> Option<(InodeNo, u64)> {
+        let (ino, place) = self.image.file_at(offset)?;
+        Some((ino, offset.saturating_sub(place.start)))
+    }
+
     /// Bytes of the file, if all that are asked for are metadata.
     pub(crate) fn metadata(&self, offset: u64, size: u32) -> Option<&[u8]> {
         let start = usize::try_from(offset).ok()?;

@@ -223,6 +223,11 @@ impl LayerFs {
         Ok(self.spans.read(part, content).await.map_err(FsError::Content)?.into())
     }
 
+    /// The layer's spans.
+    pub const fn spans(&self) -> &Arc<SpanManager> {
+        &self.spans
+    }
+
     /// For `statfs`: bytes of the plain tar, bytes that its cache may still take, inodes.
     pub fn totals(&self) -> (u64, u64, u64) {
         (self.ztoc.uncompressed_size(), self.spans.cache().space(), self.tree.len() as u64)

@@ -71,8 +71,11 @@ impl Snapshots for Service {
     }
 
     async fn commit(&self, request: Request<CommitSnapshotRequest>) -> Answer<()> {
-        let CommitSnapshotRequest { name, key, labels, .. } = request.into_inner();
-        self.blocking(move |room| room.commit(&key, &name, sorted(labels))).await.map(Response::new)
+        let CommitSnapshotRequest { name, key, labels, parent, .. } = request.into_inner();
+        let parent = parent_of(parent);
+        self.blocking(move |room| room.commit(&key, &name, parent.as_deref(), sorted(labels)))
+            .await
+            .map(Response::new)
     }
 
     async fn remove(&self, request: Request<RemoveSnapshotRequest>) -> Answer<()> {

@@ -34,6 +34,8 @@ use super::serve::Readers;
 use super::tree::Tree;
 use super::wire::{Header, Init, OLDEST_MINOR, Operation, PROBE};
 
+/// Helper processes that wait for the first mounts and pages.
+const HELPERS_AHEAD: usize = 2;
 /// How long the kernel may take to learn which operations there are not.
 const PRIME_LIMIT: Duration = Duration::from_secs(10);
 /// How long a detached mount may take to leave the directory tree.
@@ -171,6 +173,10 @@ impl Connection {
             let mountpoint = self.options.mountpoint.clone();
             self.options.helpers.run(&Work::Prime { mountpoint }, PRIME_LIMIT)?;
             self.dispatch.journal.set_primed();
+            // A process takes some milliseconds, and the first mount has none to lose.
+            if let Err(error) = self.options.helpers.ahead(HELPERS_AHEAD) {
+                tracing::debug!(%error, "helper processes are started when there is work");
+            }
         }
         Ok(())
     }

@@ -13,9 +13,10 @@ use soci_core::image::Descriptor;
 use soci_core::prefetch::PrefetchSpan;
 use soci_core::units::{ByteRange, SpanId};
 use soci_core::ztoc::Ztoc;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
 
+use super::launch::ChosenPack;
 use super::source::{Indexed, parse_artifact};
 use super::{AT_ONCE, ImageContext, SMALL_THINGS_FIRST};
 use crate::engine::{Hold, Order, Stream};
@@ -31,16 +32,30 @@ type FetchedArtifact = (Digest, JoinHandle<Result<(Bytes, OwnedSemaphorePermit),
 
 impl ImageContext {
     /// Brings the pack, without anybody waiting for its end. If it fails, the prefetch artifacts take its place.
-    pub(crate) fn spawn_pack(self: &Arc<Self>, pack: PackSource, stream: Stream) {
+    /// `promised` is told when readers wait for what it brings.
+    pub(crate) fn spawn_pack(
+        self: &Arc<Self>,
+        chosen: ChosenPack,
+        stream: Stream,
+        promised: Option<oneshot::Sender<()>>,
+    ) {
         let this = Arc::clone(self);
+        let ChosenPack { source: pack, by, workload, .. } = chosen;
+        self.account.pack_begins(pack.digest, &workload, &by, pack.blob.size);
         self.services.engine.runtime().spawn(async move {
             let stats = &this.services.stats;
-            let Err(error) = this.bring_pack(&pack, &stream).await else {
+            let brought = this.bring_pack(&pack, &stream, promised).await;
+            let failure = brought.as_ref().err().map(|error| chain(error));
+            this.account.pack_ends(&pack.digest, failure);
+            let image = &this.request.reference;
+            let Err(error) = brought else {
                 stats.packs.inc();
-                return tracing::info!(digest = %pack.digest, "pack is here");
+                return tracing::info!(%image, digest = %pack.digest, workload, "pack is here");
             };
             stats.pack_failures.inc();
-            tracing::warn!(digest = %pack.digest, error = %chain(&error), "pack failed, continuing without");
+            // The next container may have more luck.
+            this.begun.lock().remove(&pack.digest);
+            tracing::warn!(%image, digest = %pack.digest, workload, error = %chain(&error), "pack failed, continuing without");
             drop(stream);
             let Ok(Some(index)) = this.index().await else { return };
             for (indexed, cell) in &index.layers {
@@ -52,7 +67,12 @@ impl ImageContext {
         });
     }
 
-    async fn bring_pack(&self, pack: &PackSource, stream: &Stream) -> Result<(), PackFailure> {
+    async fn bring_pack(
+        &self,
+        pack: &PackSource,
+        stream: &Stream,
+        promised: Option<oneshot::Sender<()>>,
+    ) -> Result<(), PackFailure> {
         let layers = self.layers().await.map_err(|_| PackFailure::Over)?;
         let fetcher = self.source.repository.range_fetcher(pack.blob.digest, pack.blob.size);
         // An earlier process may have stored the head. If not, its failure to do so is not one of the pack.
@@ -73,6 +93,8 @@ impl ImageContext {
             layers: layers.iter().map(|layer| layer.digest).collect(),
             lazy: Box::pin(self.lazy_layers()),
             mounted: self.options.pack.page_cache.then(|| self.services.mounted.subscribe()),
+            packed: Arc::clone(&self.account.packed),
+            promised,
         };
         let bring = pack::bring(opened, &fetcher, target, stream, &self.services.stats);
         tokio::join!(bring, keep).0
@@ -98,7 +120,7 @@ impl ImageContext {
         let fetch = |descriptor: &Descriptor| {
             let (source, descriptor) = (self.source.clone(), descriptor.clone());
             let digest = descriptor.digest;
-            tracing::info!(%digest, "loading prefetch artifact");
+            tracing::info!(image = %self.request.reference, %digest, "loading prefetch artifact");
             let fetched = self.services.engine.runtime().spawn(async move {
                 let room = source.tables.artifact(descriptor.size).await?;
                 Ok((source.artifact(&descriptor).await?, room))

@@ -230,23 +230,23 @@ impl Source {
         })
     }
 
-    /// The pack that fits best: that of the workload that was asked for, that with most selectors, one for no workload in
-    /// particular; of equals the first.
+    /// The pack that fits best ([`Purpose::order`]), with what it is for.
     pub(crate) async fn pack(
         &self,
         image: &Manifest,
         listed: &[Descriptor],
         workload: &str,
         options: &PackOptions,
-    ) -> Option<PackSource> {
+    ) -> Option<(PackSource, Purpose)> {
         let packs: Vec<_> = of_kind(listed, CompanionKind::Pack).collect();
         let purposes: Vec<_> = packs.iter().map(|entry| Purpose::of(&entry.annotations)).collect();
         for at in Purpose::order(&purposes, workload, &options.attributes) {
             let (entry, purpose) = (packs[at], &purposes[at]);
             match self.open_pack(image, entry, options.max_bytes).await {
                 Ok(pack) => {
-                    tracing::info!(digest = %entry.digest, ?purpose, bytes = pack.blob.size, "using pack");
-                    return Some(pack);
+                    let workload = purpose.workload.as_deref().unwrap_or_default();
+                    tracing::info!(image = %image.digest, digest = %entry.digest, workload, bytes = pack.blob.size, "using pack");
+                    return Some((pack, purpose.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(digest = %entry.digest, error = %chain(&error), "pack is not used");
@@ -305,7 +305,7 @@ fn is_companion(entry: &Descriptor) -> bool {
     entry.artifact_type.as_deref().and_then(CompanionKind::of).is_some()
 }
 
-fn of_kind(listed: &[Descriptor], kind: CompanionKind) -> impl Iterator<Item = &Descriptor> {
+pub(super) fn of_kind(listed: &[Descriptor], kind: CompanionKind) -> impl Iterator<Item = &Descriptor> {
     listed.iter().filter(move |entry| entry.artifact_type.as_deref() == Some(kind.artifact_type()))
 }
 

@@ -7,10 +7,12 @@
 mod ahead;
 mod companions;
 mod found;
+mod launch;
 mod plan;
 mod ready;
 mod source;
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,18 +20,21 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use soci_core::digest::Digest;
 use soci_core::image::{Descriptor, Manifest};
-use soci_core::registry::Reference;
+use soci_core::registry::{Reference, Repository};
 use tokio::sync::OnceCell;
 
 pub use companions::Companions;
 pub(crate) use source::Source;
 pub use source::{Discovery, ManifestAndConfig};
 
+use crate::choice::{Launch, WORKLOAD};
 use crate::layer::services::Services;
 use crate::layer::{Layer, LayerError};
-use crate::pack::{PackOptions, PackSource};
+use crate::pack::PackOptions;
+use crate::starts::Account;
 use companions::FineIndexes;
 use found::Found;
+use launch::ChosenPack;
 use source::Indexed;
 
 /// zTOCs of one image that are fetched at once.
@@ -63,6 +68,29 @@ pub struct ImageRequest {
     pub companions: Companions,
     /// Name of the workload whose pack is to be preferred, in place of the node's.
     pub workload: Option<String>,
+    /// Who asks.
+    pub client: Client,
+}
+
+/// Who asks for an image: what the rules for packs look at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Client {
+    /// containerd's namespace; empty when it was not told.
+    pub namespace: String,
+    /// Labels of the snapshot that was asked for.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl ImageRequest {
+    /// The request, as whoever chooses a pack sees it.
+    pub fn launch(&self) -> Launch {
+        let mut labels = self.client.labels.clone();
+        if let Some(workload) = &self.workload {
+            labels.insert(WORKLOAD.to_owned(), workload.clone());
+        }
+        let (image, namespace) = (self.reference.whole(), self.client.namespace.clone());
+        Launch { image, digest: self.manifest_digest, namespace, labels }
+    }
 }
 
 /// What can be done with a layer.
@@ -90,7 +118,12 @@ pub struct ImageContext {
     referrers: Found<Vec<Descriptor>>,
     companions: OnceCell<Vec<Descriptor>>,
     fine: OnceCell<Option<Arc<FineIndexes>>>,
-    pack: OnceCell<Option<PackSource>>,
+    pack: OnceCell<Option<ChosenPack>>,
+    /// All packs that there are for the image, whatever it was served with before.
+    listed: Found<Vec<Descriptor>>,
+    /// Manifests of packs that were begun.
+    begun: Mutex<HashSet<Digest>>,
+    account: Arc<Account>,
     used: Mutex<Instant>,
     /// When it was last given up to find out about it.
     given_up: Mutex<Option<Instant>>,
@@ -109,6 +142,7 @@ impl ImageContext {
         services: Arc<Services>,
         options: Arc<ImageOptions>,
         source: Source,
+        account: Arc<Account>,
     ) -> Self {
         Self {
             request,
@@ -123,6 +157,9 @@ impl ImageContext {
             companions: OnceCell::new(),
             fine: OnceCell::new(),
             pack: OnceCell::new(),
+            listed: Found::new(),
+            begun: Mutex::default(),
+            account,
             used: Mutex::new(Instant::now()),
             given_up: Mutex::default(),
         }
@@ -171,7 +208,7 @@ impl ImageContext {
     pub(crate) fn documents(&self) -> impl Iterator<Item = Digest> {
         let index = self.index.get().and_then(|index| index.as_ref()).map(|index| index.digest);
         let fine = self.fine.get().and_then(|fine| fine.as_ref()).map(|fine| fine.digest);
-        let pack = self.pack.get().and_then(|pack| pack.as_ref()).map(|pack| pack.digest);
+        let pack = self.pack.get().and_then(|pack| pack.as_ref()).map(|pack| pack.source.digest);
         [Some(self.request.manifest_digest), self.request.index_digest, index, fine, pack]
             .into_iter()
             .flatten()
@@ -211,7 +248,22 @@ impl ImageContext {
 
     /// Digest of the manifest of the pack that the image is served with, if it has one.
     pub async fn pack_digest(&self) -> Option<Digest> {
-        self.pack().await.ok()?.as_ref().map(|pack| pack.digest)
+        self.pack().await.ok()?.as_ref().map(|pack| pack.source.digest)
+    }
+
+    /// The workload whose pack was chosen when the image was pulled; `None`: no pack was.
+    pub async fn workload(&self) -> Option<&str> {
+        self.pack().await.ok()?.as_ref().map(|pack| &*pack.choice.workload)
+    }
+
+    /// The image's account.
+    pub const fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    /// Where the image is, for layers that are pulled whole.
+    pub fn whole_repository(&self) -> Repository {
+        self.source.repository.metered(&self.account.whole)
     }
 
     /// Says that a container starts from the image, whose layers an earlier process has served: what its pack has and is not

@@ -5,16 +5,17 @@
 //! without.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use soci_core::image::{Descriptor, Manifest};
 use soci_core::media_type;
 use tokio::sync::OnceCell;
 
 use super::companions::{Companions, FineIndexes};
+use super::launch::ChosenPack;
 use super::source::Source;
 use super::{ImageContext, Index, SMALL_THINGS_FIRST};
 use crate::layer::LayerError;
-use crate::pack::PackSource;
 use crate::span::chain;
 
 impl ImageContext {
@@ -31,25 +32,33 @@ impl ImageContext {
     /// What the image has beside its index and may be used. This and the next two fail only when the image manifest cannot be
     /// had, and wait for a registry only for a time: the image starts without.
     pub(super) async fn companions(&self) -> Result<&[Descriptor], LayerError> {
-        let found = self.companions.get_or_try_init(|| Box::pin(async {
-            let options = &self.options.pack;
-            if let Some(recorded) = self.request.companions.recorded(options) {
-                return Ok(recorded);
-            }
-            if !options.any() {
-                return Ok(Vec::new());
-            }
-            // What refers to the image is asked for by its digest: that need not wait for the manifest.
-            let early = async { if options.asks_for_referrers() { self.referrers().await } else { Ok(&[][..]) } };
-            let (manifest, listed) = tokio::join!(self.image_manifest(), early);
-            let manifest = manifest?;
-            let listed = listed.unwrap_or_else(|error| {
-                tracing::warn!(image = %self.request.reference, error = %chain(&error), "referrers cannot be listed");
-                &[]
-            });
-            Ok::<_, LayerError>(self.source.companions(manifest, listed, &self.request.reference, options).await)
-        }));
+        let found = self.companions.get_or_try_init(|| {
+            Box::pin(async {
+                let options = &self.options.pack;
+                if let Some(recorded) = self.request.companions.recorded(options) {
+                    return Ok(recorded);
+                }
+                if !options.any() {
+                    return Ok(Vec::new());
+                }
+                self.find_companions().await
+            })
+        });
         found.await.map(Vec::as_slice)
+    }
+
+    /// Looks for what the image has beside its index and may be used.
+    pub(super) async fn find_companions(&self) -> Result<Vec<Descriptor>, LayerError> {
+        let options = &self.options.pack;
+        // What refers to the image is asked for by its digest: that need not wait for the manifest.
+        let early = async { if options.asks_for_referrers() { self.referrers().await } else { Ok(&[][..]) } };
+        let (manifest, listed) = tokio::join!(self.image_manifest(), early);
+        let manifest = manifest?;
+        let listed = listed.unwrap_or_else(|error| {
+            tracing::warn!(image = %self.request.reference, error = %chain(&error), "referrers cannot be listed");
+            &[]
+        });
+        Ok(self.source.companions(manifest, listed, &self.request.reference, options).await)
     }
 
     pub(super) async fn fine(&self) -> Result<&Option<Arc<FineIndexes>>, LayerError> {
@@ -70,7 +79,7 @@ impl ImageContext {
         found.await
     }
 
-    pub(super) async fn pack(&self) -> Result<&Option<PackSource>, LayerError> {
+    pub(super) async fn pack(&self) -> Result<&Option<ChosenPack>, LayerError> {
         let found = self.pack.get_or_try_init(|| {
             Box::pin(async {
                 let options = &self.options.pack;
@@ -78,10 +87,7 @@ impl ImageContext {
                     return Ok(None);
                 }
                 let manifest = self.image_manifest().await?;
-                let workload = self.request.workload.as_ref().unwrap_or(&options.workload);
-                let find = async {
-                    Ok(self.source.pack(manifest, self.companions().await?, workload, options).await)
-                };
+                let find = async { self.choose_pack(manifest, self.companions().await?).await };
                 self.in_time("pack", find).await
             })
         });
@@ -115,8 +121,13 @@ impl ImageContext {
                 None => None,
             };
             let Some(digest) = digest else { return Ok(None) };
-            let (layers, fine) =
-                tokio::join!(self.source.index(manifest, digest), self.fine_for_small_layers());
+            let begun = Instant::now();
+            let index = async {
+                let index = self.source.index(manifest, digest).await;
+                self.services.stats.index_fetches.observe(begun.elapsed());
+                index
+            };
+            let (layers, fine) = tokio::join!(index, self.fine_for_small_layers());
             let Some(mut layers) = layers? else { return Ok(None) };
             if let Some(fine) = fine? {
                 layers.extend(fine.alone(manifest, &layers));

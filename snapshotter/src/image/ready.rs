@@ -5,6 +5,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -56,7 +57,7 @@ impl ImageContext {
 
     pub(super) async fn start_pack(self: &Arc<Self>) {
         if let Ok(Some(pack)) = self.pack().await {
-            self.spawn_pack(pack.clone(), self.services.engine.stream(self.source.repository.host()));
+            self.begin(pack.clone(), None);
         }
     }
 
@@ -64,16 +65,18 @@ impl ImageContext {
         let index = match self.index().await {
             Ok(Some(index)) => index,
             Ok(None) => {
+                self.account.remark("the image has no SOCI index that may be used");
                 return tracing::info!(image = %self.request.reference, "image has no usable soci index");
             }
             Err(error) => {
+                self.account.remark(format!("its SOCI index cannot be had: {}", chain(&error)));
                 return tracing::warn!(image = %self.request.reference, error = %chain(&error), "soci index not found");
             }
         };
         let all = futures_util::stream::iter(&index.layers);
         let ready = all.for_each_concurrent(AT_ONCE, |(indexed, cell)| async move {
             if let Err(error) = self.ready(indexed, cell).await {
-                tracing::warn!(layer = %indexed.layer, error = %chain(&error), "layer cannot be lazy");
+                tracing::warn!(image = %self.request.reference, layer = %indexed.layer, error = %chain(&error), "layer cannot be lazy");
             }
         });
         ready.await;
@@ -87,16 +90,25 @@ impl ImageContext {
         let layer = cell.get_or_try_init(|| async {
             // Artifacts are small: they are asked for first, and waited for by nobody. A pack has all that they name.
             let artifacts = if self.pack().await?.is_some() { Vec::new() } else { self.artifacts(indexed) };
-            let ztoc = match self.fine_table(indexed).await? {
-                Some(table) => table,
-                None => self.source.ztoc(indexed).await?,
+            let ztoc = if let Some(table) = self.fine_table(indexed).await? {
+                table
+            } else {
+                let begun = Instant::now();
+                let ztoc = self.source.ztoc(indexed).await;
+                self.services.stats.table_fetches.observe(begun.elapsed());
+                ztoc?
             };
             let name = format!("{}/{}", self.source.repository.host(), self.source.repository.name());
             let fetcher = self.source.repository.range_fetcher(indexed.layer, indexed.size);
             self.check_parts(indexed, &fetcher).await?;
             let windows = ztoc.windows().map(|windows| (windows.digest(), windows.size()));
-            let windows = windows.map(|(digest, size)| self.source.repository.range_fetcher(digest, size));
             let layer = Arc::clone(&self.services).layer(indexed.layer, ztoc).await?;
+            let tally = layer.spans().tally();
+            self.account.serves(indexed.layer, tally);
+            // Spans are counted for the layer, which other images may have, too.
+            let metered = self.source.repository.metered(&tally.meter);
+            let fetcher = metered.range_fetcher(indexed.layer, indexed.size);
+            let windows = windows.map(|(digest, size)| metered.range_fetcher(digest, size));
             layer.spans().add_source(&name, fetcher, windows);
             self.queue(&layer, indexed.position, artifacts);
             self.services.engine.background(layer.spans());

@@ -251,7 +251,9 @@ impl Source {
 
     pub(crate) async fn keep(&self, bytes: Bytes) -> Result<(), LayerError> {
         let store = self.store.clone();
-        tokio::task::spawn_blocking(move || store.put(&bytes)).await.map_err(|_| LayerError::CutOff)??;
+        tokio::task::spawn_blocking(move || store.put_again(&bytes))
+            .await
+            .map_err(|_| LayerError::CutOff)??;
         Ok(())
     }
 }

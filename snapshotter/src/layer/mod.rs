@@ -12,6 +12,7 @@ pub(crate) mod tables;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use soci_core::digest::Digest;
@@ -113,7 +114,9 @@ impl Layer {
     /// # Errors
     /// When it cannot be mounted in either way.
     pub fn mount(self: &Arc<Self>, mountpoint: &Path, options: &MountOptions) -> Result<Mounted, MountError> {
+        let begun = Instant::now();
         let mounted = self.mount_somehow(mountpoint, options);
+        self.stats.mounts.observe(begun.elapsed());
         match &mounted {
             Ok(mounted) => self.is_mounted(mounted),
             Err(_) => self.stats.fuse_mount_failures.inc(),
@@ -188,7 +191,7 @@ impl Layer {
                 self.mounts.give_up_images();
                 tracing::info!(error = %chain(&error), "layers cannot be mounted as images here: FUSE answers for names, too");
             } else {
-                tracing::warn!(error = %chain(&error), "this layer cannot be mounted as an image: FUSE answers for its names, too");
+                tracing::warn!(layer = %self.digest, error = %chain(&error), "this layer cannot be mounted as an image: FUSE answers for its names, too");
             }
         }
         Ok(mounted)

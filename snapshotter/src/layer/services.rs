@@ -16,7 +16,8 @@ use soci_core::ztoc::Ztoc;
 use tokio::sync::watch;
 
 use super::{Layer, LayerError};
-use crate::cache::bitmap::{BootId, Identity};
+use crate::boot::BootId;
+use crate::cache::bitmap::Identity;
 use crate::cache::stored;
 use crate::cache::{SpanCache, is_for_space};
 use crate::engine::Engine;

@@ -35,6 +35,15 @@ pub enum MountError {
         #[source]
         source: HelperError,
     },
+    /// A layer could not be shown with other ids: its file system cannot (FUSE), or the kernel (before Linux 5.19).
+    #[error("cannot show {} with the ids of a user namespace", .path.display())]
+    Mapped {
+        /// The layer.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: HelperError,
+    },
     /// The layers below could not be asked what directories look like that this one implies.
     #[error("read what the layers below say of the layer's directories")]
     Below(#[source] UnpackError),

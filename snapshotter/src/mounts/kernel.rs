@@ -17,11 +17,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use soci_core::units::ByteRange;
 
 use crate::erofs::device::{Device, whole_blocks};
 use crate::fs::InodeNo;
-use crate::hidden::helper::{Place, Work};
+use crate::hidden::helper::{Place, Ranges, Work};
 use crate::hidden::{Connection, HelperError, Helpers, NodeId, Notifier, Slot};
 
 /// How long a helper may take to look something up, or to have pages read.
@@ -139,26 +138,24 @@ impl Kernel {
         Ok(given)
     }
 
-    /// Lets the kernel make pages of a file of an image from those of the image that it was given, and take those away.
-    pub(crate) fn fill(
-        &self,
-        ino: InodeNo,
-        path: &[u8],
-        ranges: impl Iterator<Item = ByteRange>,
-    ) -> io::Result<()> {
-        let Some(place) = self.device.as_ref().and_then(|device| device.image().place(ino)) else {
-            return Ok(());
-        };
-        let ranges: Vec<_> = ranges.map(|range| (range.start, range.len())).collect();
-        if !self.takes_pages || ranges.is_empty() {
+    /// Lets the kernel make pages of files of an image from those of the image that it was given, and take those away. All files
+    /// by one piece of work: each costs two changes of processes.
+    pub(crate) fn fill(&self, files: impl Iterator<Item = (InodeNo, Ranges)>) -> io::Result<()> {
+        let Some(device) = self.device.as_ref().filter(|_| self.takes_pages) else { return Ok(()) };
+        let placed = files.filter_map(|(ino, file)| Some((device.image().place(ino)?, file)));
+        let (places, files): (Vec<_>, Vec<_>) = placed.filter(|(_, file)| !file.ranges.is_empty()).unzip();
+        if files.is_empty() {
             return Ok(());
         }
+        let given = places.iter().zip(&files).flat_map(|(place, file)| {
+            file.ranges.iter().map(move |(start, length)| (place + start, *length))
+        });
+        let given: Vec<(u64, u64)> = given.collect();
         let _alone = self.pages.lock();
-        self.help(&Work::Fill { place: self.place(path), ranges: ranges.clone() })?;
-        for (start, length) in ranges {
-            self.notifier.invalidate(self.node(NodeId::TOP), place + start, length)?;
-        }
-        Ok(())
+        self.help(&Work::Fill { mountpoint: self.mountpoint.clone(), files })?;
+        given
+            .into_iter()
+            .try_for_each(|(at, length)| self.notifier.invalidate(self.node(NodeId::TOP), at, length))
     }
 
     /// Makes the kernel forget the content of files. It does not mind those that it does not know. What a process has mapped of

@@ -32,10 +32,12 @@ pub use options::{FuseOptions, Keep, MountsOptions};
 
 use crate::erofs::device::Device;
 use crate::fs::LayerFs;
+use crate::hidden::helper::Work;
 use crate::hidden::holder::Holder;
 use crate::hidden::{
     Connection, Helpers, HiddenError, KeepError, Keeper, Nobody, Options, Terms, Timeouts, Tree,
 };
+use crate::idmap::IdMaps;
 use crate::telemetry::stats::Stats;
 use kernel::Kernel;
 use tree::Served;
@@ -204,6 +206,21 @@ impl Mounts {
             return Err(MountError::Tree { path: mountpoint.to_owned(), source });
         }
         Ok(mounted)
+    }
+
+    /// Shows what is in `source` on `mountpoint`, an existing directory, with the ids of a user namespace. Blocking.
+    ///
+    /// # Errors
+    /// When the file system of `source` or the kernel cannot.
+    pub(crate) fn show_mapped(
+        &self,
+        source: &Path,
+        mountpoint: &Path,
+        maps: &IdMaps,
+    ) -> Result<(), MountError> {
+        let (path, to) = (source.to_owned(), mountpoint.to_owned());
+        let work = Work::ShowMapped { source: path.clone(), mountpoint: to, maps: Box::new(maps.clone()) };
+        self.helpers.run(&work, MOUNT_LIMIT).map_err(|source| MountError::Mapped { path, source })
     }
 
     /// Serves a layer whose image is mounted already.

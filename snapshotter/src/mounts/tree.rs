@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use crate::erofs::device::Device;
 use crate::fs::attr::{Attr, Kind};
 use crate::fs::error::FsError;
+use crate::fs::places::Places;
 use crate::fs::{InodeNo, LayerFs};
 use crate::hidden::{self, Name, NodeId, Reply, Totals, Tree};
 use crate::span::chain;
@@ -26,6 +27,35 @@ pub(super) struct Served<A, K> {
     pub(super) runtime: Handle,
     pub(super) stats: Arc<Stats>,
     pub(super) _keep: K,
+}
+
+/// What is read, for the counters and for the log.
+pub(super) trait Content: Send + Sync + 'static {
+    /// The layer.
+    fn layer(&self) -> &LayerFs;
+
+    /// The file that an object of the connection has at `offset`, and the place in the file.
+    fn file_at(&self, index: u32, offset: u64) -> Option<(InodeNo, u64)>;
+}
+
+impl Content for LayerFs {
+    fn layer(&self) -> &LayerFs {
+        self
+    }
+
+    fn file_at(&self, index: u32, offset: u64) -> Option<(InodeNo, u64)> {
+        Some((number(index), offset))
+    }
+}
+
+impl Content for Device {
+    fn layer(&self) -> &LayerFs {
+        self.fs()
+    }
+
+    fn file_at(&self, _index: u32, offset: u64) -> Option<(InodeNo, u64)> {
+        Device::file_at(self, offset)
+    }
 }
 
 impl<K: Send + Sync + 'static> Tree for Served<LayerFs, K> {
@@ -65,9 +95,9 @@ impl<K: Send + Sync + 'static> Tree for Served<LayerFs, K> {
     }
 
     fn read(&self, index: u32, offset: u64, size: u32, reply: Reply) {
-        let (fs, ino) = (Arc::clone(&self.of), number(index));
+        let (begun, fs, ino) = (self.begins(), Arc::clone(&self.of), number(index));
         let cached = fs.read_cached(ino, offset, size);
-        self.answer(cached, async move { fs.read(ino, offset, size).await }, (ino, offset), reply);
+        self.answer(cached, async move { fs.read(ino, offset, size).await }, (index, offset, begun), reply);
     }
 }
 
@@ -109,44 +139,51 @@ impl<K: Send + Sync + 'static> Tree for Served<Device, K> {
         if let Some(metadata) = self.of.metadata(offset, size) {
             return reply.data(metadata);
         }
-        let device = Arc::clone(&self.of);
+        let (begun, device) = (self.begins(), Arc::clone(&self.of));
         let cached = device.read_cached(offset, size);
-        self.answer(cached, async move { device.read(offset, size).await }, (number(index), offset), reply);
+        self.answer(cached, async move { device.read(offset, size).await }, (index, offset, begun), reply);
     }
 }
 
-impl<A, K> Served<A, K> {
-    /// Answers a read: at once with what is cached, or from the runtime when `rest` has brought what was not. `at`: inode and
-    /// offset, for the log.
+impl<A: Content, K> Served<A, K> {
+    /// A read has come; when.
+    fn begins(&self) -> u64 {
+        self.stats.reads.inc();
+        self.of.layer().spans().tally().read_begins()
+    }
+
+    /// Answers a read: at once with what is cached, or from the runtime when `rest` has brought what was not. `at`: object
+    /// and offset, for the log, and when the read has come.
     fn answer(
         &self,
         cached: Result<Option<Bytes>, FsError>,
         rest: impl Future<Output = Result<Bytes, FsError>> + Send + 'static,
-        at: (InodeNo, u64),
+        (index, offset, begun): (u32, u64, u64),
         reply: Reply,
     ) {
-        let stats = &self.stats;
-        stats.reads.inc();
+        let (stats, tally, at) = (&self.stats, self.of.layer().spans().tally(), (index, offset));
         match cached {
             Ok(Some(bytes)) => {
                 stats.read_cache_hits.inc();
                 stats.read_bytes.add(bytes.len() as u64);
+                tally.answered(begun, bytes.len() as u64);
                 give(reply, bytes);
             }
             Ok(None) => {
                 stats.read_waits.inc();
-                let stats = Arc::clone(stats);
+                let (stats, of) = (Arc::clone(stats), Arc::clone(&self.of));
                 self.runtime.spawn(async move {
                     match rest.await {
                         Ok(bytes) => {
                             stats.read_bytes.add(bytes.len() as u64);
+                            of.layer().spans().tally().answered(begun, bytes.len() as u64);
                             give(reply, bytes);
                         }
-                        Err(error) => reply.error(failed(&stats, at, error)),
+                        Err(error) => reply.error(failed(&stats, &*of, at, error)),
                     }
                 });
             }
-            Err(error) => reply.error(failed(stats, at, error)),
+            Err(error) => reply.error(failed(stats, &*self.of, at, error)),
         }
     }
 }
@@ -167,9 +204,14 @@ fn errno(error: FsError) -> Errno {
     Errno::from_raw_os_error(error.errno())
 }
 
-fn failed(stats: &Stats, (ino, offset): (InodeNo, u64), error: FsError) -> Errno {
+fn failed(stats: &Stats, of: &impl Content, (index, offset): (u32, u64), error: FsError) -> Errno {
     stats.read_failures.inc();
-    tracing::error!(ino = ino.0, offset, error = %chain(&error), "read failed");
+    let (fs, spans) = (of.layer(), of.layer().spans());
+    spans.tally().read_failures.inc();
+    let (ino, offset) = of.file_at(index, offset).unwrap_or((number(index), offset));
+    let path = Places::path(fs, ino).unwrap_or_default();
+    let (image, layer, path) = (spans.tally().image(), spans.cache().layer(), String::from_utf8_lossy(&path));
+    tracing::error!(image = &*image, %layer, path = &*path, offset, error = %chain(&error), "read failed");
     errno(error)
 }
 

@@ -17,9 +17,10 @@ use soci_core::store::{self, Artifacts, LayoutStore};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::cache::bitmap::BootId;
+use crate::boot::BootId;
 use crate::cache::stored;
-use crate::engine::{Engine, EngineOptions};
+use crate::choice::Chooser;
+use crate::engine::{Engine, EngineOptions, Load};
 use crate::image::{Companions, Discovery, ImageContext, ImageOptions, ImageRequest, Source};
 use crate::layer::LayerError;
 use crate::layer::services::Services;
@@ -27,8 +28,10 @@ use crate::layer::tables::Tables;
 use crate::mounts::{Mounts, MountsOptions};
 use crate::pack::PackOptions;
 use crate::span::SpanOptions;
+use crate::starts::Starts;
 use crate::storage::{Needed, Swept};
 use crate::telemetry::stats::Stats;
+use crate::telemetry::tally::Tally;
 
 /// An image that nobody asked about for so long gives up its layers, unless they are mounted.
 const IDLE: Duration = Duration::from_mins(2);
@@ -62,6 +65,21 @@ pub struct NodeOptions {
     pub mounts: MountsOptions,
 }
 
+/// A layer that is in use.
+#[derive(Debug, Clone)]
+pub struct LayerInUse {
+    /// Its digest.
+    pub digest: Digest,
+    /// Bytes of its blob.
+    pub blob: u64,
+    /// Plain bytes of its tar.
+    pub size: u64,
+    /// Of these, the bytes that are cached.
+    pub cached: u64,
+    /// Its counters.
+    pub tally: Arc<Tally>,
+}
+
 /// The data plane of one process.
 #[derive(Debug)]
 pub struct Node {
@@ -71,6 +89,7 @@ pub struct Node {
     registry: Registry,
     content: LayoutStore,
     images: Mutex<Images>,
+    starts: Arc<Starts>,
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +108,7 @@ impl Node {
         std::fs::create_dir_all(&cache).map_err(LayerError::Cache)?;
         let engine = Engine::new(options.runtime.clone(), options.engine, Arc::clone(&options.stats));
         let mounts = Mounts::new(options.mounts, options.runtime.clone(), Arc::clone(&options.stats));
+        let starts = Starts::new(Arc::clone(&options.stats));
         let node = Arc::new(Self {
             root: options.root,
             services: Arc::new(Services {
@@ -110,12 +130,14 @@ impl Node {
             registry: options.registry,
             content: options.content,
             images: Mutex::default(),
+            starts,
         });
         let weak = Arc::downgrade(&node);
         options.runtime.spawn(async move {
             loop {
                 tokio::time::sleep(IDLE / 4).await;
                 let Some(node) = weak.upgrade() else { return };
+                node.starts.look();
                 let gone = node.images.lock().sweep();
                 drop(gone);
             }
@@ -135,9 +157,13 @@ impl Node {
             return Arc::clone(known);
         }
         images.made += 1;
+        let account = self.starts.account(&request.reference.whole(), request.manifest_digest);
+        if request.companions == Companions::Discover {
+            self.starts.pulling(&account);
+        }
         let source = Source {
             store: self.content.clone(),
-            repository: self.registry.repository(&request.reference),
+            repository: self.registry.repository(&request.reference).metered(&account.meter),
             tables: Tables::new(),
             writes: Arc::default(),
         };
@@ -147,6 +173,7 @@ impl Node {
             Arc::clone(&self.services),
             Arc::clone(&self.options),
             source,
+            account,
         ));
         images.live.insert(key, Arc::clone(&image));
         drop(images);
@@ -155,6 +182,51 @@ impl Node {
         let starting = Arc::clone(&image);
         self.services.engine.runtime().spawn(async move { starting.start().await });
         image
+    }
+
+    /// The image of a layer that was served before, for a container that starts from it: the one that is in use, if there is one, so
+    /// that nothing is opened a second time.
+    pub fn image_in_use(&self, request: &ImageRequest) -> Arc<ImageContext> {
+        let name = request.reference.whole();
+        let same = |key: &ImageKey| key.0 == name && key.1 == request.manifest_digest;
+        let images = self.images.lock();
+        let known = images.live.iter().filter(|(key, _)| same(key)).map(|(_, image)| image);
+        let newest = known.max_by_key(|image| image.number).cloned();
+        drop(images);
+        newest.unwrap_or_else(|| self.image(request))
+    }
+
+    /// Whether a start may get another pack than the one that its image was pulled with.
+    pub fn chooser(&self) -> &Chooser {
+        &self.options.pack.chooser
+    }
+
+    /// The process's counters.
+    pub fn stats(&self) -> &Stats {
+        &self.services.stats
+    }
+
+    /// The records of starts.
+    pub const fn starts(&self) -> &Arc<Starts> {
+        &self.starts
+    }
+
+    /// What is out and what waits now.
+    pub fn load(&self) -> Load {
+        self.services.engine.load()
+    }
+
+    /// Layers in use: each with its size and the bytes of it that are cached, plain both, and its counters.
+    pub fn layers(&self) -> Vec<LayerInUse> {
+        let slots: Vec<_> =
+            self.services.layers.lock().iter().map(|(key, slot)| (key.0, Arc::clone(slot))).collect();
+        let live = slots.into_iter().filter_map(|(digest, slot)| {
+            let spans = slot.try_lock()?.spans.upgrade()?;
+            let (blob, size) = (spans.ztoc().compressed_size(), spans.ztoc().uncompressed_size());
+            let cached = spans.cache().bytes_present();
+            Some(LayerInUse { digest, blob, size, cached, tally: Arc::clone(spans.tally()) })
+        });
+        live.collect()
     }
 
     /// What images use that somebody has asked for within this time: as a rule, they are being pulled.

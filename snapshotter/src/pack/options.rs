@@ -1,8 +1,11 @@
 //! Which companions of an image a node may use. Plain data.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use soci_core::digest::Digest;
+
+use crate::choice::Chooser;
 
 /// Who says that a companion belongs to an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +32,8 @@ pub struct PackOptions {
     pub require_verified: bool,
     /// Digests of manifests of companions.
     pub verified: BTreeSet<Digest>,
-    /// Name of the workload whose pack is preferred when an image has several. Empty: none.
-    pub workload: String,
+    /// Which workload a start is for: its pack is preferred when an image has several.
+    pub chooser: Arc<Chooser>,
     /// What the node is: packs with other selectors are for other nodes.
     pub attributes: BTreeMap<String, String>,
     /// Look up a pack's names in the mounts, and put its pages into the kernel's page cache, before the workload asks for them.
@@ -46,7 +49,7 @@ impl Default for PackOptions {
             referrers: false,
             require_verified: false,
             verified: BTreeSet::new(),
-            workload: String::new(),
+            chooser: Arc::default(),
             attributes: BTreeMap::new(),
             page_cache: true,
         }

@@ -15,7 +15,7 @@ use soci_core::digest::Digest;
 use soci_core::pack::{Extent, PackHead};
 use soci_core::registry::{Pieces, RangeFetcher};
 use soci_core::units::ByteRange;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::failure::PackFailure;
@@ -25,7 +25,7 @@ use super::warm::Warm;
 use crate::engine::Stream;
 use crate::layer::Layer;
 use crate::span::{PackBond, SpanManager};
-use crate::telemetry::stats::Stats;
+use crate::telemetry::stats::{Counter, Stats};
 
 /// Blocks that are here and not yet written, at most.
 const IN_WORK: usize = 32;
@@ -52,6 +52,10 @@ pub(crate) struct Target<'a> {
     pub(crate) lazy: std::pin::Pin<Box<dyn Future<Output = HashMap<Digest, Arc<Layer>>> + Send + 'a>>,
     /// Changes when a layer is mounted. `None`: the kernel is to be given nothing.
     pub(crate) mounted: Option<watch::Receiver<()>>,
+    /// Gets the stored bytes of blocks as they arrive.
+    pub(crate) packed: Arc<Counter>,
+    /// Told when readers wait for what the pack brings first.
+    pub(crate) promised: Option<oneshot::Sender<()>>,
 }
 
 /// A pack whose head is known.
@@ -129,9 +133,14 @@ pub(crate) async fn bring(
     });
     drop(lazy);
     let (promised, stats) = (AtomicUsize::new(0), Arc::clone(stats));
-    let work = Arc::new(Work { opening: Arc::clone(&opening), places, bond, warm, promised, stats });
+    let packed = target.packed;
+    let work = Arc::new(Work { opening: Arc::clone(&opening), places, bond, warm, promised, packed, stats });
     let promises = Promises(work.places.iter().flatten().cloned().collect());
     work.promise(head.must_have());
+    if let Some(promised) = target.promised {
+        // Nobody may wait any more.
+        let _ = promised.send(());
+    }
     let outcome = match failure {
         Some(failure) => work.place_opened(opened, stream).await.and(Err(failure)),
         None => work.read(fetcher, reading, opened, far_away, stream).await,
@@ -159,6 +168,7 @@ struct Work {
     warm: Option<Arc<Warm>>,
     /// The blocks before this one are promised.
     promised: AtomicUsize,
+    packed: Arc<Counter>,
     stats: Arc<Stats>,
 }
 
@@ -211,6 +221,12 @@ impl Work {
         if let Some(warm) = &self.warm {
             warm.arrived(block, plain);
         }
+    }
+
+    /// Stored bytes of blocks have come.
+    fn count(&self, stored: u64) {
+        self.stats.pack_bytes.add(stored);
+        self.packed.add(stored);
     }
 
     /// Whether a block has anything that is not here.
@@ -294,7 +310,7 @@ impl Work {
             Ok::<_, PackFailure>(stored)
         });
         let stored = placing.await.map_err(|_| PackFailure::Over)??;
-        self.stats.pack_bytes.add(stored);
+        self.count(stored);
         // What follows pays for it.
         stream.paced(stored).await;
         Ok(())
@@ -326,7 +342,7 @@ impl Work {
             self.promise(self.near(block));
             stream.paced(blocks[block].stored.len()).await;
             let stored = take(stream, &mut reading, blocks[block].stored.len()).await?;
-            self.stats.pack_bytes.add(stored.len() as u64);
+            self.count(stored.len() as u64);
             let (turn, slot) = (stream.inflate_turn().await, Arc::clone(&room).acquire_owned().await.ok());
             let (this, giver) = (Arc::clone(self), reading.giver());
             fills.spawn_blocking(move || {

@@ -3,6 +3,8 @@
 //! Owns the open file. redb refuses everything after a write that failed, also when there is room on the disk again: who asks
 //! next gets the file opened anew. What must always hold: one open database of the file at a time.
 
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,6 +17,8 @@ use super::error::{Error, Result};
 #[derive(Debug)]
 pub(super) struct Healing {
     path: PathBuf,
+    /// Device and number of the file.
+    file: (u64, u64),
     /// None while it cannot be opened.
     open: RwLock<Option<Database>>,
     /// The disk has failed it.
@@ -25,7 +29,17 @@ impl Healing {
     /// Opens or makes the file. One process only may have it open.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let open = RwLock::new(Some(Database::create(path)?));
-        Ok(Self { path: path.to_path_buf(), open, is_broken: AtomicBool::default() })
+        let file = identity(path)?;
+        Ok(Self { path: path.to_path_buf(), file, open, is_broken: AtomicBool::default() })
+    }
+
+    /// Whether the file is still there, and the one that was opened.
+    pub(super) fn check(&self) -> Result<()> {
+        if identity(&self.path)? == self.file {
+            return Ok(());
+        }
+        let replaced = io::Error::other("another file has its name");
+        Err(Error::io(format!("look at {}", self.path.display()), replaced))
     }
 
     /// Works with the database.
@@ -56,4 +70,10 @@ impl Healing {
         tracing::info!(path = %self.path.display(), "the database of snapshots is open again after a failure of the disk");
         Ok(())
     }
+}
+
+fn identity(path: &Path) -> Result<(u64, u64)> {
+    let found = std::fs::metadata(path);
+    let found = found.map_err(|source| Error::io(format!("look at {}", path.display()), source))?;
+    Ok((found.dev(), found.ino()))
 }

@@ -19,13 +19,14 @@ use rustix::mount::{UnmountFlags, unmount};
 use super::error::{Error, Result};
 use super::overlay::Directories;
 use super::record::{Chain, Kind, SnapshotId, Usage};
+use crate::idmap::IdMaps;
 use crate::mountinfo;
 
 /// How the names of directories begin that are being removed.
 const GONE: &str = "gone-";
 
-/// Makes the directories of a new snapshot. The owner of its `fs` is that of the parent's.
-pub(super) fn create(dirs: &Directories, chain: &Chain) -> Result<()> {
+/// Makes the directories of a new snapshot. The owner of its `fs` is that of the parent's, outside of the user namespace of `maps`.
+pub(super) fn create(dirs: &Directories, chain: &Chain, maps: Option<&IdMaps>) -> Result<()> {
     let last = dirs.snapshot(chain.id);
     let first = dirs.root().join(format!("new-{}", chain.id));
     let failed = |source| Error::io(format!("make the directory of snapshot {}", chain.id), source);
@@ -40,15 +41,24 @@ pub(super) fn create(dirs: &Directories, chain: &Chain) -> Result<()> {
     if chain.kind == Kind::Active {
         make(&first.join("work"), 0o711).map_err(failed)?;
     }
-    if let Some(parent) = chain.parents.first() {
-        let (uid, gid) = owner(&dirs.fs(*parent)).map_err(failed)?;
+    let below = chain.parents.first().map(|parent| owner(&dirs.fs(*parent))).transpose().map_err(failed)?;
+    let own = match maps {
+        Some(maps) => Some(maps.outside(below.unwrap_or_default())),
+        None => below,
+    };
+    if let Some((uid, gid)) = own {
         chown(&fs, Some(uid), Some(gid)).map_err(failed)?;
     }
     fs::rename(&first, &last).map_err(failed)
 }
 
+/// Makes the `fs` of a committed snapshot, if it is not there: a machine that went down may have forgotten it.
+pub(super) fn make_again(fs: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(fs)
+}
+
 /// User and group of a directory. The kernel answers from memory: this process may be the one that it would have to ask.
-fn owner(path: &Path) -> io::Result<(u32, u32)> {
+pub(super) fn owner(path: &Path) -> io::Result<(u32, u32)> {
     let status = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::UID | StatxFlags::GID)?;
     Ok((status.stx_uid, status.stx_gid))
 }
@@ -221,7 +231,7 @@ mod tests {
         let dirs = Directories::new(dir.path().to_path_buf());
         let chain = Chain { id: SnapshotId(7), kind: Kind::Active, parents: Vec::new() };
         fs::create_dir_all(dirs.fs(chain.id).join("left")).unwrap();
-        create(&dirs, &chain).unwrap();
+        create(&dirs, &chain, None).unwrap();
         assert_eq!(fs::read_dir(dirs.fs(chain.id)).unwrap().count(), 0);
         assert!(dirs.work(chain.id).is_dir());
         assert_eq!(set_aside(&dirs, &BTreeSet::from([chain.id])).unwrap(), Vec::<PathBuf>::new());
@@ -233,7 +243,7 @@ mod tests {
         let dirs = Directories::new(dir.path().to_path_buf());
         let chain = Chain { id: SnapshotId(7), kind: Kind::Active, parents: Vec::new() };
         let stray = || {
-            create(&dirs, &chain).unwrap();
+            create(&dirs, &chain, None).unwrap();
             let aside = set_aside(&dirs, &BTreeSet::new()).unwrap();
             assert!(!dirs.snapshot(chain.id).exists());
             aside
@@ -241,7 +251,7 @@ mod tests {
         let first = stray();
         let both = stray(); // the first could not be removed
         assert!(both.len() == 2 && both.contains(&first[0]));
-        create(&dirs, &chain).unwrap(); // another one with the same id
+        create(&dirs, &chain, None).unwrap(); // another one with the same id
         for path in &both {
             discard(path).unwrap();
         }

@@ -1,5 +1,5 @@
-//! A lazy layer that cannot be served any more is pulled whole into its place: its index is gone, the configuration does not take
-//! it any more, or what was stored of it is damaged.
+//! A layer that cannot be used any more is pulled whole into its place: the index of a lazy one is gone, the configuration does not
+//! take it any more, what was stored of it is damaged; or a whole one may not have been on the disk when the machine went down.
 //!
 //! Stateless. What must always hold: only on behalf of somebody who waits for the layer; what is mounted and may be served again is
 //! left alone; the snapshot is a whole one only after all its files are in place.
@@ -31,7 +31,7 @@ pub(super) enum LastResortError {
 }
 
 impl Snapshotter {
-    /// Pulls the layer of a snapshot whole, in place of what is missing of the lazy one. `parents`, nearest first, are being served.
+    /// Pulls the layer of a snapshot whole, in place of what cannot be used. `parents`, nearest first, are being served.
     pub(super) async fn pull_in_place(
         self: &Arc<Self>,
         id: SnapshotId,
@@ -59,14 +59,16 @@ impl Snapshotter {
             let gone = |source| WholeLayerError::Io { action: "take away what was mounted", source };
             // Also what an attempt has left that was cut off.
             disk::discard(&this.dirs.fs(id)).map_err(gone)?;
+            disk::make_again(&this.dirs.fs(id)).map_err(gone)?;
             let usage = this.place_layer(unpacked, &job.chain)?;
-            this.metadata.make_whole(&job.target, usage)?;
+            this.metadata.make_whole(&job.target, usage, this.boot)?;
             Ok::<_, LastResortError>(())
         });
         placed.await?;
         self.serving.forget(id);
+        self.sync_later(id);
         self.counters.whole_layers.inc();
-        info!(snapshot = %id, "the layer was pulled whole in place of a lazy one");
+        info!(snapshot = %id, "the layer was pulled whole in place of what cannot be used");
         Ok(())
     }
 

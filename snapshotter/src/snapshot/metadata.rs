@@ -20,6 +20,7 @@ use super::error::{Error, Result};
 use super::filter::Filter;
 use super::labels;
 use super::record::{Chain, Info, Kind, Labels, Record, SnapshotId, Usage};
+use crate::boot::BootId;
 
 /// Name -> [`Record`] as JSON.
 const SNAPSHOTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("snapshots");
@@ -28,6 +29,9 @@ const CHILDREN: TableDefinition<'_, (&str, &str), ()> = TableDefinition::new("ch
 /// Counters; `next_id` is the id of the next snapshot.
 const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters");
 const NEXT_ID: &str = "next_id";
+/// Id of a committed snapshot -> the boot in which its files were written, as long as they may not be on the disk. Rows of
+/// snapshots that are gone are of no meaning.
+const UNSYNCED: TableDefinition<'_, u64, [u8; 16]> = TableDefinition::new("unsynced");
 
 /// When a change outlasts the process and the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +57,7 @@ impl Metadata {
             write.open_table(SNAPSHOTS)?;
             write.open_table(CHILDREN)?;
             write.open_table(COUNTERS)?;
+            write.open_table(UNSYNCED)?;
             Ok(write.commit()?)
         })?;
         Ok(Self { db })
@@ -86,12 +91,7 @@ impl Metadata {
                 let parents = match parent {
                     None => Vec::new(),
                     Some(parent) => {
-                        let record = get(&snapshots, parent)?;
-                        if record.kind != Kind::Committed {
-                            return Err(Error::InvalidArgument(format!(
-                                "parent {parent:?} is not a committed snapshot"
-                            )));
-                        }
+                        let record = committed(&snapshots, parent)?;
                         ancestry(&snapshots, record)?
                     }
                 };
@@ -121,13 +121,38 @@ impl Metadata {
         })
     }
 
+    /// What is wrong with the database, if something is.
+    ///
+    /// # Errors
+    /// When its file is gone, was replaced, or cannot be read, or when the disk has failed it and still does.
+    pub fn check(&self) -> Result<()> {
+        self.db.check()?;
+        self.db.with(|db| {
+            db.begin_read()?.open_table(SNAPSHOTS)?;
+            Ok(())
+        })
+    }
+
     /// Everything that was changed lasts from now on.
     pub fn sync(&self) -> Result<()> {
         self.db.with(|db| Ok(db.begin_write()?.commit()?))
     }
 
-    /// Turns the active snapshot `key` into the committed snapshot `name` with these labels.
-    pub fn commit(&self, key: &str, name: &str, usage: Usage, labels: Labels) -> Result<()> {
+    /// Turns the active snapshot `key` into the committed snapshot `name` with these labels. `parent`: what is below it from now
+    /// on; a snapshot that was made on another one keeps that one.
+    /// With `written`, its files were written in that boot and may not be on the disk.
+    ///
+    /// # Errors
+    /// When the parent is not there, not committed, or not the one on which the snapshot was made.
+    pub fn commit(
+        &self,
+        key: &str,
+        name: &str,
+        parent: Option<&str>,
+        usage: Usage,
+        labels: Labels,
+        written: Option<BootId>,
+    ) -> Result<()> {
         if name.is_empty() {
             return Err(Error::InvalidArgument("snapshot name is empty".to_owned()));
         }
@@ -142,6 +167,11 @@ impl Metadata {
                 if record.kind != Kind::Active {
                     return Err(Error::FailedPrecondition(format!("snapshot {key:?} is not active")));
                 }
+                let mut children = write.open_table(CHILDREN)?;
+                if let Some(below) = &record.parent {
+                    children.remove((below.as_str(), key))?;
+                }
+                record.parent = parent_at_commit(&snapshots, key, record.parent, parent)?;
                 record.kind = Kind::Committed;
                 record.created = SystemTime::now();
                 record.updated = record.created;
@@ -149,9 +179,8 @@ impl Metadata {
                 record.usage = usage;
                 snapshots.remove(key)?;
                 put(&mut snapshots, name, &record)?;
+                mark(&write, record.id, written)?;
                 if let Some(parent) = &record.parent {
-                    let mut children = write.open_table(CHILDREN)?;
-                    children.remove((parent.as_str(), key))?;
                     children.insert((parent.as_str(), name), ())?;
                 }
             }
@@ -159,8 +188,8 @@ impl Metadata {
         })
     }
 
-    /// Makes a lazy layer's committed snapshot one of a whole layer.
-    pub fn make_whole(&self, name: &str, usage: Usage) -> Result<()> {
+    /// Makes a committed snapshot one of a whole layer, whose files were written in the boot `written`.
+    pub fn make_whole(&self, name: &str, usage: Usage, written: BootId) -> Result<()> {
         self.db.with(|db| {
             let write = db.begin_write()?;
             {
@@ -170,6 +199,33 @@ impl Metadata {
                 record.usage = usage;
                 record.updated = SystemTime::now();
                 put(&mut snapshots, name, &record)?;
+                mark(&write, record.id, Some(written))?;
+            }
+            Ok(write.commit()?)
+        })
+    }
+
+    /// The committed snapshots whose files may not be on the disk, each with the boot in which they were written.
+    pub fn unsynced(&self) -> Result<Vec<(SnapshotId, BootId)>> {
+        self.db.with(|db| {
+            let table = db.begin_read()?.open_table(UNSYNCED)?;
+            let rows = table.iter()?.map(|row| {
+                let (id, boot) = row?;
+                Ok((SnapshotId(id.value()), BootId::from_bytes(boot.value())))
+            });
+            rows.collect()
+        })
+    }
+
+    /// The files of these snapshots are on the disk.
+    pub fn synced(&self, ids: &[SnapshotId]) -> Result<()> {
+        self.db.with(|db| {
+            let write = db.begin_write()?;
+            {
+                let mut table = write.open_table(UNSYNCED)?;
+                for id in ids {
+                    table.remove(id.0)?;
+                }
             }
             Ok(write.commit()?)
         })
@@ -308,6 +364,13 @@ impl Metadata {
     }
 }
 
+fn mark(write: &WriteTransaction, id: SnapshotId, written: Option<BootId>) -> Result<()> {
+    if let Some(boot) = written {
+        write.open_table(UNSYNCED)?.insert(id.0, boot.to_bytes())?;
+    }
+    Ok(())
+}
+
 fn next_id(write: &WriteTransaction) -> std::result::Result<SnapshotId, TableError> {
     let mut counters = write.open_table(COUNTERS)?;
     let id = counters.get(NEXT_ID)?.map_or(1, |next| next.value());
@@ -319,6 +382,33 @@ fn get(snapshots: &impl ReadableTable<&'static str, &'static [u8]>, name: &str) 
     match snapshots.get(name)? {
         Some(value) => decode(name, value.value()),
         None => Err(Error::NotFound(name.to_owned())),
+    }
+}
+
+/// The record of what is to be a parent.
+fn committed(snapshots: &impl ReadableTable<&'static str, &'static [u8]>, parent: &str) -> Result<Record> {
+    let record = get(snapshots, parent)?;
+    if record.kind == Kind::Committed {
+        return Ok(record);
+    }
+    Err(Error::InvalidArgument(format!("parent {parent:?} is not a committed snapshot")))
+}
+
+/// What is below the snapshot `key` after its commit: `own` was below it, `told` is what the commit says. Ends no circle: the
+/// parent is committed, and nothing committed is above what is active.
+fn parent_at_commit(
+    snapshots: &impl ReadableTable<&'static str, &'static [u8]>,
+    key: &str,
+    own: Option<String>,
+    told: Option<&str>,
+) -> Result<Option<String>> {
+    let Some(told) = told else { return Ok(own) };
+    committed(snapshots, told)?;
+    match own {
+        Some(own) if own != told => Err(Error::FailedPrecondition(format!(
+            "snapshot {key:?} was made on {own:?} and cannot be committed on {told:?}"
+        ))),
+        _ => Ok(Some(told.to_owned())),
     }
 }
 

@@ -4,35 +4,43 @@
 //! a record has its directory; a committed layer is complete, either because every byte of it was verified before the
 //! commit, or because it is a lazy layer whose bytes are verified as they are read.
 //!
+//! What is shown to user namespaces (`remap`) is in the mount table alone.
+//!
 //! Methods that only touch disk and database are plain functions and block; those that may wait for a registry are
 //! async.
 
 mod database;
 mod disk;
+mod durable;
 mod error;
 mod filter;
+mod identity;
 pub mod labels;
 mod last_resort;
+mod launch;
 mod metadata;
 mod overlay;
 mod prepare;
 mod record;
+mod remap;
 mod restore;
 mod serving;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod unlabelled;
 mod whole;
+mod why;
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use soci_core::digest::Digest;
 use soci_core::error::chain;
-use soci_core::registry::Registry;
 use tracing::warn;
 
 pub use error::{Error, Result};
@@ -41,13 +49,16 @@ pub use metadata::{Lasts, Metadata};
 pub use overlay::{Directories, Mount, needs_userxattr};
 pub use prepare::PrepareRequest;
 pub use record::{Chain, Info, Kind, Labels, SnapshotId, Usage};
-pub use serving::SnapshotStats;
+pub use serving::{Served, SnapshotStats};
+pub use unlabelled::{Unlabelled, UnlabelledStats};
 
 use crate::blocking::blocking;
+use crate::boot::BootId;
 use crate::mounts::Keep;
 use crate::node::Node;
 use crate::storage::Needed;
 use crate::unpack::Unpacker;
+use durable::Unsynced;
 use restore::Need;
 use serving::Serving;
 use turns::Turns;
@@ -63,6 +74,8 @@ pub struct Policy {
     pub whole_without_index: bool,
     /// Layers with fewer compressed bytes are pulled as a whole.
     pub min_layer_size: u64,
+    /// Layers below a snapshot with a user namespace are shown with its ids, because containerd leaves that to us.
+    pub remap_ids: bool,
     /// How long it is tried to serve layers again that an earlier process has mounted. Their readers wait meanwhile.
     pub retry_mounted: Duration,
 }
@@ -74,12 +87,14 @@ pub struct Snapshotter {
     dirs: Directories,
     userxattr: bool,
     policy: Policy,
-    registry: Registry,
     node: Arc<Node>,
     unpacker: Arc<Unpacker>,
     serving: Serving,
     turns: Turns,
+    boot: BootId,
+    unsynced: Unsynced,
     counters: Arc<SnapshotStats>,
+    warned_of_ids: AtomicBool,
 }
 
 impl Snapshotter {
@@ -88,7 +103,6 @@ impl Snapshotter {
     pub fn open(
         root: PathBuf,
         policy: Policy,
-        registry: Registry,
         node: Arc<Node>,
         unpacker: Arc<Unpacker>,
         counters: Arc<SnapshotStats>,
@@ -108,12 +122,14 @@ impl Snapshotter {
             dirs,
             userxattr: needs_userxattr(),
             policy,
-            registry,
             node,
             unpacker,
             serving: Serving::default(),
             turns: Turns::default(),
+            boot: BootId::current(),
+            unsynced: Unsynced::default(),
             counters,
+            warned_of_ids: AtomicBool::new(false),
         })
     }
 
@@ -125,21 +141,22 @@ impl Snapshotter {
         labels: Labels,
     ) -> Result<Vec<Mount>> {
         let chain = self.create(Kind::View, key.clone(), parent, labels, Lasts::Now).await?;
-        self.announce(&chain);
         self.mounts_or_undo(key, &chain).await
     }
 
     /// The mounts of an active or view snapshot.
     pub async fn mounts(self: &Arc<Self>, key: &str) -> Result<Vec<Mount>> {
         let chain = self.metadata.chain(key)?;
-        self.mounts_of(&chain).await
+        self.mounts_of(key, &chain).await
     }
 
-    /// Turns an active snapshot into a committed one.
-    pub fn commit(&self, key: &str, name: &str, labels: Labels) -> Result<()> {
+    /// Turns an active snapshot into a committed one; see [`Metadata::commit`].
+    pub fn commit(&self, key: &str, name: &str, parent: Option<&str>, labels: Labels) -> Result<()> {
         let id = self.metadata.stat(key)?.0;
         let usage = self.measure(id)?;
-        self.metadata.commit(key, name, usage, labels)
+        self.metadata.commit(key, name, parent, usage, labels, None)?;
+        self.hide_mapped(id);
+        Ok(())
     }
 
     /// Removes a snapshot that has no children, with its directory and mount.
@@ -195,6 +212,19 @@ impl Snapshotter {
         Ok(needed)
     }
 
+    /// Layers by how they are served.
+    pub fn served(&self) -> Served {
+        self.serving.counts()
+    }
+
+    /// What is wrong with the database, if something is. Blocking, for a moment.
+    ///
+    /// # Errors
+    /// When it is gone, or cannot be read or written.
+    pub fn check_database(&self) -> Result<()> {
+        self.metadata.check()
+    }
+
     /// Removes directories that belong to no snapshot.
     pub fn cleanup(&self) -> Result<()> {
         let aside = self.metadata.exclusively(|known| disk::set_aside(&self.dirs, known))?;
@@ -235,8 +265,16 @@ impl Snapshotter {
         lasts: Lasts,
     ) -> Result<Chain> {
         let this = Arc::clone(self);
+        let maps = self.maps(&labels)?;
         blocking(move || {
-            let place = |chain: &Chain| disk::create(&this.dirs, chain);
+            let place = |chain: &Chain| {
+                let maps = match &maps {
+                    // Nothing is below, or what is there has the owners that it is to have.
+                    Some(maps) if !chain.parents.is_empty() && !this.is_to_be_mapped(chain, maps)? => None,
+                    maps => maps.as_ref(),
+                };
+                disk::create(&this.dirs, chain, maps)
+            };
             this.metadata.create(kind, &key, parent.as_deref(), labels, lasts, place)
         })
         .await
@@ -244,7 +282,7 @@ impl Snapshotter {
 
     /// The mounts of a snapshot just made. Who does not get them must be able to ask again with the same key.
     async fn mounts_or_undo(self: &Arc<Self>, key: String, chain: &Chain) -> Result<Vec<Mount>> {
-        let mounts = self.mounts_of(chain).await;
+        let mounts = self.mounts_of(&key, chain).await;
         if mounts.is_err() {
             self.undo(key).await;
         }
@@ -260,10 +298,25 @@ impl Snapshotter {
         }
     }
 
-    /// The mounts of a chain whose lazy layers are all being served.
-    async fn mounts_of(self: &Arc<Self>, chain: &Chain) -> Result<Vec<Mount>> {
+    /// The mounts of the snapshot `key`, whose lazy layers are all being served then.
+    async fn mounts_of(self: &Arc<Self>, key: &str, chain: &Chain) -> Result<Vec<Mount>> {
         self.serve(&chain.parents).await?;
-        Ok(self.dirs.mounts(chain, self.userxattr))
+        let labels = self.metadata.stat(key)?.1.labels;
+        self.warn_of_unmapped(key, chain, &labels);
+        let Some(maps) = self.maps(&labels)? else {
+            return Ok(self.dirs.mounts(chain, self.userxattr, false));
+        };
+        // Two requests for one snapshot find what the first has shown.
+        let _turn = self.turns.of(chain.id).await;
+        let (this, chain) = (Arc::clone(self), chain.clone());
+        blocking(move || {
+            let is_mapped = this.is_to_be_mapped(&chain, &maps)?;
+            if is_mapped {
+                this.show_mapped(&chain, &maps)?;
+            }
+            Ok(this.dirs.mounts(&chain, this.userxattr, is_mapped))
+        })
+        .await
     }
 
     /// Serves those of a chain's lazy layers, nearest first, that are not. Each may need those below it.

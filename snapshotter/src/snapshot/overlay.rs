@@ -50,8 +50,21 @@ impl Directories {
         self.snapshot(id).join("work")
     }
 
-    /// How a snapshot is mounted. `userxattr`: overlayfs keeps its marks in `user.*`.
-    pub fn mounts(&self, chain: &Chain, userxattr: bool) -> Vec<Mount> {
+    /// Where what is below a snapshot is shown with the ids of its user namespace.
+    pub fn mapped(&self, id: SnapshotId) -> PathBuf {
+        self.snapshot(id).join("mapped")
+    }
+
+    /// Where one of the layers below is. The name ends as that of the layer's own directory does: who sees only the end of it in
+    /// a mount table knows the layer.
+    pub fn mapped_layer(&self, id: SnapshotId, parent: SnapshotId) -> PathBuf {
+        self.mapped(id).join(parent.to_string()).join("fs")
+    }
+
+    /// How a snapshot is mounted. `userxattr`: overlayfs keeps its marks in `user.*`. `is_mapped`: on its layers as they are shown
+    /// with other ids.
+    pub fn mounts(&self, chain: &Chain, userxattr: bool, is_mapped: bool) -> Vec<Mount> {
+        let layer = |id| if is_mapped { self.mapped_layer(chain.id, id) } else { self.fs(id) };
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
         let bind = |path, access: &str| {
             vec![Mount {
@@ -63,9 +76,9 @@ impl Directories {
         let writable = chain.kind == Kind::Active;
         match chain.parents.as_slice() {
             [] => bind(self.fs(chain.id), if writable { "rw" } else { "ro" }),
-            [parent] if !writable => bind(self.fs(*parent), "ro"),
+            [parent] if !writable => bind(layer(*parent), "ro"),
             parents => {
-                let lower: Vec<_> = parents.iter().map(|id| text(self.fs(*id))).collect();
+                let lower: Vec<_> = parents.iter().map(|id| text(layer(*id))).collect();
                 let mut options = Vec::new();
                 if writable {
                     options.push(format!("workdir={}", text(self.work(chain.id))));
@@ -95,7 +108,7 @@ mod tests {
     fn mounts(kind: Kind, parents: &[u64], userxattr: bool) -> Mount {
         let chain =
             Chain { id: SnapshotId(9), kind, parents: parents.iter().map(|id| SnapshotId(*id)).collect() };
-        let mut mounts = Directories::new("/r".into()).mounts(&chain, userxattr);
+        let mut mounts = Directories::new("/r".into()).mounts(&chain, userxattr, false);
         assert_eq!(mounts.len(), 1);
         mounts.remove(0)
     }
@@ -113,6 +126,18 @@ mod tests {
         assert_eq!(mounts(Kind::Active, &[], false), mount("bind", "/r/9/fs", &["rw", "rbind"]));
         assert_eq!(mounts(Kind::View, &[], false), mount("bind", "/r/9/fs", &["ro", "rbind"]));
         assert_eq!(mounts(Kind::View, &[4], true), mount("bind", "/r/4/fs", &["ro", "rbind"]));
+    }
+
+    #[test]
+    fn layers_with_other_ids_take_the_place_of_the_layers() {
+        let mapped = |kind, parents: &[u64]| {
+            let parents = parents.iter().map(|id| SnapshotId(*id)).collect();
+            Directories::new("/r".into()).mounts(&Chain { id: SnapshotId(9), kind, parents }, false, true)
+        };
+        let active = ["workdir=/r/9/work", "upperdir=/r/9/fs", "lowerdir=/r/9/mapped/4/fs:/r/9/mapped/2/fs"];
+        assert_eq!(mapped(Kind::Active, &[4, 2]), [mount("overlay", "overlay", &active)]);
+        assert_eq!(mapped(Kind::View, &[4]), [mount("bind", "/r/9/mapped/4/fs", &["ro", "rbind"])]);
+        assert_eq!(mapped(Kind::Active, &[]), [mount("bind", "/r/9/fs", &["rw", "rbind"])]);
     }
 
     #[test]

@@ -15,14 +15,17 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::error::{Error, Result};
-use super::labels::{self, LayerRequest};
+use super::labels::{self, LabelError, LayerRequest};
+use super::launch::Beginning;
 use super::overlay::Mount;
 use super::record::{Chain, Kind, Labels, Usage};
 use super::serving::Missing;
-use super::{Lasts, Snapshotter};
+use super::{Lasts, Snapshotter, unlabelled, why};
 use crate::blocking::blocking;
+use crate::boot::BootId;
 use crate::image::{ImageContext, LayerState};
 use crate::layer::Layer;
+use crate::starts::Way as Came;
 
 /// A request for an active snapshot.
 #[derive(Debug, Clone)]
@@ -77,8 +80,13 @@ impl Snapshotter {
         let lasts = if is_layer { Lasts::WithTheNext } else { Lasts::Now };
         let chain = self.create(Kind::Active, key.clone(), parent.clone(), labels.clone(), lasts).await?;
         let Some(target) = labels.get(labels::TARGET).cloned() else {
-            self.announce(&chain);
-            return self.mounts_or_undo(key, &chain).await;
+            if unlabelled::is_for_a_layer(&key) {
+                self.counters.unlabelled.add(namespace.as_deref(), &key);
+            }
+            let launching = self.announce(&chain, Beginning { key: key.clone(), parent, labels, namespace });
+            let mounts = self.mounts_or_undo(key, &chain).await?;
+            launching.mounted().await;
+            return Ok(mounts);
         };
         if let Ok(existing) = self.stat(&target) {
             if existing.parent == parent {
@@ -87,9 +95,18 @@ impl Snapshotter {
             // The same layers on others of another namespace's runtime: containerd would not take that parent.
             return self.leave_to_runtime(key, &chain).await;
         }
-        let layer = match LayerRequest::from_labels(&labels) {
+        let layer = LayerRequest::from_labels(&labels).and_then(|layer| {
+            layer.must_be_on(parent.as_deref())?;
+            Ok(layer)
+        });
+        let mut layer = match layer {
             Ok(layer) => layer,
             Err(reason) => {
+                if let LabelError::Missing(_) = &reason {
+                    self.counters.unlabelled.add(namespace.as_deref(), &key);
+                } else {
+                    warn!(key, %reason, "layer cannot be served lazily: its labels do not describe it");
+                }
                 debug!(key, %reason, "the labels do not describe a layer");
                 return self.leave_to_runtime(key, &chain).await;
             }
@@ -97,9 +114,13 @@ impl Snapshotter {
         let mut labels = labels;
         if let Some(namespace) = labels::namespace(namespace.as_deref(), &key) {
             labels.insert(labels::NAMESPACE.to_owned(), namespace.to_owned());
+            namespace.clone_into(&mut layer.client.namespace);
         }
         let job = LayerJob { key, target, chain, layer, labels };
-        match self.provide(&job).await {
+        let begun = Instant::now();
+        let provided = self.provide(&job).await;
+        self.node.stats().prepares.observe(begun.elapsed());
+        match provided {
             Ok(Outcome::Committed) => Err(Error::AlreadyExists(job.target)),
             Ok(Outcome::NextWay) => self.leave_to_runtime(job.key, &job.chain).await,
             // Somebody else was faster with the same layer.
@@ -120,19 +141,28 @@ impl Snapshotter {
         }
         let image = self.node.image(&request);
         if image.is_given_up() {
+            let reason = "the registry did not answer a moment ago";
+            image.account().came(job.layer.layer_digest, Came::Runtime, reason, why::REGISTRY);
             debug!(key = job.key, "the image could not be found out about a moment ago");
             return Ok(Outcome::NextWay);
         }
         let deadline = Instant::now() + self.policy.mount_timeout;
         // Both before this Prepare ends: the next one must find the layers above begun.
         let begun = timeout_at(deadline, self.start_whole_layers(&image, job));
-        let (way, _) = tokio::join!(self.choose(&image, job, deadline), begun);
+        let fits = self.must_have_diff_id(&image, job, deadline);
+        let (way, _, fits) = tokio::join!(self.choose(&image, job, deadline), begun, fits);
+        if let Err(different) = fits {
+            self.lazy_failed(&image, job, &different);
+            return Ok(Outcome::NextWay);
+        }
         if matches!(way, Way::Whole) {
             // Whoever pulls it whole needs that first. The runtime may have another way to it.
             match timeout_at(deadline, image.manifest()).await {
                 Ok(Ok(_)) => {}
                 failed => {
                     image.give_up(failed.is_err());
+                    let reason = "the manifest of the image cannot be had";
+                    image.account().came(job.layer.layer_digest, Came::Runtime, reason, why::REGISTRY);
                     return Ok(Outcome::NextWay);
                 }
             }
@@ -153,22 +183,37 @@ impl Snapshotter {
 
     /// Decides how the layer of `job` comes here.
     async fn choose(&self, image: &ImageContext, job: &LayerJob, deadline: Instant) -> Way {
+        let digest = job.layer.layer_digest;
+        let came = |way, reason: &str, advice: &str| image.account().came(digest, way, reason, advice);
         if self.policy.always_whole {
+            came(Came::Whole, why::NOTHING_LAZY.0, why::NOTHING_LAZY.1);
             return Way::Whole;
         }
         let state = image.layer(&job.layer.layer_digest);
         match timeout_at(deadline, state).await {
-            Ok(Ok(LayerState::Lazy(layer))) if layer.size() < self.policy.min_layer_size => Way::Whole,
+            Ok(Ok(LayerState::Lazy(layer))) if layer.size() < self.policy.min_layer_size => {
+                came(Came::Whole, why::SMALL.0, why::SMALL.1);
+                Way::Whole
+            }
             Ok(Ok(LayerState::Lazy(layer))) => Way::Lazy(layer),
-            Ok(Ok(LayerState::NoZtoc)) => Way::Whole,
-            Ok(Ok(LayerState::NoIndex)) if self.policy.whole_without_index => Way::Whole,
-            Ok(Ok(LayerState::NoIndex)) => Way::Runtime,
+            Ok(Ok(LayerState::NoZtoc)) => {
+                came(Came::Whole, why::NO_TABLE.0, why::NO_TABLE.1);
+                Way::Whole
+            }
+            Ok(Ok(LayerState::NoIndex)) if self.policy.whole_without_index => {
+                came(Came::Whole, why::NO_INDEX.0, why::NO_INDEX.1);
+                Way::Whole
+            }
+            Ok(Ok(LayerState::NoIndex)) => {
+                came(Came::Runtime, why::NO_INDEX.0, why::NO_INDEX.1);
+                Way::Runtime
+            }
             Ok(Err(error)) => {
-                self.lazy_failed(job, &error);
+                self.lazy_failed(image, job, &error);
                 Way::Whole
             }
             Err(elapsed) => {
-                self.lazy_failed(job, &elapsed);
+                self.lazy_failed(image, job, &elapsed);
                 Way::Whole
             }
         }
@@ -185,7 +230,7 @@ impl Snapshotter {
         let mount = match self.mount_layer(layer, id, &job.chain.parents, Missing::Mount).await {
             Ok(mount) => mount,
             Err(error) => {
-                self.lazy_failed(job, &error);
+                self.lazy_failed(image, job, &error);
                 return Ok(Outcome::NextWay);
             }
         };
@@ -202,9 +247,13 @@ impl Snapshotter {
         if let Some(pack) = image.pack_digest().await {
             labels.insert(labels::PACK.to_owned(), pack.to_string());
         }
+        // A container for the same workload needs no other pack.
+        if let Some(workload) = image.workload().await {
+            labels.insert(labels::WORKLOAD.to_owned(), workload.to_owned());
+        }
         image.settle().await;
         self.serving.mounted(id, mount);
-        if let Err(error) = self.commit_layer(job, Usage::default(), labels).await {
+        if let Err(error) = self.commit_layer(job, Usage::default(), labels, None).await {
             if let Some(mounted) = self.serving.forget(id) {
                 let mounts = Arc::clone(self.node.mounts());
                 blocking(move || mounts.unmount(&mounted)).await;
@@ -212,7 +261,9 @@ impl Snapshotter {
             return Err(error);
         }
         self.counters.lazy_layers.inc();
-        let layer = job.layer.layer_digest;
+        let (layer, how) =
+            (job.layer.layer_digest, if image.fine_digest().await.is_some() { why::FINE } else { why::LAZY });
+        image.account().came(layer, Came::Lazy, how, "");
         info!(key = job.key, %layer, "remote-snapshot-prepared" = "true", "layer is served lazily");
         Ok(Outcome::Committed)
     }
@@ -225,6 +276,12 @@ impl Snapshotter {
             Err(error) => {
                 self.counters.whole_failures.inc();
                 let error = chain(&error);
+                image.account().came(
+                    digest,
+                    Came::Runtime,
+                    format!("it cannot be unpacked here: {error}"),
+                    why::LOG,
+                );
                 let key = &job.key;
                 warn!(key, layer = %digest, error, "local-snapshot-prepared" = "false", "layer cannot be unpacked");
                 return Ok(Outcome::NextWay);
@@ -232,15 +289,22 @@ impl Snapshotter {
         };
         let mut labels = job.labels.clone();
         labels.insert(labels::HAS_INDEX.to_owned(), "true".to_owned());
-        self.commit_layer(job, usage, labels).await?;
+        self.commit_layer(job, usage, labels, Some(self.boot)).await?;
+        self.sync_later(job.chain.id);
         self.counters.whole_layers.inc();
         info!(key = job.key, layer = %digest, "local-snapshot-prepared" = "true", "layer was pulled and unpacked");
         Ok(Outcome::Committed)
     }
 
-    async fn commit_layer(self: &Arc<Self>, job: &LayerJob, usage: Usage, labels: Labels) -> Result<()> {
+    async fn commit_layer(
+        self: &Arc<Self>,
+        job: &LayerJob,
+        usage: Usage,
+        labels: Labels,
+        written: Option<BootId>,
+    ) -> Result<()> {
         let (this, key, target) = (Arc::clone(self), job.key.clone(), job.target.clone());
-        blocking(move || this.metadata.commit(&key, &target, usage, labels)).await
+        blocking(move || this.metadata.commit(&key, &target, None, usage, labels, written)).await
     }
 
     /// The runtime downloads and unpacks the layer into the mounts.
@@ -258,9 +322,10 @@ impl Snapshotter {
         Err(Error::AlreadyExists(target))
     }
 
-    fn lazy_failed(&self, job: &LayerJob, error: &dyn std::error::Error) {
+    fn lazy_failed(&self, image: &ImageContext, job: &LayerJob, error: &dyn std::error::Error) {
         self.counters.lazy_failures.inc();
         let (key, layer, error) = (&job.key, job.layer.layer_digest, chain(error));
+        image.account().came(layer, Came::Whole, format!("it cannot be served lazily: {error}"), why::LOG);
         warn!(key, %layer, error, "remote-snapshot-prepared" = "false", "layer cannot be served lazily");
     }
 }

@@ -15,9 +15,9 @@ use tracing::{info, warn};
 
 use super::error::{Error, Result};
 use super::labels::{self, LabelError, LayerRequest};
-use super::record::{Chain, Kind, Labels, SnapshotId};
+use super::record::{Kind, Labels, SnapshotId};
 use super::serving::Missing;
-use super::{Snapshotter, disk};
+use super::{Snapshotter, disk, remap};
 use crate::blocking::blocking;
 use crate::fs::xattr::OpaqueMark;
 use crate::image::LayerState;
@@ -82,6 +82,8 @@ impl Snapshotter {
     /// belongs to a connection that has ended is unmounted.
     pub async fn restore(self: &Arc<Self>) -> Result<()> {
         let this = Arc::clone(self);
+        blocking(move || this.find_unsynced()).await?;
+        let this = Arc::clone(self);
         let left = blocking(move || this.find_left()).await?;
         if left.is_empty() {
             return Ok(());
@@ -144,7 +146,9 @@ impl Snapshotter {
         let unread = |error: MountError| Error::Unavailable(chain(&error));
         let mut mounted = mounts.below(&root).map_err(unread)?;
         let (mut left, mut absent) = (Vec::new(), 0usize);
-        for (id, snapshot) in self.metadata.list(&[])? {
+        let snapshots = self.metadata.list(&[])?;
+        for (id, snapshot) in &snapshots {
+            let id = *id;
             if snapshot.kind != Kind::Committed || !snapshot.labels.contains_key(labels::REMOTE) {
                 continue;
             }
@@ -157,7 +161,10 @@ impl Snapshotter {
             }
             self.serving.earlier(id, name);
         }
-        for (point, error) in disk::unmount_all(mounted.into_keys()) {
+        // Layers that a dead connection has served are shown to nobody.
+        let users = if resumed { &snapshots[..] } else { &[] };
+        for (point, error) in disk::unmount_all(remap::retain_strange(&self.dirs, mounted.into_keys(), users))
+        {
             warn!(mountpoint = %point.display(), %error, "cannot unmount what an earlier process left");
         }
         if !left.is_empty() || absent > 0 {
@@ -195,6 +202,10 @@ impl Snapshotter {
     ) -> Result<()> {
         let _turn = self.turns.of(id).await;
         let Some(missing) = self.serving.missing(id) else { return Ok(()) };
+        if missing == Missing::Files {
+            let is_there = need == Need::Now && self.is_pulled_instead(id, parents, missing).await;
+            return if is_there { Ok(()) } else { Err(Error::Unavailable(id.to_string())) };
+        }
         match self.bring(id, parents, missing.clone()).await {
             Ok(mounted) => {
                 self.serving.mounted(id, mounted);
@@ -249,23 +260,10 @@ impl Snapshotter {
                     served => return served,
                 }
             }
+            disk::make_again(&mountpoint).map_err(MountError::Table)?;
             layer.mount(&mountpoint, &options)
         })
         .await
-    }
-
-    /// Tells the image of the nearest lazy layer that a container begins to use it, the first time after a restart. Nobody waits
-    /// for what comes of it.
-    pub(super) fn announce(self: &Arc<Self>, chain: &Chain) {
-        let Some(id) = self.serving.begin_use(&chain.parents) else { return };
-        let this = Arc::clone(self);
-        tokio::spawn(async move {
-            let labels = this.labels_of(id).await.unwrap_or_default();
-            let layer = LayerRequest::from_labels(&labels);
-            if let Some(layer) = layer.ok().filter(|_| labels.contains_key(labels::PACK)) {
-                this.node.image(&layer.image()).wanted().await;
-            }
-        });
     }
 
     async fn labels_of(self: &Arc<Self>, id: SnapshotId) -> Result<Labels> {

@@ -1,4 +1,4 @@
-//! Which lazy layers are being served, and how many layers came which way.
+//! Which lazy layers are being served, which whole ones are not to be used, and how many layers came which way.
 //!
 //! Owns what is known of each layer's mount. The mounts outlive the process; who forgets one unmounts it.
 
@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use parking_lot::Mutex;
 
 use super::record::SnapshotId;
+use super::unlabelled::UnlabelledStats;
 use crate::mounts::Mounted;
 use crate::telemetry::stats::Counter;
 
@@ -25,6 +26,21 @@ pub struct SnapshotStats {
     pub whole_failures: Counter,
     /// Lazy layers that could not be served again after a restart (each attempt counts).
     pub restore_failures: Counter,
+    /// Layers that could not be lazy, because the client did not say which they are.
+    pub unlabelled: UnlabelledStats,
+}
+
+/// Lazy layers by how they are served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Served {
+    /// Mounted, and served.
+    pub mounted: usize,
+    /// Mounted by an earlier process, and not served yet: readers wait.
+    pub waiting: usize,
+    /// Not mounted: nobody has wanted them since the start.
+    pub absent: usize,
+    /// They could not be served: readers get errors.
+    pub dead: usize,
 }
 
 /// The lazy layers by snapshot.
@@ -43,6 +59,8 @@ enum State {
     Left(String),
     /// It is served.
     Mounted(Mounted),
+    /// A whole layer whose files were not all on the disk, perhaps, when the machine went down.
+    Doubtful,
     /// Should be mounted, but could not be. Under this name it still is, and readers get errors.
     Dead(Option<String>),
 }
@@ -54,6 +72,8 @@ pub(super) enum Missing {
     Mount,
     /// It is mounted under this name, and is to be served.
     Service(String),
+    /// Its files are to be pulled again.
+    Files,
 }
 
 impl Serving {
@@ -67,6 +87,11 @@ impl Serving {
         self.unused.lock().insert(id);
     }
 
+    /// The files of this whole layer are not to be used.
+    pub(super) fn doubtful(&self, id: SnapshotId) {
+        self.layers.lock().insert(id, State::Doubtful);
+    }
+
     /// It is not mounted any more.
     pub(super) fn absent(&self, id: SnapshotId) {
         self.layers.lock().insert(id, State::Absent);
@@ -76,7 +101,8 @@ impl Serving {
     /// a restart.
     pub(super) fn begin_use(&self, parents: &[SnapshotId]) -> Option<SnapshotId> {
         let layers = self.layers.lock();
-        let nearest = parents.iter().find(|id| layers.contains_key(id))?;
+        let is_lazy = |id: &&SnapshotId| !matches!(layers.get(id), None | Some(State::Doubtful));
+        let nearest = parents.iter().find(is_lazy)?;
         self.unused.lock().remove(nearest).then_some(*nearest)
     }
 
@@ -97,7 +123,23 @@ impl Serving {
             State::Mounted(_) => None,
             State::Left(name) | State::Dead(Some(name)) => Some(Missing::Service(name.clone())),
             State::Absent | State::Dead(None) => Some(Missing::Mount),
+            State::Doubtful => Some(Missing::Files),
         }
+    }
+
+    pub(super) fn counts(&self) -> Served {
+        let mut counts = Served::default();
+        for state in self.layers.lock().values() {
+            match state {
+                State::Mounted(_) => counts.mounted += 1,
+                // What is still mounted is tried again, and its readers wait meanwhile.
+                State::Left(_) | State::Dead(Some(_)) => counts.waiting += 1,
+                // A whole one that is not to be used is brought when it is wanted, too.
+                State::Absent | State::Doubtful => counts.absent += 1,
+                State::Dead(None) => counts.dead += 1,
+            }
+        }
+        counts
     }
 
     /// The layer is not ours any more. The caller unmounts it.
@@ -105,7 +147,7 @@ impl Serving {
         self.unused.lock().remove(&id);
         match self.layers.lock().remove(&id)? {
             State::Mounted(mounted) => Some(mounted),
-            State::Absent | State::Left(_) | State::Dead(_) => None,
+            State::Absent | State::Left(_) | State::Dead(_) | State::Doubtful => None,
         }
     }
 
@@ -114,7 +156,7 @@ impl Serving {
         let all = std::mem::take(&mut *self.layers.lock());
         let mounted = all.into_values().map(|state| match state {
             State::Mounted(mounted) => Some(mounted),
-            State::Absent | State::Left(_) | State::Dead(_) => None,
+            State::Absent | State::Left(_) | State::Dead(_) | State::Doubtful => None,
         });
         mounted.flatten().collect()
     }

@@ -10,7 +10,7 @@ use super::{Error, Kind, Labels, Lasts, Metadata, Usage};
 #[derive(Debug, Clone)]
 enum Request {
     Create { view: bool, key: u8, parent: Option<u8> },
-    Commit { key: u8, name: u8 },
+    Commit { key: u8, name: u8, parent: Option<u8> },
     Remove { name: u8 },
     Label { name: u8, value: Option<u8> },
     Reopen,
@@ -21,7 +21,8 @@ fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
         4 => (any::<bool>(), name(), proptest::option::of(name()))
             .prop_map(|(view, key, parent)| Request::Create { view, key, parent }),
-        4 => (name(), name()).prop_map(|(key, name)| Request::Commit { key, name }),
+        4 => (name(), name(), proptest::option::weighted(0.3, name()))
+            .prop_map(|(key, name, parent)| Request::Commit { key, name, parent }),
         2 => name().prop_map(|name| Request::Remove { name }),
         1 => (name(), proptest::option::of(0..3u8)).prop_map(|(name, value)| Request::Label { name, value }),
         1 => Just(Request::Reopen),
@@ -70,19 +71,28 @@ impl Model {
         Answer::Done
     }
 
-    fn commit(&mut self, key: &str, name: &str) -> Answer {
+    fn commit(&mut self, key: &str, name: &str, told: Option<&str>) -> Answer {
         if self.snapshots.contains_key(name) {
             return Answer::AlreadyExists;
         }
         match self.snapshots.get(key).map(|snapshot| snapshot.0) {
-            None => Answer::NotFound,
-            Some(Kind::View | Kind::Committed) => Answer::FailedPrecondition,
-            Some(Kind::Active) => {
-                let (_, parent, _) = self.snapshots.remove(key).unwrap();
-                self.snapshots.insert(name.to_owned(), (Kind::Committed, parent, Labels::new()));
-                Answer::Done
-            }
+            None => return Answer::NotFound,
+            Some(Kind::View | Kind::Committed) => return Answer::FailedPrecondition,
+            Some(Kind::Active) => {}
         }
+        match told.map(|told| self.snapshots.get(told).map(|snapshot| snapshot.0)) {
+            Some(None) => return Answer::NotFound,
+            Some(Some(Kind::Active | Kind::View)) => return Answer::InvalidArgument,
+            None | Some(Some(Kind::Committed)) => {}
+        }
+        let own = self.snapshots[key].1.clone();
+        if own.is_some() && told.is_some() && own.as_deref() != told {
+            return Answer::FailedPrecondition;
+        }
+        self.snapshots.remove(key);
+        let parent = own.or(told.map(str::to_owned));
+        self.snapshots.insert(name.to_owned(), (Kind::Committed, parent, Labels::new()));
+        Answer::Done
     }
 
     fn remove(&mut self, name: &str) -> Answer {
@@ -124,11 +134,13 @@ proptest! {
                     }
                     prop_assert_eq!(answer(made), expected);
                 }
-                Request::Commit { key, name } => {
+                Request::Commit { key, name, parent } => {
                     let (key, name) = (key.to_string(), name.to_string());
-                    let expected = model.commit(&key, &name);
+                    let parent = parent.map(|parent| parent.to_string());
+                    let expected = model.commit(&key, &name, parent.as_deref());
                     let usage = Usage { size: 5, inodes: 1 };
-                    prop_assert_eq!(answer(metadata.commit(&key, &name, usage, Labels::new())), expected);
+                    let done = metadata.commit(&key, &name, parent.as_deref(), usage, Labels::new(), None);
+                    prop_assert_eq!(answer(done), expected);
                 }
                 Request::Remove { name } => {
                     let name = name.to_string();
@@ -197,7 +209,7 @@ fn a_commit_replaces_labels_and_stores_the_usage() {
     let (_dir, metadata) = open();
     metadata.create(Kind::Active, "a", None, labels([("old", "1")]), Lasts::Now, |_| Ok(())).unwrap();
     let usage = Usage { size: 4096, inodes: 2 };
-    metadata.commit("a", "b", usage, labels([("new", "2"), ("empty", "")])).unwrap();
+    metadata.commit("a", "b", None, usage, labels([("new", "2"), ("empty", "")]), None).unwrap();
     let (_, info, stored) = metadata.stat("b").unwrap();
     assert_eq!((info.labels, stored, info.kind), (labels([("new", "2")]), usage, Kind::Committed));
     assert_eq!(answer(metadata.stat("a")), Answer::NotFound);
@@ -216,8 +228,12 @@ fn what_lasts_with_the_next_change_does_so() {
     assert_eq!(answer(Metadata::open(&lost).unwrap().stat("a")), Answer::NotFound);
     for (key, lasts) in [("b", true), ("c", false)] {
         metadata.create(Kind::Active, key, None, Labels::new(), Lasts::WithTheNext, |_| Ok(())).unwrap();
-        if lasts { metadata.commit("a", "layer", Usage::default(), Labels::new()) } else { metadata.sync() }
-            .unwrap();
+        if lasts {
+            metadata.commit("a", "layer", None, Usage::default(), Labels::new(), None)
+        } else {
+            metadata.sync()
+        }
+        .unwrap();
         std::fs::copy(&file, &lost).unwrap();
         let left = Metadata::open(&lost).unwrap();
         assert!(left.stat(key).is_ok() && left.stat("layer").is_ok(), "{key}");

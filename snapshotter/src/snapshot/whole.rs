@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use soci_core::image::Descriptor;
 
-use super::labels::LayerRequest;
 use super::prepare::LayerJob;
 use super::record::{Chain, Usage};
 use super::{Snapshotter, disk};
@@ -25,7 +24,7 @@ impl Snapshotter {
         }
         let Ok(described) = image.manifest().await else { return };
         for at in coming {
-            if let Some(layer) = self.describe(&described, at, &job.layer) {
+            if let Some(layer) = describe(image, &described, at) {
                 self.unpacker.start(&layer);
             }
         }
@@ -71,7 +70,7 @@ impl Snapshotter {
         let described = image.manifest().await;
         let described = described.map_err(|source| WholeLayerError::Image { digest, source })?;
         let at = position(&described.manifest.layers, job).ok_or(WholeLayerError::NotInImage(digest))?;
-        let layer = self.describe(&described, at, &job.layer).ok_or(WholeLayerError::NotInImage(digest))?;
+        let layer = describe(image, &described, at).ok_or(WholeLayerError::NotInImage(digest))?;
         self.unpacker.take(&layer).await
     }
 
@@ -83,20 +82,20 @@ impl Snapshotter {
         disk::usage(&destination)
             .map_err(|source| WholeLayerError::Io { action: "measure an unpacked layer", source })
     }
+}
 
-    fn describe(&self, image: &ManifestAndConfig, at: usize, request: &LayerRequest) -> Option<WholeLayer> {
-        let layer = image.manifest.layers.get(at)?;
-        Some(WholeLayer {
-            repository: self.registry.repository(&request.reference),
-            digest: layer.digest,
-            size: layer.size,
-            diff_id: *image.config.diff_ids.get(at)?,
-        })
-    }
+fn describe(image: &ImageContext, described: &ManifestAndConfig, at: usize) -> Option<WholeLayer> {
+    let layer = described.manifest.layers.get(at)?;
+    Some(WholeLayer {
+        repository: image.whole_repository(),
+        digest: layer.digest,
+        size: layer.size,
+        diff_id: *described.config.diff_ids.get(at)?,
+    })
 }
 
 /// Which layer of the image is meant. An image may have the same layer twice: then the number of parents tells.
-fn position(layers: &[Descriptor], job: &LayerJob) -> Option<usize> {
+pub(super) fn position(layers: &[Descriptor], job: &LayerJob) -> Option<usize> {
     let is_it = |layer: &Descriptor| layer.digest == job.layer.layer_digest;
     let depth = job.chain.parents.len();
     if layers.get(depth).is_some_and(is_it) { Some(depth) } else { layers.iter().position(is_it) }

@@ -81,6 +81,8 @@ impl SpanManager {
             return Ok(0);
         }
         let released = self.cache.release(range);
+        // Nobody has read it, and now nobody can.
+        self.ahead.take(range);
         for claim in claims {
             claim.let_go();
         }

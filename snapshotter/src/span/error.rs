@@ -46,7 +46,7 @@ pub enum SpanError {
     #[error("span cache failed")]
     Cache(#[source] io::Error),
     /// The bytes did not come in time.
-    #[error("span did not arrive within {0:?}")]
+    #[error("span did not arrive within {} s", .0.as_secs())]
     TimedOut(Duration),
     /// The fetch was cancelled, because the last mount of the layer went away.
     #[error("fetch was abandoned")]

@@ -10,6 +10,7 @@
 
 #![deny(clippy::disallowed_methods)]
 
+mod ahead;
 mod cold;
 mod demand;
 mod error;
@@ -46,6 +47,8 @@ use crate::doors;
 #[cfg(test)]
 use crate::doors::staged::{Planted, planted};
 use crate::telemetry::stats::Stats;
+use crate::telemetry::tally::Tally;
+use ahead::Ahead;
 use cold::Uses;
 pub use demand::Demand;
 pub use error::SpanError;
@@ -100,6 +103,9 @@ pub struct SpanManager {
     sources: Sources,
     walks: Mutex<Walks>,
     uses: Uses,
+    /// What came ahead of readers and was not read.
+    ahead: Ahead,
+    tally: Arc<Tally>,
     /// What packs that are arriving will bring.
     promised: Mutex<Coverage>,
     /// A reader has waited for a pack in vain, and nothing has come since: readers ask at once.
@@ -159,7 +165,7 @@ impl SpanManager {
                 states.set_cached(span);
             }
         }
-        let uses = Uses::new(ztoc.spans().len());
+        let (uses, ahead) = (Uses::new(ztoc.spans().len()), Ahead::new(ztoc.uncompressed_size()));
         Arc::new(Self {
             number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
             ztoc,
@@ -168,6 +174,8 @@ impl SpanManager {
             sources: Sources::default(),
             walks: Mutex::default(),
             uses,
+            ahead,
+            tally: Arc::default(),
             promised: Mutex::default(),
             impatient: AtomicBool::new(false),
             arrived: watch::Sender::default(),
@@ -193,6 +201,11 @@ impl SpanManager {
     /// The state of each span.
     pub const fn states(&self) -> &Arc<SpanStates> {
         &self.states
+    }
+
+    /// What became of the layer's bytes.
+    pub const fn tally(&self) -> &Arc<Tally> {
+        &self.tally
     }
 
     /// The settings.
@@ -251,11 +264,14 @@ impl SpanManager {
         let started = Instant::now();
         let limit = self.options.read_timeout;
         let length = usize::try_from(range.len()).map_err(|_| SpanError::OutOfRange(range))?;
+        let waited_for = self.cache.absent(range);
         let outcome = tokio::time::timeout(limit, async {
             loop {
                 let holes = self.cache.holes();
                 let spare = self.ensure(range, file).await?;
                 doors::between();
+                let late = waited_for.iter().map(|part| self.ahead.take(*part)).sum();
+                self.note_wait(started, late);
                 self.note_use(range);
                 // They were written a moment ago, as a rule: the kernel has them in memory.
                 let mut bytes = vec![0; length];
@@ -270,7 +286,9 @@ impl SpanManager {
             }
         });
         let outcome = outcome.await;
-        self.stats.read_wait_us.add(started.elapsed().as_micros() as u64);
+        let waited = started.elapsed();
+        self.stats.read_wait_us.add(waited.as_micros() as u64);
+        self.stats.demand_waits.observe(waited);
         outcome.unwrap_or(Err(SpanError::TimedOut(limit)))
     }
 
@@ -293,6 +311,7 @@ impl SpanManager {
     }
 
     fn note_use(&self, range: ByteRange) {
+        self.note_hit(range);
         let round = self.engine.room().round();
         for span in self.ztoc.spans().spans_covering(range).map(SpanId) {
             self.uses.note(span, round);

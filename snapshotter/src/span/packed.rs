@@ -63,6 +63,9 @@ impl SpanManager {
     /// Stores plain bytes that a pack has brought, each with its offset, where nothing is there yet, and wakes readers that wait for
     /// them. Whether nothing was there: another pack may have brought other bytes, which then stay. Blocking.
     pub fn fill_packed(&self, parts: &[(u64, &[u8])]) -> Result<bool, SpanError> {
+        for &(offset, bytes) in parts {
+            self.comes_ahead(ByteRange::new(offset, offset.saturating_add(bytes.len() as u64)));
+        }
         let stored = self.cache.store_packed(parts);
         self.note_written(parts.iter().map(|(_, bytes)| bytes.len() as u64).sum(), &stored);
         let round = self.engine.room().round();
@@ -102,6 +105,7 @@ impl SpanManager {
         if let Err(error) = self.cache.forget_packed() {
             tracing::error!(layer = %self.cache.layer(), %error, "bytes of a pack could not be forgotten for good; they may be back after a restart");
         }
+        self.ahead.clear();
         self.forgotten.send_replace(());
     }
 
@@ -154,7 +158,7 @@ impl SpanManager {
     /// What a pack had brought at `offset` was not what the span has there.
     pub(super) fn pack_differs(&self, span: SpanId, offset: u64) {
         self.stats.pack_mismatches.inc();
-        tracing::error!(layer = %self.cache.layer(), %span, offset, "A PACK IS WRONG: its bytes differ from the layer's span; what only packs have brought is fetched again");
+        tracing::error!(image = &*self.tally.image(), layer = %self.cache.layer(), %span, offset, "pack rejected: its bytes differ from the layer's; what only packs have brought is fetched again");
         // Also what a pack has brought before a restart, of which no bond is left.
         self.forget_packed();
         let bonds = std::mem::take(&mut *self.bonds.lock());

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use soci_core::registry::{Giver, RangeBody, RangeFetcher};
 use soci_core::units::ByteRange;
+use tokio::time::Instant;
 
 use super::{SpanError, chain};
 use crate::telemetry::stats::Stats;
@@ -69,10 +70,14 @@ impl Sources {
         for source in &sources {
             let Some(fetcher) = of(source) else { continue };
             stats.fetch_requests.inc();
+            let begun = Instant::now();
             match fetcher.fetch(range).await {
-                Ok(body) => return Ok(body),
+                Ok(body) => {
+                    stats.range_requests.observe(begun.elapsed());
+                    return Ok(body);
+                }
                 Err(error) => {
-                    tracing::warn!(source = source.name, %range, error = %chain(&error), "ranged request failed");
+                    tracing::warn!(source = source.name, blob = %fetcher.digest(), %range, error = %chain(&error), "ranged request failed");
                     failure = SpanError::Fetch(error);
                 }
             }

@@ -1,66 +1,22 @@
-//! The list of metrics: name, kind, unit, labels, where the value comes from. Names in it are promises.
+//! The list of metrics: name, kind, unit, stability, labels, where the value comes from. Names in it are promises; docs/metrics.md is made
+//! of it.
 //!
 //! Everything is read at the moment of a scrape from counters that live elsewhere; nothing is registered or remembered.
 
-use std::fmt::Write as _;
-use std::sync::Arc;
+use soci_core::registry::RequestKind;
 
-use soci_core::registry::{RequestKind, Traffic};
+pub use super::def::{Def, Kind, Now, Sources, Stability, Value};
+use super::def::{gauge, labelled, plain, series};
+use super::series::AS_SECONDS;
+use super::stats::Counter;
+use super::upstream::UPSTREAM;
 
-use crate::snapshot::SnapshotStats;
-use crate::telemetry::stats::{Counter, Stats};
-
-/// Where the values are.
-#[derive(Debug, Clone)]
-pub struct Sources {
-    /// Registry client.
-    pub traffic: Arc<Traffic>,
-    /// Data plane.
-    pub stats: Arc<Stats>,
-    /// Snapshots.
-    pub counters: Arc<SnapshotStats>,
+/// All metrics: ours, then upstream's.
+pub fn all() -> impl Iterator<Item = &'static Def> {
+    OURS.iter().chain(UPSTREAM)
 }
 
-/// One metric: a counter since the start of the process, whose name ends in `_total`, or a gauge.
-#[derive(Debug, Clone, Copy)]
-pub struct Def {
-    /// Name, with its unit, and `_total` if it is a counter.
-    pub name: &'static str,
-    /// One sentence.
-    pub help: &'static str,
-    /// Where the value comes from.
-    pub value: Value,
-}
-
-/// How a metric is read.
-#[derive(Debug, Clone, Copy)]
-pub enum Value {
-    /// One number.
-    Plain(fn(&Sources) -> u64),
-    /// One number for each value of a label.
-    Labelled {
-        /// The label.
-        label: &'static str,
-        /// Its values with their numbers.
-        values: fn(&Sources) -> Vec<(&'static str, u64)>,
-    },
-}
-
-const fn plain(name: &'static str, help: &'static str, value: fn(&Sources) -> u64) -> Def {
-    Def { name, help, value: Value::Plain(value) }
-}
-
-const fn labelled(
-    name: &'static str,
-    help: &'static str,
-    label: &'static str,
-    values: fn(&Sources) -> Vec<(&'static str, u64)>,
-) -> Def {
-    Def { name, help, value: Value::Labelled { label, values } }
-}
-
-/// The list.
-pub const DEFS: &[Def] = &[
+const OURS: &[Def] = &[
     plain("soci_registry_bytes_total", "Body bytes received from registries.", |s| {
         s.traffic.bytes_received()
     }),
@@ -91,6 +47,12 @@ pub const DEFS: &[Def] = &[
                 ("restore", &counters.restore_failures),
             ])
         },
+    ),
+    labelled(
+        "soci_unlabelled_layers_total",
+        "Image layers that could not be lazy, because the client did not say which they are.",
+        "client",
+        |s| s.counters.unlabelled.by_reason().map(|(reason, layers)| (reason.name(), layers)).into(),
     ),
     plain("soci_demand_spans_total", "Spans fetched because a reader waited.", |s| {
         s.stats.demand_spans.get()
@@ -177,39 +139,97 @@ pub const DEFS: &[Def] = &[
         "Cached bytes that were given back to make room on the disk.",
         |s| s.stats.cache_given_back_bytes.get(),
     ),
-    plain("soci_cache_bytes", "Bytes on disk that cached layers take.", |s| s.stats.cache_bytes.get()),
-    plain("soci_cache_disk_free_bytes", "Bytes that the file system of the cache has free.", |s| {
+    gauge("soci_cache_bytes", "Bytes on disk that cached layers take.", |s| s.stats.cache_bytes.get()),
+    gauge("soci_cache_disk_free_bytes", "Bytes that the file system of the cache has free.", |s| {
         s.stats.disk_free_bytes.get()
     }),
     plain("soci_fuse_mount_failures_total", "FUSE mounts that failed.", |s| {
         s.stats.fuse_mount_failures.get()
     }),
+    plain("soci_caches_evicted_total", "Caches of unused layers that were taken away.", |s| {
+        s.stats.caches_evicted.get()
+    }),
+    gauge("soci_healthy", "1 when /healthz says that all is well, else 0.", |s| u64::from(s.now.healthy)),
+    series(
+        "soci_lazy_layers",
+        Kind::Gauge,
+        Stability::Stable,
+        "Lazy layers: mounted; waiting (mounted by an earlier process, readers wait); absent (nobody has wanted them since the start); dead (could not be served).",
+        &["state"],
+        |s, series| {
+            let served = s.now.served;
+            for (state, number) in [
+                ("mounted", served.mounted),
+                ("waiting", served.waiting),
+                ("absent", served.absent),
+                ("dead", served.dead),
+            ] {
+                series.number(&[("state", state)], number as u64);
+            }
+        },
+    ),
+    series(
+        "soci_queue_length",
+        Kind::Gauge,
+        Stability::Stable,
+        "What waits to be fetched ahead: spans (prefetch), layers (background), packs on their way (pack).",
+        &["class"],
+        |s, series| {
+            let load = &s.now.load;
+            for (class, number) in
+                [("prefetch", load.prefetch), ("background", load.background), ("pack", load.packs)]
+            {
+                series.number(&[("class", class)], number as u64);
+            }
+        },
+    ),
+    series(
+        "soci_host_requests",
+        Kind::Gauge,
+        Stability::Internal,
+        "Requests out at a registry host: of readers, before (waiting) and after (receiving) their first byte; ahead of readers; free (of the slots for readers).",
+        &["host", "state"],
+        |s, series| {
+            for host in &s.now.load.hosts {
+                for (state, number) in [
+                    ("waiting", host.demand_waiting),
+                    ("receiving", host.demand_receiving),
+                    ("ahead", host.ahead),
+                    ("free", host.free),
+                ] {
+                    series.number(&[("host", &host.host), ("state", state)], number as u64);
+                }
+            }
+        },
+    ),
+    series(
+        "soci_prepare_seconds",
+        Kind::Histogram,
+        Stability::Stable,
+        "Prepares of image layers, until their answer.",
+        &[],
+        |s, series| series.histogram(&[], &s.stats.prepares.get(), AS_SECONDS),
+    ),
+    series(
+        "soci_first_byte_seconds",
+        Kind::Histogram,
+        Stability::Stable,
+        "From the Prepare of a container until its first read that reached the snapshotter. Measured when somebody looks, at least every half minute.",
+        &[],
+        |s, series| series.histogram(&[], &s.stats.first_bytes.get(), AS_SECONDS),
+    ),
+    series(
+        "soci_demand_wait_seconds",
+        Kind::Histogram,
+        Stability::Stable,
+        "Waits of reads that found bytes missing.",
+        &[],
+        |s, series| series.histogram(&[], &s.stats.demand_waits.get(), AS_SECONDS),
+    ),
 ];
 
 fn read(counters: &[(&'static str, &Counter)]) -> Vec<(&'static str, u64)> {
     counters.iter().map(|(label, counter)| (*label, counter.get())).collect()
-}
-
-/// All metrics in the Prometheus text format, version 0.0.4.
-pub fn text(sources: &Sources) -> String {
-    let mut text = String::new();
-    for def in DEFS {
-        let kind = if def.name.ends_with("_total") { "counter" } else { "gauge" };
-        // Writing to a string cannot fail.
-        let _ =
-            writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}", name = def.name, help = def.help);
-        match def.value {
-            Value::Plain(value) => {
-                let _ = writeln!(text, "{} {}", def.name, value(sources));
-            }
-            Value::Labelled { label, values } => {
-                for (value, number) in values(sources) {
-                    let _ = writeln!(text, "{}{{{label}=\"{value}\"}} {number}", def.name);
-                }
-            }
-        }
-    }
-    text
 }
 
 #[cfg(test)]
@@ -220,25 +240,15 @@ mod tests {
 
     #[test]
     fn names_say_what_they_count_and_differ() {
-        let names: BTreeSet<_> = DEFS.iter().map(|def| def.name).collect();
-        assert_eq!(names.len(), DEFS.len());
-        for name in names {
-            assert!(
-                name.starts_with("soci_") && (name.ends_with("_total") || name.ends_with("_bytes")),
-                "{name}"
-            );
+        let names: BTreeSet<_> = all().map(|def| def.name).collect();
+        assert_eq!(names.len(), all().count());
+        for def in all() {
+            let name = def.name;
+            assert!(name.starts_with("soci_"), "{name}");
             assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
+            let is_total = name.ends_with("_total");
+            assert_eq!(is_total, def.kind == Kind::Counter && def.stability != Stability::Upstream, "{name}");
+            assert!(def.help.ends_with('.'), "{name}");
         }
-    }
-
-    #[test]
-    fn the_text_has_every_metric_with_its_value() {
-        let sources = Sources { traffic: Arc::default(), stats: Arc::default(), counters: Arc::default() };
-        sources.stats.prefetch_spans.add(3);
-        sources.counters.whole_layers.inc();
-        let text = text(&sources);
-        assert!(text.contains("# TYPE soci_prefetch_spans_total counter\nsoci_prefetch_spans_total 3\n"));
-        assert!(text.contains("soci_layers_total{way=\"whole\"} 1\n"));
-        assert!(text.contains("soci_registry_requests_total{kind=\"range\"} 0\n"));
     }
 }

@@ -1,18 +1,15 @@
-//! `/metrics` and `/healthz` on a TCP address or a Unix socket.
+//! Addresses on which operators ask: TCP or a Unix socket. What they are answered is the router's.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use axum::Router;
-use axum::http::header::CONTENT_TYPE;
-use axum::routing::get;
 use tokio::net::{TcpListener, UnixListener};
 
-use super::defs::{Sources, text};
 use crate::socket::{SocketError, bind};
 
-/// Where metrics are served.
+/// Where something is served.
 #[derive(Debug)]
 pub enum Listener {
     /// TCP.
@@ -58,10 +55,7 @@ impl Listener {
 }
 
 /// Serves until the process ends.
-pub async fn serve(listener: Listener, sources: Sources) -> io::Result<()> {
-    let metrics =
-        move || async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text(&sources)) };
-    let router = Router::new().route("/metrics", get(metrics)).route("/healthz", get(async || "ok\n"));
+pub async fn serve(listener: Listener, router: Router) -> io::Result<()> {
     match listener {
         Listener::Tcp(listener) => axum::serve(listener, router).await,
         Listener::Unix(listener) => axum::serve(listener, router).await,

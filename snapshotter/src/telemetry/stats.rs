@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::histogram::Milliseconds;
+
 /// One counter that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -79,6 +81,20 @@ pub struct Stats {
     pub read_wait_us: Counter,
     /// Reads answered with an error.
     pub read_failures: Counter,
+    /// How long reads waited that found their bytes missing.
+    pub demand_waits: Milliseconds,
+    /// How long Prepares of image layers took until their answer.
+    pub prepares: Milliseconds,
+    /// From the Prepare of a container until its first read that reached the daemon.
+    pub first_bytes: Milliseconds,
+    /// How long it took to mount a layer, on the kernel's side.
+    pub mounts: Milliseconds,
+    /// How long it took to get an index of an image.
+    pub index_fetches: Milliseconds,
+    /// How long it took to get the table (zTOC) of a layer.
+    pub table_fetches: Milliseconds,
+    /// From a ranged request to its header.
+    pub range_requests: Milliseconds,
     /// Bytes of packs that were given to the kernel before it asked for them.
     pub pack_given_bytes: Counter,
     /// Spans that were first used by a reader after prefetch had brought them.

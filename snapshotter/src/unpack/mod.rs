@@ -42,6 +42,8 @@ pub struct UnpackOptions {
     pub chunk_size: u64,
     /// Requests in flight for one layer.
     pub requests_per_layer: usize,
+    /// Requests in flight for all layers; `None`: any number.
+    pub requests_at_once: Option<usize>,
 }
 
 /// A layer to be unpacked, as the image's manifest and configuration describe it.
@@ -156,7 +158,7 @@ impl Unpacker {
             directory,
             options,
             limit: Arc::new(Semaphore::new(options.layers_at_once.min(Semaphore::MAX_PERMITS))),
-            room: Room::new(WHOLE_LAYER_BYTES),
+            room: Room::new(WHOLE_LAYER_BYTES, options.requests_at_once),
             runtime,
             userxattr,
             next: AtomicU64::new(0),

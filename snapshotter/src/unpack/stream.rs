@@ -28,22 +28,29 @@ fn chunks(size: u64, chunk: u64) -> impl Iterator<Item = ByteRange> {
 pub(super) struct Room {
     kibibytes: Arc<Semaphore>,
     all: u32,
+    requests: Arc<Semaphore>,
 }
 
 /// Held until the bytes are with their reader.
 type Share = Option<OwnedSemaphorePermit>;
+/// Held until the bytes are here.
+type Turn = Option<OwnedSemaphorePermit>;
 
 impl Room {
-    pub(super) fn new(bytes: u64) -> Self {
+    /// Room for so many bytes, and so many requests at a time.
+    pub(super) fn new(bytes: u64, requests: Option<usize>) -> Self {
         let all = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).max(1);
-        Self { kibibytes: Arc::new(Semaphore::new(all as usize)), all }
+        let requests = requests.unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        Self { kibibytes: semaphore(all as usize), all, requests: semaphore(requests) }
     }
 
-    /// Waits for room. What is larger than all of it gets all of it. Earlier chunks of a blob ask before later ones, and are
+    /// Waits for a turn and for room. What is larger than all of it gets all of it. Earlier chunks of a blob ask before later ones, and are
     /// served before them, so that no blob waits for a chunk that has no room.
-    async fn share(&self, bytes: u64) -> Share {
+    async fn share(&self, bytes: u64) -> (Turn, Share) {
+        let turn = Arc::clone(&self.requests).acquire_owned().await.ok();
         let share = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(self.all);
-        Arc::clone(&self.kibibytes).acquire_many_owned(share).await.ok()
+        (turn, Arc::clone(&self.kibibytes).acquire_many_owned(share).await.ok())
     }
 }
 
@@ -62,23 +69,29 @@ pub(super) fn blob(
         let mut first = None;
         if let Some(range) = ranges.next_if(|first| first.end < size && fetcher.gives_parts() != Some(true)) {
             // The header of the answer for the first chunk tells.
-            let share = room.share(range.len()).await;
+            let (turn, share) = room.share(range.len()).await;
             let answer = fetcher.fetch(range).await;
             if answer.is_ok() && fetcher.gives_parts() == Some(false) {
                 let pieces = one_after_the_other(fetcher, ByteRange::new(0, size));
                 return pieces.map_ok(|pieces| (pieces, None)).boxed();
             }
-            first = Some((answer, share));
+            first = Some((answer, share, turn));
         }
         let rest = ranges.map(move |range| {
             let (fetcher, room) = (fetcher.clone(), room.clone());
             let fetch = async move {
-                let share = room.share(range.len()).await;
+                let (_turn, share) = room.share(range.len()).await;
                 Ok((all(fetcher.fetch(range).await).await?, share))
             };
             fetch.boxed()
         });
-        let first = first.map(|(answer, share)| async { Ok((all(answer).await?, share)) }.boxed());
+        let first = first.map(|(answer, share, turn)| {
+            let read = async move {
+                let _turn = turn;
+                Ok((all(answer).await?, share))
+            };
+            read.boxed()
+        });
         let all = first.into_iter().chain(rest);
         stream::iter(all).buffered(ahead.max(1)).boxed()
     };
@@ -195,7 +208,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_on_its_way_has_a_limit_and_nothing_waits_for_ever() {
-        let room = Room::new(8 << 10);
+        let room = Room::new(8 << 10, None);
         let first = room.share(5 << 10).await;
         let second = tokio::spawn({
             let room = room.clone();
@@ -205,7 +218,7 @@ mod tests {
         assert!(!second.is_finished());
         drop(first);
         drop(second.await.unwrap());
-        assert!(room.share(u64::MAX).await.is_some(), "what is larger than all gets all");
+        assert!(room.share(u64::MAX).await.1.is_some(), "what is larger than all gets all");
         assert_eq!(room.kibibytes.available_permits(), 8);
     }
 

@@ -64,8 +64,9 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
         let value = &args.existing_index;
         bail!("unexpected value for flag existing-index: {value}, expected types [warn skip allow]");
     }
+    let plain = name.strip_prefix("docker://").unwrap_or(&name);
     let reference: Reference =
-        name.parse().map_err(|source| ImageError::Reference { text: name.clone(), source })?;
+        plain.parse().map_err(|source| ImageError::Reference { text: name.clone(), source })?;
     let root = Root::open(global)?;
     Runtime::new().context("start the runtime")?.block_on(push(args, &name, &reference, &root, global.debug))
 }

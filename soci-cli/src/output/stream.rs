@@ -181,6 +181,11 @@ pub(crate) fn reader_is_gone() {
     let _ = FAILED.set(io::ErrorKind::BrokenPipe.into()); // or an earlier failure
 }
 
+/// Whether standard output takes no more.
+pub(crate) fn has_failed() -> bool {
+    FAILED.get().is_some()
+}
+
 /// Whether a failure is that of standard output, of which [`exit`] tells.
 pub(crate) fn is_ours(error: &anyhow::Error) -> bool {
     FAILED.get().is_some_and(|kept| {

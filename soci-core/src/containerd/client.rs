@@ -18,15 +18,21 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, time::timeout};
 use tonic::{
     Code, Status, Streaming,
+    codegen::Service,
     transport::{Channel, Endpoint},
 };
 
-use super::{generated::containerd::services::namespaces::v1 as namespaces_api, snapshots};
+use super::{
+    generated::containerd::services::{namespaces::v1 as namespaces_api, version::v1 as version_api},
+    snapshots,
+};
 use crate::error::causes;
 
 /// gRPC metadata key in which containerd and its clients send the namespace of a request.
 pub const NAMESPACE_HEADER: &str = "containerd-namespace";
 
+/// Fills the `:authority` header alone; the connector decides where the bytes go.
+const AUTHORITY: &str = "http://localhost";
 /// A server that is alive says hello within this; people wait for it.
 const ANSWER: Duration = Duration::from_secs(4);
 /// The longest call: containerd commits a large blob on a slow disk, which it flushes first.
@@ -98,6 +104,28 @@ pub(super) async fn connect(socket: &Path) -> Result<Channel, ConnectError> {
     greeted.await.unwrap_or_else(|_| Err(failed(Unreachable::Silent)))
 }
 
+/// A channel to the gRPC service on the Unix socket `socket`, which is connected to with the first call, and again when the
+/// service was away. Calls may take any time. Must be called within a runtime.
+pub fn lazy_channel(socket: &Path) -> Channel {
+    let path = socket.to_path_buf();
+    let endpoint = Endpoint::from_static(AUTHORITY).connect_timeout(ANSWER);
+    endpoint.connect_with_connector_lazy(connector(path))
+}
+
+/// The same for calls that may take any time. Whether anybody answers was found out before.
+pub(super) async fn patient(socket: &Path) -> Result<Channel, ConnectError> {
+    channel(socket, None).await
+}
+
+/// What containerd says of itself.
+///
+/// # Errors
+/// When it does not answer.
+pub(super) async fn version(channel: Channel) -> Result<String, Status> {
+    let mut client = version_api::version_client::VersionClient::new(channel);
+    limited(ANSWER, async { Ok(client.version(()).await?.into_inner().version) }).await
+}
+
 async fn channel(socket: &Path, limit: Option<Duration>) -> Result<Channel, ConnectError> {
     let failed = |reason| ConnectError { socket: socket.to_path_buf(), reason };
     // What a file is that refuses to be connected to is not in the error.
@@ -107,22 +135,27 @@ async fn channel(socket: &Path, limit: Option<Duration>) -> Result<Channel, Conn
         Err(error) => return Err(failed(io_reason(&error))),
     }
     let path = socket.to_path_buf();
-    // The address only fills the `:authority` header; the connector decides where the bytes go.
-    let mut endpoint = Endpoint::from_static("http://localhost").connect_timeout(ANSWER);
+    let mut endpoint = Endpoint::from_static(AUTHORITY).connect_timeout(ANSWER);
     if let Some(limit) = limit {
         endpoint = endpoint.timeout(limit);
     }
-    let connected = endpoint
-        .connect_with_connector(tower::service_fn(move |_: http::Uri| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        }))
-        .await;
+    let connected = endpoint.connect_with_connector(connector(path)).await;
     connected.map_err(|error| {
         failed(match innermost_io(&error) {
             Some(error) => io_reason(error),
             None => Unreachable::Other(innermost(&error).to_string()),
         })
+    })
+}
+
+/// Goes to a Unix socket, whatever the address says.
+fn connector(
+    socket: PathBuf,
+) -> impl Service<http::Uri, Response = TokioIo<UnixStream>, Error = io::Error, Future: Send> + Send + 'static
+{
+    tower::service_fn(move |_: http::Uri| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     })
 }
 

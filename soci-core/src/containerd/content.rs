@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use futures_util::stream;
+use futures_util::{Stream, StreamExt, future, stream};
 use parking_lot::Mutex;
 use prost_types::FieldMask;
 use tonic::Streaming;
@@ -26,7 +26,7 @@ use super::{
         UpdateRequest, WriteAction, WriteContentRequest, content_client::ContentClient,
     },
 };
-use crate::{digest::Digest, parts::Parts, units::ByteRange};
+use crate::{digest::Digest, parts::Parts, registry::RangeBody, units::ByteRange};
 
 /// Start of the labels by which one thing keeps another.
 pub(super) const GC_REF: &str = "containerd.io/gc.ref.content";
@@ -148,7 +148,7 @@ impl Containerd {
         let digest = Digest::of(&bytes);
         let (total, whole) = (bytes.len(), bytes);
         let pieces = (0..total).step_by(PIECE).map(move |at| Ok(whole.slice(at..(at + PIECE).min(total))));
-        match self.write(digest, total as u64, pieces, labels.clone()).await {
+        match self.write(digest, total as u64, stream::iter(pieces), labels.clone()).await {
             Err(error) if error.is_already_there() => {}
             outcome => return outcome.map(|()| digest),
         }
@@ -173,7 +173,31 @@ impl Containerd {
         total: u64,
         parts: Parts,
     ) -> Result<(), ContainerdError> {
-        match self.write(digest, total, parts, BTreeMap::new()).await {
+        match self.write(digest, total, stream::iter(parts), BTreeMap::new()).await {
+            Err(error) if error.is_already_there() => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// Stores a blob of `total` bytes as a registry sends it. What is not the blob of that digest is not kept.
+    ///
+    /// # Errors
+    /// When containerd does not take it, or the registry breaks off.
+    pub async fn put_body(
+        &self,
+        digest: Digest,
+        total: u64,
+        body: RangeBody,
+        labels: BTreeMap<String, String>,
+    ) -> Result<(), ContainerdError> {
+        let chunks = stream::unfold(Some(body), |body| async move {
+            let mut body = body?;
+            match body.chunk().await {
+                Ok(chunk) => Some((Ok(chunk?), Some(body))),
+                Err(error) => Some((Err(io::Error::other(error)), None)),
+            }
+        });
+        match self.write(digest, total, chunks, labels).await {
             Err(error) if error.is_already_there() => Ok(()),
             outcome => outcome,
         }
@@ -183,7 +207,7 @@ impl Containerd {
         &self,
         digest: Digest,
         total: u64,
-        parts: impl Iterator<Item = io::Result<Bytes>> + Send + 'static,
+        parts: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
         labels: BTreeMap<String, String>,
     ) -> Result<(), ContainerdError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -202,21 +226,23 @@ impl Containerd {
             labels: labels.into_iter().collect(),
             ..message(WriteAction::Commit, total, Bytes::new())
         };
-        let (unread, mut at) = (Arc::new(Mutex::new(None)), 0);
+        let unread = Arc::new(Mutex::new(None));
         let noted = Arc::clone(&unread);
-        let pieces = parts.map_while(move |part| match part {
-            Ok(data) => {
-                let offset = at;
-                at += data.len() as u64;
-                Some(message(WriteAction::Write, offset, data))
-            }
-            // The commit fails then: it names the length and the digest of the whole.
-            Err(error) => {
-                *noted.lock() = Some(error);
-                None
-            }
+        let pieces = parts.scan(0, move |at, part| {
+            future::ready(match part {
+                Ok(data) => {
+                    let offset = *at;
+                    *at += data.len() as u64;
+                    Some(message(WriteAction::Write, offset, data))
+                }
+                // The commit fails then: it names the length and the digest of the whole.
+                Err(error) => {
+                    *noted.lock() = Some(error);
+                    None
+                }
+            })
         });
-        let messages = std::iter::once(first).chain(pieces).chain(std::iter::once(commit));
+        let messages = stream::iter([first]).chain(pieces).chain(stream::iter([commit]));
         let sent = self.send(messages).await;
         match unread.lock().take() {
             Some(error) => {
@@ -228,10 +254,10 @@ impl Containerd {
 
     async fn send(
         &self,
-        messages: impl Iterator<Item = WriteContentRequest> + Send + 'static,
+        messages: impl Stream<Item = WriteContentRequest> + Send + 'static,
     ) -> Result<(), ContainerdError> {
         let failed = || ContainerdError::status("write content");
-        let answers = self.contents().write(self.request(stream::iter(messages))).await;
+        let answers = self.contents().write(self.request(messages)).await;
         let mut answers = answers.map_err(failed())?.into_inner();
         while next(&mut answers).await.map_err(failed())?.is_some() {}
         Ok(())

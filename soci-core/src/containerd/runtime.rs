@@ -10,7 +10,7 @@ use tonic::{Request, Status, Streaming, transport::Channel};
 
 use super::{
     ConnectError, NAMESPACE_HEADER,
-    client::{connect, reason},
+    client::{connect, reason, version},
     generated::containerd as api,
     types::Mount,
 };
@@ -85,6 +85,11 @@ impl Containers {
     /// Connects to containerd's Unix socket.
     pub async fn connect(socket: &Path) -> Result<Self, ConnectError> {
         Ok(Self { channel: connect(socket).await? })
+    }
+
+    /// containerd's version, as it says it (`2.1.9`, `1.6.20~ds1`).
+    pub async fn version(&self) -> Result<String, RuntimeError> {
+        Ok(version(self.channel.clone()).await?)
     }
 
     /// What happens from now on, in all namespaces.

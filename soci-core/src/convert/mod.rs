@@ -244,21 +244,33 @@ fn is_companion_of(entry: &Value, old: &Digest) -> bool {
     })
 }
 
-/// Lists a SOCI index or a companion behind all others, or in the place of an older one for the same platform and purpose.
+/// Lists a SOCI index or a companion behind all others, or in the place of an older one for the same platform, or image, and
+/// purpose.
+///
+/// A companion is for no platform that there is: containerd 2 downloads all that an image index lists for its own, and the
+/// snapshotter gets companions by itself. The SOCI index is listed as upstream lists it.
 fn list(entries: &mut Vec<Value>, bound: &Bound, made: &Descriptor) {
+    let is_companion = made.artifact_type.as_deref().and_then(CompanionKind::of).is_some();
     let mut descriptor = made.clone();
-    descriptor.platform = Some(bound.platform.clone());
-    let note = (media_type::IMAGE_MANIFEST_DIGEST.to_owned(), bound.manifest.digest.to_string());
+    descriptor.platform = Some(if is_companion { Platform::unknown() } else { bound.platform.clone() });
+    let manifest = bound.manifest.digest.to_string();
+    let note = (media_type::IMAGE_MANIFEST_DIGEST.to_owned(), manifest.clone());
     let purpose = Purpose::of(&made.annotations);
     descriptor.annotations = purpose.annotations().into_iter().chain([note]).collect();
     let entry = serde_json::to_value(&descriptor).expect("descriptors always encode");
     let platform = bound.platform.normalized();
+    let is_for_the_same = |listed: &Descriptor| {
+        if is_companion {
+            return listed.annotation(media_type::IMAGE_MANIFEST_DIGEST) == Some(manifest.as_str());
+        }
+        listed.platform.as_ref().is_some_and(|other| other.normalized() == platform)
+    };
     let older = entries.iter_mut().find(|entry| {
         let listed: Option<Descriptor> = serde_json::from_value((*entry).clone()).ok();
         listed.is_some_and(|listed| {
             listed.artifact_type == made.artifact_type
                 && Purpose::of(&listed.annotations) == purpose
-                && listed.platform.is_some_and(|other| other.normalized() == platform)
+                && is_for_the_same(&listed)
         })
     });
     match older {

@@ -97,3 +97,29 @@ fn an_index_takes_the_place_of_the_older_one_of_its_platform() {
     list(&mut entries, &bound(), &bound().index);
     assert_eq!(entries.len(), 1);
 }
+
+#[test]
+fn companions_are_for_no_platform_and_take_the_place_of_their_images_older_ones() {
+    let bound = bound();
+    let entry = |name: &str, image: &Digest, platform: &str| {
+        serde_json::json!({"mediaType": "m", "digest": Digest::of(name.as_bytes()).to_string(), "size": 1,
+            "artifactType": CompanionKind::Pack.artifact_type(), "platform": {"os": "linux", "architecture": platform},
+            "annotations": {media_type::IMAGE_MANIFEST_DIGEST: image.to_string()}})
+    };
+    // As an earlier version has listed it, and one of another image.
+    let mut entries = vec![
+        entry("earlier", &bound.manifest.digest, "arm64"),
+        entry("other", &Digest::of(b"other image"), "arm64"),
+    ];
+    let other = entries[1].clone();
+    let pack = Descriptor {
+        artifact_type: Some(CompanionKind::Pack.artifact_type().to_owned()),
+        ..Descriptor::new(media_type::OCI_MANIFEST, Digest::of(b"pack"), 7)
+    };
+    list(&mut entries, &bound, &pack);
+    assert_eq!((entries.len(), &entries[1]), (2, &other));
+    assert_eq!(entries[0]["digest"], Digest::of(b"pack").to_string());
+    assert_eq!(entries[0]["platform"], serde_json::json!({"os": "unknown", "architecture": "unknown"}));
+    list(&mut entries, &bound, &pack);
+    assert_eq!(entries.len(), 2, "the same again changes nothing");
+}

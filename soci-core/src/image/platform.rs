@@ -109,6 +109,11 @@ impl Platform {
         a.os == b.os && a.architecture == b.architecture && a.variant == b.variant
     }
 
+    /// The platform of what is for none: attestations, and what lies beside an image.
+    pub fn unknown() -> Self {
+        Self::new("unknown", "unknown")
+    }
+
     /// `unknown/unknown` marks entries that are no images (attestations).
     pub fn is_unknown(&self) -> bool {
         self.os == "unknown" || self.architecture == "unknown"

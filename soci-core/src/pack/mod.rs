@@ -29,7 +29,7 @@ pub use build_error::PackBuildError;
 pub use error::PackError;
 pub use head::{Block, Extent, PackHead};
 pub use pin::{HeadPin, head_pin};
-pub use purpose::{Purpose, Selector};
+pub use purpose::{Purpose, Selector, UNION};
 pub use report::PackReport;
 pub use verify::{VerifyError, verify};
 

@@ -4,6 +4,10 @@ use std::{cmp::Reverse, collections::BTreeMap, str::FromStr};
 
 use crate::media_type::{PACK_SELECTOR, PACK_WORKLOAD};
 
+/// The workload name of a pack that is made of the recordings of several workloads: the one for a start of which nothing is known,
+/// if there is none without a name.
+pub const UNION: &str = "union";
+
 /// Longest name and longest value of a selector, in bytes.
 const MAX_SELECTOR: usize = 256;
 
@@ -30,10 +34,12 @@ pub struct Selector {
 struct Fit {
     /// It is for the workload that was asked for.
     asked_for: bool,
-    /// So many attributes of the node are named.
-    selectors: usize,
     /// It is for no workload in particular.
     for_all: bool,
+    /// It is for all workloads together.
+    of_union: bool,
+    /// So many attributes of the node are named.
+    selectors: usize,
 }
 
 impl Purpose {
@@ -62,13 +68,14 @@ impl Purpose {
         let own = self.workload.as_deref().unwrap_or_default();
         self.selectors.iter().all(matches).then_some(Fit {
             asked_for: !workload.is_empty() && own == workload,
-            selectors: self.selectors.len(),
             for_all: own.is_empty(),
+            of_union: own == UNION,
+            selectors: self.selectors.len(),
         })
     }
 
-    /// The order in which packs are tried: the best first, those that fit equally well in the order in which they come. Gives the
-    /// numbers of those that fit.
+    /// The order in which packs are tried: that of the workload, one without a workload, that of [`UNION`], any other; of these
+    /// those with most selectors first, and equals in the order in which they come. Gives the numbers of those that fit.
     pub fn order(purposes: &[Self], workload: &str, attributes: &BTreeMap<String, String>) -> Vec<usize> {
         let fits = purposes.iter().map(|purpose| purpose.fit(workload, attributes)).enumerate();
         let mut fits: Vec<_> = fits.filter_map(|(at, fit)| Some((at, fit?))).collect();
@@ -129,14 +136,15 @@ mod tests {
             purpose("web", &[]),
             purpose("", &["gpu=a100", "cpu=arm"]),
             purpose("", &["gpu=a100"]),
+            purpose(UNION, &[]),
         ];
         for (workload, node, order) in [
-            ("", &[][..], &[1, 0, 3][..]),
-            ("web", &[], &[3, 1, 0]),
-            ("web", &["gpu=a100"], &[2, 3, 5, 1, 0]),
-            ("", &["gpu=a100"], &[5, 2, 1, 0, 3]),
-            ("", &["gpu=a100", "cpu=arm", "more=x"], &[4, 5, 2, 1, 0, 3]),
-            ("job", &["gpu=b"], &[0, 1, 3]),
+            ("", &[][..], &[1, 6, 0, 3][..]),
+            ("web", &[], &[3, 1, 6, 0]),
+            ("web", &["gpu=a100"], &[2, 3, 5, 1, 6, 0]),
+            ("", &["gpu=a100"], &[5, 1, 6, 2, 0, 3]),
+            ("", &["gpu=a100", "cpu=arm", "more=x"], &[4, 5, 1, 6, 2, 0, 3]),
+            ("job", &["gpu=b"], &[0, 1, 6, 3]),
         ] {
             assert_eq!(
                 Purpose::order(&packs, workload, &attributes(node)),

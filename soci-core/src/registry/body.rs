@@ -68,8 +68,12 @@ impl Giver {
     pub fn distrust(&self) -> bool {
         let to_blame = self.source.distrust(&self.mirrors);
         if to_blame {
-            let mirrors: Vec<_> = self.mirrors.iter().map(|mirror| &mirror.host).collect();
-            tracing::warn!(?mirrors, blob = self.source.name(), "wrong bytes from a mirror");
+            let mirrors: Vec<_> = self.mirrors.iter().map(|mirror| mirror.host.clone()).collect();
+            tracing::warn!(
+                mirrors = mirrors.join(", "),
+                blob = self.source.name(),
+                "wrong bytes from a mirror"
+            );
         }
         to_blame
     }

@@ -68,6 +68,7 @@ impl Registry {
                 reference: reference.clone(),
                 host: reference.resolve_registry().into(),
                 name: reference.repository().into(),
+                meter: None,
             },
         }
     }
@@ -88,6 +89,12 @@ impl Repository {
     /// Counters of the registry client that this repository was made by.
     pub fn traffic(&self) -> Arc<Traffic> {
         Arc::clone(&self.remote.transport.traffic)
+    }
+
+    /// The same repository; what is asked through it is counted by `meter`, too. (Tokens are not: several repositories may use one.)
+    #[must_use]
+    pub fn metered(&self, meter: &Arc<Traffic>) -> Self {
+        Self { remote: Remote { meter: Some(Arc::clone(meter)), ..self.remote.clone() } }
     }
 
     /// Registry host, with port if it has one.

@@ -37,7 +37,10 @@ mod transport;
 mod upload;
 mod wire;
 
-pub use auth::{Anonymous, Credential, DockerConfig, FixedCredential, Keychain, KeychainError, Keychains};
+pub use auth::{
+    Anonymous, Credential, DockerAuths, DockerConfig, FixedCredential, Issued, Keychain, KeychainError,
+    Keychains, decode_basic,
+};
 pub use body::{Giver, RangeBody};
 pub use client::{Registry, Repository};
 pub use content::Content;

@@ -54,6 +54,9 @@ pub struct RegistryOptions {
     /// Some registries answer 403 to a credential that has expired. One at least this old is then obtained anew, once; a
     /// younger one is really forbidden.
     pub credential_fresh: Duration,
+    /// A credential that is shown to a registry as it is (Basic) is asked of the keychain again after this, at the latest: its
+    /// source may have another one. Tokens live as long as they say.
+    pub credential_lifetime: Duration,
     /// Gets a line for each request (`http req GET <address>`) and each answer (`http res 404 Not Found`). Addresses come
     /// without query, which may hold a secret.
     pub watch: Option<fn(&str)>,
@@ -73,6 +76,7 @@ impl Default for RegistryOptions {
             hosts: HostPolicy::default(),
             keychain: Arc::new(Anonymous),
             credential_fresh: Duration::from_mins(1),
+            credential_lifetime: Duration::from_hours(1),
             watch: None,
             max_idle_per_host: 64,
             #[cfg(feature = "testing")]

@@ -10,7 +10,7 @@ use super::access::{Access, Action};
 use super::error::RegistryError;
 use super::hosts::{Capabilities, Endpoint, Hosts, Route};
 use super::reference::Reference;
-use super::traffic::RequestKind;
+use super::traffic::{RequestKind, Traffic};
 use super::transport::Transport;
 use super::wire::Call;
 use crate::digest::Digest;
@@ -25,6 +25,8 @@ pub(super) struct Remote {
     pub(super) host: Arc<str>,
     /// Name of the repository within the registry.
     pub(super) name: Arc<str>,
+    /// Counts what is asked through this, too.
+    pub(super) meter: Option<Arc<Traffic>>,
 }
 
 impl Remote {
@@ -59,6 +61,7 @@ impl Remote {
     ) -> Result<Call, RegistryError> {
         let mut call = Call::get(server.url(&self.name, path)?, kind, &server.link);
         call.method = method;
+        call.meter.clone_from(&self.meter);
         call.access = Some(self.access(server, action));
         Ok(call)
     }

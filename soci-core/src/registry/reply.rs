@@ -32,7 +32,25 @@ pub(crate) struct Reply {
     stall: Duration,
     /// How long the body was waited for, and the bytes that came in that time, since it was last found to be fast enough.
     drip: (Duration, usize),
-    traffic: Arc<Traffic>,
+    counters: Counters,
+}
+
+/// What counts the bytes of a body.
+#[derive(Debug)]
+pub(crate) struct Counters {
+    /// That of the registry client.
+    pub(crate) all: Arc<Traffic>,
+    /// That of whoever asked.
+    pub(crate) meter: Option<Arc<Traffic>>,
+}
+
+impl Counters {
+    fn count_received(&self, bytes: usize) {
+        self.all.count_received(bytes);
+        if let Some(meter) = &self.meter {
+            meter.count_received(bytes);
+        }
+    }
 }
 
 impl Reply {
@@ -40,9 +58,9 @@ impl Reply {
         response: reqwest::Response,
         deadline: Instant,
         stall: Duration,
-        traffic: Arc<Traffic>,
+        counters: Counters,
     ) -> Self {
-        Self { response, deadline, stall, drip: (Duration::ZERO, 0), traffic }
+        Self { response, deadline, stall, drip: (Duration::ZERO, 0), counters }
     }
 
     pub(crate) fn status(&self) -> StatusCode {
@@ -89,7 +107,7 @@ impl Reply {
         match timeout(limit, self.response.chunk()).await {
             Ok(Ok(piece)) => {
                 let length = piece.as_ref().map_or(0, Bytes::len);
-                self.traffic.count_received(length);
+                self.counters.count_received(length);
                 let (waited, bytes) = (self.drip.0 + begun.elapsed(), self.drip.1 + length);
                 self.drip = (waited, bytes);
                 if waited >= self.stall && piece.is_some() {

@@ -152,7 +152,7 @@ impl BlobSource {
             return outcome;
         }
         let url = server.url(&self.remote.name, &format!("blobs/{}", self.digest))?;
-        let reply = self.transport().attempt(&call(access, url.clone(), want)).await?;
+        let reply = self.transport().attempt(&self.call(access, url.clone(), want)).await?;
         let accepted = want.check(&reply)?;
         let redirected = *reply.url() != url;
         self.note_parts(server, &accepted);
@@ -168,7 +168,7 @@ impl BlobSource {
         want: Want,
     ) -> Option<Result<(Reply, Accepted), RegistryError>> {
         let target = self.choice.lock().target.clone().filter(|(_, of)| of == server)?.0;
-        let outcome = match self.transport().attempt(&call(access, target.clone(), want)).await {
+        let outcome = match self.transport().attempt(&self.call(access, target.clone(), want)).await {
             Ok(reply) => want.check(&reply).map(|accepted| (reply, accepted)),
             Err(error) => Err(error),
         };
@@ -185,19 +185,20 @@ impl BlobSource {
         }
     }
 
+    fn call(&self, access: &Access, url: Url, want: Want) -> Call {
+        let mut call = Call::get(url, want.kind, &access.endpoint.link);
+        call.access = Some(access.clone());
+        call.meter.clone_from(&self.remote.meter);
+        if let Some(header) = want.header() {
+            call.headers.insert(RANGE, header);
+        }
+        call
+    }
+
     fn forget(&self, target: &Url) {
         let mut choice = self.choice.lock();
         if choice.target.as_ref().is_some_and(|(cached, _)| cached == target) {
             choice.target = None;
         }
     }
-}
-
-fn call(access: &Access, url: Url, want: Want) -> Call {
-    let mut call = Call::get(url, want.kind, &access.endpoint.link);
-    call.access = Some(access.clone());
-    if let Some(header) = want.header() {
-        call.headers.insert(RANGE, header);
-    }
-    call
 }

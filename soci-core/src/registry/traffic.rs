@@ -1,6 +1,7 @@
 //! Counters of what went over the wire.
 //!
-//! One [`Traffic`] per [`Registry`](super::Registry), shared by everything made from it. Counters only grow.
+//! One [`Traffic`] per [`Registry`](super::Registry), shared by everything made from it; whoever wants its own part counted gives
+//! another one ([`Repository::metered`](super::Repository::metered)). Counters only grow.
 //! A request is counted when it is sent (so retries and redirect hops count), a byte when it is received.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -14,7 +14,7 @@ use reqwest::Url;
 use tokio::time::sleep;
 
 use super::access::Access;
-use super::auth::Auth;
+use super::auth::{Auth, Search};
 use super::error::{RegistryError, printable};
 use super::follow::follow;
 use super::hedge::Hedges;
@@ -55,7 +55,11 @@ impl Transport {
             spread: if options.network.is_some() { Spread::Even } else { Spread::ByChance },
             #[cfg(not(feature = "testing"))]
             spread: Spread::ByChance,
-            auth: Auth::new(Arc::clone(&options.keychain), options.credential_fresh),
+            auth: Auth::new(
+                Arc::clone(&options.keychain),
+                options.credential_fresh,
+                options.credential_lifetime,
+            ),
             wire: Wire::new(options, Arc::clone(&traffic)),
             manners: Manners::default(),
             resting: Resting::default(),
@@ -103,7 +107,7 @@ impl Transport {
     pub(crate) async fn pause(&self, error: RegistryError, budget: &mut Budget) -> Result<(), RegistryError> {
         let text = error.to_string();
         let wait = budget.spend(error)?;
-        tracing::debug!(error = text, ?wait, "retrying registry request");
+        tracing::debug!(error = text, wait_ms = wait.as_millis() as u64, "retrying registry request");
         self.traffic.count_retry();
         sleep(wait).await;
         Ok(())
@@ -158,20 +162,26 @@ impl Transport {
         let mut refused: Vec<_> = shown.into_iter().collect();
         let (before, mut failure) = (refused.len(), None);
         for challenge in self.auth.ways(access, &challenges) {
-            match self.auth.grant(&self.wire, access, &challenge, &refused).await {
-                Ok(header) if refused.contains(&header) => {}
-                Ok(header) => {
-                    reply.drain().await;
-                    reply = self.wire.once(call, url, Some(&header)).await?;
-                    if reply.status() != StatusCode::UNAUTHORIZED {
-                        if is_let_in(reply.status()) {
-                            self.auth.taken(access, &challenge);
+            // A second time only with another credential.
+            for search in [Search::Any, Search::Another] {
+                match self.auth.grant(&self.wire, access, &challenge, &refused, search).await {
+                    Ok(header) if refused.contains(&header) => break,
+                    Ok(header) => {
+                        reply.drain().await;
+                        reply = self.wire.once(call, url, Some(&header)).await?;
+                        if reply.status() != StatusCode::UNAUTHORIZED {
+                            if is_let_in(reply.status()) {
+                                self.auth.taken(access, &challenge);
+                            }
+                            return Ok(reply);
                         }
-                        return Ok(reply);
+                        refused.push(header);
                     }
-                    refused.push(header);
+                    Err(error) => {
+                        failure = failure.or(Some(error));
+                        break;
+                    }
                 }
-                Err(error) => failure = failure.or(Some(error)),
             }
         }
         match failure {

@@ -15,7 +15,7 @@ use super::content::Content;
 use super::error::{Phase, RegistryError, printable};
 use super::link::Link;
 use super::options::RegistryOptions;
-use super::reply::Reply;
+use super::reply::{Counters, Reply};
 use super::traffic::{RequestKind, Traffic};
 
 /// A request that can be sent any number of times.
@@ -34,6 +34,8 @@ pub(crate) struct Call {
     pub(crate) patient: bool,
     /// Time for the response header, once all is sent, where it takes more than usual.
     pub(crate) time_to_answer: Option<Duration>,
+    /// Counts this call, too, beside the counters of all.
+    pub(crate) meter: Option<Arc<Traffic>>,
 }
 
 impl Call {
@@ -49,6 +51,7 @@ impl Call {
             link: link.clone(),
             patient: true,
             time_to_answer: None,
+            meter: None,
         }
     }
 }
@@ -91,13 +94,13 @@ impl Wire {
         }
         #[cfg(feature = "testing")]
         if let Some(network) = &self.network {
-            self.traffic.count_request(call.kind);
+            self.count_request(call);
             let deadline = Instant::now() + timeouts.whole;
             let exchange = Arc::clone(network).exchange(url.to_string(), headers);
             let answer = timeout(timeouts.connect + timeouts.header, exchange).await;
             let response =
                 answer.map_err(|_| RegistryError::timed_out(url, Phase::Header))?.into_response(url);
-            return Ok(Reply::new(response, deadline, timeouts.stall, Arc::clone(&self.traffic)));
+            return Ok(Reply::new(response, deadline, timeouts.stall, self.counters(call)));
         }
         let request = call.link.client(url)?.request(call.method.clone(), url.clone()).headers(headers);
         let (request, progress) = call
@@ -105,7 +108,7 @@ impl Wire {
             .attach(request, &self.traffic)
             .await
             .map_err(|source| RegistryError::Content { url: printable(url), source: Arc::new(source) })?;
-        self.traffic.count_request(call.kind);
+        self.count_request(call);
         if let Some(watch) = self.watch {
             watch(&format!("http req {} {}", call.method, printable(url)));
         }
@@ -127,6 +130,18 @@ impl Wire {
         if let Some(watch) = self.watch {
             watch(&format!("http res {}", response.status()));
         }
-        Ok(Reply::new(response, deadline, timeouts.stall, Arc::clone(&self.traffic)))
+        Ok(Reply::new(response, deadline, timeouts.stall, self.counters(call)))
+    }
+
+    fn count_request(&self, call: &Call) {
+        self.traffic.count_request(call.kind);
+        if let Some(meter) = &call.meter {
+            meter.count_request(call.kind);
+        }
+    }
+
+    /// What counts the bytes of the answer.
+    fn counters(&self, call: &Call) -> Counters {
+        Counters { all: Arc::clone(&self.traffic), meter: call.meter.clone() }
     }
 }

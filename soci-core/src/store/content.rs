@@ -41,6 +41,17 @@ impl ContentStore {
         self.put_labelled(bytes, BTreeMap::new())
     }
 
+    /// Stores bytes that can be had again, without waiting for the disk: see [`LayoutStore::put_again`].
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn put_again(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        match self {
+            Self::Layout(layout) => layout.put_again(bytes),
+            Self::Containerd(_) => self.put(bytes),
+        }
+    }
+
     /// Stores a manifest or index that keeps alive what `labels` name ([`soci_index_labels`] and its like).
     ///
     /// # Errors

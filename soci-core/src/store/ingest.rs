@@ -58,14 +58,20 @@ impl Ingest {
     }
 
     /// Syncs the file and renames it to `target`, replacing what is there, and syncs the directory.
-    pub(super) fn publish(mut self, target: &Path) -> Result<(), StoreError> {
+    pub(super) fn publish(self, target: &Path) -> Result<(), StoreError> {
+        self.file.sync_all().map_err(StoreError::io("write", target))?;
+        self.rename(target)?;
+        target.parent().map_or(Ok(()), sync_dir)
+    }
+
+    /// Renames the file to `target`, replacing what is there. When the machine goes down, the file may be lost, or its bytes.
+    pub(super) fn rename(mut self, target: &Path) -> Result<(), StoreError> {
         let path = self.path.take().expect("published once, by value");
-        let result = self.file.sync_all().and_then(|()| fs::rename(&path, target));
+        let result = fs::rename(&path, target);
         if result.is_err() {
             let _ = fs::remove_file(&path);
         }
-        result.map_err(StoreError::io("write", target))?;
-        target.parent().map_or(Ok(()), sync_dir)
+        result.map_err(StoreError::io("write", target))
     }
 }
 

@@ -139,6 +139,18 @@ impl LayoutStore {
         Ok(digest)
     }
 
+    /// Stores bytes that can be had again, without waiting for the disk: when the machine goes down they may be lost, or damaged, which
+    /// [`Self::read`] finds out.
+    ///
+    /// # Errors
+    /// When the files cannot be written.
+    pub fn put_again(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        let digest = Digest::of(bytes);
+        let target = self.blob_path(&digest);
+        self.ingest(bytes, &target)?.rename(&target)?;
+        Ok(digest)
+    }
+
     /// A writer for a blob of unknown digest.
     ///
     /// # Errors
@@ -288,9 +300,13 @@ impl LayoutStore {
     }
 
     fn publish(&self, bytes: &[u8], target: &Path) -> Result<(), StoreError> {
+        self.ingest(bytes, target)?.publish(target)
+    }
+
+    fn ingest(&self, bytes: &[u8], target: &Path) -> Result<Ingest, StoreError> {
         let mut ingest = Ingest::create(&self.ingest_dir())?;
         ingest.file.write_all(bytes).map_err(StoreError::io("write", target))?;
-        ingest.publish(target)
+        Ok(ingest)
     }
 
     fn check_marker(&self) -> Result<(), StoreError> {

@@ -61,7 +61,7 @@ pub(crate) fn build(lab: &Lab, image: &str, layer: &Layer, lowers: &[PathBuf], u
 }
 
 /// The Debian archive that this machine's apt uses.
-fn mirror() -> Result<String> {
+pub(crate) fn mirror() -> Result<String> {
     let format = "$(ORIGIN)|$(COMPONENT)|$(LABEL)|$(REPO_URI)";
     let mut command = exec::command(["apt-get", "indextargets", "--format", format, "Created-By: Packages"]);
     let targets = exec::read(&mut command)?;

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-pub use work::{Place, Work};
+pub use work::{Place, Ranges, Work};
 
 /// Helpers that are kept when there is no work.
 const MAX_IDLE: usize = 4;
@@ -40,7 +40,7 @@ pub enum HelperError {
         source: io::Error,
     },
     /// The work failed.
-    #[error("helper process failed: {work:?}")]
+    #[error("helper process failed: {work}")]
     Work {
         /// The work.
         work: Work,
@@ -49,7 +49,7 @@ pub enum HelperError {
         source: io::Error,
     },
     /// The work was not done in time. The process was killed.
-    #[error("helper process took more than {limit:?}: {work:?}")]
+    #[error("helper process took more than {} s: {work}", .limit.as_secs())]
     Late {
         /// The work.
         work: Work,
@@ -57,7 +57,7 @@ pub enum HelperError {
         limit: Duration,
     },
     /// The process ended before it answered.
-    #[error("helper process ended before it answered: {work:?}")]
+    #[error("helper process ended before it answered: {work}")]
     Ended {
         /// The work.
         work: Work,
@@ -113,6 +113,18 @@ impl Helpers {
     /// Starts none yet.
     pub const fn new(program: Program) -> Self {
         Self { program, idle: Mutex::new(Vec::new()) }
+    }
+
+    /// Starts some now, so that the first work finds them there.
+    ///
+    /// # Errors
+    /// When a process cannot be run.
+    pub fn ahead(&self, count: usize) -> io::Result<()> {
+        for _ in 0..count.min(MAX_IDLE) {
+            let process = self.start()?;
+            self.keep(process);
+        }
+        Ok(())
     }
 
     /// Has a piece of work done. Blocks at most for `limit`, so it is not for async workers.

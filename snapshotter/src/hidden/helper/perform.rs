@@ -8,8 +8,9 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{Advice, CWD, Dir, FileType, Mode, OFlags, RawDir, ResolveFlags, fadvise, openat, openat2};
 
-use super::work::{Place, Work, relative};
+use super::work::{Place, Ranges, Work, relative};
 use crate::hidden::mount;
+use crate::idmap::kernel::show_mapped;
 
 /// Bytes of a directory that are listed at once: only in the first of its pieces the kernel learns more than names.
 const LISTING: usize = 256 << 10;
@@ -28,7 +29,15 @@ pub(super) fn perform(work: &Work) -> io::Result<()> {
         Work::Prime { mountpoint } => mount::prime(mountpoint),
         Work::LookUp(place) => look_up(place),
         Work::List(place) => list(place),
-        Work::Fill { place, ranges } => fill(place, ranges),
+        Work::Fill { mountpoint, files } => {
+            let mut outcome = Ok(());
+            for Ranges { path, ranges } in files {
+                let place = Place { mountpoint: mountpoint.clone(), path: path.clone() };
+                outcome = outcome.and(fill(&place, ranges)); // one that cannot be read leaves the others no worse
+            }
+            outcome
+        }
+        Work::ShowMapped { source, mountpoint, maps } => show_mapped(source, mountpoint, maps),
         Work::Forget { mountpoint } => forget(&Place { mountpoint: mountpoint.clone(), path: Vec::new() }),
     }
 }

@@ -67,7 +67,7 @@ impl Holder {
     fn done(&self, request: &Request, with: &[BorrowedFd<'_>]) -> Result<(), KeepError> {
         match self.ask(request, with)? {
             (Answer::Done, _) => Ok(()),
-            (other, _) => Err(KeepError::Answer(format!("{other:?}"))),
+            (other, _) => Err(KeepError::Answer(other.name().to_owned())),
         }
     }
 }
@@ -94,7 +94,7 @@ impl Keeper for Holder {
             (Answer::Granted { forced, names }, descriptors) if names.len() == descriptors.len() => {
                 Ok(Kept::new(forced, names.into_iter().zip(descriptors).collect()))
             }
-            (other, _) => Err(KeepError::Answer(format!("{other:?}"))),
+            (other, _) => Err(KeepError::Answer(other.name().to_owned())),
         }
     }
 

@@ -53,6 +53,15 @@ impl Request {
 }
 
 impl Answer {
+    /// Its verb.
+    pub(super) const fn name(&self) -> &'static str {
+        match self {
+            Self::Granted { .. } => "granted",
+            Self::Done => "done",
+            Self::Refused(_) => "refused",
+        }
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         match self {
             Self::Granted { forced, names } => lines(&format!("granted {}", u8::from(*forced)), names),

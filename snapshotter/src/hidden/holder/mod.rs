@@ -171,8 +171,10 @@ impl State {
                     tracing::error!("the old server hangs: it gets SIGKILL");
                     let process = self.peer(number).and_then(|peer| peer.process.as_ref());
                     let killed = process.map(|process| pidfd_send_signal(process, Signal::KILL));
-                    if !matches!(killed, Some(Ok(()))) {
-                        tracing::error!(?killed, "the old server does not get SIGKILL");
+                    match killed {
+                        Some(Ok(())) => {}
+                        Some(Err(error)) => tracing::error!(%error, "the old server does not get SIGKILL"),
+                        None => tracing::error!("the old server cannot be killed: its process is not known"),
                     }
                 }
                 Action::Resend => self.resend(),

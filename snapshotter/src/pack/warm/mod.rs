@@ -34,6 +34,7 @@ use self::names::Names;
 use crate::cache::bitmap::PAGE;
 use crate::fs::places::Places;
 use crate::fs::{InodeNo, LayerFs};
+use crate::hidden::helper::Ranges;
 use crate::layer::Layer;
 use crate::mounts::kernel::Kernel;
 
@@ -311,13 +312,15 @@ impl Warm {
         let Some(block) = given.iter().position(|given| *given == Given::ToImage) else { return false };
         given[block] = Given::ToFiles;
         let of_one_file = |one: &Piece, next: &Piece| (one.layer, one.ino) == (next.layer, next.ino);
-        for pieces in self.pieces[self.blocks[block].clone()].chunk_by(of_one_file) {
-            let Some(file) = pieces.first().filter(|piece| piece.layer == mount.layer) else { continue };
+        let files = self.pieces[self.blocks[block].clone()].chunk_by(of_one_file).filter_map(|pieces| {
+            let file = pieces.first().filter(|piece| piece.layer == mount.layer)?;
             // What was forgotten meanwhile would be fetched.
             let here = pieces.iter().filter(|piece| layer.spans().cache().holds(piece.tar()));
-            if let Err(error) = kernel.fill(file.ino, &file.path, here.map(|piece| piece.range)) {
-                tracing::debug!(ino = file.ino.0, %error, "pages were not made from the image");
-            }
+            let ranges = here.map(|piece| (piece.range.start, piece.range.len())).collect();
+            Some((file.ino, Ranges { path: file.path.to_vec(), ranges }))
+        });
+        if let Err(error) = kernel.fill(files) {
+            tracing::debug!(layer = %layer.digest(), %error, "pages were not made from the image");
         }
         true
     }
@@ -334,9 +337,15 @@ impl Warm {
                 }
             };
             match kernel.give(piece.ino, piece.range.start, bytes) {
-                Ok(bytes) => layer.stats().pack_given_bytes.add(bytes),
+                Ok(bytes) => {
+                    layer.stats().pack_given_bytes.add(bytes);
+                    if bytes > 0 {
+                        layer.spans().handed(piece.tar());
+                    }
+                }
                 Err(error) => {
-                    tracing::debug!(ino = piece.ino.0, %error, "pages were not given to the kernel");
+                    let (layer, path) = (layer.digest(), String::from_utf8_lossy(&piece.path));
+                    tracing::debug!(%layer, %path, %error, "pages were not given to the kernel");
                 }
             }
         }

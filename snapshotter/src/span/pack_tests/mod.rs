@@ -22,8 +22,9 @@ use tokio::runtime::Runtime;
 
 use super::room::Round;
 use super::{SpanError, SpanManager, SpanOptions};
+use crate::boot::BootId;
 use crate::cache::SpanCache;
-use crate::cache::bitmap::{BootId, PAGE};
+use crate::cache::bitmap::PAGE;
 use crate::engine::{Engine, EngineOptions};
 use crate::telemetry::stats::Stats;
 

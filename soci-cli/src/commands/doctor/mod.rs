@@ -3,6 +3,7 @@
 //! Holds no state and changes nothing: what is tried for real (a mount, eBPF programs) is taken away at once. Each check
 //! is independent of the others; the exit code is 1 when any of them failed.
 
+mod containerd_config;
 mod kernel;
 mod registry;
 mod services;
@@ -37,6 +38,9 @@ pub(crate) struct Args {
         default_value = "/run/soci-snapshotter-grpc/soci-snapshotter-grpc.sock"
     )]
     snapshotter: PathBuf,
+    /// Configuration of containerd: are pulls lazy?
+    #[arg(long, value_name = "FILE", default_value = "/etc/containerd/config.toml")]
+    containerd_config: PathBuf,
     /// Print the findings as JSON.
     #[arg(long)]
     json: bool,

@@ -10,10 +10,12 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
+use super::containerd_config::{self, Node};
 use super::{Args, Finding};
 use crate::commands::run::snapshotter_program;
 use crate::global::Global;
 
+const CONTAINERD: &str = "containerd";
 /// Free space below which a warning is due, in bytes.
 const LITTLE: u64 = 2 << 30;
 /// A service that does not answer for so long does not work.
@@ -25,7 +27,19 @@ pub(super) fn check(runtime: &Runtime, args: &Args, global: &Global) -> Vec<Find
     let (snapshotter, containerd) = runtime.block_on(async {
         tokio::join!(snapshotter(&args.snapshotter), containerd(&socket, global.namespace()))
     });
-    vec![configuration(&args.config), snapshotter, containerd, disk(global.store_root())]
+    let (containerd, version) = containerd;
+    let node = Node {
+        config: &args.containerd_config,
+        snapshotter_config: &args.config,
+        socket: &args.snapshotter,
+        version: version.as_deref(),
+    };
+    let pulls = containerd_config::check(&node);
+    [configuration(&args.config), snapshotter, containerd]
+        .into_iter()
+        .chain(pulls)
+        .chain([disk(global.store_root())])
+        .collect()
 }
 
 /// The daemon itself reads its configuration and says what is wrong with it.
@@ -85,31 +99,38 @@ fn silent(socket: &Path) -> String {
     format!("{}: no answer within {} s", socket.display(), PATIENCE.as_secs())
 }
 
-/// containerd answers, and knows the snapshotter as its proxy plugin.
-async fn containerd(socket: &Path, namespace: &str) -> Finding {
-    const CHECK: &str = "containerd";
-    let unusable = |error: ConnectError| {
-        Finding::warning(
-            CHECK,
-            error.to_string(),
-            "soci run and registry commands work without it; else start it or give --address",
-        )
+/// containerd answers, and knows the snapshotter as its proxy plugin. With its version, if it says that.
+async fn containerd(socket: &Path, namespace: &str) -> (Finding, Option<String>) {
+    let version = match Containers::connect(socket).await {
+        Ok(containers) => containers.version().await.ok(),
+        Err(error) => return (unusable(&error), None),
     };
-    if let Err(error) = Containers::connect(socket).await {
-        return unusable(error);
-    }
+    (proxy_plugin(socket, namespace, version.as_deref().unwrap_or_default()).await, version)
+}
+
+fn unusable(error: &ConnectError) -> Finding {
+    Finding::warning(
+        CONTAINERD,
+        error.to_string(),
+        "soci run and registry commands work without it; else start it or give --address",
+    )
+}
+
+async fn proxy_plugin(socket: &Path, namespace: &str, version: &str) -> Finding {
+    const CHECK: &str = CONTAINERD;
     let mut client = match snapshots_client(socket).await {
         Ok(client) => client,
-        Err(error) => return unusable(error),
+        Err(error) => return unusable(&error),
     };
     let request = ListSnapshotsRequest { snapshotter: "soci".to_owned(), filters: Vec::new() };
     let Ok(answer) = timeout(PATIENCE, client.list(namespaced(request, namespace))).await else {
         return Finding::failed(CHECK, silent(socket), "restart it, or give --address");
     };
     match answer {
-        Ok(_) => {
-            Finding::ok(CHECK, format!("answers on {} and knows the snapshotter soci", socket.display()))
-        }
+        Ok(_) => Finding::ok(
+            CHECK,
+            format!("{version} answers on {} and knows the snapshotter soci", socket.display()),
+        ),
         Err(status) if matches!(status.code(), Code::InvalidArgument | Code::NotFound) => Finding::failed(
             CHECK,
             format!("answers on {}, but: {}", socket.display(), status.message()),

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::thread::sleep;
@@ -16,6 +16,7 @@ use clap::ValueEnum;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::commands::stop::Stop;
+use crate::status_socket;
 
 /// How long the daemon may take to listen.
 const START_PATIENCE: Duration = Duration::from_secs(30);
@@ -23,8 +24,6 @@ const START_PATIENCE: Duration = Duration::from_secs(30);
 pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// The same for one that nobody has a use for any more.
 const DROP_PATIENCE: Duration = Duration::from_millis(500);
-/// Counters longer than this are not read.
-const MAX_METRICS: u64 = 8 << 20;
 
 /// How the image comes to the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
@@ -69,6 +68,7 @@ pub(super) struct Daemon {
     child: Child,
     log: PathBuf,
     socket: PathBuf,
+    status: PathBuf,
     metrics: PathBuf,
 }
 
@@ -90,7 +90,9 @@ impl Daemon {
         let log_path = root.join("snapshotter.log");
         let log = File::options().create(true).append(true).open(&log_path);
         let log = log.with_context(|| format!("cannot open {}", log_path.display()))?;
-        let child = Command::new(std::env::current_exe().context("cannot find the running program")?)
+        // By this name also in a chroot, where the program's path is that of another mount namespace.
+        let child = Command::new("/proc/self/exe")
+            .arg0("soci")
             .envs(setup.docker_config.map(|dir| ("DOCKER_CONFIG", dir)))
             // Whatever the configuration says: nothing of a run outlives it.
             .env("SOCI_SNAPSHOTTER_KEEP_MOUNTS", "false")
@@ -107,7 +109,8 @@ impl Daemon {
             .stderr(log)
             .spawn()
             .with_context(|| format!("cannot start {}", setup.program.display()))?;
-        let mut daemon = Self { child, log: log_path.clone(), socket, metrics };
+        let status = root.join("state/status.sock");
+        let mut daemon = Self { child, log: log_path.clone(), socket, status, metrics };
         daemon.wait_until_it_listens(&log_path, setup.stop)?;
         Ok(daemon)
     }
@@ -120,7 +123,15 @@ impl Daemon {
     /// All counters: the samples of each name added up. None when the daemon gives none: a configuration of the user's
     /// need not have them where they are looked for.
     pub(super) fn counters(&self) -> Option<BTreeMap<String, f64>> {
-        scrape(&self.metrics).map(|text| parse(&text)).ok()
+        let asked = [&self.status, &self.metrics].into_iter();
+        asked.filter_map(|socket| status_socket::get(socket, "/metrics").ok()).map(|text| parse(&text)).next()
+    }
+
+    /// Its record of the start, if it gives one.
+    pub(super) fn record(&self) -> Option<serde_json::Value> {
+        let answer = status_socket::get(&self.status, "/status").ok()?;
+        let mut document: serde_json::Value = serde_json::from_str(&answer).ok()?;
+        document.get_mut("starts")?.get_mut(0).map(serde_json::Value::take)
     }
 
     /// Its last warning or error, with the reason.
@@ -221,15 +232,6 @@ fn last_lines(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().rev().take(5).collect();
     lines.into_iter().rev().collect::<Vec<_>>().join("\n")
-}
-
-fn scrape(socket: &Path) -> std::io::Result<String> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(MAX_METRICS).read_to_string(&mut answer)?;
-    Ok(answer.split_once("\r\n\r\n").map_or(answer.clone(), |(_, body)| body.to_owned()))
 }
 
 /// The Prometheus text format, as far as counters and gauges use it.

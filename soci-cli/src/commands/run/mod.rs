@@ -74,6 +74,9 @@ pub(crate) struct Args {
     /// Use this SOCI index, not the one that is found.
     #[arg(long, value_name = "DIGEST")]
     index_digest: Option<Digest>,
+    /// Use the pack of this workload, if the image has one.
+    #[arg(long = "workload", value_name = "NAME")]
+    workload_name: Option<String>,
     #[command(flatten)]
     registry: WorkloadRegistry,
     /// The snapshotter's program. [default: beside this one, else on the PATH]
@@ -151,7 +154,7 @@ impl Start<'_> {
             self.wait(self.find_index(digest)).map_err(hinted)?;
         }
         let process = Process::new(&image.config, &args.workload.overrides())?;
-        let mut snapshots = Snapshots::new(client, &image)?;
+        let mut snapshots = Snapshots::new(client, &image, args.workload_name.clone())?;
         let progress = Progress::new(args.json);
         let pulled = self.wait(snapshots.pull(args.index_digest.as_ref(), &progress));
         // Its log goes with its directory.
@@ -192,6 +195,7 @@ impl Start<'_> {
             bytes: traffic.counters.as_ref().map(|_| traffic.bytes),
             requests: traffic.counters.as_ref().map(|_| traffic.requests),
             counters: traffic.counters,
+            start: traffic.record,
         };
         if let Some(path) = &args.report {
             let json = serde_json::to_vec_pretty(&report)?;
@@ -289,6 +293,7 @@ impl Start<'_> {
         Traffic {
             bytes: own.bytes_received() + counter("soci_registry_bytes_total"),
             requests: own.total_requests() + counter("soci_registry_requests_total"),
+            record: daemon.record(),
             counters,
         }
     }
@@ -307,6 +312,7 @@ struct Traffic {
     bytes: u64,
     requests: u64,
     counters: Option<std::collections::BTreeMap<String, f64>>,
+    record: Option<serde_json::Value>,
 }
 
 /// Does the user wait for the end, who has asked for it or given up?

@@ -2,8 +2,6 @@
 //! Prepare with the labels of the layer, from the lowest layer up. The snapshotter answers "already exists" when the
 //! layer can be used; then a Prepare without layer labels gives the mounts for a container.
 
-use std::collections::HashMap;
-
 use anyhow::{Context, Result, bail};
 use recorder::rootfs::chain_ids;
 use soci_core::containerd::snapshots::{
@@ -15,22 +13,14 @@ use soci_core::digest::Digest;
 use soci_core::image::Image;
 use tonic::{Code, Request};
 
+use crate::commands::layer_labels::of_layer;
 use crate::output::progress::Progress;
 
 /// The name under which containerd would know the snapshotter.
 const SNAPSHOTTER: &str = "soci";
 /// Where the snapshots of this program live.
 const NAMESPACE: &str = "soci-run";
-/// containerd's limit for a label's key and value together.
-const MAX_LABEL: usize = 4096;
-
-const TARGET: &str = "containerd.io/snapshot.ref";
-const IMAGE_REF: &str = "containerd.io/snapshot/cri.image-ref";
-const MANIFEST: &str = "containerd.io/snapshot/cri.manifest-digest";
-const LAYER: &str = "containerd.io/snapshot/cri.layer-digest";
-const LAYERS: &str = "containerd.io/snapshot/cri.image-layers";
-const SIZE: &str = "containerd.io/snapshot/remote/soci.size";
-const INDEX: &str = "containerd.io/snapshot/remote/soci.index.digest";
+const WORKLOAD: &str = "containerd.io/snapshot/remote/soci.pack.workload";
 
 /// What came of the layers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -66,17 +56,19 @@ pub(super) struct Snapshots<'a> {
     chain: Vec<Digest>,
     /// Tells the snapshots of this start from those of others on the same root.
     nonce: String,
+    /// The workload whose pack is wanted.
+    workload: Option<String>,
 }
 
 impl<'a> Snapshots<'a> {
-    pub(super) fn new(client: SnapshotsClient, image: &'a Image) -> Result<Self> {
+    pub(super) fn new(client: SnapshotsClient, image: &'a Image, workload: Option<String>) -> Result<Self> {
         let (layers, diff_ids) = (image.layers().len(), image.config.diff_ids.len());
         if layers != diff_ids {
             bail!("the image has {layers} layers, its configuration names {diff_ids}");
         }
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let nonce = format!("{}-{}", std::process::id(), now.as_nanos());
-        Ok(Self { client, image, chain: chain_ids(&image.config.diff_ids), nonce })
+        Ok(Self { client, image, chain: chain_ids(&image.config.diff_ids), nonce, workload })
     }
 
     /// Makes sure that every layer is there.
@@ -99,7 +91,10 @@ impl<'a> Snapshots<'a> {
                 snapshotter: SNAPSHOTTER.into(),
                 key: format!("extract-{} {id}", self.nonce),
                 parent: self.parent(at),
-                labels: self.labels(at, index),
+                labels: of_layer(self.image, at, &self.chain[at], index)
+                    .into_iter()
+                    .chain(self.workload_label())
+                    .collect(),
             };
             match self.client.prepare(request(prepare)).await {
                 Err(status) if status.code() == Code::AlreadyExists => pulled.prepared += 1,
@@ -120,7 +115,7 @@ impl<'a> Snapshots<'a> {
             snapshotter: SNAPSHOTTER.into(),
             key: self.container_key(),
             parent: self.parent(self.chain.len()),
-            labels: HashMap::new(),
+            labels: self.workload_label().collect(),
         };
         let answer =
             self.client.prepare(request(prepare)).await.context("cannot prepare the container's snapshot")?;
@@ -142,57 +137,13 @@ impl<'a> Snapshots<'a> {
         at.checked_sub(1).map_or(String::new(), |below| self.chain[below].to_string())
     }
 
-    fn labels(&self, at: usize, index: Option<&Digest>) -> HashMap<String, String> {
-        let layer = &self.image.layers()[at];
-        let mut labels = HashMap::from([
-            (TARGET.to_owned(), self.chain[at].to_string()),
-            (IMAGE_REF.to_owned(), self.image.reference.clone()),
-            (MANIFEST.to_owned(), self.image.manifest.digest.to_string()),
-            (LAYER.to_owned(), layer.digest.to_string()),
-            (LAYERS.to_owned(), following(self.image.layers()[at..].iter().map(|layer| layer.digest))),
-            (SIZE.to_owned(), layer.size.to_string()),
-        ]);
-        if let Some(index) = index {
-            labels.insert(INDEX.to_owned(), index.to_string());
-        }
-        labels
+    fn workload_label(&self) -> impl Iterator<Item = (String, String)> {
+        self.workload.iter().map(|name| (WORKLOAD.to_owned(), name.clone()))
     }
-}
-
-/// The comma list of layers, as many as fit into a label.
-fn following(layers: impl Iterator<Item = Digest>) -> String {
-    let mut list = String::new();
-    for digest in layers {
-        let digest = digest.to_string();
-        if LAYERS.len() + list.len() + 1 + digest.len() > MAX_LABEL {
-            break;
-        }
-        if !list.is_empty() {
-            list.push(',');
-        }
-        list.push_str(&digest);
-    }
-    list
 }
 
 fn request<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert(NAMESPACE_HEADER, tonic::metadata::MetadataValue::from_static(NAMESPACE));
     request
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_list_of_layers_stays_within_a_label() {
-        let digests: Vec<Digest> = (0..100u8).map(|n| Digest::of(&[n])).collect();
-        let list = following(digests.iter().copied());
-        assert!(LAYERS.len() + list.len() <= MAX_LABEL);
-        let expected: Vec<String> = digests.iter().map(Digest::to_string).collect();
-        let got: Vec<&str> = list.split(',').collect();
-        assert_eq!(got, expected[..got.len()]);
-        assert!(got.len() > 50);
-    }
 }

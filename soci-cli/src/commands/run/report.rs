@@ -39,6 +39,8 @@ pub(super) struct Report {
     pub(super) requests: Option<u64>,
     /// The snapshotter's counters at that moment, those with several labels added up; none when it does not show them.
     pub(super) counters: Option<BTreeMap<String, f64>>,
+    /// The snapshotter's record of the start at that moment, as `soci status --json` has it.
+    pub(super) start: Option<serde_json::Value>,
 }
 
 impl Report {
@@ -47,7 +49,7 @@ impl Report {
         let ready = self.ready_s.map_or("never".to_owned(), |s| format!("{s:.3} s"));
         let traffic = match (self.bytes, self.requests) {
             (Some(bytes), Some(requests)) => format!("{bytes} bytes in {requests} requests"),
-            _ => "traffic not measured (--config shows no metrics here)".to_owned(),
+            _ => "traffic not measured (--config switches the status socket off or moves it)".to_owned(),
         };
         format!(
             "pulled {:.3} s ({} layers, {} present), started {:.3} s, ready {ready}, ended {:.3} s; {traffic}\n",

@@ -78,6 +78,9 @@ pub struct CommitSnapshotRequest {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Parent of the committed snapshot, for one that was prepared without (containerd 2.2).
+    #[prost(string, tag = "5")]
+    pub parent: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatSnapshotRequest {

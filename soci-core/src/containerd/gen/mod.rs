@@ -14,6 +14,11 @@ pub mod containerd {
                 include!("containerd.services.content.v1.rs");
             }
         }
+        pub mod diff {
+            pub mod v1 {
+                include!("containerd.services.diff.v1.rs");
+            }
+        }
         pub mod events {
             pub mod v1 {
                 include!("containerd.services.events.v1.rs");
@@ -42,6 +47,11 @@ pub mod containerd {
         pub mod tasks {
             pub mod v1 {
                 include!("containerd.services.tasks.v1.rs");
+            }
+        }
+        pub mod version {
+            pub mod v1 {
+                include!("containerd.services.version.v1.rs");
             }
         }
     }

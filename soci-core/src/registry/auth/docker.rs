@@ -9,15 +9,13 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use super::keychain::{Credential, Keychain, KeychainError};
+use super::auths::{DockerAuths, entries_for, is_docker_hub};
+use super::keychain::{Credential, Issued, Keychain, KeychainError};
 
 /// Docker Hub's name in `config.json` and for helpers.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -34,19 +32,10 @@ pub struct DockerConfig {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct File {
-    auths: HashMap<String, Entry>,
+    #[serde(flatten)]
+    auths: DockerAuths,
     creds_store: Option<String>,
     cred_helpers: HashMap<String, String>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Entry {
-    auth: String,
-    username: String,
-    password: String,
-    identitytoken: String,
-    registrytoken: String,
 }
 
 #[derive(Deserialize)]
@@ -95,13 +84,7 @@ impl DockerConfig {
                 return Ok(credential);
             }
         }
-        for entry in entries_for(&file.auths, host, repository) {
-            let credential = entry.credential(host)?;
-            if credential != Credential::Anonymous {
-                return Ok(credential);
-            }
-        }
-        Ok(Credential::Anonymous)
+        file.auths.credential(host, repository)
     }
 
     async fn ask_helper(&self, name: &str, host: &str) -> Result<Credential, KeychainError> {
@@ -147,32 +130,9 @@ impl Keychain for DockerConfig {
         &'a self,
         host: &'a str,
         repository: &'a str,
-    ) -> BoxFuture<'a, Result<Credential, KeychainError>> {
-        Box::pin(self.find(host, repository))
-    }
-}
-
-impl Entry {
-    fn credential(&self, host: &str) -> Result<Credential, KeychainError> {
-        if !self.registrytoken.is_empty() {
-            return Ok(Credential::RegistryToken(self.registrytoken.clone()));
-        }
-        if !self.identitytoken.is_empty() {
-            return Ok(Credential::IdentityToken(self.identitytoken.clone()));
-        }
-        if !self.auth.is_empty() {
-            let malformed = || KeychainError::Malformed { host: host.to_owned() };
-            let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-            let plain = GeneralPurpose::new(&STANDARD, config).decode(&self.auth).map_err(|_| malformed())?;
-            let plain = String::from_utf8(plain).map_err(|_| malformed())?;
-            let (user, password) = plain.split_once(':').ok_or_else(malformed)?;
-            let password = password.trim_end_matches('\0').to_owned();
-            return Ok(Credential::Basic { user: user.to_owned(), password });
-        }
-        if !self.username.is_empty() {
-            return Ok(Credential::Basic { user: self.username.clone(), password: self.password.clone() });
-        }
-        Ok(Credential::Anonymous)
+        _: &'a [Credential],
+    ) -> BoxFuture<'a, Result<Issued, KeychainError>> {
+        Box::pin(async move { self.find(host, repository).await.map(Issued::from) })
     }
 }
 
@@ -190,30 +150,4 @@ async fn run(helper: &str, host: &str) -> io::Result<std::process::Output> {
         let _ = stdin.write_all(host.as_bytes()).await;
     }
     child.wait_with_output().await
-}
-
-/// The entries for `repository` on `host`, the one that says most first: a key is `HOST`, `HOST/BEGINNING-OF-REPOSITORY` (of
-/// whole names, as podman and skopeo write it), or docker's `https://HOST/v1/`, whose path says nothing.
-fn entries_for<'a, T>(entries: &'a HashMap<String, T>, host: &str, repository: &str) -> Vec<&'a T> {
-    let mut fitting: Vec<_> = entries
-        .iter()
-        .filter_map(|(key, entry)| {
-            let address = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://"));
-            let (name, path) = address.unwrap_or(key).split_once('/').unwrap_or((address.unwrap_or(key), ""));
-            let path = path.trim_end_matches('/');
-            let path = if address.is_some() || matches!(path, "v1" | "v2") { "" } else { path };
-            let of_host = name == host || is_docker_hub(name) && is_docker_hub(host);
-            let of_repository = path.is_empty()
-                || repository.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-            // Of keys that say as much, the host's own name goes first, and else the smallest, so that the answer is always the
-            // same.
-            (of_host && of_repository).then_some(((std::cmp::Reverse(path.len()), key != host, key), entry))
-        })
-        .collect();
-    fitting.sort_by_key(|(rank, _)| *rank);
-    fitting.into_iter().map(|(_, entry)| entry).collect()
-}
-
-fn is_docker_hub(host: &str) -> bool {
-    matches!(host, "docker.io" | "index.docker.io" | "registry-1.docker.io")
 }

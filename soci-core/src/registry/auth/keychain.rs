@@ -38,6 +38,21 @@ impl fmt::Debug for Credential {
     }
 }
 
+/// A credential, and how long it may be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issued {
+    /// The credential.
+    pub credential: Credential,
+    /// From now on; `None` when its source does not say.
+    pub lifetime: Option<Duration>,
+}
+
+impl From<Credential> for Issued {
+    fn from(credential: Credential) -> Self {
+        Self { credential, lifetime: None }
+    }
+}
+
 /// Why a source of credentials failed. Having no credential for a host is not a failure.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -99,12 +114,14 @@ pub enum KeychainError {
 /// A source of credentials.
 pub trait Keychain: fmt::Debug + Send + Sync {
     /// The credential for `repository` on `host` (`host` or `host:port`, `index.docker.io` for Docker Hub);
-    /// [`Credential::Anonymous`] when there is none.
+    /// [`Credential::Anonymous`] when there is none. `refused` are those that the registry, or its token server, has just
+    /// refused: a source that remembers one of them asks anew. It may answer with one of them if it has no other.
     fn credential<'a>(
         &'a self,
         host: &'a str,
         repository: &'a str,
-    ) -> BoxFuture<'a, Result<Credential, KeychainError>>;
+        refused: &'a [Credential],
+    ) -> BoxFuture<'a, Result<Issued, KeychainError>>;
 }
 
 /// No credential for anybody.
@@ -112,8 +129,13 @@ pub trait Keychain: fmt::Debug + Send + Sync {
 pub struct Anonymous;
 
 impl Keychain for Anonymous {
-    fn credential<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<Credential, KeychainError>> {
-        Box::pin(async { Ok(Credential::Anonymous) })
+    fn credential<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        _: &'a [Credential],
+    ) -> BoxFuture<'a, Result<Issued, KeychainError>> {
+        Box::pin(async { Ok(Credential::Anonymous.into()) })
     }
 }
 
@@ -136,13 +158,16 @@ impl Keychain for FixedCredential {
         &'a self,
         host: &'a str,
         _: &'a str,
-    ) -> BoxFuture<'a, Result<Credential, KeychainError>> {
+        _: &'a [Credential],
+    ) -> BoxFuture<'a, Result<Issued, KeychainError>> {
         let found = if host == self.host { self.credential.clone() } else { Credential::Anonymous };
-        Box::pin(async { Ok(found) })
+        Box::pin(async { Ok(found.into()) })
     }
 }
 
-/// Several sources, asked in order: the first that has a credential wins, an error stops.
+/// Several sources, asked in order: the first that has a credential which was not refused wins. A refused one is given
+/// again when nobody has another: the registry may have been wrong. A source that fails is passed over, and its error told
+/// when no other has a credential.
 #[derive(Debug, Clone)]
 pub struct Keychains(pub Vec<Arc<dyn Keychain>>);
 
@@ -151,15 +176,67 @@ impl Keychain for Keychains {
         &'a self,
         host: &'a str,
         repository: &'a str,
-    ) -> BoxFuture<'a, Result<Credential, KeychainError>> {
+        refused: &'a [Credential],
+    ) -> BoxFuture<'a, Result<Issued, KeychainError>> {
         Box::pin(async move {
+            let (mut again, mut failure) = (None, None);
             for keychain in &self.0 {
-                let credential = keychain.credential(host, repository).await?;
-                if credential != Credential::Anonymous {
-                    return Ok(credential);
+                match keychain.credential(host, repository, refused).await {
+                    Ok(issued) if issued.credential == Credential::Anonymous => {}
+                    Ok(issued) if refused.contains(&issued.credential) => again = again.or(Some(issued)),
+                    Ok(issued) => return Ok(issued),
+                    Err(error) => failure = failure.or(Some(error)),
                 }
             }
-            Ok(Credential::Anonymous)
+            match (again, failure) {
+                (Some(issued), _) => Ok(issued),
+                (None, Some(error)) => Err(error),
+                (None, None) => Ok(Credential::Anonymous.into()),
+            }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Broken;
+
+    impl Keychain for Broken {
+        fn credential<'a>(
+            &'a self,
+            _: &'a str,
+            _: &'a str,
+            _: &'a [Credential],
+        ) -> BoxFuture<'a, Result<Issued, KeychainError>> {
+            Box::pin(async { Err(KeychainError::Other("broken".to_owned())) })
+        }
+    }
+
+    fn token(text: &str) -> Credential {
+        Credential::IdentityToken(text.to_owned())
+    }
+
+    fn fixed(text: &str) -> Arc<dyn Keychain> {
+        Arc::new(FixedCredential::new("r.test", token(text)))
+    }
+
+    #[tokio::test]
+    async fn sources_are_asked_in_order_and_what_was_refused_comes_last() {
+        let all = Keychains(vec![Arc::new(Broken), Arc::new(Anonymous), fixed("a"), fixed("b")]);
+        for (refused, expected) in [
+            (vec![], "a"),
+            (vec![token("a")], "b"),
+            (vec![token("b")], "a"),
+            (vec![token("b"), token("a")], "a"),
+        ] {
+            let issued = all.credential("r.test", "x", &refused).await.unwrap();
+            assert_eq!(issued.credential, token(expected), "{}", refused.len());
+        }
+        assert!(matches!(all.credential("other.test", "x", &[]).await, Err(KeychainError::Other(_))));
+        let none = Keychains(vec![fixed("a")]).credential("other.test", "x", &[]).await.unwrap();
+        assert_eq!(none.credential, Credential::Anonymous);
     }
 }

@@ -3,12 +3,13 @@
 //! A [`Slot`] owns the newest [`Grant`]. Invariants: no lock is held while a header is being obtained; when that fails, those
 //! who waited get the same failure, and nobody waits for two attempts; a caller that gives up leaves its place to the next.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::Credential;
 use crate::registry::error::RegistryError;
 
 /// An Authorization header and how long it lasts.
@@ -17,7 +18,11 @@ pub(super) struct Grant {
     pub(super) header: HeaderValue,
     /// What the token server was asked for; empty for a header that did not come from one.
     pub(super) scope: String,
+    /// What it was made from.
+    pub(super) credential: Credential,
     pub(super) since: Instant,
+    /// When another one is to be obtained.
+    pub(super) renew: Instant,
     pub(super) expires: Instant,
 }
 
@@ -42,6 +47,15 @@ impl Slot {
     /// The newest grant, whether it can still be used or not.
     pub(super) fn newest(&self) -> Option<Grant> {
         self.0.lock().grant.clone()
+    }
+
+    /// Puts the renewal of the newest grant off, and gives the grant, if it is still good.
+    pub(super) fn postpone(&self, by: Duration) -> Option<Grant> {
+        let mut state = self.0.lock();
+        let now = Instant::now();
+        let grant = state.grant.as_mut().filter(|grant| grant.expires > now)?;
+        grant.renew = grant.expires.min(now + by);
+        Some(grant.clone())
     }
 
     /// The newest grant if it is `usable`, else what `obtain` gives: this caller's or that of one who is at it already.
@@ -97,14 +111,14 @@ impl Slot {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
-    use std::time::Duration;
 
     use super::*;
 
     fn grant(text: &'static str) -> Grant {
         let now = Instant::now();
         let (header, scope) = (HeaderValue::from_static(text), String::new());
-        Grant { header, scope, since: now, expires: now + Duration::from_hours(1) }
+        let expires = now + Duration::from_hours(1);
+        Grant { header, scope, credential: Credential::Anonymous, since: now, renew: expires, expires }
     }
 
     fn failure() -> RegistryError {
@@ -138,6 +152,20 @@ mod tests {
             }
             assert_eq!(asked.load(SeqCst), 1);
         }
+    }
+
+    #[tokio::test]
+    async fn a_grant_that_cannot_be_renewed_is_used_until_it_expires() {
+        let slot = Slot::default();
+        assert!(slot.postpone(Duration::from_secs(10)).is_none());
+        let mut due = grant("a");
+        due.renew = Instant::now();
+        slot.get(|_| true, async { Ok(due) }).await.unwrap();
+        let renewed = slot.get(|grant| grant.renew > Instant::now(), async { Err(failure()) }).await;
+        assert!(renewed.is_err());
+        assert_eq!(slot.postpone(Duration::from_secs(10)).unwrap().header, "a");
+        let kept = slot.get(|grant| grant.renew > Instant::now(), async { Err(failure()) }).await;
+        assert_eq!(kept.unwrap().header, "a", "nobody asks again at once");
     }
 
     #[tokio::test]

@@ -32,7 +32,7 @@ pub(super) struct Request<'a> {
     pub(super) scope: &'a str,
 }
 
-/// A token, and how long it should be used: a tenth less than it lives.
+/// A token, and how long it lives.
 pub(super) struct Token {
     pub(super) value: String,
     pub(super) lifetime: Duration,
@@ -89,7 +89,7 @@ pub(super) async fn exchange(
         .map_err(|error| RegistryError::protocol(&url, format!("not a token answer: {error}")))?;
     let value = [answer.token, answer.access_token].into_iter().flatten().find(|token| !token.is_empty());
     let value = value.ok_or_else(|| RegistryError::protocol(&url, "token answer without a token"))?;
-    Ok(Token { value, lifetime: lifetime(&answer.expires_in).mul_f32(0.9) })
+    Ok(Token { value, lifetime: lifetime(&answer.expires_in) })
 }
 
 /// How long a token lives: a number of seconds, also as text or with a fraction. What is not a time from now on says nothing.
