@@ -5,6 +5,9 @@ mount --make-rprivate /
 mount --bind "$1" "$1"
 cd "$1"
 mount -t proc proc proc
+# systemd would set the machine's kernel parameters, which are not the node's alone.
+mount --bind proc/sys proc/sys
+mount -o remount,bind,ro proc/sys
 mount -t sysfs sysfs sys
 # The machine's hierarchies of cgroups: one of version 2, or beside it those of version 1, in which runc looks for its controllers.
 if grep -q ' /sys/fs/cgroup cgroup2 ' /proc/self/mounts; then

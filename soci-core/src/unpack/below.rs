@@ -7,7 +7,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, getxattr, listxattr, openat, openat2};
+use rustix::fs::{
+    CWD, FileType, Mode, OFlags, ResolveFlags, fstat, getxattr, listxattr, openat, openat2, readlinkat,
+};
 use rustix::io::Errno;
 
 use super::UnpackError;
@@ -19,6 +21,8 @@ use crate::tree::ROOT_MODE;
 const XATTR_MAX: usize = 65536;
 /// Attempts to follow a path while the machine's mounts change.
 const TRIES: usize = 1000;
+/// Links on the way to a directory, as in the kernel.
+const MAX_LINKS: usize = 40;
 /// Names that steer overlayfs: what they say is about the layer that has them.
 const OVERLAY_NAMESPACES: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 
@@ -86,10 +90,49 @@ fn open_in(layer: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
     for _ in 0..TRIES {
         match openat2(layer, path, flags, Mode::empty(), resolve) {
             Err(Errno::AGAIN) => {}
+            // The kernel follows no link of somebody else in a directory like /tmp (fs.protected_symlinks), not even for root.
+            Err(Errno::ACCESS) => return walk_in(layer, path),
             result => return result,
         }
     }
     Err(Errno::AGAIN)
+}
+
+/// The same without the kernel's rules for links: each is read, and its target walked. The layers are ours, and nobody changes them.
+fn walk_in(layer: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
+    let again =
+        |fd: &OwnedFd| fd.try_clone().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    let names = |path: &[u8]| path.split(|&byte| byte == b'/').rev().map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let (mut way, mut rest, mut links) = (vec![again(layer)?], names(path), 0);
+    while let Some(name) = rest.pop() {
+        match name.as_slice() {
+            b"" | b"." => continue,
+            b".." => {
+                way.truncate(way.len().saturating_sub(1).max(1));
+                continue;
+            }
+            _ => {}
+        }
+        let here = way.last().ok_or(Errno::NOENT)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = openat(here, name.as_slice(), flags, Mode::empty())?;
+        match FileType::from_raw_mode(fstat(&found)?.st_mode) {
+            FileType::Directory => way.push(found),
+            FileType::Symlink => {
+                links += 1;
+                if links > MAX_LINKS {
+                    return Err(Errno::LOOP);
+                }
+                let target = readlinkat(&found, c"", Vec::new())?.into_bytes();
+                if target.starts_with(b"/") {
+                    way.truncate(1);
+                }
+                rest.extend(names(&target));
+            }
+            _ => return Err(Errno::NOTDIR),
+        }
+    }
+    way.pop().ok_or(Errno::NOENT)
 }
 
 fn read(directory: &OwnedFd) -> Result<DirectoryAttributes, Errno> {
@@ -117,4 +160,60 @@ fn read(directory: &OwnedFd) -> Result<DirectoryAttributes, Errno> {
         mtime: Mtime { secs: stat.st_mtime, nanos: stat.st_mtime_nsec as i32 },
         xattrs,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_are_walked_as_the_kernel_walks_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("layer");
+        fs::create_dir_all(root.join("a/b/c")).unwrap();
+        fs::create_dir_all(root.join("tmp")).unwrap();
+        fs::write(root.join("file"), "x").unwrap();
+        for (target, link) in [
+            ("b/c", "a/short"),
+            ("/a", "tmp/absolute"),
+            ("../../../../a/b", "a/above"),
+            ("loop", "loop"),
+            ("missing", "dangling"),
+            ("../file", "a/file"),
+            ("absolute/short", "tmp/chain"),
+            (".", "tmp/here"),
+        ] {
+            symlink(target, root.join(link)).unwrap();
+        }
+        let layer =
+            openat(CWD, &root, OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let which = |found: Result<OwnedFd, Errno>| found.map(|found| fstat(&found).unwrap().st_ino);
+        for path in [
+            "a/b/c",
+            "a/short",
+            "tmp/absolute/b",
+            "a/above/c",
+            "tmp/chain",
+            "tmp/here/here/chain",
+            "a/b/../short",
+            "..",
+            "a//b/.",
+            "loop",
+            "dangling",
+            "file",
+            "file/x",
+            "a/file",
+            "nowhere/x",
+            "tmp/absolute/../tmp",
+        ] {
+            assert_eq!(
+                which(walk_in(&layer, path.as_bytes())),
+                which(open_in(&layer, path.as_bytes())),
+                "{path}"
+            );
+        }
+    }
 }
