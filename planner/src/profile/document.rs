@@ -219,7 +219,7 @@ fn needs(ranges: &[Vec<u64>], runs: usize) -> Result<Vec<Need>, &'static str> {
 fn wrong(place: &str, reason: &'static str) -> ProfileError {
     let mut place: String = place.chars().take(200).collect();
     if place.is_empty() {
-        place = "a file".to_owned();
+        "a file".clone_into(&mut place);
     }
     ProfileError::Wrong { place, reason }
 }

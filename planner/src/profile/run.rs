@@ -123,7 +123,9 @@ fn identity(run: &Run, files: &BTreeMap<Arc<[u8]>, File>) -> Digest {
         hasher.update(&(text.len() as u64).to_le_bytes());
         hasher.update(text.as_bytes());
     }
-    end.iter().for_each(|number| hasher.update(&number.to_le_bytes()));
+    for number in end {
+        hasher.update(&number.to_le_bytes());
+    }
     for (path, file) in files {
         hasher.update(&(path.len() as u64).to_le_bytes());
         hasher.update(path);

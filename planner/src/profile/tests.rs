@@ -30,7 +30,7 @@ fn end(ready_ns: u64) -> Tail {
         ended_ns: ready_ns * 2,
         exit_code: None,
         outside: None,
-        links: Default::default(),
+        links: BTreeMap::default(),
     })
 }
 

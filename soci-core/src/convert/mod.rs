@@ -120,8 +120,12 @@ pub fn convert(
     let mut seen = HashSet::new();
     for image in images.iter().filter(|image| seen.insert(image.manifest.digest)) {
         if let Some(plan) = workshop.plans.get(&image.manifest.digest) {
-            settings.trace.iter_mut().for_each(|trace| trace.plan.clone_from(plan));
-            pack.iter_mut().for_each(|pack| pack.plan.clone_from(plan));
+            if let Some(trace) = &mut settings.trace {
+                trace.plan.clone_from(plan);
+            }
+            if let Some(pack) = &mut pack {
+                pack.plan.clone_from(plan);
+            }
         }
         match index::build(image, &settings, store, artifacts, runtime, tell) {
             Ok(report) => {
