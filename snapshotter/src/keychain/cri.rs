@@ -13,7 +13,7 @@ use soci_core::registry::{Credential, Issued, Keychain, KeychainError, Reference
 
 use super::hosts;
 
-/// Repositories of which a credential is kept; the one that was sent longest ago goes first.
+/// Most repositories whose credentials are kept. The oldest credential goes first.
 const MAX_KEPT: usize = 1024;
 
 /// What a kubelet sent.

@@ -75,7 +75,7 @@ impl SpanManager {
         }
     }
 
-    /// Plain bytes are about to come that no reader waits for.
+    /// Announces plain bytes that no reader waits for.
     pub(crate) fn comes_ahead(&self, range: ByteRange) {
         self.tally.came_ahead(self.ahead.mark(range));
     }

@@ -1,3 +1,5 @@
+//! Records of made-up starts: times, how each layer came, and bytes that add up.
+
 use std::sync::Arc;
 
 use soci_core::digest::Digest;
