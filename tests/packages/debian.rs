@@ -125,14 +125,14 @@ fn a_package_is_installed_used_upgraded_and_purged() {
 fn a_package_in_a_chroot_is_installed_and_purged() {
     let node = Node::boot();
     node.put(&deb(FIRST), "/root/first.deb");
-    // No systemd runs in there, and its / is not that of the mount namespace.
+    // No systemd runs in there, and its / is not that of the mount namespace. Nothing is copied: the node's files are below it.
     node.sh(
-        "mkdir /root/plain && cp -a --one-file-system /bin /sbin /lib /lib64 /usr /etc /var /root/plain/ && cd /root/plain && \
-         mkdir root proc tmp dev sys run && cp /root/first.deb root/",
+        "mkdir /root/plain && mount -t tmpfs tmpfs /root/plain && cd /root/plain && mkdir above work all && \
+         mount -t overlay -o lowerdir=/,upperdir=above,workdir=work plain all",
     );
     let inside = |script: &str| {
         node.sh(&format!(
-            "unshare --mount sh -ec 'cd /root/plain; mount --bind . .; cd /root/plain; mount -t proc proc proc; mount --rbind /dev dev; \
+            "unshare --mount sh -ec 'cd /root/plain/all; mount -t proc proc proc; mount --rbind /dev dev; \
              mount --rbind /sys sys; mount -t tmpfs tmpfs run; exec chroot . sh -ec \"{script}\"'"
         ))
     };
