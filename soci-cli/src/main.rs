@@ -14,6 +14,7 @@ mod error;
 mod global;
 mod help;
 mod hint;
+mod program;
 mod root;
 mod size;
 mod sources;
@@ -27,6 +28,7 @@ use output::stream;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    program::remember();
     soci_core::plugins::keep_out();
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,

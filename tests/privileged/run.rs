@@ -404,3 +404,28 @@ fn an_index_that_does_not_exist_is_an_error_and_what_is_not_measured_is_said() {
         (&Value::Null, &Value::Null, &Value::Null)
     );
 }
+
+/// In a chroot `/` is no mount, and what is mounted there would be seen outside.
+#[test]
+fn a_chroot_is_a_machine_like_others() {
+    let (_registry, image) = recorded();
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    for folder in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    fs::copy("/etc/passwd", root.join("etc/passwd")).unwrap();
+    for name in ["soci", "soci-snapshotter-grpc"] {
+        fs::copy(program(name), root.join("bin").join(name)).unwrap();
+        layout::copy_libraries(&program(name), &root);
+    }
+    let script = "mount --make-rshared /; cd $0; for at in dev proc sys; do mount --rbind /$at $at; done; \
+        before=$(wc -l </proc/self/mountinfo); chroot . \"$@\"; test $before = $(wc -l </proc/self/mountinfo)";
+    let mut inside = Command::new("unshare");
+    inside.args(["--mount", "sh", "-ec", script]).arg(&root).stdin(Stdio::null());
+    inside.args(["/bin/soci", "run", "--plain-http", "--json", &image, "--", "do"]).args(READ);
+    let output = inside.output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(counter(&report, "soci_lazy_layers_resolved_total"), 2, "{report}");
+}

@@ -60,6 +60,10 @@ fn node_root(lab: &Lab) -> Result<PathBuf> {
         debootstrap.arg(format!("--cache-dir={}", debs.display()));
         debootstrap.args(["--include=systemd,systemd-sysv,procps,containerd,runc", SUITE]).arg(&root);
         exec::run(debootstrap.arg(crate::images::mirror()?))?;
+        // Each node of the tests copies the root; the archives are in the lab, too.
+        let archives = root.join("var/cache/apt/archives");
+        fs::remove_dir_all(&archives)?;
+        fs::create_dir(&archives)?;
         fs::write(made, "")?;
     }
     Ok(root)

@@ -16,7 +16,12 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
-use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{
+    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, move_mount, open_tree,
+};
+use rustix::process::{chdir, chroot, fchdir, getcwd};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// The namespaces that can be left by [`leave`].
@@ -72,10 +77,38 @@ pub fn with_private_mounts<T: Send>(work: impl FnOnce() -> T + Send) -> io::Resu
     thread::scope(|scope| {
         let body = || {
             leave(&[Namespace::Mount])?;
-            mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::DOWNSTREAM)?;
+            receive_only()?;
             Ok(work())
         };
         let handle = thread::Builder::new().name("private-mounts".into()).spawn_scoped(scope, body)?;
         handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// Mounts that the calling thread makes from now on are not seen elsewhere; those of others still come.
+fn receive_only() -> rustix::io::Result<()> {
+    let below = MountPropagationFlags::REC | MountPropagationFlags::DOWNSTREAM;
+    match mount_change("/", below) {
+        // In a chroot, `/` is a directory of a mount that cannot be reached from there.
+        Err(Errno::INVAL) => {
+            root_on_a_mount()?;
+            mount_change("/", below)
+        }
+        other => other,
+    }
+}
+
+/// Makes the thread's root a mount of its own, with the same files and mounts below it.
+///
+/// It lies over `/proc`, which is a mount and can be kept from handing it on; what it shows has a `/proc`, too.
+fn root_on_a_mount() -> rustix::io::Result<()> {
+    let here = getcwd(Vec::new())?;
+    let recursive = OpenTreeFlags::AT_RECURSIVE;
+    let root =
+        open_tree(CWD, "/", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | recursive)?;
+    mount_change("/proc", MountPropagationFlags::PRIVATE)?;
+    move_mount(&root, "", CWD, "/proc", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    fchdir(&root)?;
+    chroot(".")?;
+    chdir(here.as_c_str())
 }

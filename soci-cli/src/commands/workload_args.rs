@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use crate::global::Global;
-use anyhow::{Context, Result};
+use crate::program;
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 use recorder::until::Until;
 use recorder::workload::{InitCommand, Net, Overrides, Spec, User, WorkloadError};
@@ -89,9 +90,8 @@ pub(crate) fn limit(global: &Global) -> Option<Duration> {
 
 /// How this program executes itself as the first process of a workload.
 pub(crate) fn init_command() -> Result<InitCommand> {
-    let program = std::env::current_exe().context("cannot find the running program")?;
     Ok(InitCommand {
-        program: program.into(),
+        program: program::own()?.into(),
         args: vec!["workload-init".into()],
         guard: vec!["workload-guard".into()],
     })

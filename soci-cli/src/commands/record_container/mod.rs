@@ -31,6 +31,7 @@ use super::stop::{Stop, Stopped};
 use super::workload_args::limit;
 use crate::global::Global;
 use crate::hint::Hinted;
+use crate::program;
 
 /// Processes are told by their tree.
 const TREE: Scope = Scope::Tree { room: TRACKED_MAX };
@@ -162,9 +163,8 @@ fn told(attached: &Attached) -> &'static str {
 
 /// How this program becomes a command that dies with it.
 fn launcher() -> Result<InitCommand> {
-    let program = std::env::current_exe().context("cannot find the running program")?;
     Ok(InitCommand {
-        program: program.into(),
+        program: program::own()?.into(),
         args: vec!["tied".into(), "--".into()],
         guard: vec!["workload-guard".into()],
     })

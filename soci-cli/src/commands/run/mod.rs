@@ -39,7 +39,7 @@ use super::workload_registry::{WorkloadRegistry, hinted};
 use crate::output::place::{Overwrite, Pending, check};
 use crate::output::progress::Progress;
 use crate::output::stream::{self, Passing};
-use crate::{global::Global, hint::Hinted};
+use crate::{global::Global, hint::Hinted, program};
 
 /// How often the workload is looked at.
 const TICK: Duration = Duration::from_millis(2);
@@ -344,7 +344,7 @@ pub(crate) fn snapshotter_program(named: Option<&Path>) -> Result<PathBuf> {
     if let Some(named) = named {
         return Ok(named.to_path_buf());
     }
-    let own = std::env::current_exe().context("cannot find the running program")?;
+    let own = program::own()?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let beside = own.parent().map(Path::to_path_buf);
     beside
