@@ -58,7 +58,11 @@ pub const FINE_WINDOWS: &str = "application/vnd.soci.fine-index.windows.v1";
 pub const PACK: &str = "application/vnd.soci.pack.v1";
 /// The blob of a working-set pack.
 pub const PACK_BLOCKS: &str = "application/vnd.soci.pack.blocks.v1";
-/// Annotation of a pack: the name of the workload that it is for.
+/// Artifact type of a profile, and the type of its document.
+pub const PROFILE: &str = "application/vnd.soci.profile.v1+json";
+/// A profile's document in one zstd frame.
+pub const PROFILE_ZSTD: &str = "application/vnd.soci.profile.v1+json+zstd";
+/// Annotation of a pack or profile: the name of the workload that it is for.
 pub const PACK_WORKLOAD: &str = "soci.pack.workload";
 /// Start of annotations of a pack; the rest is the name of an attribute that a node must have with the annotation's value.
 pub const PACK_SELECTOR: &str = "soci.pack.selector.";

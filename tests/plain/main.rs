@@ -5,6 +5,7 @@
 mod arrows;
 mod circles;
 mod cli;
+mod cli_beside;
 mod cli_docs;
 mod cli_json;
 mod cli_output;

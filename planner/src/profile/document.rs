@@ -17,15 +17,10 @@ use serde::{Deserialize, Serialize};
 use soci_core::budget::{Budget, OverLimit};
 use soci_core::digest::Digest;
 use soci_core::escape::{escape, unescape};
+use soci_core::media_type;
 
 use super::{Content, File, MAX_RUNS, Need, Profile, ProfileError, Run, Source, Trust};
 use crate::plan::Class;
-
-/// Media type of a profile that is not compressed.
-pub const MEDIA_TYPE: &str = "application/vnd.soci.profile.v1+json";
-
-/// Media type of a compressed one.
-pub const MEDIA_TYPE_ZSTD: &str = "application/vnd.soci.profile.v1+json+zstd";
 
 const SCHEMA: u32 = 1;
 /// Most bytes of a document, inflated.
@@ -75,7 +70,7 @@ impl Profile {
 
     /// The media type of what [`Self::to_bytes`] gives.
     pub fn media_type(bytes: &[u8]) -> &'static str {
-        if bytes.starts_with(ZSTD_MAGIC) { MEDIA_TYPE_ZSTD } else { MEDIA_TYPE }
+        if bytes.starts_with(ZSTD_MAGIC) { media_type::PROFILE_ZSTD } else { media_type::PROFILE }
     }
 
     /// The document as it is.

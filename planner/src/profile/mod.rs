@@ -23,7 +23,6 @@ use soci_core::trace::Outcome;
 use soci_core::units::ByteRange;
 
 pub use difference::{Change, Difference};
-pub use document::{MEDIA_TYPE, MEDIA_TYPE_ZSTD};
 pub use error::ProfileError;
 pub use rebase::{Amount, Coverages, Fate, Inventory};
 pub use support::{LeftOut, Support, Supported, Threshold};

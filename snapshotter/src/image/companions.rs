@@ -302,7 +302,8 @@ impl Source {
 }
 
 fn is_companion(entry: &Descriptor) -> bool {
-    entry.artifact_type.as_deref().and_then(CompanionKind::of).is_some()
+    let kind = entry.artifact_type.as_deref().and_then(CompanionKind::of);
+    matches!(kind, Some(CompanionKind::FineIndex | CompanionKind::Pack))
 }
 
 pub(super) fn of_kind(listed: &[Descriptor], kind: CompanionKind) -> impl Iterator<Item = &Descriptor> {

@@ -1,5 +1,6 @@
 //! The commands, one file each: arguments, what they do, what they print.
 
+mod beside;
 mod build_args;
 pub(crate) mod completion;
 pub(crate) mod convert;

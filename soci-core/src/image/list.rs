@@ -6,6 +6,7 @@
 use serde::de::IgnoredAny;
 
 use super::Descriptor;
+use crate::digest::Digest;
 use crate::json;
 
 /// Entries of one list at most.
@@ -61,7 +62,20 @@ impl<'a> List<'a> {
         let new = new.iter().map(|new| {
             String::from_utf8(json::to_vec(new).expect("descriptors always encode")).expect("JSON is UTF-8")
         });
-        let entries: Vec<_> = new.chain(self.entries.iter().map(|entry| (*entry).to_owned())).collect();
+        self.text(new.chain(self.entries.iter().map(|entry| (*entry).to_owned())))
+    }
+
+    /// The bytes of the list without the entries of a digest. `None`: there is none. Everything else stays as it was.
+    pub(crate) fn without(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let is_meant =
+            |entry: &str| serde_json::from_str(entry).is_ok_and(|entry: Descriptor| entry.digest == *digest);
+        let rest = self.entries.iter().filter(|entry| !is_meant(entry)).map(|entry| (*entry).to_owned());
+        let rest: Vec<String> = rest.collect();
+        (rest.len() < self.entries.len()).then(|| self.text(rest.into_iter()))
+    }
+
+    fn text(&self, entries: impl Iterator<Item = String>) -> Vec<u8> {
+        let entries: Vec<_> = entries.collect();
         let mut text = String::from("{");
         for (name, value) in &self.fields {
             text.extend([name, ":", value, ","]);

@@ -20,6 +20,8 @@ pub enum CompanionKind {
     FineIndex,
     /// A working-set pack: one blob.
     Pack,
+    /// What a workload needs of the image: one document.
+    Profile,
 }
 
 impl CompanionKind {
@@ -28,19 +30,23 @@ impl CompanionKind {
         match self {
             Self::FineIndex => media_type::FINE_INDEX,
             Self::Pack => media_type::PACK,
+            Self::Profile => media_type::PROFILE,
         }
     }
 
     /// The kind with this artifact type.
     pub fn of(artifact_type: &str) -> Option<Self> {
-        [Self::FineIndex, Self::Pack].into_iter().find(|kind| kind.artifact_type() == artifact_type)
+        [Self::FineIndex, Self::Pack, Self::Profile]
+            .into_iter()
+            .find(|kind| kind.artifact_type() == artifact_type)
     }
 
-    /// Its kind in the records.
-    pub(super) const fn record(self) -> ArtifactKind {
+    /// Its kind in the records; profiles are files of the user's and are in none.
+    pub(super) const fn record(self) -> Option<ArtifactKind> {
         match self {
-            Self::FineIndex => ArtifactKind::FineIndex,
-            Self::Pack => ArtifactKind::Pack,
+            Self::FineIndex => Some(ArtifactKind::FineIndex),
+            Self::Pack => Some(ArtifactKind::Pack),
+            Self::Profile => None,
         }
     }
 }
@@ -75,7 +81,7 @@ impl Companion {
         descriptor
     }
 
-    /// Puts it into the store, with a record. `image` and `platform` are the image as the user named it.
+    /// Puts it into the store, with a record unless it is a profile. `image` and `platform` are the image as the user named it.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -90,11 +96,13 @@ impl Companion {
         let descriptor = self.descriptor();
         store.put_labelled(&self.encode(), soci_index_labels(&config, &self.layers))?;
         store.add_manifest(listed_for(&descriptor, image, platform))?;
-        artifacts.put(&Artifact {
-            image_ref: Some(image.to_owned()),
-            platform: Some(platform.to_owned()),
-            ..Artifact::new(self.kind.record(), &descriptor, self.subject.digest, store)
-        })?;
+        if let Some(kind) = self.kind.record() {
+            artifacts.put(&Artifact {
+                image_ref: Some(image.to_owned()),
+                platform: Some(platform.to_owned()),
+                ..Artifact::new(kind, &descriptor, self.subject.digest, store)
+            })?;
+        }
         Ok(descriptor)
     }
 }

@@ -96,6 +96,7 @@ pub fn rebuild(
         if !named.contains(&digest) || known(&digest) || artifacts.recall(&digest)? {
             continue;
         }
+        let Some(record) = kind.record() else { continue };
         let Some(store) = find(stores, &digest)? else { continue };
         let mut blob = Descriptor::new(media_type::OCI_MANIFEST, digest, size);
         blob.artifact_type = Some(kind.artifact_type().to_owned());
@@ -105,7 +106,7 @@ pub fn rebuild(
         artifacts.put(&Artifact {
             image_ref: names.get(&of).cloned().or_else(|| say(&digest, media_type::OF_IMAGE)),
             platform: platform.or_else(|| say(&digest, media_type::OF_PLATFORM)),
-            ..Artifact::new(kind.record(), &blob, image, store)
+            ..Artifact::new(record, &blob, image, store)
         })?;
     }
     Ok(homeless)

@@ -9,6 +9,7 @@ use super::hosts::Endpoint;
 pub(crate) enum Action {
     Pull,
     Push,
+    Delete,
 }
 
 /// Who is asked, for what: decides which token is shown.
@@ -29,6 +30,7 @@ impl Access {
         let actions = match self.action {
             Action::Pull => "pull",
             Action::Push => "pull,push",
+            Action::Delete => "pull,delete",
         };
         format!("repository:{}:{actions}", self.repository)
     }

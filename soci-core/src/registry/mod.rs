@@ -1,7 +1,7 @@
 //! Registries: pull, ranged reads, referrers and push over the OCI distribution API.
 //!
 //! [`Registry`] (`client`) is the door. Behind it: `transport` sends one call with authentication (`auth`),
-//! redirects and retries (`retry`); `range`, `source` and `body` read blobs, with second requests where nothing comes (`hedge`); `referrers` and `push` do the rest; `hosts`
+//! redirects and retries (`retry`); `range`, `source` and `body` read blobs, with second requests where nothing comes (`hedge`); `referrers`, `push` and `remove` do the rest; `hosts`
 //! says which servers stand for a registry, and `link` makes the connections. Every answer is
 //! hostile: each has a size limit, ranges must be exactly those asked for, digests are checked.
 //!
@@ -29,6 +29,7 @@ mod range;
 mod reference;
 mod referrers;
 mod remote;
+mod remove;
 mod reply;
 mod retry;
 mod source;

@@ -13,7 +13,8 @@ use super::{AuthMode, IDENTITY_TOKEN, PASSWORD, Server, State, USER};
 /// `None`: may pass.
 pub(super) fn authenticate(state: &State, asked: &Asked, repository: &str, action: &str) -> Option<Response> {
     let shown = asked.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let scope = format!("repository:{repository}:{}", if action == "push" { "pull,push" } else { "pull" });
+    let actions = if action == "pull" { "pull".to_owned() } else { format!("pull,{action}") };
+    let scope = format!("repository:{repository}:{actions}");
     let mode = state.habits().auth;
     let (challenge, passes) = match mode {
         AuthMode::Open => return None,
@@ -85,7 +86,7 @@ pub(super) fn tokens(state: &State, asked: &Asked, query: &str) -> Response {
     if !known && !public {
         return refuse(StatusCode::UNAUTHORIZED, "UNAUTHORIZED");
     }
-    let granted = if known { scope } else { scope.replace(",push", "") };
+    let granted = if known { scope } else { scope.replace(",push", "").replace(",delete", "") };
     let token = format!("token-{}", state.next_serial());
     state.content.lock().tokens.insert(token.clone(), granted);
     let answer = json!({ "token": token, "expires_in": state.habits().token_lifetime });

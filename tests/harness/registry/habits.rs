@@ -102,6 +102,8 @@ pub struct Habits {
     pub immutable_tags: Option<u16>,
     /// Manifests that name these types (of an artifact or a configuration) are refused.
     pub refused_types: &'static [&'static str],
+    /// Manifests can be deleted.
+    pub deletes: bool,
     /// Blobs are redirected to the download server.
     pub redirect_blobs: bool,
     /// Largest body of one upload request; larger ones get status 413.
@@ -121,6 +123,7 @@ impl Default for Habits {
             referrers_page: 0,
             immutable_tags: None,
             refused_types: &[],
+            deletes: true,
             redirect_blobs: false,
             max_upload: usize::MAX,
             reset_connections: false,

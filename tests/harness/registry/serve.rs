@@ -155,7 +155,11 @@ fn registry(state: &State, asked: &Asked) -> Response {
     let Some((repository, part, rest)) = found else {
         return refuse(StatusCode::NOT_FOUND, "PATH_UNKNOWN");
     };
-    let action = if matches!(asked.method, Method::GET | Method::HEAD) { "pull" } else { "push" };
+    let action = match asked.method {
+        Method::GET | Method::HEAD => "pull",
+        Method::DELETE => "delete",
+        _ => "push",
+    };
     if let Some(refusal) = authenticate(state, asked, repository, action) {
         return refusal;
     }
@@ -170,6 +174,7 @@ fn registry(state: &State, asked: &Asked) -> Response {
             finish(reply(StatusCode::TEMPORARY_REDIRECT).header(LOCATION, target), "")
         }
         "/blobs/" => blob(state, asked, rest),
+        "/manifests/" if asked.method == Method::DELETE => delete_manifest(state, repository, rest),
         "/manifests/" if asked.method == Method::PUT => put_manifest(state, asked, repository, rest),
         "/manifests/" => {
             let key = (repository.to_owned(), rest.to_owned());
@@ -263,6 +268,22 @@ fn put_manifest(state: &State, asked: &Asked, repository: &str, reference: &str)
         answer = answer.header("oci-subject", subject);
     }
     finish(answer, "")
+}
+
+fn delete_manifest(state: &State, repository: &str, reference: &str) -> Response {
+    if !state.habits().deletes {
+        return refuse(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED");
+    }
+    let Ok(digest) = reference.parse::<Digest>() else {
+        return refuse(StatusCode::BAD_REQUEST, "DIGEST_INVALID");
+    };
+    let manifests = &mut state.content.lock().manifests;
+    let before = manifests.len();
+    manifests.retain(|(own, _), (_, raw)| own != repository || Digest::of(raw) != digest);
+    if manifests.len() == before {
+        return refuse(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN");
+    }
+    finish(reply(StatusCode::ACCEPTED), "")
 }
 
 fn upload(state: &State, asked: &Asked, repository: &str, id: &str) -> Response {

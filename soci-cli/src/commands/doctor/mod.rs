@@ -28,16 +28,13 @@ use crate::{
 pub(crate) struct Args {
     /// An image to ask its registry for: credentials, ranges, referrers.
     image: Option<String>,
-    /// Configuration of the snapshotter.
-    #[arg(long, value_name = "FILE", default_value = "/etc/soci-snapshotter-grpc/config.toml")]
-    config: PathBuf,
-    /// Socket of the snapshotter.
-    #[arg(
-        long,
-        value_name = "SOCKET",
-        default_value = "/run/soci-snapshotter-grpc/soci-snapshotter-grpc.sock"
-    )]
-    snapshotter: PathBuf,
+    /// Configuration of the snapshotter. [default: /etc/soci-snapshotter-grpc/config.toml or /etc/soci-snapshotter/config.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Socket of the snapshotter. [default: /run/soci-snapshotter-grpc/soci-snapshotter-grpc.sock or
+    /// /run/soci-snapshotter/soci-snapshotter.sock]
+    #[arg(long, value_name = "SOCKET")]
+    snapshotter: Option<PathBuf>,
     /// Configuration of containerd: are pulls lazy?
     #[arg(long, value_name = "FILE", default_value = "/etc/containerd/config.toml")]
     containerd_config: PathBuf,

@@ -1,6 +1,6 @@
 //! The services of a node: containerd, the snapshotter, its configuration and its disk.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,6 +16,11 @@ use crate::commands::run::snapshotter_program;
 use crate::global::Global;
 
 const CONTAINERD: &str = "containerd";
+/// Where nodes have the snapshotter's configuration.
+const CONFIGS: [&str; 2] = ["/etc/soci-snapshotter-grpc/config.toml", "/etc/soci-snapshotter/config.toml"];
+/// Where nodes have the snapshotter's socket.
+const SOCKETS: [&str; 2] =
+    ["/run/soci-snapshotter-grpc/soci-snapshotter-grpc.sock", "/run/soci-snapshotter/soci-snapshotter.sock"];
 /// Free space below which a warning is due, in bytes.
 const LITTLE: u64 = 2 << 30;
 /// A service that does not answer for so long does not work.
@@ -24,22 +29,29 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// All checks of the services.
 pub(super) fn check(runtime: &Runtime, args: &Args, global: &Global) -> Vec<Finding> {
     let socket = global.socket();
-    let (snapshotter, containerd) = runtime.block_on(async {
-        tokio::join!(snapshotter(&args.snapshotter), containerd(&socket, global.namespace()))
-    });
+    let config = named_or_found(args.config.as_ref(), CONFIGS);
+    let daemon = named_or_found(args.snapshotter.as_ref(), SOCKETS);
+    let (snapshotter, containerd) = runtime
+        .block_on(async { tokio::join!(snapshotter(&daemon), containerd(&socket, global.namespace())) });
     let (containerd, version) = containerd;
     let node = Node {
         config: &args.containerd_config,
-        snapshotter_config: &args.config,
-        socket: &args.snapshotter,
+        snapshotter_config: &config,
+        socket: &daemon,
         version: version.as_deref(),
     };
     let pulls = containerd_config::check(&node);
-    [configuration(&args.config), snapshotter, containerd]
+    [configuration(&config), snapshotter, containerd]
         .into_iter()
         .chain(pulls)
         .chain([disk(global.store_root())])
         .collect()
+}
+
+/// What the user named; else the first that is there, else the first.
+fn named_or_found(named: Option<&PathBuf>, usual: [&str; 2]) -> PathBuf {
+    let found = || usual.into_iter().find(|path| Path::new(path).exists()).unwrap_or(usual[0]).into();
+    named.cloned().unwrap_or_else(found)
 }
 
 /// The daemon itself reads its configuration and says what is wrong with it.

@@ -4,13 +4,15 @@
 use anyhow::{Result, bail};
 use soci_core::{
     digest::Digest,
+    media_type::{SOCI_INDEX_V1, SOCI_INDEX_V2},
     store::{ArtifactKind, ContentStore, StoreError},
 };
 
 use crate::{
+    commands::beside,
     global::Global,
     root::{self, Root},
-    sources,
+    sources::{self, RegistryFlags},
 };
 
 /// Remove SOCI indexes. Their blobs stay in our own store, until `soci store prune` or with --purge; containerd collects them.
@@ -24,11 +26,26 @@ pub(crate) struct Args {
     /// Also give back the bytes of what only these indexes kept in our own store: zTOCs, prefetch artifacts.
     #[arg(long)]
     purge: bool,
+    /// Remove them from the registry of this image, in place of the records here.
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["ref", "purge"], requires = "digests")]
+    remote: Option<String>,
+    #[command(flatten, next_help_heading = "With --remote")]
+    registry: RegistryFlags,
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     if args.r#ref.is_some() && !args.digests.is_empty() {
         bail!("please provide either index digests or image ref, but not both");
+    }
+    if let Some(name) = &args.remote {
+        let digests: Vec<_> =
+            args.digests.iter().map(|text| root::digest(Some(text))).collect::<Result<_>>()?;
+        return beside::within(name, &args.registry, async |beside| {
+            for digest in &digests {
+                beside.remove(digest, &[SOCI_INDEX_V1, SOCI_INDEX_V2]).await?;
+            }
+            Ok(())
+        });
     }
     let root = Root::open(global)?;
     if let Some(name) = &args.r#ref {

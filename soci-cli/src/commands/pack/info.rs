@@ -2,27 +2,36 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use indicatif::HumanBytes;
 use planner::report::words::printable;
 use serde::Serialize;
-use soci_core::{digest::Digest, pack::PackHead};
+use soci_core::{
+    digest::Digest,
+    index::CompanionKind,
+    pack::{PackHead, Purpose, head_pin},
+    units::ByteRange,
+};
 
 use super::Pack;
 use crate::{
+    commands::beside,
     global::Global,
     output::{json, stream},
     root::{self, Root},
+    sources::RegistryFlags,
 };
 
 /// Show what a pack holds.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Digest of the pack.
+    /// Digest of the pack, or IMAGE@DIGEST for one that the image's registry has.
     digest: Option<String>,
     /// As JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    registry: RegistryFlags,
 }
 
 /// The keys of its JSON are an interface.
@@ -58,11 +67,18 @@ struct Layer {
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
-    let digest = root::digest(args.digest.as_deref())?;
-    let root = Root::open(global)?;
-    let pack = Pack::open(&root, &digest)?;
-    let head = pack.head(&root)?;
-    let info = info(pack, &head);
+    let info = match args.digest.as_deref().and_then(beside::named) {
+        Some((image, digest)) => in_registry(image, &digest, &args.registry)?,
+        None => {
+            let digest = root::digest(args.digest.as_deref())?;
+            let root = Root::open(global)?;
+            let pack = Pack::open(&root, &digest)?;
+            let head = pack.head(&root)?;
+            let image = pack.record.image_ref.unwrap_or_default();
+            let platform = pack.record.platform.unwrap_or_default();
+            info(digest, image, platform, pack.purpose, pack.blob.digest, &head)
+        }
+    };
     if args.json {
         out!("{}", json::pretty(&info)?);
     } else {
@@ -71,20 +87,40 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     Ok(())
 }
 
-fn info(pack: Pack, head: &PackHead) -> Info {
+fn in_registry(image: &str, digest: &Digest, registry: &RegistryFlags) -> Result<Info> {
+    beside::within(image, registry, async |beside| {
+        let found = beside.companion(digest, CompanionKind::Pack).await?;
+        let blob = super::blob(&found.manifest).context("the pack's manifest names no blob")?;
+        let pin = head_pin(blob).context("the pack's manifest does not say how long its head is")?;
+        let fetcher = beside.repository().range_fetcher(blob.digest, blob.size);
+        let bytes = fetcher.fetch(ByteRange::new(0, pin.size)).await?.collect().await?;
+        let purpose = Purpose::of(&found.manifest.annotations);
+        let platform = found.platform.to_string();
+        Ok(info(*digest, image.to_owned(), platform, purpose, blob.digest, &pin.open(&bytes)?))
+    })
+}
+
+fn info(
+    digest: Digest,
+    image: String,
+    platform: String,
+    purpose: Purpose,
+    blob: Digest,
+    head: &PackHead,
+) -> Info {
     let layers = head.layers().iter().enumerate().map(|(number, digest)| {
         let own = head.all_extents().iter().filter(|extent| usize::from(extent.layer) == number);
         let (extents, bytes) = own.fold((0, 0), |(n, bytes), extent| (n + 1, bytes + extent.range.len()));
         Layer { digest: *digest, extents, bytes }
     });
     Info {
-        digest: pack.record.digest,
-        workload: pack.purpose.workload,
-        selectors: pack.purpose.selectors,
-        image: pack.record.image_ref.unwrap_or_default(),
-        platform: pack.record.platform.unwrap_or_default(),
+        digest,
+        workload: purpose.workload,
+        selectors: purpose.selectors,
+        image,
+        platform,
         subject: head.image(),
-        blob: pack.blob.digest,
+        blob,
         size: head.size(),
         head_size: head.head_size(),
         plain_size: head.plain_size(),

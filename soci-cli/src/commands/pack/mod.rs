@@ -76,6 +76,11 @@ fn nodes(selectors: &BTreeMap<String, String>) -> String {
     printable(selectors.join(",").as_bytes())
 }
 
+/// The blob of a pack.
+fn blob(manifest: &Manifest) -> Option<&Descriptor> {
+    manifest.layers.iter().find(|layer| layer.media_type == media_type::PACK_BLOCKS)
+}
+
 impl Pack {
     /// Reads the manifest of a recorded pack.
     fn open(root: &Root, digest: &Digest) -> Result<Self> {
@@ -84,8 +89,7 @@ impl Pack {
             bail!("the provided digest is not a pack");
         }
         let manifest = Manifest::parse(root.read(digest)?, media_type::OCI_MANIFEST)?;
-        let blob = manifest.layers.iter().find(|layer| layer.media_type == media_type::PACK_BLOCKS);
-        let blob = blob.context("the pack's manifest names no blob")?.clone();
+        let blob = blob(&manifest).context("the pack's manifest names no blob")?.clone();
         let purpose = Purpose::of(&manifest.annotations);
         Ok(Self { record, manifest, purpose, blob })
     }

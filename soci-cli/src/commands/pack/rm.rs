@@ -3,17 +3,22 @@
 use anyhow::{Result, bail};
 use soci_core::{
     digest::Digest,
+    media_type,
     store::{ArtifactKind, StoreError},
 };
 
 use crate::{
+    commands::beside,
     global::Global,
     root::{self, Root},
+    sources::RegistryFlags,
 };
 
 /// Remove packs, and give their bytes back. A pack that an image of the store lists stays with that image.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: soci pack rm --ref registry.example/app:1")]
+#[command(
+    after_help = "Examples:\n  soci pack rm --ref registry.example.com/app:v1\n  soci pack rm --remote registry.example.com/app:v1 sha256:0f2a..."
+)]
 pub(crate) struct Args {
     /// Digests of the packs.
     #[arg(required_unless_present = "ref", conflicts_with = "ref", value_name = "DIGEST")]
@@ -21,9 +26,24 @@ pub(crate) struct Args {
     /// All packs of this image, as it was named when they were made.
     #[arg(long, value_name = "IMAGE")]
     r#ref: Option<String>,
+    /// Remove them from the registry of this image, in place of the records here.
+    #[arg(long, value_name = "IMAGE", conflicts_with = "ref", requires = "digests")]
+    remote: Option<String>,
+    #[command(flatten, next_help_heading = "With --remote")]
+    registry: RegistryFlags,
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
+    if let Some(name) = &args.remote {
+        let digests: Vec<Digest> =
+            args.digests.iter().map(|text| root::digest(Some(text))).collect::<Result<_>>()?;
+        return beside::within(name, &args.registry, async |beside| {
+            for digest in &digests {
+                beside.remove(digest, &[media_type::PACK]).await?;
+            }
+            Ok(())
+        });
+    }
     let root = Root::open(global)?;
     let mut packs: Vec<Digest> = Vec::new();
     if let Some(name) = &args.r#ref {

@@ -9,8 +9,10 @@ use indicatif::HumanBytes;
 use planner::profile::{Profile, Threshold};
 use planner::report::words::{printable, time};
 
-use crate::commands::evidence::read_profile;
+use super::remote;
+use crate::commands::{beside, evidence::read_profile};
 use crate::output::{json, stream::Results};
+use crate::sources::RegistryFlags;
 
 /// Files that are named.
 const FILES: usize = 20;
@@ -21,13 +23,19 @@ pub(crate) struct Args {
     /// As JSON: the document itself.
     #[arg(long)]
     json: bool,
-    /// The profile.
+    /// The profile: a file, or IMAGE@DIGEST for one that the image's registry has.
     #[arg(value_name = "FILE")]
     profile: PathBuf,
+    #[command(flatten)]
+    registry: RegistryFlags,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let profile = read_profile(&args.profile)?;
+    let remote = args.profile.to_str().filter(|_| !args.profile.exists()).and_then(beside::named);
+    let profile = match remote {
+        Some((image, digest)) => remote::fetch(image, &digest, &args.registry)?,
+        None => read_profile(&args.profile)?,
+    };
     let text = if args.json {
         let document: serde_json::Value = serde_json::from_slice(&profile.to_json())?;
         json::pretty(&document)? + "\n"

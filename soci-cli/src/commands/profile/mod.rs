@@ -4,6 +4,7 @@ mod create;
 mod diff;
 mod info;
 mod rebase;
+pub(crate) mod remote;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -14,7 +15,7 @@ use planner::profile::Profile;
 use crate::global::Global;
 use crate::output::place::{Overwrite, Pending};
 
-/// Make, show, compare and rebase profiles of workloads.
+/// Make, show, compare, rebase, push and fetch profiles of workloads.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Make one profile of traces and other profiles.
@@ -35,6 +36,22 @@ pub(crate) enum Command {
         after_help = "Example:\n  soci profile rebase web.profile registry.example.com/app:v2 -o v2.profile"
     )]
     Rebase(rebase::Args),
+    /// Push a profile to the registry of its image.
+    #[command(after_help = "Example:\n  soci profile push web.profile registry.example.com/app:v1")]
+    Push(remote::PushArgs),
+    /// Fetch a profile of an image from its registry.
+    #[command(
+        after_help = "Example:\n  soci profile pull --name web registry.example.com/app:v1 -o web.profile"
+    )]
+    Pull(remote::PullArgs),
+    /// List the profiles that a registry has for an image.
+    #[command(visible_alias = "ls")]
+    #[command(after_help = "Example:\n  soci profile list --remote registry.example.com/app:v1")]
+    List(remote::ListArgs),
+    /// Remove profiles from the registry of their image.
+    #[command(name = "rm", visible_alias = "remove")]
+    #[command(after_help = "Example:\n  soci profile rm --remote registry.example.com/app:v1 sha256:0f2a...")]
+    Remove(remote::RmArgs),
 }
 
 impl Command {
@@ -44,6 +61,10 @@ impl Command {
             Self::Info(args) => info::run(&args),
             Self::Diff(args) => diff::run(&args),
             Self::Rebase(args) => rebase::run(&args, global),
+            Self::Push(args) => remote::push(args, global),
+            Self::Pull(args) => remote::pull(&args),
+            Self::List(args) => remote::list(&args),
+            Self::Remove(args) => remote::rm(&args),
         }
     }
 }
