@@ -244,7 +244,7 @@ impl Layers<'_> {
                 Some(ztoc.files().iter().map(LayerFile::from).collect())
             } else {
                 let failed = |error| PackBuildError::Layer(layer.digest, Box::new(error));
-                match self.open(layer).and_then(|bytes| planned::walk(layer, bytes)) {
+                match self.open(layer).and_then(|bytes| planned::walk(layer, bytes, false)) {
                     Ok(walked) => {
                         if !walked.in_parts {
                             whole.insert(layer.digest);
