@@ -120,10 +120,8 @@ pub fn convert(
     let mut bound = Vec::new();
     let mut seen = HashSet::new();
     for image in images.iter().filter(|image| seen.insert(image.manifest.digest)) {
-        if let Some(plan) = workshop.plans.get(&image.manifest.digest) {
-            if let Some(trace) = &mut settings.trace {
-                trace.plan.clone_from(plan);
-            }
+        if let (Some(plan), Some(trace)) = (workshop.plans.get(&image.manifest.digest), &mut settings.trace) {
+            trace.plan.clone_from(plan);
         }
         match index::build(image, &settings, store, artifacts, runtime, tell) {
             Ok(report) => {

@@ -149,13 +149,12 @@ impl Build<'_> {
             (0..layers.len()).map(|i| indexed.get(&i).and_then(|layer| layer.ztoc.clone())).collect();
 
         let prefetch = if let Some(trace) = trace {
-            let needs = match needs {
-                Some(needs) => needs,
-                None => {
-                    let (needs, made) = self.needs(trace, &first, &self.tables(&distinct, &indexed)?);
-                    plan = made;
-                    needs
-                }
+            let needs = if let Some(needs) = needs {
+                needs
+            } else {
+                let (needs, made) = self.needs(trace, &first, &self.tables(&distinct, &indexed)?);
+                plan = made;
+                needs
             };
             self.prefetched(&needs, &ztocs)
         } else if self.settings.selection == Selection::Image {

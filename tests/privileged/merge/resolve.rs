@@ -138,6 +138,7 @@ fn stack(seed: u64) -> Stack {
 fn every_path_leads_to_the_bytes_that_the_kernel_shows() {
     let (count, from) = (number("SOCI_RESOLVED", 2048), number("SOCI_STACKS_FROM", 1));
     let work = tempfile::tempdir().unwrap();
+    let _memory = ways::in_memory(work.path());
     let mut asked = [0; 2];
     for first in (from..from + count).step_by(BATCH as usize) {
         let stacks: Vec<_> = (first..(first + BATCH).min(from + count)).map(stack).collect();
@@ -156,6 +157,7 @@ fn every_path_leads_to_the_bytes_that_the_kernel_shows() {
 fn an_answer_by_a_wrong_rule_is_found() {
     let stacks: Vec<_> = (1..64).map(stack).collect();
     let work = tempfile::tempdir().unwrap();
+    let _memory = ways::in_memory(work.path());
     let right = tars(&stacks);
     let merged = Merged::of(&ways::unpacked(&right, work.path()), work.path());
     assert!(differences(&stacks, &ways::view(&right), &right, &merged, &mut [0; 2]).is_empty());

@@ -87,8 +87,9 @@ impl Stack {
         }
         for (layer, entries) in self.layers.iter_mut().enumerate() {
             for (at, entry) in entries.iter_mut().enumerate() {
-                // In a sticky directory the kernel follows no links of other owners.
+                // In a sticky directory the kernel follows no links of other owners. Attributes are no matter of paths.
                 entry.mode &= !0o1000;
+                entry.pax.clear();
                 if entry.data.is_empty() {
                     continue;
                 }
