@@ -8,6 +8,8 @@
 //! A library without privileges, terminal, network and environment.
 
 pub mod export;
+#[cfg(feature = "testing")]
+pub mod fuzz;
 pub mod import;
 pub mod plan;
 pub mod profile;

@@ -36,22 +36,22 @@ pub(crate) fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + D
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// What a document is made of, whether it is valid or not.
+/// What a document is made of, whether it is valid or not: how much a parser would make of it is known before it does.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Shape {
+pub struct Shape {
     /// Deepest nesting.
-    pub(crate) depth: u64,
+    pub depth: u64,
     /// Opening braces.
-    pub(crate) objects: u64,
+    pub objects: u64,
     /// Opening brackets.
-    pub(crate) arrays: u64,
+    pub arrays: u64,
     /// Commas and colons.
-    pub(crate) separators: u64,
+    pub separators: u64,
 }
 
 impl Shape {
     /// Of `raw`, in one pass.
-    pub(crate) fn of(raw: &[u8]) -> Self {
+    pub fn of(raw: &[u8]) -> Self {
         let (mut shape, mut depth) = (Self::default(), 0_u64);
         let mut bytes = raw.iter();
         while let Some(byte) = bytes.next() {

@@ -45,8 +45,16 @@ const LARGE_BYTES: u32 = 16 << 20;
 
 /// Targets for which the length of the input decides what it may cost. Those that make a large input of a short seed are not
 /// among them.
-const LARGE: [&str; 7] =
-    ["fine_bundle", "fine_table", "index_json", "json_indent", "prefetch_json", "trace_read", "ztoc_open"];
+const LARGE: [&str; 8] = [
+    "fine_bundle",
+    "fine_table",
+    "index_json",
+    "json_indent",
+    "prefetch_json",
+    "profile_read",
+    "trace_read",
+    "ztoc_open",
+];
 
 /// Seconds for each target by default, and with `--long`.
 const SHORT: u64 = 5;

@@ -43,7 +43,9 @@ impl ImageFiles {
 
     /// The regular file at a path, links followed.
     pub(super) fn find(&self, path: &[u8]) -> Option<Found> {
-        let (path, located) = self.view.find(path).ok()?;
+        // Lists of other tools have slashes behind files, too.
+        let named = path.iter().rposition(|&byte| byte != b'/').map_or(0, |last| last + 1);
+        let (path, located) = self.view.find(&path[..named]).ok()?;
         Some(Found {
             path: path.into(),
             layer: u32::try_from(located.layer).ok()?,

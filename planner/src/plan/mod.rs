@@ -6,7 +6,8 @@
 //! that of its first need.
 //!
 //! What the kernel only mapped beside a fault may never be touched: within the start, and again within the tail after
-//! readiness, it comes behind everything that was asked for, so that a guess never delays a need.
+//! readiness, it comes behind everything that was asked for, so that a guess never delays a need. But about half of it is touched, which
+//! leaves no trace (docs/recording.md): so it comes before the tail, and counts as needed for readiness.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -42,6 +43,11 @@ pub enum Class {
 }
 
 impl Class {
+    /// Read, faulted in, executed or mapped before the workload was ready.
+    pub fn is_before_ready(self) -> bool {
+        self <= Self::StartGuess
+    }
+
     fn of(access: &Access) -> Self {
         match (access.phase == Phase::Tail, access.kind == AccessKind::Map) {
             (false, false) => Self::Start,
@@ -68,9 +74,10 @@ pub struct FirstNeed {
 /// The needed ranges of a recording's accesses in whole pages, first need first. Accesses may come in any order.
 pub fn plan<'a>(accesses: impl IntoIterator<Item = &'a Access>) -> Plan {
     let needs = first_needs(accesses);
-    let must_have = needs.iter().take_while(|need| need.class == Class::Start).count();
+    let asked = needs.iter().take_while(|need| need.class == Class::Start).count();
+    let must_have = needs.iter().take_while(|need| need.class.is_before_ready()).count();
     let item = |need: FirstNeed| PlanItem { path: need.path, range: need.range, first_need_ns: need.t_ns };
-    Plan { items: needs.into_iter().map(item).collect(), must_have }
+    Plan { items: needs.into_iter().map(item).collect(), asked, must_have }
 }
 
 /// The same, with how each range was needed: by class, and within it by time.

@@ -61,7 +61,8 @@ fn pages_mapped_beside_a_fault_come_behind_the_needs_of_their_part_of_the_run() 
         ("lib", 12288, 16384, 2),
         ("late", 0, 4096, 60),
     ];
-    assert_eq!(plan(&trace).must_have, 2, "what was asked for before the workload was ready");
+    assert_eq!(plan(&trace).asked, 2, "what was asked for before the workload was ready");
+    assert_eq!(plan(&trace).must_have, 4, "and what was mapped along");
     assert_eq!(planned(&trace), expected.map(owned));
 }
 

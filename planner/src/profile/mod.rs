@@ -8,6 +8,7 @@
 mod difference;
 mod document;
 mod error;
+mod needs;
 mod rebase;
 mod run;
 mod support;

@@ -4,13 +4,12 @@
 //! or under one that differs in its numbers alone (a library's version). Of changed content the head and the tail of a file keep
 //! their places, the rest its share, and all of it at reduced trust. What is not there any more is dropped.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use soci_core::units::ByteRange;
-
+use super::needs::once_for_each_run;
 use super::{Content, File, Need, Profile, Source, Trust};
-use crate::plan::{Class, Coverage};
+use crate::plan::Coverage;
 
 const PAGE: u64 = 4096;
 /// The part at both ends of a file that keeps its place: headers, section tables, the directory of an archive.
@@ -28,19 +27,37 @@ const UNKNOWN: u16 = 800;
 #[derive(Debug, Clone, Default)]
 pub struct Inventory {
     files: BTreeMap<Arc<[u8]>, Content>,
-    by_content: HashMap<Content, Vec<Arc<[u8]>>>,
-    by_shape: HashMap<Vec<u8>, Vec<Arc<[u8]>>>,
+    /// By content, then by the file's name, then by path.
+    by_content: Vec<(Content, Arc<[u8]>)>,
 }
 
 impl Inventory {
     /// Of paths without a leading slash, each once.
     pub fn new(files: impl IntoIterator<Item = (Arc<[u8]>, Content)>) -> Self {
-        let mut inventory = Self { files: files.into_iter().collect(), ..Self::default() };
-        for (path, content) in &inventory.files {
-            inventory.by_content.entry(*content).or_default().push(Arc::clone(path));
-            inventory.by_shape.entry(shape(path)).or_default().push(Arc::clone(path));
+        let files: BTreeMap<Arc<[u8]>, Content> = files.into_iter().collect();
+        let mut by_content: Vec<_> =
+            files.iter().map(|(path, content)| (*content, Arc::clone(path))).collect();
+        by_content.sort_unstable_by(|(a, one), (b, other)| (a, name(one), one).cmp(&(b, name(other), other)));
+        Self { files, by_content }
+    }
+
+    /// A file with this content: one of this name, if there is one.
+    fn with_content(&self, content: Content, wanted: &[u8]) -> Option<&Arc<[u8]>> {
+        let from = |wanted: &[u8]| {
+            let at =
+                self.by_content.partition_point(|(other, path)| (other, name(path)) < (&content, wanted));
+            self.by_content.get(at).filter(|(other, _)| *other == content).map(|(_, path)| path)
+        };
+        from(wanted).filter(|path| name(path) == wanted).or_else(|| from(b""))
+    }
+
+    /// The files that a profile does not speak of, by their paths without numbers; `None` where several are alike.
+    fn unknown_to(&self, profile: &BTreeMap<Arc<[u8]>, File>) -> HashMap<Vec<u8>, Option<&Arc<[u8]>>> {
+        let mut by_shape: HashMap<Vec<u8>, Option<&Arc<[u8]>>> = HashMap::new();
+        for path in self.files.keys().filter(|path| !profile.contains_key(*path)) {
+            by_shape.entry(shape(path)).and_modify(|only| *only = None).or_insert(Some(path));
         }
-        inventory
+        by_shape
     }
 
     /// What a path has.
@@ -76,7 +93,7 @@ pub struct Amount {
     pub files: usize,
     /// Bytes that any run needs, in the old content.
     pub bytes: u64,
-    /// Those that were asked for before the workload was ready.
+    /// Those that were read or mapped before the workload was ready.
     pub must_have: u64,
 }
 
@@ -95,14 +112,14 @@ impl Profile {
     pub fn rebase(&self, image: Source, inventory: &Inventory) -> (Self, Coverages) {
         let mut coverages = Coverages::default();
         let mut files: BTreeMap<Arc<[u8]>, File> = BTreeMap::new();
-        let taken: HashSet<&Arc<[u8]>> = self.files.keys().collect();
+        let unknown = inventory.unknown_to(&self.files);
         for (path, file) in &self.files {
-            let found = find(path, file, inventory, &taken);
+            let found = find(path, file, inventory, &unknown);
             let amount =
                 coverages.by_fate.entry(found.as_ref().map_or(Fate::Gone, |found| found.fate)).or_default();
             amount.files += 1;
             amount.bytes += bytes(file, |_| true);
-            amount.must_have += bytes(file, |need| need.class == Class::Start);
+            amount.must_have += bytes(file, |need| need.class.is_before_ready());
             let Some(found) = found else { continue };
             let into = files.entry(found.path).or_insert_with(|| File {
                 content: Some(found.content),
@@ -143,7 +160,12 @@ struct Found {
     trust: u16,
 }
 
-fn find(path: &Arc<[u8]>, file: &File, inventory: &Inventory, taken: &HashSet<&Arc<[u8]>>) -> Option<Found> {
+fn find(
+    path: &Arc<[u8]>,
+    file: &File,
+    inventory: &Inventory,
+    unknown: &HashMap<Vec<u8>, Option<&Arc<[u8]>>>,
+) -> Option<Found> {
     let here = inventory.content(path);
     let found =
         |path: &Arc<[u8]>, content, fate, trust| Some(Found { path: Arc::clone(path), content, fate, trust });
@@ -153,10 +175,8 @@ fn find(path: &Arc<[u8]>, file: &File, inventory: &Inventory, taken: &HashSet<&A
     if here == Some(known) {
         return found(path, known, Fate::Kept, Trust::FULL.0);
     }
-    let name = |path: &[u8]| path.rsplit(|&byte| byte == b'/').next().map(<[u8]>::to_vec);
     if known.size > 0
-        && let Some(others) = inventory.by_content.get(&known)
-        && let Some(other) = others.iter().find(|other| name(other) == name(path)).or(others.first())
+        && let Some(other) = inventory.with_content(known, name(path))
     {
         return found(other, known, Fate::Moved, MOVED);
     }
@@ -168,10 +188,13 @@ fn find(path: &Arc<[u8]>, file: &File, inventory: &Inventory, taken: &HashSet<&A
         return changed(path, content);
     }
     // Another version: the only one of this shape that the profile does not speak of.
-    let alike = inventory.by_shape.get(&shape(path))?;
-    let mut alike = alike.iter().filter(|other| !taken.contains(other));
-    let other = alike.next().filter(|_| alike.next().is_none())?;
+    let other = (*unknown.get(&shape(path))?)?;
     changed(other, inventory.content(other)?)
+}
+
+/// The last part of a path.
+fn name(path: &[u8]) -> &[u8] {
+    path.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
 }
 
 /// A path without its numbers.
@@ -208,23 +231,6 @@ fn carry(need: &Need, old: Option<u64>, new: u64) -> Option<Need> {
     (start < end).then_some(Need { start, end, ..*need })
 }
 
-/// The needs without what a run needs twice: the earlier one counts.
-fn once_for_each_run(mut needs: Vec<Need>) -> Vec<Need> {
-    needs.sort_unstable_by_key(|need| (need.run, need.class, need.t_us, need.start, need.end));
-    let mut once = Vec::with_capacity(needs.len());
-    let mut covered = Coverage::default();
-    let mut run = None;
-    for need in needs {
-        if run.replace(need.run) != Some(need.run) {
-            covered = Coverage::default();
-        }
-        let new = covered.add(need.range());
-        once.extend(new.into_iter().map(|ByteRange { start, end }| Need { start, end, ..need }));
-    }
-    once.sort_unstable();
-    once
-}
-
 fn bytes(file: &File, which: impl Fn(&Need) -> bool) -> u64 {
     let mut all = Coverage::default();
     for need in file.needs.iter().filter(|need| which(need)) {
@@ -238,6 +244,7 @@ mod tests {
     use soci_core::digest::Digest;
 
     use super::*;
+    use crate::plan::Class;
 
     fn content(text: &str, size: u64) -> Content {
         Content { size, digest: Digest::of(text.as_bytes()) }

@@ -1,11 +1,13 @@
 //! Profiles of one run, and several profiles as one. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use soci_core::digest::{Digest, Hasher};
 use soci_core::trace::{Access, Header, Tail};
 
+use super::document::NEEDS;
+use super::needs::once_for_each_run;
 use super::{File, MAX_RUNS, Need, Profile, ProfileError, Run, RunEnd, Source};
 use crate::plan::{FirstNeed, first_needs};
 
@@ -54,7 +56,8 @@ impl Profile {
     /// All runs of these profiles. A run that several of them have counts once. The image is that of the latest run.
     ///
     /// # Errors
-    /// [`ProfileError::Workloads`], when they are of different workloads; [`ProfileError::Runs`].
+    /// [`ProfileError::Workloads`], when they are of different workloads; [`ProfileError::Runs`] and [`ProfileError::Limit`], when the
+    /// result would be more than is read.
     pub fn merge(profiles: impl IntoIterator<Item = Self>) -> Result<Option<Self>, ProfileError> {
         let profiles: Vec<Self> = profiles.into_iter().collect();
         let Some(first) = profiles.first() else { return Ok(None) };
@@ -66,7 +69,8 @@ impl Profile {
         }
         let mut runs: Vec<Run> = profiles.iter().flat_map(|profile| profile.runs.iter().cloned()).collect();
         runs.sort_unstable();
-        runs.dedup_by(|a, b| a.id == b.id);
+        let mut ids = HashSet::new();
+        runs.retain(|run| ids.insert(run.id));
         if runs.len() > MAX_RUNS {
             return Err(ProfileError::Runs(runs.len()));
         }
@@ -91,9 +95,13 @@ impl Profile {
                 merged.trust = merged.trust.min(file.trust);
             }
         }
+        let mut all = NEEDS;
         for file in files.values_mut() {
             file.needs.sort_unstable();
             file.needs.dedup();
+            all.spend(file.needs.len() as u64)?;
+            // One run may be there as it was and as it was rebased.
+            file.needs = once_for_each_run(std::mem::take(&mut file.needs));
         }
         Ok(Some(Self { workload, image, runs, files }))
     }

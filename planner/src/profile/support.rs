@@ -152,8 +152,9 @@ impl Profile {
             let key = |class: &Class, item: &PlanItem| (*class, item.first_need_ns);
             key(a, one).cmp(&key(b, other))
         });
-        let must_have = items.iter().take_while(|(class, _)| *class == Class::Start).count();
+        let asked = items.iter().take_while(|(class, _)| *class == Class::Start).count();
+        let must_have = items.iter().take_while(|(class, _)| class.is_before_ready()).count();
         let items = items.into_iter().map(|(_, item)| item).collect();
-        Supported { plan: Plan { items, must_have }, left_out }
+        Supported { plan: Plan { items, asked, must_have }, left_out }
     }
 }

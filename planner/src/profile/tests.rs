@@ -104,9 +104,9 @@ proptest! {
             prop_assert_eq!(new, vec![item.range]);
         }
         prop_assert_eq!(seen.values().map(Coverage::len).sum::<u64>(), profile.bytes());
-        let (must, rest) = plan.items.split_at(plan.must_have);
-        prop_assert!(must.is_sorted_by_key(|item| item.first_need_ns));
-        prop_assert!(rest.len() + must.len() == plan.items.len());
+        let (asked, mapped) = plan.items[..plan.must_have].split_at(plan.asked);
+        prop_assert!(asked.is_sorted_by_key(|item| item.first_need_ns));
+        prop_assert!(mapped.is_sorted_by_key(|item| item.first_need_ns));
     }
 }
 
@@ -150,6 +150,19 @@ fn from_five_runs_on_what_one_has_needed_is_left_out() {
     let latest = merged(&runs).latest_runs(3);
     assert_eq!((latest.runs().len(), latest.files().len()), (3, 1));
     assert_eq!(Profile::read(&latest.to_bytes()).unwrap(), latest);
+}
+
+#[test]
+fn a_run_as_it_was_and_as_it_was_rebased_are_one_run_that_needs_no_byte_twice() {
+    let known = |text: &str, size| Content { size, digest: Digest::of(text.as_bytes()) };
+    let inventory = |content| Inventory::new([(Arc::from(&b"a"[..]), content)]);
+    let one = run(1, &[access(1, "a", 0, 8192), access(30, "a", 500 << 10, 8192)])
+        .with_contents(&inventory(known("one", 1 << 20)));
+    let (two, _) = one.rebase(Source::default(), &inventory(known("two", 2 << 20)));
+    let both = merged(&[one.clone(), two.clone()]);
+    assert_eq!(both.runs().len(), 1);
+    assert_eq!(Profile::read(&both.to_bytes()).unwrap(), both);
+    assert_eq!(merged(&[two, one]).to_bytes(), both.to_bytes());
 }
 
 #[test]
@@ -208,8 +221,32 @@ fn hostile_documents_are_refused_with_the_reason() {
         let reason = reason(&with(from, to));
         assert!(reason.contains(expected), "{reason}");
     }
-    reason(&"[".repeat(100_000));
-    reason(&format!("{}{}", "{\"image\":".repeat(10_000), "1"));
+    let id = good.split("\"id\":\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+    for (from, to, expected) in [
+        (id, "sha256:0", "not a profile"),
+        (id, "md5:d41d8cd98f00b204e9800998ecf8427e", "not a profile"),
+        ("\"engine\":\"fuse\"", &format!("\"engine\":\"{}\"", "e".repeat(5000)), "too long"),
+        ("\"ended_us\":10000", "\"ended_us\":100000000000000000000", "not a profile"),
+    ] {
+        let reason = reason(&with(from, to));
+        assert!(reason.contains(expected), "{reason}");
+    }
+    // A run that is there twice, with another one in between.
+    let run = good.split("\"runs\":[").nth(1).and_then(|rest| rest.split(']').next()).unwrap();
+    let later = |second: &str| run.replace("00:00:01Z", second);
+    let between = later("00:00:02Z").replace(id, &Digest::of(b"other").to_string());
+    let twice = format!("{run},{between},{}", later("00:00:03Z"));
+    assert!(reason(&with(run, &twice)).contains("there twice"));
+    // More than any profile has: counted, not read.
+    let limit = |text: String| match Profile::read(text.as_bytes()) {
+        Err(ProfileError::Limit(over)) => over.limit,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(limit("[".repeat(100_000)), "profile-depth");
+    assert_eq!(limit(format!("{}{}", "{\"image\":".repeat(10_000), "1")), "profile-depth");
+    assert_eq!(limit("{},".repeat((1 << 20) + 1)), "profile-files");
+    assert_eq!(limit("[],".repeat((1 << 22) + 1)), "profile-ranges");
+    assert_eq!(limit("0,".repeat((1 << 24) + 1)), "profile-values");
     // A small frame that becomes a large text.
     let bomb = zstd::bulk::compress(&vec![b' '; 300 << 20], 1).unwrap();
     let error = Profile::read(&bomb).unwrap_err();

@@ -6,12 +6,10 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result, bail};
 use soci_core::{
     image::Image,
-    index::{Event, IndexVersion, Settings, SkipReason, TraceSettings},
+    index::{Event, IndexVersion, PlanSource, Settings, SkipReason, TraceSettings},
     pack::PackSettings,
     prefetch::{Chosen, Meaning, NotLocated, Plan, Selection},
 };
-
-use tokio::runtime::Handle;
 
 use super::evidence::{Evidence, Known};
 use super::pack_args::{self, PackArgs};
@@ -135,7 +133,7 @@ impl BuildArgs {
         }
         prefetch_files.retain(|path| !path.trim().is_empty());
         let span_gap = (self.span_layout == SpanLayout::Trace).then_some(self.span_gap);
-        let trace = self.evidence.is_given().then(|| TraceSettings { plan: Plan::default(), span_gap });
+        let trace = self.evidence.is_given().then(|| TraceSettings { plan: PlanSource::default(), span_gap });
         Ok(Settings {
             version,
             span_size,
@@ -154,7 +152,9 @@ impl BuildArgs {
 
     /// What to pack beside an index with these settings, if a pack was asked for.
     pub(crate) fn pack(&self, settings: &Settings) -> Option<PackSettings> {
-        self.pack.settings(settings.trace.as_ref().map(|trace| &trace.plan))
+        // The plan itself comes with the index.
+        let plan = settings.trace.as_ref().map(|_| Plan::default());
+        self.pack.settings(plan.as_ref())
     }
 
     /// Reads what is known of the workload. Nothing of it is bound to an image yet.
@@ -164,16 +164,10 @@ impl BuildArgs {
 }
 
 /// The same settings, with what is known of the workload applied to an image.
-pub(crate) fn for_image(
-    settings: &Settings,
-    known: Option<&Known>,
-    image: &Image,
-    runtime: &Handle,
-    tell: &(dyn Fn(Event<'_>) + Sync),
-) -> Result<Settings> {
+pub(crate) fn for_image(settings: &Settings, known: Option<&Known>, image: &Image) -> Result<Settings> {
     let mut settings = settings.clone();
     if let (Some(trace), Some(known)) = (&mut settings.trace, known) {
-        trace.plan = known.plan_for(image, runtime, tell)?;
+        trace.plan = known.with_index_of(image)?;
     }
     Ok(settings)
 }

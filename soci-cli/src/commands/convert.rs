@@ -245,7 +245,7 @@ fn build(
     let mut plans = HashMap::new();
     if let Some(known) = args.build.known()? {
         for image in &images {
-            plans.insert(image.manifest.digest, known.plan_for(image, runtime.handle(), tell)?);
+            plans.insert(image.manifest.digest, known.with_index_of(image)?);
         }
     }
     let shop = Workshop { plans: &plans, ..shop };

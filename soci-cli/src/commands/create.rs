@@ -62,12 +62,15 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
             heard.hear(&event);
             args.build.tell(event, &progress);
         };
-        let settings = for_image(&settings, known.as_ref(), image, runtime.handle(), &tell)?;
-        let pack = args.build.pack(&settings);
+        let settings = for_image(&settings, known.as_ref(), image)?;
+        let mut pack = args.build.pack(&settings);
         let report = build(image, &settings, &store, &root.artifacts, runtime.handle(), &tell)?;
         let of = image.manifest.digest;
         built.push((of, report.descriptor.digest));
         fine.extend(report.fine.as_ref().map(|fine| (of, fine.descriptor().digest)));
+        if let (Some(pack), Some(plan)) = (&mut pack, &report.plan) {
+            pack.plan.clone_from(plan);
+        }
         if let Some(pack) = &pack {
             let (artifacts, runtime) = (&root.artifacts, runtime.handle());
             let place =

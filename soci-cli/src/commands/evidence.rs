@@ -12,7 +12,7 @@ use planner::report::Flaw;
 use planner::report::words::printable;
 use soci_core::{
     image::Image,
-    index::{self, Event},
+    index::{self, Event, FileDigest, PlanSource},
     prefetch::Plan,
     trace::{Access, Tail, TraceReader},
 };
@@ -127,6 +127,27 @@ impl Evidence {
 }
 
 impl Known {
+    /// What to fetch ahead for an image whose index is built now. A profile of another build is rebased with what that build finds out.
+    pub(crate) fn with_index_of(&self, image: &Image) -> Result<PlanSource> {
+        match &self.what {
+            What::Trace { plan, path } => {
+                warn_about_other_image(path, image)?;
+                Ok(PlanSource::Known(plan.clone()))
+            }
+            What::Profile(profile) if profile.image.manifest == Some(image.manifest.digest) => {
+                Ok(PlanSource::Known(planned(profile, self.threshold)))
+            }
+            What::Profile(profile) => {
+                let (profile, threshold, to) = (profile.clone(), self.threshold, source(image));
+                Ok(PlanSource::OfFiles(Arc::new(move |files| {
+                    let (rebased, coverages) = profile.rebase(to.clone(), &listed(files));
+                    say!("note: the profile is of another build: {}", words(&coverages));
+                    planned(&rebased, threshold)
+                })))
+            }
+        }
+    }
+
     /// What to fetch ahead for an image. A profile of another build is rebased: that reads the layers.
     pub(crate) fn plan_for(
         &self,
@@ -134,34 +155,25 @@ impl Known {
         runtime: &Handle,
         tell: &(dyn Fn(Event<'_>) + Sync),
     ) -> Result<Plan> {
-        let profile = match &self.what {
-            What::Trace { plan, path } => {
-                warn_about_other_image(path, image)?;
-                return Ok(plan.clone());
-            }
-            What::Profile(profile) => profile,
-        };
-        let rebased;
-        let profile = if profile.image.manifest == Some(image.manifest.digest) {
-            profile
-        } else {
-            let files = inventory(image, runtime, tell)?;
-            let (profile, coverages) = profile.rebase(source(image), &files);
-            say!("note: the profile is of another build: {}", words(&coverages));
-            rebased = profile;
-            &rebased
-        };
-        let planned = profile.plan(self.threshold);
-        if planned.left_out != LeftOut::default() {
-            let LeftOut { files, bytes } = planned.left_out;
-            let bytes = indicatif::HumanBytes(bytes);
-            say!(
-                "note: {bytes} that few of {} runs have needed are left out, and {files} files",
-                profile.runs().len()
-            );
-        }
-        Ok(planned.plan)
+        Ok(match self.with_index_of(image)? {
+            PlanSource::Known(plan) => plan,
+            PlanSource::OfFiles(plan_of) => plan_of(files(image, runtime, tell)?),
+        })
     }
+}
+
+/// What of a profile is to be fetched ahead; says what is not.
+fn planned(profile: &Profile, threshold: Threshold) -> Plan {
+    let planned = profile.plan(threshold);
+    if planned.left_out != LeftOut::default() {
+        let LeftOut { files, bytes } = planned.left_out;
+        let bytes = indicatif::HumanBytes(bytes);
+        say!(
+            "note: {bytes} that few of {} runs have needed are left out, and {files} files",
+            profile.runs().len()
+        );
+    }
+    planned.plan
 }
 
 /// Reads a profile.
@@ -177,12 +189,19 @@ pub(crate) fn inventory(
     runtime: &Handle,
     tell: &(dyn Fn(Event<'_>) + Sync),
 ) -> Result<Inventory> {
-    let files = index::file_digests(image, runtime, tell).context("cannot read the files of the image")?;
-    Ok(Inventory::new(
+    Ok(listed(files(image, runtime, tell)?))
+}
+
+fn files(image: &Image, runtime: &Handle, tell: &(dyn Fn(Event<'_>) + Sync)) -> Result<Vec<FileDigest>> {
+    index::file_digests(image, runtime, tell).context("cannot read the files of the image")
+}
+
+fn listed(files: Vec<FileDigest>) -> Inventory {
+    Inventory::new(
         files
             .into_iter()
             .map(|file| (Arc::from(file.path), Content { size: file.size, digest: file.digest })),
-    ))
+    )
 }
 
 /// The image, as profiles name one.

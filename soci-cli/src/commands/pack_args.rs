@@ -72,7 +72,7 @@ pub(crate) fn tell(pack: &PackReport, progress: &Progress) {
     if pack.cut > 0 {
         let (cut, before) = (HumanBytes(pack.cut), HumanBytes(pack.cut_must_have));
         say!(
-            "note: the budget keeps {cut} out of the pack, {before} of them needed before the workload is ready"
+            "note: the budget keeps {cut} out of the pack, {before} of them needed or mapped before the workload is ready"
         );
     }
 }

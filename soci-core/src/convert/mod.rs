@@ -23,10 +23,11 @@ use crate::{
     digest::Digest,
     image::document::{Shape, encode},
     image::{Descriptor, Image, ImageError, ImageIndex, Manifest, ManifestError, Platform},
-    index::{self, BuildError, BuildReport, Companion, CompanionKind, Event, IndexVersion, Settings},
+    index::{
+        self, BuildError, BuildReport, Companion, CompanionKind, Event, IndexVersion, PlanSource, Settings,
+    },
     media_type,
     pack::{self, PackBuildError, PackSettings, Purpose},
-    prefetch::Plan,
     store::{Artifacts, ContentStore, StoreError, image_index_labels, manifest_labels},
 };
 
@@ -84,7 +85,7 @@ pub struct Workshop<'a> {
     /// Also a pack for each new manifest.
     pub pack: Option<&'a PackSettings>,
     /// What to prefetch and pack of each image, by its manifest; it takes the place of the settings' plans.
-    pub plans: &'a HashMap<Digest, Plan>,
+    pub plans: &'a HashMap<Digest, PlanSource>,
 }
 
 /// A manifest and what became of it.
@@ -119,18 +120,16 @@ pub fn convert(
     let mut bound = Vec::new();
     let mut seen = HashSet::new();
     for image in images.iter().filter(|image| seen.insert(image.manifest.digest)) {
-        if let Some(plan) = workshop.plans.get(&image.manifest.digest) {
-            if let Some(trace) = &mut settings.trace {
-                trace.plan.clone_from(plan);
-            }
-            if let Some(pack) = &mut pack {
-                pack.plan.clone_from(plan);
-            }
+        if let (Some(plan), Some(trace)) = (workshop.plans.get(&image.manifest.digest), &mut settings.trace) {
+            trace.plan.clone_from(plan);
         }
         match index::build(image, &settings, store, artifacts, runtime, tell) {
             Ok(report) => {
                 let mut new = bind(image, &report, store)?;
-                if let Some(pack) = &pack {
+                if let Some(pack) = &mut pack {
+                    if let Some(plan) = &report.plan {
+                        pack.plan.clone_from(plan);
+                    }
                     let place =
                         pack::Destination { store, beside: &[], artifacts, name: workshop.name, runtime };
                     let made = pack::make(image, &new.manifest, Some(report.in_parts()), pack, place, tell)?;

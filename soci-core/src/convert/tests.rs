@@ -31,7 +31,7 @@ fn manifests_are_upstreams_bytes() {
         (original, images.into_iter().next().unwrap())
     });
     let soci_index = SociIndex::new(IndexVersion::V2, Vec::new(), None);
-    let report = BuildReport { index: soci_index, descriptor: index, fine: None };
+    let report = BuildReport { index: soci_index, descriptor: index, fine: None, plan: None };
     let bound = bind(&image, &report, &ContentStore::Layout(layout)).unwrap();
     assert_eq!(&bound.manifest.raw[..], &golden!("converted-manifest")[..]);
     assert_eq!(assemble(original, &[bound]), golden!("converted-index"));

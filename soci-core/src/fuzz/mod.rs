@@ -10,6 +10,8 @@ mod packs;
 mod tables;
 mod traces;
 
+use std::fs;
+use std::path::Path;
 use std::sync::OnceLock;
 
 pub use documents::{index_json, json_indent, json_shapes, prefetch_json};
@@ -72,7 +74,10 @@ pub fn count_memory(meter: Memory) {
 const SECONDS: (i64, i64) = (10, 2);
 
 /// Decodes an input of `length` bytes, which are there already, within the memory and the time that it pays for.
-fn bounded<T>(length: usize, decode: impl FnOnce() -> T) -> T {
+///
+/// # Panics
+/// When it takes more.
+pub fn bounded<T>(length: usize, decode: impl FnOnce() -> T) -> T {
     let Some(meter) = METER.get() else { return decode() };
     let before = (meter.now)();
     (meter.reset)();
@@ -88,25 +93,29 @@ fn bounded<T>(length: usize, decode: impl FnOnce() -> T) -> T {
 }
 
 /// Bytes that decide how an input is made; behind their end all are 0.
-struct Seed<'a>(&'a [u8]);
+#[derive(Debug)]
+pub struct Seed<'a>(pub &'a [u8]);
 
 impl Seed<'_> {
-    fn byte(&mut self) -> u8 {
+    /// The next one.
+    pub fn byte(&mut self) -> u8 {
         let Some((&byte, rest)) = self.0.split_first() else { return 0 };
         self.0 = rest;
         byte
     }
 
-    fn flag(&mut self) -> bool {
+    /// The next one, as yes or no.
+    pub fn flag(&mut self) -> bool {
         self.byte() & 1 == 1
     }
 
-    fn number(&mut self) -> u64 {
+    /// Eight of them.
+    pub fn number(&mut self) -> u64 {
         u64::from_le_bytes(std::array::from_fn(|_| self.byte()))
     }
 
     /// Below `end`, or 0.
-    fn below(&mut self, end: usize) -> usize {
+    pub fn below(&mut self, end: usize) -> usize {
         let number = usize::from(self.byte()) | usize::from(self.byte()) << 8;
         // Two bytes reach 16 bits; further ones are used for what is larger.
         let number = if end > 1 << 16 { number | usize::from(self.byte()) << 16 } else { number };
@@ -114,9 +123,36 @@ impl Seed<'_> {
     }
 
     /// A number of repetitions: nearly all are small, so that many inputs are tried; a few are about a million.
-    fn count(&mut self) -> usize {
+    pub fn count(&mut self) -> usize {
         let (bits, byte) = (self.byte(), self.byte());
         usize::from(byte) << if bits >= 240 { bits % 13 } else { bits % 7 }
+    }
+}
+
+/// Runs targets over the inputs that the fuzzer kept for them, in folders of their names below `corpora`.
+///
+/// # Panics
+/// When a promise is broken, or a corpus is too small or too large to be kept.
+pub fn replay(corpora: &Path, targets: &[(&str, Target)]) {
+    for (name, target) in targets {
+        let inputs = fs::read_dir(corpora.join(name)).expect("each target has a corpus");
+        let mut inputs: Vec<_> = inputs.map(|entry| entry.expect("the corpus can be read").path()).collect();
+        inputs.sort();
+        assert!(inputs.len() >= 3, "{name} has hardly any corpus");
+        let mut size = 0;
+        for input in inputs {
+            let bytes = fs::read(&input).expect("the corpus can be read");
+            size += bytes.len();
+            target(&bytes);
+            if name.ends_with("_shapes") {
+                continue;
+            }
+            // Prefixes too: most damage that is met is a cut.
+            for cut in [0, 1, bytes.len() / 3, bytes.len().saturating_sub(1)] {
+                target(&bytes[..cut.min(bytes.len())]);
+            }
+        }
+        assert!(size < 50_000, "the corpus of {name} has {size} bytes");
     }
 }
 

@@ -20,12 +20,13 @@ use tokio::runtime::Handle;
 use super::{
     Companion, EMPTY_CONFIG, IndexVersion, LayerBuildError, SkipReason, SociIndex, Told,
     companion::listed_for,
+    contents,
     event::Event,
     fine::{self, FineLayer},
     layer::{self, IndexedLayer},
     planned::{self, LayerBytes, Walked},
     report::{BuildError, BuildReport},
-    settings::Settings,
+    settings::{PlanSource, Settings, TraceSettings},
 };
 use crate::{
     digest::Digest,
@@ -33,6 +34,7 @@ use crate::{
     media_type,
     prefetch::{ImageView, LayerFile, Needs, Plan, PrefetchArtifact, Selection, compat, map, select},
     store::{Artifact, ArtifactKind, Artifacts, ContentStore, StoreError, soci_index_labels},
+    tar::ContentDigests,
     ztoc::{BuildOptions, Checkpointing, FineOptions, Ztoc},
 };
 
@@ -90,6 +92,22 @@ struct Look {
     copy: Option<File>,
 }
 
+/// What a layer has.
+struct Table {
+    files: Vec<LayerFile>,
+    contents: ContentDigests,
+}
+
+/// By the layer's number; `None` for those that cannot be read.
+type Tables = HashMap<usize, Option<Table>>;
+
+impl Table {
+    /// And where blocks end.
+    fn of(walked: Walked) -> (Self, Vec<u64>) {
+        (Self { files: walked.files, contents: walked.contents }, walked.blocks)
+    }
+}
+
 impl Build<'_> {
     fn run(&self) -> Result<BuildReport, BuildError> {
         let layers = self.image.layers();
@@ -98,19 +116,19 @@ impl Build<'_> {
 
         let trace = self.settings.trace.as_ref().filter(|_| self.settings.prefetch_files.is_empty());
         let mut copies: HashMap<usize, File> = HashMap::new();
-        let mut needs = None;
+        let (mut needs, mut plan) = (None, None);
         let mut placements: HashMap<usize, Placement> = HashMap::new();
         if let Some((trace, gap)) = trace.and_then(|t| Some((t, t.span_gap?))) {
-            let mut tables = HashMap::new();
+            let mut tables = Tables::new();
             let mut blocks = HashMap::new();
             for (i, look) in self.in_parallel(&distinct, |i| self.look(i))? {
                 copies.extend(look.copy.map(|file| (i, file)));
-                let walked = look.walked.map(|walked| (walked.files, walked.blocks));
-                let (files, ends) = walked.unzip();
-                tables.insert(i, files);
+                let (table, ends) = look.walked.map(Table::of).unzip();
+                tables.insert(i, table);
                 blocks.insert(i, ends.unwrap_or_default());
             }
-            let of = self.needs(&trace.plan, &first, &tables);
+            let of;
+            (of, plan) = self.needs(trace, &first, &tables);
             for (i, blocks) in blocks {
                 placements.insert(i, Placement::new(planned::hug(&of.merged(i, gap), &blocks)));
             }
@@ -131,13 +149,16 @@ impl Build<'_> {
             (0..layers.len()).map(|i| indexed.get(&i).and_then(|layer| layer.ztoc.clone())).collect();
 
         let prefetch = if let Some(trace) = trace {
-            let needs = match needs {
-                Some(needs) => needs,
-                None => self.needs(&trace.plan, &first, &self.tables(&distinct, &ztocs)?),
+            let needs = if let Some(needs) = needs {
+                needs
+            } else {
+                let (needs, made) = self.needs(trace, &first, &self.tables(&distinct, &indexed)?);
+                plan = made;
+                needs
             };
             self.prefetched(&needs, &ztocs)
         } else if self.settings.selection == Selection::Image {
-            self.selected(&first, &distinct, &ztocs)?
+            self.selected(&first, &distinct, &indexed)?
         } else {
             let by_layer: Vec<_> = first.iter().map(|&i| ztocs[i].clone()).collect();
             let listed = compat::artifacts(&self.settings.prefetch_files, &by_layer);
@@ -157,7 +178,7 @@ impl Build<'_> {
             (self.tell)(Event::NoFineTable { layer: &layers[i], reason: &SkipReason::FineTable });
         }
         let fine = self.settings.fine.map(|_| fine::companion(self.image, &distinct, &fine, self.store));
-        self.seal(entries, fine.transpose()?)
+        self.seal(entries, fine.transpose()?, plan)
     }
 
     /// Runs `work` for each of the layers, on as many threads as there are processors. All failures are collected.
@@ -221,7 +242,10 @@ impl Build<'_> {
             (known, None)
         } else {
             let checkpointing = placement.map(|p| p.checkpointing.clone()).unwrap_or_default();
-            let options = BuildOptions { span_size, checkpointing, fine, ..BuildOptions::default() };
+            // With a span layout of its own, the first look has found out about contents.
+            let contents = self.wants_contents() && placement.is_none();
+            let options =
+                BuildOptions { span_size, checkpointing, fine, contents, ..BuildOptions::default() };
             let bytes = self.open(descriptor, copy)?;
             match layer::build(descriptor, bytes, &options, name, self.store, self.artifacts) {
                 Ok(built) => built,
@@ -295,23 +319,32 @@ impl Build<'_> {
             None
         };
         let bytes = self.open(descriptor, copy.as_ref())?;
-        Ok(Look { walked: walked(descriptor, bytes)?, copy })
+        Ok(Look { walked: walked(descriptor, bytes, self.wants_contents())?, copy })
     }
 
-    /// The tables of files of all layers, from zTOCs where there are.
-    #[allow(clippy::type_complexity)] // layer number -> table, if it can be read
+    /// Whether the plan depends on what the files contain.
+    fn wants_contents(&self) -> bool {
+        self.settings.trace.as_ref().is_some_and(|trace| matches!(trace.plan, PlanSource::OfFiles(_)))
+    }
+
+    /// The tables of files of all layers, from this build where it has read them.
     fn tables(
         &self,
         distinct: &[usize],
-        ztocs: &[Option<Ztoc>],
-    ) -> Result<HashMap<usize, Option<Vec<LayerFile>>>, BuildError> {
+        indexed: &HashMap<usize, IndexedLayer>,
+    ) -> Result<Tables, BuildError> {
         let tables = self.in_parallel(distinct, |i| {
-            if let Some(ztoc) = &ztocs[i] {
-                return Ok(Some(ztoc.files().iter().map(LayerFile::from).collect()));
+            let layer = indexed.get(&i);
+            let contents = layer.and_then(|layer| layer.contents.as_ref());
+            if let Some(ztoc) = layer.and_then(|layer| layer.ztoc.as_ref())
+                && (contents.is_some() || !self.wants_contents())
+            {
+                let files = ztoc.files().iter().map(LayerFile::from).collect();
+                return Ok(Some(Table { files, contents: contents.cloned().unwrap_or_default() }));
             }
             let descriptor = &self.image.layers()[i];
             let bytes = self.open(descriptor, None)?;
-            Ok(walked(descriptor, bytes)?.map(|walked| walked.files))
+            Ok(walked(descriptor, bytes, self.wants_contents())?.map(|walked| Table::of(walked).0))
         })?;
         Ok(tables.into_iter().collect())
     }
@@ -321,35 +354,47 @@ impl Build<'_> {
         &self,
         first: &[usize],
         distinct: &[usize],
-        ztocs: &[Option<Ztoc>],
+        indexed: &HashMap<usize, IndexedLayer>,
     ) -> Result<Vec<Option<PrefetchArtifact>>, BuildError> {
         if self.settings.prefetch_files.is_empty() {
             return Ok(vec![None; first.len()]);
         }
-        let view = self.view(first, &self.tables(distinct, ztocs)?);
-        let by_layer: Vec<_> = first.iter().map(|&i| ztocs[i].clone()).collect();
+        let view = self.view(first, &self.tables(distinct, indexed)?);
+        let ztoc = |i: &usize| indexed.get(i).and_then(|layer| layer.ztoc.clone());
+        let by_layer: Vec<_> = first.iter().map(ztoc).collect();
         let selected = select(&self.settings.prefetch_files, &view, &by_layer);
         selected.lines.iter().for_each(|chosen| (self.tell)(Event::Chosen(chosen)));
         Ok(selected.layers)
     }
 
     /// All layers on top of each other; a layer that occurs twice goes by the number of its first place.
-    fn view(&self, first: &[usize], tables: &HashMap<usize, Option<Vec<LayerFile>>>) -> ImageView {
+    fn view(&self, first: &[usize], tables: &Tables) -> ImageView {
         for (&i, table) in tables {
             if table.is_none() {
                 (self.tell)(Event::LayerUnread(&self.image.layers()[i]));
             }
         }
-        let table = |i: &usize| tables.get(i).and_then(Option::as_ref).map_or(&[][..], Vec::as_slice);
+        let table = |i: &usize| {
+            tables.get(i).and_then(Option::as_ref).map_or(&[][..], |table| table.files.as_slice())
+        };
         ImageView::build(first.iter().map(|i| (*i, table(i))))
     }
 
-    fn needs(&self, plan: &Plan, first: &[usize], tables: &HashMap<usize, Option<Vec<LayerFile>>>) -> Needs {
-        let needs = Needs::of(plan, &self.view(first, tables));
+    /// What is needed of the layers, and the plan that says so.
+    fn needs(&self, trace: &TraceSettings, first: &[usize], tables: &Tables) -> (Needs, Option<Plan>) {
+        let view = self.view(first, tables);
+        let plan = match &trace.plan {
+            PlanSource::Known(plan) => plan.clone(),
+            PlanSource::OfFiles(plan_of) => {
+                let contents = |i| tables.get(&i)?.as_ref().map(|table: &Table| &table.contents);
+                plan_of(contents::files(&view, contents))
+            }
+        };
+        let needs = Needs::of(&plan, &view);
         if let Some(first) = needs.missing.first() {
             (self.tell)(Event::PathsNotFound { count: needs.missing.len(), first });
         }
-        needs
+        (needs, Some(plan))
     }
 
     fn prefetched(&self, needs: &Needs, ztocs: &[Option<Ztoc>]) -> Vec<Option<PrefetchArtifact>> {
@@ -392,7 +437,12 @@ impl Build<'_> {
         Ok(entry)
     }
 
-    fn seal(&self, entries: Vec<Descriptor>, fine: Option<Companion>) -> Result<BuildReport, BuildError> {
+    fn seal(
+        &self,
+        entries: Vec<Descriptor>,
+        fine: Option<Companion>,
+        plan: Option<Plan>,
+    ) -> Result<BuildReport, BuildError> {
         let (version, manifest) = (self.settings.version, &self.image.manifest);
         let subject = (version == IndexVersion::V1).then(|| manifest.descriptor());
         let index = SociIndex::new(version, entries, subject);
@@ -415,7 +465,7 @@ impl Build<'_> {
             platform: Some(platform),
             ..Artifact::new(ArtifactKind::SociIndex, &descriptor, manifest.digest, self.store)
         })?;
-        let report = BuildReport { index, descriptor, fine };
+        let report = BuildReport { index, descriptor, fine, plan };
         if let Some(fine) = report.put_companion(self.image, version, self.store, self.artifacts)? {
             (self.tell)(Event::FineIndex(&fine));
         }
@@ -424,8 +474,9 @@ impl Build<'_> {
 }
 
 /// What a layer shows; `None` when nobody can unpack it.
-fn walked(layer: &Descriptor, bytes: impl Read) -> Result<Option<Walked>, LayerBuildError> {
-    planned::walk(layer, bytes).map_or_else(|error| error.skips().map(|_| None), |walked| Ok(Some(walked)))
+fn walked(layer: &Descriptor, bytes: impl Read, contents: bool) -> Result<Option<Walked>, LayerBuildError> {
+    let walked = planned::walk(layer, bytes, contents);
+    walked.map_or_else(|error| error.skips().map(|_| None), |walked| Ok(Some(walked)))
 }
 
 /// For each layer the number of the first layer with the same digest.

@@ -15,7 +15,7 @@ use crate::{
     image::{Descriptor, ImageError},
     media_type::{self, LayerKind, layer_compression},
     store::{Artifact, ArtifactKind, Artifacts, ContentStore, StoreError},
-    tar::{EntryKind, TarError},
+    tar::{ContentDigests, EntryKind, TarError},
     tree::{clean, split},
     ztoc::{Algorithm, BuildError, BuildOptions, Built, ZstdError, Ztoc, build_gzip, build_tar, build_zstd},
 };
@@ -122,6 +122,8 @@ pub(super) struct IndexedLayer {
     pub(super) xattrs_present: bool,
     /// It was known before.
     pub(super) existed: bool,
+    /// What its files contain, if it was read and that was asked for.
+    pub(super) contents: Option<ContentDigests>,
 }
 
 /// Whether the layer is to be indexed, as far as its descriptor tells; the reason if not.
@@ -181,6 +183,7 @@ pub(super) fn known(
         xattrs_present: needs_xattrs(&ztoc),
         ztoc: Some(ztoc),
         existed: true,
+        contents: None,
     })
 }
 
@@ -210,6 +213,7 @@ pub(super) fn build(
         ztoc: Ztoc::open(built.ztoc.into()).ok(),
         xattrs_present: built.xattrs_present,
         existed: false,
+        contents: built.contents,
     };
     Ok((indexed, fine))
 }

@@ -20,7 +20,7 @@ pub fn view(image: &Image, runtime: &Handle) -> Result<ImageView, LayerBuildErro
     let mut tables: Vec<Vec<LayerFile>> = Vec::new();
     for layer in image.layers() {
         let bytes = planned::open(image, layer, None, runtime)?;
-        tables.push(planned::walk(layer, bytes)?.files);
+        tables.push(planned::walk(layer, bytes, false)?.files);
     }
     Ok(ImageView::build(tables.iter().enumerate()))
 }

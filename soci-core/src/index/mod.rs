@@ -28,5 +28,5 @@ pub use look::view;
 pub use manifest::{EMPTY_CONFIG, IndexError, IndexVersion, SociIndex, is_ztoc, layer_of};
 pub use rebuild::{Images, rebuild};
 pub use report::{BuildError, BuildReport};
-pub use settings::{DEFAULT_MIN_LAYER_SIZE, Settings, TraceSettings};
+pub use settings::{DEFAULT_MIN_LAYER_SIZE, PlanOfFiles, PlanSource, Settings, TraceSettings};
 pub(crate) use told::Told;

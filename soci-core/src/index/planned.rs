@@ -21,7 +21,7 @@ use crate::{
     image::{Descriptor, Image, LayerReader},
     prefetch::LayerFile,
     store::ContentStore,
-    tar::{Entry, Parser, Sink, Special, TarError},
+    tar::{ContentDigests, ContentHasher, Entry, Parser, Sink, Special, TarError},
     units::ByteRange,
 };
 
@@ -82,11 +82,16 @@ pub(crate) struct Walked {
     pub(crate) in_parts: bool,
     /// Uncompressed offsets at which a deflate block or a zstd frame ends, ascending; empty for a plain tar.
     pub(crate) blocks: Vec<u64>,
+    /// What the files contain; empty unless it was asked for.
+    pub(crate) contents: ContentDigests,
 }
 
-/// Walks over a layer. An error that [`LayerBuildError::skips`] is of a layer that nobody can unpack.
-pub(crate) fn walk(layer: &Descriptor, bytes: impl Read) -> Result<Walked, LayerBuildError> {
-    let (mut parser, mut table) = (Parser::new(), Table::default());
+/// Walks over a layer, and with `contents` hashes what its files contain. An error that [`LayerBuildError::skips`] is of a layer that
+/// nobody can unpack.
+pub(crate) fn walk(layer: &Descriptor, bytes: impl Read, contents: bool) -> Result<Walked, LayerBuildError> {
+    let mut parser = Parser::new();
+    let mut table =
+        Table { files: Vec::new(), in_parts: true, contents: contents.then(ContentHasher::default) };
     let (mut blocks, mut at) = (Vec::new(), 0);
     plain(layer, bytes, &mut |plain, ended| {
         at += plain.len() as u64;
@@ -96,7 +101,8 @@ pub(crate) fn walk(layer: &Descriptor, bytes: impl Read) -> Result<Walked, Layer
         Ok(parser.push(plain, &mut table)?)
     })?;
     parser.finish()?;
-    Ok(Walked { files: table.files, in_parts: table.in_parts, blocks })
+    let contents = table.contents.map(ContentHasher::finish).unwrap_or_default();
+    Ok(Walked { files: table.files, in_parts: table.in_parts, blocks, contents })
 }
 
 /// What takes the plain bytes of a layer; `true`: a deflate block or a zstd frame ends with them.
@@ -213,14 +219,15 @@ pub(super) fn hug(needed: &[ByteRange], blocks: &[u64]) -> Vec<u64> {
 }
 
 /// The files of a layer's tar.
-pub(super) struct Table {
-    pub(super) files: Vec<LayerFile>,
+struct Table {
+    files: Vec<LayerFile>,
     in_parts: bool,
+    contents: Option<ContentHasher>,
 }
 
-impl Default for Table {
-    fn default() -> Self {
-        Self { files: Vec::new(), in_parts: true }
+impl Table {
+    fn put(&mut self, entry: Entry) {
+        self.files.push(entry.into());
     }
 }
 
@@ -228,20 +235,31 @@ impl Sink for Table {
     type Error = TarError;
 
     fn entry(&mut self, entry: Entry) -> Result<(), TarError> {
-        self.files.push(entry.into());
+        if let Some(contents) = &mut self.contents {
+            contents.entry(&entry);
+        }
+        self.put(entry);
         Ok(())
     }
 
     fn special(&mut self, entry: Entry, special: Special) -> Result<(), TarError> {
         self.in_parts = false;
-        match special {
-            Special::Sparse | Special::Contiguous => self.entry(entry),
-            Special::Global => Ok(()),
-            Special::Other(_) => Err(special.refused(&entry)),
+        if let Some(contents) = &mut self.contents {
+            contents.special();
         }
+        match special {
+            Special::Sparse => self.put(entry),
+            Special::Contiguous => self.entry(entry)?,
+            Special::Global => {}
+            Special::Other(_) => return Err(special.refused(&entry)),
+        }
+        Ok(())
     }
 
-    fn data(&mut self, _: &[u8]) -> Result<(), TarError> {
+    fn data(&mut self, bytes: &[u8]) -> Result<(), TarError> {
+        if let Some(contents) = &mut self.contents {
+            contents.data(bytes);
+        }
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use crate::{
     digest::Digest,
     error::chain,
     image::{Descriptor, Image},
+    prefetch::Plan,
     store::{Artifacts, ContentStore, StoreError},
 };
 
@@ -20,6 +21,8 @@ pub struct BuildReport {
     /// The companion with the fine indexes, if they were asked for. Its blobs are stored; so is it itself if the index is
     /// of version 1, while that of a version 2 index awaits its subject, the manifest that names the index.
     pub fine: Option<Companion>,
+    /// What was planned for, if the settings had a plan or said how to make one.
+    pub plan: Option<Plan>,
 }
 
 impl BuildReport {

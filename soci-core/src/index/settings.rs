@@ -1,6 +1,8 @@
 //! What an index build is asked for. Holds no state.
 
-use super::IndexVersion;
+use std::{fmt, sync::Arc};
+
+use super::{FileDigest, IndexVersion};
 use crate::prefetch::{Plan, Selection};
 
 /// Compressed bytes below which a layer gets no zTOC unless somebody wants it; upstream's.
@@ -33,8 +35,35 @@ pub struct Settings {
 #[derive(Clone, Debug)]
 pub struct TraceSettings {
     /// What the workload needs.
-    pub plan: Plan,
+    pub plan: PlanSource,
     /// Place checkpoints at the edges of what is needed; needed ranges closer than this many bytes count as one.
     /// `None`: upstream's placement.
     pub span_gap: Option<u64>,
+}
+
+/// Where a plan comes from.
+#[derive(Clone)]
+pub enum PlanSource {
+    /// It is there.
+    Known(Plan),
+    /// It depends on what the files of the image contain; the build finds that out in the pass that it makes over the layers.
+    OfFiles(Arc<PlanOfFiles>),
+}
+
+/// Makes a plan for an image with these files.
+pub type PlanOfFiles = dyn Fn(Vec<FileDigest>) -> Plan + Send + Sync;
+
+impl Default for PlanSource {
+    fn default() -> Self {
+        Self::Known(Plan::default())
+    }
+}
+
+impl fmt::Debug for PlanSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known(plan) => f.debug_tuple("Known").field(plan).finish(),
+            Self::OfFiles(_) => f.write_str("OfFiles"),
+        }
+    }
 }

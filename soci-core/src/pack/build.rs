@@ -222,7 +222,7 @@ impl Layers<'_> {
             })
             .collect();
         let size_of = |layer: usize| sizes.get(layer).copied().flatten();
-        let (drafts, must_have) = lay_out(&needs.ranges, needs.must_have, size_of)?;
+        let (drafts, must_have) = lay_out(&needs.ranges, [needs.asked, needs.must_have], size_of)?;
         let budget = settings.budget.map(|budget| match budget {
             Budget::Bytes(bytes) => bytes,
             Budget::Percent(percent) => {
@@ -244,7 +244,7 @@ impl Layers<'_> {
                 Some(ztoc.files().iter().map(LayerFile::from).collect())
             } else {
                 let failed = |error| PackBuildError::Layer(layer.digest, Box::new(error));
-                match self.open(layer).and_then(|bytes| planned::walk(layer, bytes)) {
+                match self.open(layer).and_then(|bytes| planned::walk(layer, bytes, false)) {
                     Ok(walked) => {
                         if !walked.in_parts {
                             whole.insert(layer.digest);

@@ -21,7 +21,7 @@ pub struct PackBytes {
     pub head: PackHead,
     /// Plain bytes of needed ranges that the budget cut.
     pub cut: u64,
-    /// How many of them were needed before the workload was ready.
+    /// How many of them were needed or mapped before the workload was ready.
     pub cut_must_have: u64,
 }
 
@@ -54,7 +54,7 @@ pub fn packed(
     let collected: Vec<_> = layers.iter().enumerate().map(collect).collect();
     let digests: Vec<_> = layers.iter().map(|(digest, _)| *digest).collect();
     let size = |layer: usize| layers.get(layer).map(|(_, tar)| tar.len() as u64);
-    let (drafts, first) = lay_out(needs, must_have, size)?;
+    let (drafts, first) = lay_out(needs, [must_have; 2], size)?;
     let bytes = Bytes { layers: &collected, scratch: &plain };
     let packed = write(image, &digests, &drafts, first, &bytes, budget, scratch())?;
     let mut blob = packed.head_bytes;

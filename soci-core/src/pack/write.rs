@@ -2,7 +2,8 @@
 //!
 //! Owns the blocks that are compressed now; the others are in a file. What must always hold: the same ranges and layers give the same bytes; every
 //! needed byte is in one extent only, in the block of its first need; in a block, extents are in the order of layers and of their
-//! bytes there, neighbours joined; what is to be had first shares no block with the rest.
+//! bytes there, neighbours joined; what was asked for shares no block with what was mapped along, and what is to be had first none with the
+//! rest.
 
 use std::{io, num::NonZero, thread};
 
@@ -46,17 +47,20 @@ impl Draft {
     }
 }
 
-/// Lays out ranges in blocks. `plain_size` gives the length of a layer's tar, `None` for layers that are left out.
+/// Lays out ranges in blocks, and says how many blocks are to be had first. `firsts` are how many ranges at the front were asked for,
+/// and how many are to be had first. `plain_size` gives the length of a layer's tar, `None` for layers that are left out.
 pub(super) fn lay_out(
     needs: &[(usize, ByteRange)],
-    must_have: usize,
+    firsts: [usize; 2],
     plain_size: impl Fn(usize) -> Option<u64>,
 ) -> Result<(Vec<Draft>, usize), PackBuildError> {
+    let [asked, must_have] = firsts;
     let mut taken = vec![Coverage::default(); needs.iter().map(|(layer, _)| layer + 1).max().unwrap_or(0)];
     let mut blocks: Vec<Draft> = Vec::new();
     let (mut first, mut total) = (0, 0);
     let mut full = true;
     for (place, &(layer, range)) in needs.iter().enumerate() {
+        full |= place == asked;
         if place == must_have {
             (first, full) = (blocks.len(), true);
         }
@@ -121,7 +125,7 @@ pub(super) struct Packed {
     pub(super) blocks: Scratch,
     /// Plain bytes of needed ranges that the budget cut.
     pub(super) cut: u64,
-    /// How many of them were needed before the workload was ready.
+    /// How many of them were needed or mapped before the workload was ready.
     pub(super) cut_must_have: u64,
 }
 

@@ -155,10 +155,10 @@ fn no_page_of_a_file_is_cut_in_two() {
 #[test]
 fn layers_that_are_left_out_are_not_listed_and_nothing_is_no_pack() {
     let needs = [(0, ByteRange::new(0, 10)), (1, ByteRange::new(0, 10)), (0, ByteRange::new(600, 700))];
-    let (drafts, first) = lay_out(&needs, 2, |layer| (layer == 1).then_some(1536)).unwrap();
+    let (drafts, first) = lay_out(&needs, [2; 2], |layer| (layer == 1).then_some(1536)).unwrap();
     assert_eq!((drafts.len(), first), (1, 1));
     assert_eq!(drafts[0].extents, [Extent { layer: 1, range: ByteRange::new(0, 512) }]);
-    let (none, _) = lay_out(&needs, 2, |_| None).unwrap();
+    let (none, _) = lay_out(&needs, [2; 2], |_| None).unwrap();
     let scratch = || Scratch::new(tempfile::tempfile().unwrap());
     let bytes = Bytes { layers: &[], scratch: &scratch() };
     let error = write(&Digest::of(b"image"), &[], &none, 0, &bytes, None, scratch()).unwrap_err();

@@ -237,7 +237,7 @@ impl ImageView {
                         way.truncate(1);
                         names.clear();
                     }
-                    for part in split(target).collect::<Vec<_>>().into_iter().rev() {
+                    for part in split(target).rev() {
                         rest.push_front(part.to_vec());
                     }
                 }
@@ -348,6 +348,8 @@ impl Tree {
     }
 }
 
-fn split(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    path.split(|&b| b == b'/').filter(|part| !part.is_empty())
+/// The parts of a path; behind a slash at its end only a directory can be meant.
+fn split(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+    let directory = path.ends_with(b"/").then_some(&b"."[..]);
+    path.split(|&b| b == b'/').filter(|part| !part.is_empty()).chain(directory)
 }

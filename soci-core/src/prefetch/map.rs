@@ -22,7 +22,9 @@ use crate::{
 pub struct Needs {
     /// Layer number and bytes of its uncompressed stream.
     pub ranges: Vec<(usize, ByteRange)>,
-    /// So many ranges at the front are of the plan's items that were asked for before the workload was ready.
+    /// So many ranges at the front are of the items that [`Plan::asked`] counts.
+    pub asked: usize,
+    /// So many ranges at the front are of the items that [`Plan::must_have`] counts.
     pub must_have: usize,
     /// Paths of the plan that are no regular files of the image, each once, in the order of need.
     pub missing: Vec<Arc<[u8]>>,
@@ -49,6 +51,9 @@ impl Needs {
                     let wanted = ByteRange::new(shift(item.range.start), shift(item.range.end));
                     if let Some(range) = located.content.intersect(&wanted) {
                         needs.ranges.push((located.layer, range));
+                        if place < plan.asked {
+                            needs.asked = needs.ranges.len();
+                        }
                         if place < plan.must_have {
                             needs.must_have = needs.ranges.len();
                         }

@@ -9,7 +9,10 @@ use crate::units::ByteRange;
 pub struct Plan {
     /// The ranges; no byte of a file is in two of them.
     pub items: Vec<PlanItem>,
-    /// So many items at the front were asked for before the workload was ready; what follows is a guess, or later.
+    /// So many items at the front were read, faulted in or executed before the workload was ready.
+    pub asked: usize,
+    /// So many items at the front come before the workload is ready: those, and behind them what the kernel mapped along. About half
+    /// of what it maps along is used without a trace, so no budget may count it as a mere guess. At least `asked`.
     pub must_have: usize,
 }
 
@@ -31,9 +34,9 @@ impl Plan {
         let range = ByteRange::new(0, length);
         let first = paths.into_iter().map(|path| PlanItem { path, range, first_need_ns: 0 });
         let mut items: Vec<_> = first.collect();
-        let must_have = items.len() + self.must_have;
+        let (asked, must_have) = (items.len() + self.asked, items.len() + self.must_have);
         items.extend(self.items.iter().cloned());
-        Self { items, must_have }
+        Self { items, asked, must_have }
     }
 
     /// The same needs, and behind all of them up to `slack` bytes on both sides of each: these may go beyond the file's end and
@@ -49,6 +52,6 @@ impl Plan {
             ranges.map(|range| PlanItem { range, ..item.clone() })
         };
         let neighbours = self.items.iter().flat_map(beside).filter(|item| !item.range.is_empty());
-        Self { items: self.items.iter().cloned().chain(neighbours).collect(), must_have: self.must_have }
+        Self { items: self.items.iter().cloned().chain(neighbours).collect(), ..*self }
     }
 }

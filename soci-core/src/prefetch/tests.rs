@@ -138,11 +138,12 @@ fn needs_are_cut_to_the_file_and_missing_paths_are_named_once() {
             item("f", 100, 120),
             item("no", 1, 2),
         ],
-        must_have: 2,
+        asked: 1,
+        must_have: 3,
     };
     let needs = Needs::of(&plan, &view);
     assert_eq!(needs.ranges, [(0, ByteRange::new(1090, 1100)), (0, ByteRange::new(1000, 1010))]);
-    assert_eq!(needs.must_have, 1);
+    assert_eq!((needs.asked, needs.must_have), (1, 2));
     assert_eq!(needs.missing, [Arc::from(&b"no"[..])]);
 }
 

@@ -6,6 +6,7 @@
 //!
 //! Owns no state of its own. Invariant: whatever the chunking of the input, the same entries come out.
 
+mod contents;
 mod entry;
 mod error;
 mod header;
@@ -13,6 +14,8 @@ mod parser;
 mod pax;
 mod sparse;
 
+pub use contents::ContentDigests;
+pub(crate) use contents::ContentHasher;
 pub use entry::{Entry, EntryKind, Mtime, Special, XATTR_PREFIX};
 pub use error::TarError;
 pub use parser::Parser;

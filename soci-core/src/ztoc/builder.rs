@@ -15,7 +15,7 @@ use crate::compression::gzip::{Checkpoint, Event, Scanner, ZinfoWriter};
 use crate::compression::uncompressed::TarZinfo;
 use crate::compression::zstd::{self, FramesWriter, MAX_FRAME, ZstdError};
 use crate::digest::{Digest, Hasher};
-use crate::tar::{Entry, Parser, Sink, Special, TarError};
+use crate::tar::{ContentDigests, ContentHasher, Entry, Parser, Sink, Special, TarError};
 
 /// Span size that upstream uses when none is asked for: 4 MiB of uncompressed bytes.
 pub const DEFAULT_SPAN_SIZE: u64 = 1 << 22;
@@ -36,6 +36,8 @@ pub struct BuildOptions {
     pub diff_id: bool,
     /// Also build a fine index in the same pass. The zTOC is the same with and without it.
     pub fine: Option<FineOptions>,
+    /// Also compute the digests of what the files contain (costs one more SHA-256 pass over that).
+    pub contents: bool,
 }
 
 impl Default for BuildOptions {
@@ -46,6 +48,7 @@ impl Default for BuildOptions {
             checkpointing: Checkpointing::default(),
             diff_id: false,
             fine: None,
+            contents: false,
         }
     }
 }
@@ -67,6 +70,8 @@ pub struct Built {
     pub xattrs_present: bool,
     /// The fine index, if [`BuildOptions::fine`] asked for it and its table is not larger than readers take.
     pub fine: Option<BuiltFine>,
+    /// What the files contain, if [`BuildOptions::contents`] asked for it.
+    pub contents: Option<ContentDigests>,
 }
 
 /// Bytes read at a time.
@@ -92,6 +97,7 @@ struct Toc {
     entries: Vec<Entry>,
     encoded: u64,
     xattrs_present: bool,
+    contents: Option<ContentHasher>,
 }
 
 impl Sink for Toc {
@@ -100,6 +106,9 @@ impl Sink for Toc {
     fn entry(&mut self, entry: Entry) -> Result<(), TarError> {
         self.encoded += encode::entry_size(&entry);
         self.xattrs_present |= entry.xattrs().next().is_some() || entry.name.ends_with(b".wh..wh..opq");
+        if let Some(contents) = &mut self.contents {
+            contents.entry(&entry);
+        }
         self.entries.push(entry);
         Ok(())
     }
@@ -109,7 +118,10 @@ impl Sink for Toc {
         Err(special.refused(&entry))
     }
 
-    fn data(&mut self, _: &[u8]) -> Result<(), TarError> {
+    fn data(&mut self, bytes: &[u8]) -> Result<(), TarError> {
+        if let Some(contents) = &mut self.contents {
+            contents.data(bytes);
+        }
         Ok(())
     }
 
@@ -121,7 +133,12 @@ impl Sink for Toc {
 impl Pass {
     fn new(options: &BuildOptions) -> Result<Self, BuildError> {
         Ok(Self {
-            toc: Toc { entries: Vec::new(), encoded: 0, xattrs_present: false },
+            toc: Toc {
+                entries: Vec::new(),
+                encoded: 0,
+                xattrs_present: false,
+                contents: options.contents.then(ContentHasher::default),
+            },
             parser: Parser::new(),
             layer: Hasher::new(),
             layer_size: 0,
@@ -214,6 +231,7 @@ impl Pass {
             diff_id: self.diff_id.map(Hasher::finish),
             xattrs_present: self.toc.xattrs_present,
             fine: fine.transpose()?.flatten(),
+            contents: self.toc.contents.map(ContentHasher::finish),
         })
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Indexed {
     pub(crate) built: usize,
     /// What was said of lines of the prefetch list.
     pub(crate) chosen: Vec<Chosen>,
+    /// Stored bytes of layers that were read.
+    pub(crate) read: u64,
     layers: Vec<Digest>,
     store: LayoutStore,
     artifacts: Artifacts,
@@ -112,19 +114,20 @@ pub(crate) fn index_with(layers: &[(&str, Vec<u8>)], settings: &Settings) -> Res
     let source = format!("oci:{}:v1", image.display());
     let source = ImageSource::parse(&source, &Registry::new(RegistryOptions::default())).unwrap();
     let image = runtime.block_on(source.resolve(&Platform::new("linux", "amd64"))).unwrap();
-    let told = Mutex::new((Vec::new(), 0, Vec::new()));
+    let told = Mutex::new((Vec::new(), 0, Vec::new(), 0));
     let tell = |event: Event<'_>| {
         let mut told = told.lock().unwrap();
         match event {
             Event::Skipped { reason, .. } => told.0.push(reason.to_string()),
             Event::Ztoc { .. } => told.1 += 1,
             Event::Chosen(chosen) => told.2.push(chosen.clone()),
+            Event::Read { bytes, .. } => told.3 += bytes,
             _ => {}
         }
     };
     let report =
         build(&image, settings, &ContentStore::Layout(store.clone()), &artifacts, runtime.handle(), &tell)
             .map_err(|e| e.to_string())?;
-    let (skipped, built, chosen) = told.into_inner().unwrap();
-    Ok(Indexed { report, skipped, built, chosen, layers: digests, store, artifacts, _dir: dir })
+    let (skipped, built, chosen, read) = told.into_inner().unwrap();
+    Ok(Indexed { report, skipped, built, chosen, read, layers: digests, store, artifacts, _dir: dir })
 }

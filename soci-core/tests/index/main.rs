@@ -2,6 +2,7 @@
 //!
 //! One program, because all of them stand on [`indexed`].
 
+mod contents;
 mod fine;
 mod indexed;
 mod layer_kinds;

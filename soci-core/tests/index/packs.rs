@@ -68,7 +68,7 @@ impl Made {
                 first_need_ns: 0,
             })
             .collect();
-        let plan = Plan { must_have: items.len(), items };
+        let plan = Plan { asked: items.len(), must_have: items.len(), items };
         let settings = PackSettings { plan, budget, purpose: Purpose::default() };
         let store = ContentStore::Layout(self.store.clone());
         let (artifacts, runtime) = (&self.artifacts, self.runtime.handle());
@@ -224,6 +224,7 @@ fn what_is_read_is_told() {
             range: ByteRange::new(0, 1),
             first_need_ns: 0,
         }],
+        asked: 1,
         must_have: 1,
     };
     let settings = PackSettings { plan, budget: None, purpose: Purpose::default() };

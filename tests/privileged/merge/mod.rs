@@ -3,6 +3,7 @@
 //!
 //! Stacks are made by chance, many in one image. `SOCI_STACKS` says how many (512), `SOCI_STACKS_FROM` the first seed.
 
+mod resolve;
 mod stacks;
 mod ways;
 

@@ -17,17 +17,23 @@ use harness::way::Way;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use snapshotter::layer::MountOptions;
 use soci_core::digest::Digest;
-use soci_core::prefetch::{ImageView, LayerFile, VisibleKind};
+use soci_core::prefetch::{ImageView, LayerFile, NotLocated, VisibleKind};
 use soci_core::tar::{Entry, Parser, Sink, Special, TarError};
 use soci_core::unpack::{ApplyOptions, LayerFormat, Whiteouts, unpack_layer};
 use tokio::runtime::Runtime;
 
-/// A mounted overlay.
+/// A file system in memory at a directory: making a file on a disk's takes a millisecond.
+pub(super) fn in_memory(at: &Path) -> Merged {
+    mount("tmpfs", at, "tmpfs", MountFlags::empty(), c"size=1g").unwrap();
+    Merged(at.to_owned())
+}
+
+/// A mounted overlay, or what is mounted below one.
 pub(super) struct Merged(pub(super) PathBuf);
 
 impl Merged {
     /// Of layers, the lowest first, and an empty one below them: overlayfs wants two.
-    fn of(layers: &[PathBuf], work: &Path) -> Self {
+    pub(super) fn of(layers: &[PathBuf], work: &Path) -> Self {
         let (empty, target) = (work.join("empty"), work.join("merged"));
         fs::create_dir_all(&empty).unwrap();
         fs::create_dir_all(&target).unwrap();
@@ -112,8 +118,8 @@ pub(super) fn containerd(
 /// What the planner sees: kind, and digest of the content.
 pub(super) type Plan = BTreeMap<PathBuf, (VisibleKind, Option<Digest>)>;
 
-/// The planner's view of the same.
-pub(super) fn planner(tars: &[Vec<u8>]) -> Plan {
+/// The planner's view of the same, as it is made of the tars.
+pub(super) fn view(tars: &[Vec<u8>]) -> ImageView {
     struct Files(Vec<LayerFile>);
     impl Sink for Files {
         type Error = TarError;
@@ -139,12 +145,24 @@ pub(super) fn planner(tars: &[Vec<u8>]) -> Plan {
             files.0
         })
         .collect();
-    let view = ImageView::build(tables.iter().enumerate());
-    let content = |path: &[u8]| {
-        let located = view.locate(path).unwrap();
-        let (start, end) = (located.content.start as usize, located.content.end as usize);
-        Digest::of(&tars[located.layer][start..end])
-    };
+    ImageView::build(tables.iter().enumerate())
+}
+
+/// The bytes of a layer's tar that a path leads to, and the file's own path.
+pub(super) fn resolved<'a>(
+    view: &ImageView,
+    tars: &'a [Vec<u8>],
+    path: &[u8],
+) -> Result<(Vec<u8>, &'a [u8]), NotLocated> {
+    let (own, located) = view.find(path)?;
+    let (start, end) = (located.content.start as usize, located.content.end as usize);
+    Ok((own, &tars[located.layer][start..end]))
+}
+
+/// What the planner shows.
+pub(super) fn planner(tars: &[Vec<u8>]) -> Plan {
+    let view = view(tars);
+    let content = |path: &[u8]| Digest::of(resolved(&view, tars, path).unwrap().1);
     let named = view.visible().map(|(path, _, kind)| {
         let content = (kind == VisibleKind::File).then(|| content(&path));
         (PathBuf::from(OsString::from_vec(path)), (kind, content))
