@@ -5,11 +5,12 @@ use anyhow::Result;
 pub(crate) mod bound;
 pub(crate) mod cold_start;
 mod create;
+mod predict;
 mod record;
 pub(crate) mod start;
 mod ztoc;
 
-/// Measure cold starts, the index build, the recorder or the zTOC build
+/// Measure cold starts, their predictions, the index build, the recorder or the zTOC build
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -20,6 +21,7 @@ pub(crate) struct Args {
 enum What {
     ColdStart(cold_start::Args),
     Create(create::Args),
+    Predict(predict::Args),
     Record(record::Args),
     Ztoc(ztoc::Args),
 }
@@ -29,6 +31,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.what {
         What::ColdStart(args) => cold_start::run(args),
         What::Create(args) => create::run(args),
+        What::Predict(args) => predict::run(args),
         What::Record(args) => record::run(args),
         What::Ztoc(args) => ztoc::run(args),
     }

@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 
 use super::{
     Companion, EMPTY_CONFIG, IndexVersion, LayerBuildError, SkipReason, SociIndex, Told,
+    advice::advice,
     companion::listed_for,
     event::Event,
     fine::{self, FineLayer},
@@ -395,7 +396,8 @@ impl Build<'_> {
     fn seal(&self, entries: Vec<Descriptor>, fine: Option<Companion>) -> Result<BuildReport, BuildError> {
         let (version, manifest) = (self.settings.version, &self.image.manifest);
         let subject = (version == IndexVersion::V1).then(|| manifest.descriptor());
-        let index = SociIndex::new(version, entries, subject);
+        let mut index = SociIndex::new(version, entries, subject);
+        index.annotations.extend(advice(self.settings.advised_whole));
         let raw = index.encode();
         let config = self.store.put(EMPTY_CONFIG)?;
         let digest = self.store.put_labelled(&raw, soci_index_labels(&config, &index.layers))?;

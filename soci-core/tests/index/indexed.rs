@@ -71,6 +71,7 @@ pub(crate) fn settings() -> Settings {
         selection: Selection::Image,
         trace: None,
         fine: None,
+        advised_whole: false,
     }
 }
 

@@ -4,6 +4,7 @@ mod create;
 mod diff;
 mod info;
 mod rebase;
+mod simulate;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -14,7 +15,7 @@ use planner::profile::Profile;
 use crate::global::Global;
 use crate::output::place::{Overwrite, Pending};
 
-/// Make, show, compare and rebase profiles of workloads.
+/// Make, show, compare and rebase profiles of workloads, and predict starts.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Make one profile of traces and other profiles.
@@ -35,6 +36,12 @@ pub(crate) enum Command {
         after_help = "Example:\n  soci profile rebase web.profile registry.example.com/app:v2 -o v2.profile"
     )]
     Rebase(rebase::Args),
+    /// Predict how long starts of an image take.
+    #[command(
+        after_help = "Examples:\n  soci profile simulate web.profile registry.example.com/app:v1 --link 5ms/100Mbit\n  \
+        soci profile simulate web.profile registry.example.com/app:v1 --fail-if 'pack > 1.2*bound' --svg start.svg"
+    )]
+    Simulate(simulate::Args),
 }
 
 impl Command {
@@ -44,6 +51,7 @@ impl Command {
             Self::Info(args) => info::run(&args),
             Self::Diff(args) => diff::run(&args),
             Self::Rebase(args) => rebase::run(&args, global),
+            Self::Simulate(args) => simulate::run(&args, global),
         }
     }
 }
