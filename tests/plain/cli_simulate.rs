@@ -51,7 +51,7 @@ fn starts_are_predicted_for_each_link_and_way() {
             starts.iter().find(|start| start["mode"] == mode).unwrap()["ready_s"].as_f64().unwrap()
         };
         let bound = link["bound_s"].as_f64().unwrap();
-        assert!(bound >= 1.0 && bound <= ready("pack") && ready("pack") < ready("full"), "{link}");
+        assert!(bound >= 0.9 && bound <= ready("pack") && ready("pack") < ready("full"), "{link}");
     }
     // Over a megabit a second, all of the image takes as long as its bytes do.
     let size = document["compressed_bytes"].as_f64().unwrap();

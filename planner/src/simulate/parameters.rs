@@ -113,6 +113,35 @@ impl Default for Node {
     }
 }
 
+impl Node {
+    /// Sets the parameter of this name; `None`: there is none of it, or the value is not positive and finite.
+    pub fn set(&mut self, name: &str, value: f64) -> Option<()> {
+        if !(value.is_finite() && value > 0.0) {
+            return None;
+        }
+        let parameter = match name {
+            "cores" => {
+                self.cores = value as usize;
+                return Some(());
+            }
+            "inflate" => &mut self.inflate,
+            "unpack_pack" => &mut self.unpack_pack,
+            "unpack" => &mut self.unpack,
+            "file" => &mut self.file,
+            "read" => &mut self.read,
+            "find" => &mut self.find,
+            "mount" => &mut self.mount,
+            "entry" => &mut self.entry,
+            "launch" => &mut self.launch,
+            "registry" => &mut self.registry,
+            "hops" => &mut self.hops,
+            _ => return None,
+        };
+        *parameter = value;
+        Some(())
+    }
+}
+
 /// How the image was prepared: the settings of `soci create`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {

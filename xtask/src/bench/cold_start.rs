@@ -18,6 +18,7 @@ use crate::requests::{Counts, beyond_fixed};
 
 /// Cold starts over an emulated link: ready time, bytes, requests, share of the physical bound
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     /// Images to start
     #[arg(long = "image", value_delimiter = ',', default_values = ["redis", "pyml"])]

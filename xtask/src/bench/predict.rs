@@ -3,13 +3,14 @@
 //! What is predicted is what was measured: the recordings of this run, the image as it was prepared, the link. One figure is measured and
 //! given to the model: how long the workload itself works, which is the warm start without what comes before its first instruction.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use planner::profile::{Profile, Threshold};
 use planner::simulate::{self, Case, Layout, Link, Node, Outcome};
 use soci_core::image::{ImageSource, Platform};
-use soci_core::index;
+use soci_core::index::{self, LayerAnatomy};
 use soci_core::trace::TraceReader;
 use tokio::runtime::Runtime;
 
@@ -30,6 +31,20 @@ pub(crate) struct Args {
     /// Take the starts from a file that `--json` wrote, and the recordings that lie in the work folder; nothing is measured then
     #[arg(long, value_name = "FILE")]
     measured: Vec<PathBuf>,
+    /// Another value for a parameter of the model, as in inflate=150e6 (docs/planning.md), to calibrate it for another machine
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    set: Vec<String>,
+}
+
+impl Args {
+    fn node(&self) -> Result<Node> {
+        let mut node = Node::default();
+        for text in &self.set {
+            let set = text.split_once('=').and_then(|(name, value)| node.set(name, value.parse().ok()?));
+            set.with_context(|| format!("{text} is not a parameter of the model with a value"))?;
+        }
+        Ok(node)
+    }
 }
 
 /// Runs the subcommand.
@@ -37,10 +52,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let lab = args.starts.lab.open()?;
     let runs =
         if args.measured.is_empty() { cold_start::measured(&args.starts)? } else { read(&args.measured)? };
-    let rows = rows(&runs);
+    let (rows, node) = (rows(&runs), args.node()?);
     let mut cells = Vec::new();
+    let mut images: HashMap<&str, Recorded> = HashMap::new();
     for row in &rows {
-        cells.extend(cell(&lab, row)?);
+        let name = &*row.runs[0].image;
+        if !images.contains_key(name) {
+            images.insert(name, recorded(&lab, name).with_context(|| format!("cannot predict {name}"))?);
+        }
+        cells.extend(cell(&images[name], row, &node)?);
     }
     print(&cells);
     Ok(())
@@ -74,7 +94,7 @@ impl Cell<'_> {
 }
 
 /// `None`: the model does not know the mode.
-fn cell<'a>(lab: &Lab, row: &'a Row<'a>) -> Result<Option<Cell<'a>>> {
+fn cell<'a>(image: &Recorded, row: &'a Row<'a>, node: &Node) -> Result<Option<Cell<'a>>> {
     let first = row.runs[0];
     let mode = match first.mode {
         Mode::Full => simulate::Mode::Full,
@@ -83,17 +103,21 @@ fn cell<'a>(lab: &Lab, row: &'a Row<'a>) -> Result<Option<Cell<'a>>> {
         Mode::Pack => simulate::Mode::Pack,
         Mode::Fine | Mode::Warm => return Ok(None),
     };
-    let node = Node::default();
     let compute = row.median(|run| run.t_warm_s - run.warm_begin_s).max(0.0);
-    let case = case(lab, &first.image, compute).with_context(|| format!("cannot predict {}", first.image))?;
+    let case = Case::new(image.layers.clone(), &image.profile, Threshold::default(), Some(compute))?;
     let recorded = Layout { span_size: SPAN_SIZE, min_layer_size: MIN_LAYER_SIZE, ..Layout::default() };
     let layout = if mode == simulate::Mode::Lazy { Layout::default() } else { recorded };
-    let predicted = simulate::predict(&case, mode, link(&first.net)?, &node, &layout);
+    let predicted = simulate::predict(&case, mode, link(&first.net)?, node, &layout);
     Ok(Some(Cell { row, predicted }))
 }
 
-/// The workload and its image, as the work folder has them.
-fn case(lab: &Lab, image: &str, compute: f64) -> Result<Case> {
+/// A workload and its image, as the work folder has them.
+struct Recorded {
+    profile: Profile,
+    layers: Vec<LayerAnatomy>,
+}
+
+fn recorded(lab: &Lab, image: &str) -> Result<Recorded> {
     let mut profiles = Vec::new();
     for trace in recorded_runs(&lab.dir(&format!("recordings/{image}"))?)? {
         let mut reader = TraceReader::open(&trace)?;
@@ -105,7 +129,7 @@ fn case(lab: &Lab, image: &str, compute: f64) -> Result<Case> {
     let source = ImageSource::layout(&lab.image(image))?;
     let image = runtime.block_on(source.resolve(&Platform::host()))?;
     let layers = index::anatomy(&image, runtime.handle(), &|_| {})?;
-    Ok(Case::new(layers, &profile, Threshold::default(), Some(compute))?)
+    Ok(Recorded { profile, layers })
 }
 
 fn link(net: &str) -> Result<Link> {
