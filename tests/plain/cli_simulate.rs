@@ -37,7 +37,9 @@ fn starts_are_predicted_for_each_link_and_way() {
     soci.run(["profile", "create", "--trace", "app.trace", "--image", "oci:image", "-o", "app.profile"]).ok();
     let of = |evidence: &str| {
         let words = ["profile", "simulate", evidence, "oci:image", "--json", "--min-layer-size", "0"];
-        let text = soci.run([&words[..], &["--link", "5ms/100Mbit,100ms/1Mbit", "--svg", "a.svg", "--overwrite"]].concat());
+        let text = soci.run(
+            [&words[..], &["--link", "5ms/100Mbit,100ms/1Mbit", "--svg", "a.svg", "--overwrite"]].concat(),
+        );
         text.ok()
     };
     let text = of("app.profile");

@@ -92,15 +92,17 @@ pub struct Node {
     pub registry: f64,
     /// Round trips, one after the other, from the request for the image until it is known what to fetch, connections included.
     pub hops: f64,
+    /// The share of the link's bandwidth that content gets, 0 to 1: the rest is headers, packets that are sent again, and pauses.
+    pub goodput: f64,
 }
 
 impl Default for Node {
     fn default() -> Self {
         Self {
             cores: 2,
-            inflate: 110e6,
+            inflate: 200e6,
             unpack_pack: 300e6,
-            unpack: 90e6,
+            unpack: 200e6,
             file: 60e-6,
             read: 60e-6,
             find: 0.035,
@@ -109,6 +111,7 @@ impl Default for Node {
             launch: 0.025,
             registry: 3e-3,
             hops: 6.0,
+            goodput: 0.92,
         }
     }
 }
@@ -135,6 +138,7 @@ impl Node {
             "launch" => &mut self.launch,
             "registry" => &mut self.registry,
             "hops" => &mut self.hops,
+            "goodput" => &mut self.goodput,
             _ => return None,
         };
         *parameter = value;
