@@ -131,6 +131,6 @@ mod tests {
     fn a_range_costs_its_share() {
         assert!((compressed(&marks(), ByteRange::new(50, 250)) - 80.0).abs() < 1e-9);
         assert!((compressed(&marks(), ByteRange::new(900, 5000)) - 40.0).abs() < 1e-9);
-        assert_eq!(compressed(&[], ByteRange::new(0, 1)), 0.0);
+        assert!(compressed(&[], ByteRange::new(0, 1)).abs() < 1e-9);
     }
 }

@@ -65,7 +65,7 @@ fn case(reads: u64, bytes: u64) -> Case {
         ended_ns: (reads + 2) * 10_000_000,
         exit_code: None,
         outside: None,
-        links: Default::default(),
+        links: std::collections::BTreeMap::default(),
     });
     let accesses: Vec<Access> = (0..reads).map(access).collect();
     let profile = Profile::of_run("", &header, Some(&tail), &accesses);
@@ -129,7 +129,7 @@ fn a_case_needs_a_recording_that_became_ready_and_its_image() {
         ended_ns: 2,
         exit_code: None,
         outside: None,
-        links: Default::default(),
+        links: std::collections::BTreeMap::default(),
     };
     let nothing = Profile::of_run("", &header("2026-12-01T00:00:00Z"), Some(&Tail::Sealed(end)), &[]);
     assert_eq!(of(&nothing), Err(CaseError::OtherImage));

@@ -4,6 +4,7 @@
 //! given to the model: how long the workload itself works, which is the warm start without what comes before its first instruction.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -57,10 +58,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut images: HashMap<&str, Recorded> = HashMap::new();
     for row in &rows {
         let name = &*row.runs[0].image;
-        if !images.contains_key(name) {
-            images.insert(name, recorded(&lab, name).with_context(|| format!("cannot predict {name}"))?);
-        }
-        cells.extend(cell(&images[name], row, &node)?);
+        let image = match images.entry(name) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                new.insert(recorded(&lab, name).with_context(|| format!("cannot predict {name}"))?)
+            }
+        };
+        cells.extend(cell(image, row, &node)?);
     }
     print(&cells);
     Ok(())
