@@ -75,15 +75,13 @@ fn term(text: &str) -> Option<Term> {
         Some((factor, name)) => (number(factor)?, name.trim()),
         None => (1.0, text),
     };
-    let of = match name {
-        "ready" => Figure::Ready,
-        _ => match Mode::of(name) {
-            Some(mode) => Figure::Mode(mode),
-            None => {
-                let seconds = number(name.strip_suffix('s').unwrap_or(name))?;
-                return Some(Term { factor: factor * seconds, of: Figure::Second });
-            }
-        },
+    let of = if name == "ready" {
+        Figure::Ready
+    } else if let Some(mode) = Mode::of(name) {
+        Figure::Mode(mode)
+    } else {
+        let seconds = number(name.strip_suffix('s').unwrap_or(name))?;
+        return Some(Term { factor: factor * seconds, of: Figure::Second });
     };
     Some(Term { factor, of })
 }

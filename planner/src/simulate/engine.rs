@@ -101,7 +101,9 @@ impl<'a> Engine<'a> {
             asked.extend((last + 1..states.len()).take(beyond).filter(|&span| states[span] == State::Absent));
         }
         for run in asked.chunk_by(|one, next| one + 1 == *next) {
-            run.iter().for_each(|&span| states[span] = State::Asked);
+            for &span in run {
+                states[span] = State::Asked;
+            }
             self.network.ask(Class::Demand, run.iter().map(|&span| piece(spans, layer, span, Class::Demand)));
         }
         missing.into_iter().map(|span| (layer, span)).collect()

@@ -162,7 +162,7 @@ proptest! {
         let bound = ready(&case, Mode::Bound, link);
         for mode in Mode::ALL {
             let start = predict(&case, mode, link, &node, &layout);
-            prop_assert!(start.ready.is_finite() && start.ready >= bound * 0.97, "{mode:?} {start:?} {bound}");
+            prop_assert!(start.ready.is_finite() && start.ready >= bound * 0.85, "{mode:?} {start:?} {bound}");
             prop_assert_eq!(start, predict(&case, mode, link, &node, &layout));
         }
         prop_assert!(ready(&case, Mode::Full, Link::new(rtt, mbit * 2.0)) <= ready(&case, Mode::Full, link) + 1e-6);
