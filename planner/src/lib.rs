@@ -2,6 +2,7 @@
 //!
 //! * [`plan`] turns a trace into what to fetch first; [`runs`] makes one trace of several runs.
 //! * [`profile`] keeps what several runs needed, over builds.
+//! * [`simulate`] predicts a start.
 //! * [`report`] says what was seen.
 //! * [`export`] writes traces for other tools, [`import`] makes traces of what other tools wrote.
 //!
@@ -15,3 +16,4 @@ pub mod plan;
 pub mod profile;
 pub mod report;
 pub mod runs;
+pub mod simulate;

@@ -336,6 +336,7 @@ fn pack_options(config: &Config) -> Result<PackOptions, ConfigError> {
         verified: pack.verified.clone(),
         chooser: pack.chooser()?,
         attributes: pack.attributes.clone(),
+        advice: pack.advice,
         page_cache: pack.page_cache,
     })
 }

@@ -77,7 +77,7 @@ pub(crate) enum Command {
     /// Look into recordings, and exchange them with other tools.
     #[command(subcommand)]
     Trace(trace::Command),
-    /// Make, show, compare and rebase profiles of workloads.
+    /// Make, show, compare and rebase profiles of workloads, and predict starts.
     #[command(subcommand)]
     Profile(profile::Command),
     /// Run a container of an image, its layers served by a private snapshotter.

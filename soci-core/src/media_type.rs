@@ -71,6 +71,12 @@ pub const PACK_HEAD: &str = "soci.pack.head-digest";
 /// Annotation of a pack's blob: the length of its head in bytes.
 pub const PACK_HEAD_SIZE: &str = "soci.pack.head-size";
 
+/// On a SOCI index manifest, and on a pack's: [`ADVICE_WHOLE`] when whoever made it found a full pull of the image to be faster than what
+/// it describes. Any other value says nothing.
+pub const START_ADVICE: &str = "soci.start.advice";
+/// See [`START_ADVICE`].
+pub const ADVICE_WHOLE: &str = "whole";
+
 /// On a SOCI index manifest: the tool that built it.
 pub const BUILD_TOOL: &str = "com.amazon.soci.build-tool-identifier";
 /// On zTOC and prefetch descriptors: digest of the compressed layer.

@@ -102,6 +102,8 @@ pub struct PackParts {
     pub head_digest: Digest,
     /// What it is for.
     pub purpose: Purpose,
+    /// What it advises.
+    pub advice: Option<String>,
 }
 
 /// A published pack.
@@ -125,7 +127,7 @@ impl PackParts {
     /// A pack with this blob, its manifest in accord with it.
     pub fn of_blob(image: Digest, blob: Vec<u8>, head_size: u64) -> Self {
         let head_digest = Digest::of(&blob[..head_size as usize]);
-        Self { image, blob: blob.into(), head_size, head_digest, purpose: Purpose::default() }
+        Self { image, blob: blob.into(), head_size, head_digest, purpose: Purpose::default(), advice: None }
     }
 
     /// Puts it into the registry.
@@ -135,7 +137,8 @@ impl PackParts {
         let mut note = |key: &str, value: String| drop(layer.annotations.insert(key.to_owned(), value));
         note(media_type::PACK_HEAD, self.head_digest.to_string());
         note(media_type::PACK_HEAD_SIZE, self.head_size.to_string());
-        let notes = self.purpose.annotations();
+        let mut notes = self.purpose.annotations();
+        notes.extend(self.advice.iter().map(|advice| (media_type::START_ADVICE.to_owned(), advice.clone())));
         let descriptor = put_companion(registry, CompanionKind::Pack, self.image, vec![layer], notes);
         PutPack { descriptor, blob }
     }

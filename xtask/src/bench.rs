@@ -6,11 +6,12 @@ pub(crate) mod bound;
 pub(crate) mod cold_start;
 mod create;
 mod plan;
+mod predict;
 mod record;
 pub(crate) mod start;
 mod ztoc;
 
-/// Measure cold starts, the index build, planning, the recorder or the zTOC build
+/// Measure cold starts, their predictions, the index build, planning, the recorder or the zTOC build
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -22,6 +23,7 @@ enum What {
     ColdStart(cold_start::Args),
     Create(create::Args),
     Plan(plan::Args),
+    Predict(predict::Args),
     Record(record::Args),
     Ztoc(ztoc::Args),
 }
@@ -32,6 +34,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         What::ColdStart(args) => cold_start::run(args),
         What::Create(args) => create::run(args),
         What::Plan(args) => plan::run(args),
+        What::Predict(args) => predict::run(args),
         What::Record(args) => record::run(args),
         What::Ztoc(args) => ztoc::run(args),
     }

@@ -89,7 +89,7 @@ impl Prepared {
 
 /// The traces of the runs that a recording left in its folder, at least one. That of all runs together is not among them: it
 /// has only what most of them need.
-fn recorded_runs(dir: &std::path::Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn recorded_runs(dir: &std::path::Path) -> Result<Vec<PathBuf>> {
     let is_run = |path: &PathBuf| {
         let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
         path.extension().is_some_and(|extension| extension == "trace")

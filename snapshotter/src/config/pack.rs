@@ -31,6 +31,8 @@ pub struct Pack {
     pub chooser: String,
     /// Milliseconds that it may take.
     pub chooser_timeout_msec: i64,
+    /// Pull an image whole when its index, or the pack of the start, advises it.
+    pub advice: bool,
     /// Give the kernel what a pack brings before it asks.
     pub page_cache: bool,
     /// What this node is, for packs with selectors.
@@ -67,6 +69,7 @@ impl Default for Pack {
             workload: String::new(),
             chooser: String::new(),
             chooser_timeout_msec: 1000,
+            advice: true,
             page_cache: true,
             attributes: BTreeMap::new(),
             rules: Vec::new(),

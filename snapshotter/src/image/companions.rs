@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use soci_core::digest::Digest;
 use soci_core::image::{Descriptor, ImageIndex, Manifest};
-use soci_core::index::{CompanionKind, companion_of};
+use soci_core::index::{CompanionKind, companion_of, is_advised_whole};
 use soci_core::media_type;
 use soci_core::pack::{Purpose, head_pin};
 use soci_core::registry::Reference;
@@ -230,14 +230,14 @@ impl Source {
         })
     }
 
-    /// The pack that fits best ([`Purpose::order`]), with what it is for.
+    /// The pack that fits best ([`Purpose::order`]), with what it is for, and whether it advises a full pull of the image.
     pub(crate) async fn pack(
         &self,
         image: &Manifest,
         listed: &[Descriptor],
         workload: &str,
         options: &PackOptions,
-    ) -> Option<(PackSource, Purpose)> {
+    ) -> Option<(PackSource, Purpose, bool)> {
         let packs: Vec<_> = of_kind(listed, CompanionKind::Pack).collect();
         let purposes: Vec<_> = packs.iter().map(|entry| Purpose::of(&entry.annotations)).collect();
         for at in Purpose::order(&purposes, workload, &options.attributes) {
@@ -246,7 +246,7 @@ impl Source {
                 Ok(pack) => {
                     let workload = purpose.workload.as_deref().unwrap_or_default();
                     tracing::info!(image = %image.digest, digest = %entry.digest, workload, bytes = pack.blob.size, "using pack");
-                    return Some((pack, purpose.clone()));
+                    return Some((pack, purpose.clone(), is_advised_whole(&entry.annotations)));
                 }
                 Err(error) => {
                     tracing::warn!(digest = %entry.digest, error = %chain(&error), "pack is not used");

@@ -28,6 +28,8 @@ pub(crate) struct ChosenPack {
     pub(crate) by: String,
     /// The workload that the pack is for.
     pub(crate) workload: String,
+    /// It advises a full pull of the image.
+    pub(crate) advised_whole: bool,
 }
 
 impl ImageContext {
@@ -54,11 +56,12 @@ impl ImageContext {
         choice: Choice,
     ) -> Option<ChosenPack> {
         let options = &self.options.pack;
-        let (source, purpose) = self.source.pack(manifest, companions, &choice.workload, options).await?;
+        let (source, purpose, advised_whole) =
+            self.source.pack(manifest, companions, &choice.workload, options).await?;
         let workload = purpose.workload.unwrap_or_default();
         // What was asked for may not be there.
         let by = if workload == choice.workload { choice.by } else { By::Nobody };
-        Some(ChosenPack { source, choice, by: by.to_string(), workload })
+        Some(ChosenPack { source, choice, by: by.to_string(), workload, advised_whole })
     }
 
     /// Says that a container starts from the image, whose pull may be long ago. If it is for a workload with a pack of its own, that
@@ -101,6 +104,11 @@ impl ImageContext {
 
     /// Begins to bring a pack, once.
     pub(super) fn begin(self: &Arc<Self>, chosen: ChosenPack, promised: Option<oneshot::Sender<()>>) {
+        let is_new = self.request.companions == Companions::Discover;
+        if chosen.advised_whole && self.options.pack.advice && is_new {
+            // The layers come whole.
+            return;
+        }
         if self.is_first(chosen.source.digest) {
             let stream = self.services.engine.stream(self.source.repository.host());
             self.spawn_pack(chosen, stream, promised);

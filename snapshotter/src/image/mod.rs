@@ -132,6 +132,8 @@ pub struct ImageContext {
 #[derive(Debug)]
 pub(crate) struct Index {
     digest: Digest,
+    /// It, or the pack of the start, advises a full pull of the image: no layer is lazy then.
+    advised_whole: bool,
     pub(crate) layers: Vec<(Indexed, OnceCell<Arc<Layer>>)>,
 }
 
@@ -218,6 +220,11 @@ impl ImageContext {
     pub(crate) fn known_layers(&self) -> impl Iterator<Item = Digest> {
         let index = self.index.get().and_then(|index| index.as_ref());
         index.into_iter().flat_map(|index| index.layers.iter().map(|(indexed, _)| indexed.layer))
+    }
+
+    /// Whether it was found that a full pull of the image is advised, and that this counts here.
+    pub fn is_advised_whole(&self) -> bool {
+        matches!(self.index.get(), Some(Some(index)) if index.advised_whole)
     }
 
     /// Whether it was found that the image has no index.

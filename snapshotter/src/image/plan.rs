@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 
 use super::companions::{Companions, FineIndexes};
 use super::launch::ChosenPack;
-use super::source::Source;
+use super::source::{OfIndex, Source};
 use super::{ImageContext, Index, SMALL_THINGS_FIRST};
 use crate::layer::LayerError;
 use crate::span::chain;
@@ -128,14 +128,28 @@ impl ImageContext {
                 index
             };
             let (layers, fine) = tokio::join!(index, self.fine_for_small_layers());
-            let Some(mut layers) = layers? else { return Ok(None) };
+            let Some(OfIndex { mut layers, advised_whole }) = layers? else { return Ok(None) };
             if let Some(fine) = fine? {
                 layers.extend(fine.alone(manifest, &layers));
             }
+            let advised_whole = self.counts_as_advice(advised_whole).await?;
+            if advised_whole {
+                tracing::info!(image = %self.request.reference, "a full pull of the image is advised");
+                layers.clear();
+            }
             let layers = layers.into_iter().map(|indexed| (indexed, OnceCell::new())).collect();
-            Ok::<_, LayerError>(Some(Index { digest, layers }))
+            Ok::<_, LayerError>(Some(Index { digest, advised_whole, layers }))
         });
         Ok(found.await?.as_ref())
+    }
+
+    /// Whether the image comes whole, because the pack that the start gets, or without one its index, advises that. What was lazy before
+    /// stays so.
+    async fn counts_as_advice(&self, of_index: bool) -> Result<bool, LayerError> {
+        if !self.options.pack.advice || self.request.companions != Companions::Discover {
+            return Ok(false);
+        }
+        Ok(self.pack().await?.as_ref().map_or(of_index, |pack| pack.advised_whole))
     }
 
     /// The fine indexes, if layers are to be lazy that have no zTOC, because they are too small. What a start needs of them is in

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use soci_core::digest::Digest;
 use soci_core::image::{Descriptor, ImageConfig, MAX_CONFIG, MAX_MANIFEST, Manifest};
-use soci_core::index::is_ztoc;
+use soci_core::index::{is_advised_whole, is_ztoc};
 use soci_core::media_type;
 use soci_core::prefetch::PrefetchArtifact;
 use soci_core::prefetch::artifact::MAX_BYTES as MAX_ARTIFACT;
@@ -59,6 +59,14 @@ pub(crate) struct Indexed {
     /// `None`: it is in the fine indexes alone.
     pub(crate) ztoc: Option<Descriptor>,
     pub(crate) artifacts: Vec<Descriptor>,
+}
+
+/// What an index has.
+#[derive(Debug)]
+pub(crate) struct OfIndex {
+    pub(crate) layers: Vec<Indexed>,
+    /// It advises a full pull of the image.
+    pub(crate) advised_whole: bool,
 }
 
 /// Where one image's blobs come from.
@@ -145,7 +153,7 @@ impl Source {
         &self,
         image: &Manifest,
         digest: Digest,
-    ) -> Result<Option<Vec<Indexed>>, LayerError> {
+    ) -> Result<Option<OfIndex>, LayerError> {
         tracing::info!(%digest, "fetching SOCI artifacts using index descriptor");
         let index = match self.manifest(digest).await {
             Err(LayerError::Registry { source, .. }) if matches!(*source, RegistryError::NotFound { .. }) => {
@@ -183,7 +191,7 @@ impl Source {
                     .collect(),
             });
         }
-        Ok(Some(indexed))
+        Ok(Some(OfIndex { layers: indexed, advised_whole: is_advised_whole(&index.annotations) }))
     }
 
     /// A layer's zTOC.

@@ -36,6 +36,8 @@ pub struct PackOptions {
     pub chooser: Arc<Chooser>,
     /// What the node is: packs with other selectors are for other nodes.
     pub attributes: BTreeMap<String, String>,
+    /// Pull an image whole when its index, or the pack of the start, advises it.
+    pub advice: bool,
     /// Look up a pack's names in the mounts, and put its pages into the kernel's page cache, before the workload asks for them.
     pub page_cache: bool,
 }
@@ -51,6 +53,7 @@ impl Default for PackOptions {
             verified: BTreeSet::new(),
             chooser: Arc::default(),
             attributes: BTreeMap::new(),
+            advice: true,
             page_cache: true,
         }
     }

@@ -197,7 +197,8 @@ impl Snapshotter {
             }
             Ok(Ok(LayerState::Lazy(layer))) => Way::Lazy(layer),
             Ok(Ok(LayerState::NoZtoc)) => {
-                came(Came::Whole, why::NO_TABLE.0, why::NO_TABLE.1);
+                let why = if image.is_advised_whole() { why::ADVISED } else { why::NO_TABLE };
+                came(Came::Whole, why.0, why.1);
                 Way::Whole
             }
             Ok(Ok(LayerState::NoIndex)) if self.policy.whole_without_index => {

@@ -13,6 +13,10 @@ pub(super) const NO_TABLE: (&str, &str) = (
     "the index has no zTOC for it: it was smaller than the --min-layer-size of its creation",
     "create the index with --min-layer-size 0, or with --fine and --pack",
 );
+pub(super) const ADVISED: (&str, &str) = (
+    "the workload touches so much that a full pull is faster, says its index or pack",
+    "set advice = false in [pack] to serve it lazily all the same",
+);
 pub(super) const NO_INDEX: (&str, &str) = (
     "no SOCI index was found for the image",
     "make one with soci convert, or with soci create and soci push and enable [pull_modes.soci_v1]; soci doctor IMAGE says what is there",

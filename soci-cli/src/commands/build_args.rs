@@ -9,9 +9,11 @@ use soci_core::{
     index::{Event, IndexVersion, PlanSource, Settings, SkipReason, TraceSettings},
     pack::PackSettings,
     prefetch::{Chosen, Meaning, NotLocated, Plan, Selection},
+    ztoc::DEFAULT_SPAN_SIZE,
 };
 
 use super::evidence::{Evidence, Known};
+use super::modelled::Open;
 use super::pack_args::{self, PackArgs};
 use crate::{
     help::heading::{OUTPUT, PLANNING},
@@ -23,9 +25,14 @@ use crate::{
 /// How an index is built.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BuildArgs {
-    /// Size of a span, uncompressed.
-    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = size::signed, allow_negative_numbers = true)]
-    span_size: i64,
+    /// Size of a span, uncompressed; auto, with a --trace or a --profile: of 1, 2, 4 and 8 MiB the size with which a start is
+    /// predicted to be fastest. Reads the layers once more.
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = span_size, allow_negative_numbers = true)]
+    span_size: SpanSize,
+    /// Tell nodes to pull the image whole when that is predicted to be faster than to serve it in parts. Reads the layers once
+    /// more.
+    #[arg(long, help_heading = PLANNING, requires = "evidence")]
+    advise: bool,
     /// Build no zTOC for layers smaller than this, compressed; they are fetched whole.
     #[arg(long, value_name = "SIZE", default_value = "10MiB", value_parser = size::signed, allow_negative_numbers = true)]
     min_layer_size: i64,
@@ -70,6 +77,17 @@ pub(crate) struct BuildArgs {
     /// Print what was made as JSON; no progress.
     #[arg(long, help_heading = OUTPUT, conflicts_with = "quiet")]
     pub(crate) json: bool,
+}
+
+/// `--span-size`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SpanSize {
+    Bytes(i64),
+    Auto,
+}
+
+fn span_size(text: &str) -> Result<SpanSize, String> {
+    if text == "auto" { Ok(SpanSize::Auto) } else { size::signed(text).map(SpanSize::Bytes) }
 }
 
 fn fine_span(text: &str) -> Result<u64, String> {
@@ -120,7 +138,14 @@ impl BuildArgs {
 
     /// What to build.
     pub(crate) fn settings(&self, version: IndexVersion) -> Result<Settings> {
-        let span_size = u64::try_from(self.span_size).ok().context("span size must be >= 0")?;
+        let span_size = match self.span_size {
+            SpanSize::Bytes(bytes) => u64::try_from(bytes).ok().context("span size must be >= 0")?,
+            SpanSize::Auto if self.evidence.is_given() => DEFAULT_SPAN_SIZE,
+            SpanSize::Auto => {
+                let hint = "give it a --trace or a --profile of the workload, or name a size";
+                return Err(Hinted::new("--span-size auto needs to know the workload", hint).into());
+            }
+        };
         let min_layer_size =
             u64::try_from(self.min_layer_size).ok().context("min layer size must be >= 0")?;
         if let Some(name) = self.optimizations.iter().find(|name| *name != "xattr") {
@@ -147,6 +172,7 @@ impl BuildArgs {
             },
             trace,
             fine: self.fine.then_some(self.fine_span_size),
+            advised_whole: false,
         })
     }
 
@@ -154,7 +180,13 @@ impl BuildArgs {
     pub(crate) fn pack(&self, settings: &Settings) -> Option<PackSettings> {
         // The plan itself comes with the index.
         let plan = settings.trace.as_ref().map(|_| Plan::default());
-        self.pack.settings(plan.as_ref())
+        let pack = self.pack.settings(plan.as_ref())?;
+        Some(PackSettings { advised_whole: settings.advised_whole, ..pack })
+    }
+
+    /// What the model is to decide.
+    pub(crate) fn open(&self) -> Open {
+        Open { span_size: self.span_size == SpanSize::Auto, advice: self.advise, pack: self.pack.is_wanted() }
     }
 
     /// Reads what is known of the workload. Nothing of it is bound to an image yet.
@@ -164,10 +196,23 @@ impl BuildArgs {
 }
 
 /// The same settings, with what is known of the workload applied to an image.
-pub(crate) fn for_image(settings: &Settings, known: Option<&Known>, image: &Image) -> Result<Settings> {
+pub(crate) fn for_image(
+    settings: &Settings,
+    known: Option<&Known>,
+    open: Open,
+    image: &Image,
+    runtime: &Handle,
+    tell: &(dyn Fn(Event<'_>) + Sync),
+) -> Result<Settings> {
     let mut settings = settings.clone();
     if let (Some(trace), Some(known)) = (&mut settings.trace, known) {
-        trace.plan = known.with_index_of(image)?;
+        if open.is_nothing() {
+            trace.plan = known.with_index_of(image)?;
+        } else {
+            // What is decided says how the index is built: what the image contains is read before.
+            trace.plan = PlanSource::Known(known.plan_for(image, runtime, tell)?);
+            open.decide(known, image, runtime, tell, &mut settings)?;
+        }
     }
     Ok(settings)
 }

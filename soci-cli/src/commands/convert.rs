@@ -16,6 +16,7 @@ use soci_core::{
     digest::Digest,
     image::{Descriptor, ImageError, ImageSource},
     index::{Event, IndexVersion, Settings},
+    pack::PackSettings,
     store::{Artifacts, ContentStore, LayoutStore},
 };
 use tokio::runtime::Runtime;
@@ -243,12 +244,19 @@ fn build(
         sources::must_be_for(platform, image)?;
     }
     let mut plans = HashMap::new();
+    let mut settings = shop.settings.clone();
     if let Some(known) = args.build.known()? {
         for image in &images {
             plans.insert(image.manifest.digest, known.with_index_of(image)?);
         }
+        // One index for all platforms: the first decides.
+        if let Some(first) = images.first() {
+            args.build.open().decide(&known, first, runtime.handle(), tell, &mut settings)?;
+        }
     }
-    let shop = Workshop { plans: &plans, ..shop };
+    let advised_whole = settings.advised_whole;
+    let pack = shop.pack.map(|pack| PackSettings { advised_whole, ..pack.clone() });
+    let shop = Workshop { settings: &settings, pack: pack.as_ref(), plans: &plans, ..shop };
     let names = original.names().to_vec();
     let mut target = convert(original, &images, &shop, tell)?;
     if only_present {

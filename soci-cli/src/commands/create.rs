@@ -62,7 +62,8 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
             heard.hear(&event);
             args.build.tell(event, &progress);
         };
-        let settings = for_image(&settings, known.as_ref(), image)?;
+        let settings =
+            for_image(&settings, known.as_ref(), args.build.open(), image, runtime.handle(), &tell)?;
         let mut pack = args.build.pack(&settings);
         let report = build(image, &settings, &store, &root.artifacts, runtime.handle(), &tell)?;
         let of = image.manifest.digest;

@@ -1,5 +1,6 @@
 //! What a workload needs, as its traces and profiles say: read, put together, and applied to an image. Holds no state.
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -69,6 +70,7 @@ enum What {
     Trace {
         plan: Plan,
         path: PathBuf,
+        profile: Box<Profile>,
     },
     Profile(Profile),
 }
@@ -89,8 +91,10 @@ impl Evidence {
         let what = match (self.trace.as_slice(), self.profile.as_slice()) {
             ([], []) => return Ok(None),
             ([path], []) => {
-                let (accesses, _) = accesses(path, self.allow_incomplete)?;
-                What::Trace { plan: planner::plan::plan(&accesses), path: path.clone() }
+                let (accesses, reader) = accesses(path, self.allow_incomplete)?;
+                let profile = Profile::of_run(workload, reader.header(), reader.tail(), &accesses);
+                let plan = planner::plan::plan(&accesses);
+                What::Trace { plan, path: path.clone(), profile: Box::new(profile) }
             }
             _ => {
                 let (mut profile, name) = (self.merged(Some(workload))?, workload.to_owned());
@@ -130,7 +134,7 @@ impl Known {
     /// What to fetch ahead for an image whose index is built now. A profile of another build is rebased with what that build finds out.
     pub(crate) fn with_index_of(&self, image: &Image) -> Result<PlanSource> {
         match &self.what {
-            What::Trace { plan, path } => {
+            What::Trace { plan, path, .. } => {
                 warn_about_other_image(path, image)?;
                 Ok(PlanSource::Known(plan.clone()))
             }
@@ -159,6 +163,26 @@ impl Known {
             PlanSource::Known(plan) => plan,
             PlanSource::OfFiles(plan_of) => plan_of(files(image, runtime, tell)?),
         })
+    }
+
+    /// The profile of the workload in an image. One of another build is rebased: that reads the layers.
+    pub(crate) fn profile_for(
+        &self,
+        image: &Image,
+        runtime: &Handle,
+        tell: &(dyn Fn(Event<'_>) + Sync),
+    ) -> Result<Cow<'_, Profile>> {
+        let profile = match &self.what {
+            What::Trace { profile, .. } => return Ok(Cow::Borrowed(profile)),
+            What::Profile(profile) => profile,
+        };
+        if profile.image.manifest == Some(image.manifest.digest) {
+            return Ok(Cow::Borrowed(profile));
+        }
+        let files = inventory(image, runtime, tell)?;
+        let (profile, coverages) = profile.rebase(source(image), &files);
+        say!("note: the profile is of another build: {}", words(&coverages));
+        Ok(Cow::Owned(profile))
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod index;
 mod layer_labels;
 mod made;
 pub(crate) mod man;
+mod modelled;
 pub(crate) mod pack;
 mod pack_args;
 mod partial_trace;

@@ -45,7 +45,7 @@ impl PackArgs {
     pub(crate) fn settings(&self, plan: Option<&Plan>) -> Option<PackSettings> {
         let plan = plan.filter(|_| self.pack)?.clone();
         let purpose = purpose(self.pack_name.as_ref(), &self.pack_selector);
-        Some(PackSettings { plan, budget: self.pack_budget, purpose })
+        Some(PackSettings { plan, budget: self.pack_budget, purpose, advised_whole: false })
     }
 }
 

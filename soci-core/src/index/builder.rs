@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 
 use super::{
     Companion, EMPTY_CONFIG, IndexVersion, LayerBuildError, SkipReason, SociIndex, Told,
+    advice::advice,
     companion::listed_for,
     contents,
     event::Event,
@@ -445,7 +446,8 @@ impl Build<'_> {
     ) -> Result<BuildReport, BuildError> {
         let (version, manifest) = (self.settings.version, &self.image.manifest);
         let subject = (version == IndexVersion::V1).then(|| manifest.descriptor());
-        let index = SociIndex::new(version, entries, subject);
+        let mut index = SociIndex::new(version, entries, subject);
+        index.annotations.extend(advice(self.settings.advised_whole));
         let raw = index.encode();
         let config = self.store.put(EMPTY_CONFIG)?;
         let digest = self.store.put_labelled(&raw, soci_index_labels(&config, &index.layers))?;

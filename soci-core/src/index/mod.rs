@@ -3,6 +3,8 @@
 //! [`SociIndex`] is the manifest, [`build`] makes one. What must always hold: the same layers and settings give the same
 //! bytes, whatever the order in which layers were built.
 
+pub(crate) mod advice;
+mod anatomy;
 mod builder;
 mod companion;
 mod contents;
@@ -18,6 +20,8 @@ mod report;
 mod settings;
 mod told;
 
+pub use advice::is_advised_whole;
+pub use anatomy::{LayerAnatomy, Mark, anatomy};
 pub use builder::build;
 pub use companion::{Companion, CompanionKind, companion_of};
 pub use contents::{FileDigest, file_digests};

@@ -95,7 +95,7 @@ pub(crate) fn walk(layer: &Descriptor, bytes: impl Read, contents: bool) -> Resu
     let (mut blocks, mut at) = (Vec::new(), 0);
     plain(layer, bytes, &mut |plain, ended| {
         at += plain.len() as u64;
-        if ended {
+        if ended.is_some() {
             blocks.push(at);
         }
         Ok(parser.push(plain, &mut table)?)
@@ -105,8 +105,8 @@ pub(crate) fn walk(layer: &Descriptor, bytes: impl Read, contents: bool) -> Resu
     Ok(Walked { files: table.files, in_parts: table.in_parts, blocks, contents })
 }
 
-/// What takes the plain bytes of a layer; `true`: a deflate block or a zstd frame ends with them.
-type Plain<'a> = dyn FnMut(&[u8], bool) -> Result<(), LayerBuildError> + 'a;
+/// What takes the plain bytes of a layer. If a deflate block or a zstd frame ends with them: behind how many compressed bytes.
+type Plain<'a> = dyn FnMut(&[u8], Option<u64>) -> Result<(), LayerBuildError> + 'a;
 
 /// Gives the plain bytes of a layer to `sink`. The layer's digest is checked last: what `sink` got is worth nothing unless
 /// this is `Ok`. Bytes of another digest are the error, whatever else is wrong with them.
@@ -122,15 +122,16 @@ pub(crate) fn plain(
     let mut stream = Stream::of(format)?;
     let mut hasher = Hasher::new();
     let mut buffer = vec![0u8; CHUNK];
-    let mut outcome = Ok(());
+    let (mut outcome, mut at) = (Ok(()), 0);
     loop {
         match bytes.read(&mut buffer) {
             Ok(0) => break,
             Ok(n) => {
                 hasher.update(&buffer[..n]);
                 if outcome.is_ok() {
-                    outcome = stream.push(&buffer[..n], sink);
+                    outcome = stream.push(at, &buffer[..n], sink);
                 }
+                at += n as u64;
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(LayerBuildError::Copy(e)),
@@ -182,18 +183,21 @@ impl Stream {
         })
     }
 
-    fn push(&mut self, mut input: &[u8], sink: &mut Plain<'_>) -> Result<(), LayerBuildError> {
+    /// `input` begins at `at` of the compressed bytes.
+    fn push(&mut self, mut at: u64, mut input: &[u8], sink: &mut Plain<'_>) -> Result<(), LayerBuildError> {
         match self {
-            Self::Tar => sink(input, false)?,
+            Self::Tar => sink(input, None)?,
             Self::Gzip(scanner) => {
                 while let ScanEvent::Progress { consumed, plain, boundary } = scanner.step(input, 0)? {
-                    sink(plain, boundary.is_some())?;
+                    at += consumed as u64;
+                    sink(plain, boundary.map(|_| at))?;
                     input = &input[consumed..];
                 }
             }
             Self::Zstd(scanner) => {
                 while let Some(zstd::Progress { consumed, plain, ended }) = scanner.step(input)? {
-                    sink(plain, ended)?;
+                    at += consumed as u64;
+                    sink(plain, ended.then_some(at))?;
                     input = &input[consumed..];
                 }
             }
@@ -228,6 +232,13 @@ struct Table {
 impl Table {
     fn put(&mut self, entry: Entry) {
         self.files.push(entry.into());
+    }
+}
+
+impl Table {
+    /// Whether a zTOC can describe the layer.
+    pub(super) fn in_parts(&self) -> bool {
+        self.in_parts
     }
 }
 

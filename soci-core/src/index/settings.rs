@@ -29,6 +29,8 @@ pub struct Settings {
     pub trace: Option<TraceSettings>,
     /// Also make fine indexes, with spans of so many uncompressed bytes.
     pub fine: Option<u64>,
+    /// Say in the index that a full pull of the image is faster than what it describes.
+    pub advised_whole: bool,
 }
 
 /// A plan, and what it may change.

@@ -23,7 +23,9 @@ use crate::{
     coverage::Coverage,
     digest::Digest,
     image::{Descriptor, Image, Manifest},
-    index::{Companion, CompanionKind, Event, InParts, LayerBuildError, Told, layer_of, planned},
+    index::{
+        Companion, CompanionKind, Event, InParts, LayerBuildError, Told, advice::advice, layer_of, planned,
+    },
     media_type,
     prefetch::{ImageView, LayerFile, Needs, Plan},
     store::{ArtifactKind, Artifacts, ContentStore, StoreError, remove},
@@ -60,6 +62,8 @@ pub struct PackSettings {
     pub budget: Option<Budget>,
     /// What it is for.
     pub purpose: Purpose,
+    /// Say beside the pack that a full pull of the image is faster.
+    pub advised_whole: bool,
 }
 
 /// Where a pack goes.
@@ -105,7 +109,12 @@ pub fn make(
         kind: CompanionKind::Pack,
         subject: subject.descriptor(),
         layers: vec![layer],
-        annotations: settings.purpose.annotations(),
+        annotations: settings
+            .purpose
+            .annotations()
+            .into_iter()
+            .chain(advice(settings.advised_whole))
+            .collect(),
     };
     let platform = image.platform.to_string();
     let report = PackReport {

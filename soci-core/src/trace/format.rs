@@ -33,6 +33,11 @@ use crate::{
 };
 
 pub(super) const MAGIC: &[u8; 8] = b"SOCITRC\n";
+/// Does a file that begins with these bytes claim to be a trace?
+pub fn is_trace(start: &[u8]) -> bool {
+    start.starts_with(MAGIC)
+}
+
 pub(super) const VERSION: u16 = 2;
 /// Accesses of kind [`AccessKind::Open`] may occur.
 pub(super) const FLAG_OPENS: u16 = 1;

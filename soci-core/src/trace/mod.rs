@@ -11,6 +11,8 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use format::{Access, AccessKind, End, Header, LayerRef, Outcome, Outside, Phase, Process, TraceError};
+pub use format::{
+    Access, AccessKind, End, Header, LayerRef, Outcome, Outside, Phase, Process, TraceError, is_trace,
+};
 pub use reader::{Tail, TraceReader};
 pub use writer::TraceWriter;

@@ -59,6 +59,7 @@ fn a_pack_is_made_and_verified_in_less_memory_than_it_has_bytes() {
         plan: Plan { asked: 1, must_have: 1, items },
         budget: None,
         purpose: Purpose::default(),
+        advised_whole: false,
     };
     let place = Destination {
         store: &store,

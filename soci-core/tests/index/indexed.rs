@@ -73,6 +73,7 @@ pub(crate) fn settings() -> Settings {
         selection: Selection::Image,
         trace: None,
         fine: None,
+        advised_whole: false,
     }
 }
 

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::median;
 use super::start::{Bench, Start};
@@ -18,6 +18,7 @@ use crate::requests::{Counts, beyond_fixed};
 
 /// Cold starts over an emulated link: ready time, bytes, requests, share of the physical bound
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     /// Images to start
     #[arg(long = "image", value_delimiter = ',', default_values = ["redis", "pyml"])]
@@ -38,11 +39,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     #[command(flatten)]
-    lab: LabArgs,
+    pub(crate) lab: LabArgs,
 }
 
 /// One measured run.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Run {
     /// Image's name.
     pub(crate) image: String,
@@ -72,10 +73,18 @@ pub(crate) struct Run {
     pub(crate) bound_s: f64,
     /// Ready time of a start with all bytes on the node, seconds.
     pub(crate) t_warm_s: f64,
+    /// How much of it came before the workload's first instruction, seconds.
+    #[serde(default)]
+    pub(crate) warm_begin_s: f64,
 }
 
 /// Runs the subcommand.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    measured(args).map(drop)
+}
+
+/// Measures, prints the table, and gives all runs.
+pub(crate) fn measured(args: &Args) -> Result<Vec<Run>> {
     let lab = args.lab.open()?;
     let mut product = Product::build()?;
     product.fine_span_size = args.fine_span_size;
@@ -98,7 +107,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(file) = &args.json {
         std::fs::write(file, serde_json::to_string_pretty(&runs)?)?;
     }
-    Ok(())
+    Ok(runs)
 }
 
 /// Starts every image `n` times in each mode, the modes taking turns. Beside each image: its warm start.
@@ -145,6 +154,7 @@ pub(crate) fn measure(
                     kinds: start.requests,
                     bound_s,
                     t_warm_s: warm.ready_s,
+                    warm_begin_s: warm.begin_s,
                 });
             }
         }

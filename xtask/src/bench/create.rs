@@ -127,6 +127,7 @@ fn once(layout: &Path, span_size: u64) -> Result<()> {
         selection: Selection::Image,
         trace: None,
         fine: None,
+        advised_whole: false,
     };
     let report =
         build(&image, &settings, &ContentStore::Layout(store), &artifacts, runtime.handle(), &|_| ())?;

@@ -12,7 +12,10 @@ use soci_core::{
 use tokio::runtime::Runtime;
 
 use crate::{
-    commands::{build_args, evidence::Evidence, image_labels::keep_packs, made, pack_args},
+    commands::{
+        build_args, evidence::Evidence, image_labels::keep_packs, made, modelled::advised_beside_pack,
+        pack_args,
+    },
     global::Global,
     hint::Hinted,
     output::{json, progress::Progress},
@@ -41,6 +44,9 @@ pub(crate) struct Args {
     /// last is left out.
     #[arg(long, alias = "pack-budget", value_name = "SIZE", value_parser = pack_args::budget)]
     budget: Option<Budget>,
+    /// Tell nodes to pull the image whole when that is predicted to be faster than this pack. Reads the layers once more.
+    #[arg(long)]
+    advise: bool,
     /// Print only the digest of the pack; no progress.
     #[arg(long, short = 'q')]
     quiet: bool,
@@ -75,7 +81,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     let mut packs = Vec::new();
     for image in &images {
         let plan = known.plan_for(image, runtime.handle(), &tell)?;
-        let settings = PackSettings { plan, budget: args.budget, purpose: purpose.clone() };
+        let advised_whole = args.advise && advised_beside_pack(&known, image, runtime.handle(), &tell)?;
+        let settings = PackSettings { plan, budget: args.budget, purpose: purpose.clone(), advised_whole };
         let (index, fine) = (newest_index(&root, image)?, newest_fine_index(&root, image)?);
         let place = Destination {
             store: &store,

@@ -5,6 +5,7 @@ mod diff;
 mod info;
 mod rebase;
 pub(crate) mod remote;
+mod simulate;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -15,7 +16,7 @@ use planner::profile::Profile;
 use crate::global::Global;
 use crate::output::place::{Overwrite, Pending};
 
-/// Make, show, compare, rebase, push and fetch profiles of workloads.
+/// Make, show, compare, rebase, push and fetch profiles of workloads, and predict starts.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Make one profile of traces and other profiles.
@@ -52,6 +53,12 @@ pub(crate) enum Command {
     #[command(name = "rm", visible_alias = "remove")]
     #[command(after_help = "Example:\n  soci profile rm --remote registry.example.com/app:v1 sha256:0f2a...")]
     Remove(remote::RmArgs),
+    /// Predict how long starts of an image take.
+    #[command(
+        after_help = "Examples:\n  soci profile simulate web.profile registry.example.com/app:v1 --link 5ms/100Mbit\n  \
+        soci profile simulate web.profile registry.example.com/app:v1 --fail-if 'pack > 1.2*bound' --svg start.svg"
+    )]
+    Simulate(simulate::Args),
 }
 
 impl Command {
@@ -65,6 +72,7 @@ impl Command {
             Self::Pull(args) => remote::pull(&args),
             Self::List(args) => remote::list(&args),
             Self::Remove(args) => remote::rm(&args),
+            Self::Simulate(args) => simulate::run(&args, global),
         }
     }
 }
