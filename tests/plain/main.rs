@@ -10,6 +10,7 @@ mod cli_json;
 mod cli_output;
 mod cli_pack;
 mod cli_pipes;
+mod cli_plan;
 mod cli_profile;
 mod cli_push;
 mod cli_record;

@@ -26,7 +26,7 @@ pub use difference::{Change, Difference};
 pub use document::{MEDIA_TYPE, MEDIA_TYPE_ZSTD};
 pub use error::ProfileError;
 pub use rebase::{Amount, Coverages, Fate, Inventory};
-pub use support::{LeftOut, Support, Supported, Threshold};
+pub use support::{Support, Supported, Threshold};
 
 use crate::plan::Class;
 

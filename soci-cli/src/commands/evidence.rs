@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use planner::profile::{
-    Content, Coverages, Fate, Inventory, LeftOut, Profile, ProfileError, Source, Threshold,
-};
+use planner::plan::{LeftOut, Paths};
+use planner::profile::{Content, Coverages, Fate, Inventory, Profile, ProfileError, Source, Threshold};
 use planner::report::Flaw;
 use planner::report::words::printable;
 use soci_core::{
@@ -61,6 +60,17 @@ fn threshold(text: &str) -> Result<Rule, String> {
 pub(crate) struct Known {
     what: What,
     threshold: Threshold,
+    paths: Paths,
+}
+
+/// What to fetch ahead for one image, and what is left out.
+#[derive(Debug, Clone)]
+pub(crate) struct Planned {
+    pub(crate) plan: Plan,
+    /// Because few runs have needed it.
+    pub(crate) rare: LeftOut,
+    /// By the user's globs.
+    pub(crate) excluded: LeftOut,
 }
 
 #[derive(Debug, Clone)]
@@ -74,6 +84,16 @@ enum What {
 }
 
 impl Evidence {
+    /// A profile.
+    pub(super) fn of_profile(path: PathBuf) -> Self {
+        Self { profile: vec![path], ..Self::default() }
+    }
+
+    /// Recordings.
+    pub(super) fn of_traces(trace: Vec<PathBuf>, allow_incomplete: bool) -> Self {
+        Self { trace, allow_incomplete, ..Self::default() }
+    }
+
     /// Is there any?
     pub(crate) fn is_given(&self) -> bool {
         !self.trace.is_empty() || !self.profile.is_empty()
@@ -98,7 +118,7 @@ impl Evidence {
                 What::Profile(profile)
             }
         };
-        Ok(Some(Known { what, threshold }))
+        Ok(Some(Known { what, threshold, paths: Paths::default() }))
     }
 
     /// All of it as one profile. With `workload`, of that one, whatever the profiles say.
@@ -127,17 +147,44 @@ impl Evidence {
 }
 
 impl Known {
+    /// The same, of these paths alone.
+    pub(crate) fn within(self, paths: Paths) -> Self {
+        Self { paths, ..self }
+    }
+
     /// What to fetch ahead for an image. A profile of another build is rebased: that reads the layers.
+    ///
+    /// # Errors
+    /// When the layers cannot be read, or nothing is left to be fetched ahead.
     pub(crate) fn plan_for(
         &self,
         image: &Image,
         runtime: &Handle,
         tell: &(dyn Fn(Event<'_>) + Sync),
-    ) -> Result<Plan> {
+    ) -> Result<Planned> {
+        let (plan, rare) = self.all_for(image, runtime, tell)?;
+        let (plan, excluded) = self.paths.narrow(plan);
+        if plan.items.is_empty() && excluded.files > 0 {
+            let message =
+                format!("--include and --exclude leave none of {} files that are needed", excluded.files);
+            return Err(
+                Hinted::new(message, "soci report TRACE and soci profile info FILE show the files").into()
+            );
+        }
+        Ok(Planned { plan, rare, excluded })
+    }
+
+    /// The plan before any path is left out, and what too few runs have needed.
+    fn all_for(
+        &self,
+        image: &Image,
+        runtime: &Handle,
+        tell: &(dyn Fn(Event<'_>) + Sync),
+    ) -> Result<(Plan, LeftOut)> {
         let profile = match &self.what {
             What::Trace { plan, path } => {
                 warn_about_other_image(path, image)?;
-                return Ok(plan.clone());
+                return Ok((plan.clone(), LeftOut::default()));
             }
             What::Profile(profile) => profile,
         };
@@ -160,7 +207,7 @@ impl Known {
                 profile.runs().len()
             );
         }
-        Ok(planned.plan)
+        Ok((planned.plan, planned.left_out))
     }
 }
 

@@ -55,8 +55,12 @@ fn a_pack_is_made_and_verified_in_less_memory_than_it_has_bytes() {
     let artifacts = Artifacts::open(&dir.path().join("artifacts")).unwrap();
     let range = ByteRange::new(0, LENGTH);
     let items = vec![PlanItem { path: Arc::from(&b"f"[..]), range, first_need_ns: 0 }];
-    let settings =
-        PackSettings { plan: Plan { must_have: 1, items }, budget: None, purpose: Purpose::default() };
+    let settings = PackSettings {
+        plan: Plan { must_have: 1, items },
+        budget: None,
+        purpose: Purpose::default(),
+        optional: false,
+    };
     let place = Destination {
         store: &store,
         beside: &[],

@@ -69,7 +69,7 @@ impl Made {
             })
             .collect();
         let plan = Plan { must_have: items.len(), items };
-        let settings = PackSettings { plan, budget, purpose: Purpose::default() };
+        let settings = PackSettings { plan, budget, purpose: Purpose::default(), optional: false };
         let store = ContentStore::Layout(self.store.clone());
         let (artifacts, runtime) = (&self.artifacts, self.runtime.handle());
         let place = Destination { store: &store, beside: &[], artifacts, name: "image", runtime };
@@ -226,7 +226,7 @@ fn what_is_read_is_told() {
         }],
         must_have: 1,
     };
-    let settings = PackSettings { plan, budget: None, purpose: Purpose::default() };
+    let settings = PackSettings { plan, budget: None, purpose: Purpose::default(), optional: false };
     let store = ContentStore::Layout(place.store.clone());
     let at = Destination {
         store: &store,
