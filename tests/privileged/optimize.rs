@@ -110,8 +110,8 @@ fn served_by_its_pack(report: &Value, outcome: &Value) {
     let (bytes, image) = (number(&report["bytes"]), number(&outcome["plans"][0]["image_size"]));
     let predicted = number(&outcome["predicted"]["optimized"]["bytes"]);
     assert!(bytes * 10 < image, "{bytes} of {image} bytes");
-    // Manifests are not in it.
-    assert!(bytes >= predicted && bytes < predicted + (64 << 10), "{bytes} bytes, {predicted} predicted");
+    // Manifests are not in what is predicted, and the pack's tail may come after the workload is ready.
+    assert!(bytes < predicted + (64 << 10), "{bytes} bytes, {predicted} predicted");
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn what_was_recorded_is_kept_when_the_push_fails() {
 
     // A workload that is never ready leaves its trace, and nothing is made of it.
     let failed = desk.shell(&format!(
-        "soci --root store --timeout 2s optimize --state state --output late --until log:NEVER --runs 1 --push {image}"
+        "soci --root store optimize --state state --output late --until log:NEVER --runs 1 --push {image} -- do say no"
     ));
     let said = text(&failed.stderr);
     assert_eq!(failed.status.code(), Some(4), "{said}");

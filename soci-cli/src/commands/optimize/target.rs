@@ -45,6 +45,13 @@ impl Target {
             None => Self::Store,
             Some(to) => Self::named(to, &args.image)?,
         };
+        if args.image.starts_with("containerd://") && matches!(target, Self::Image(_) | Self::Layout(_)) {
+            let message = format!(
+                "{} is in containerd: --to makes new images of what a registry or a disk has",
+                args.image
+            );
+            return Err(Hinted::new(message, "soci convert makes a new image in containerd").into());
+        }
         if args.measure && (on_disk || !matches!(target, Self::Beside | Self::Image(_))) {
             let message = "--measure starts the image before and after: both have to be at a registry";
             return Err(Hinted::new(message, "give an image at a registry, and --push or --to").into());
