@@ -39,6 +39,9 @@ pub(crate) struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Make the starts of an image fast: record, index, pack and push, in one go.
+    #[command(after_help = help::OPTIMIZE)]
+    Optimize(Box<commands::optimize::Args>),
     /// Record what a workload reads from its image.
     Record(commands::record_args::Args),
     /// Show what a recording has seen, as text, JSON or a page.
@@ -109,6 +112,7 @@ impl Command {
     /// Runs the command.
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
         match self {
+            Self::Optimize(args) => commands::optimize::run(&args, global),
             Self::Record(args) => commands::record::run(&args, global),
             Self::Run(args) => commands::run::run(&args, global),
             Self::Doctor(args) => with_code(global, move |global| commands::doctor::run(&args, global)),

@@ -7,7 +7,7 @@ Exit codes:
   0    done
   1    failed; standard error says why
   141  done, but the reader of standard output went away before it had all
-record, run and doctor have further ones: see their help.";
+optimize, record, run and doctor have further ones: see their help.";
 
 /// The headings under which flags stand.
 pub(crate) mod heading {
@@ -23,6 +23,16 @@ pub(crate) mod heading {
     pub(crate) const GLOBAL: &str = "Global";
 }
 
+pub(crate) const OPTIMIZE: &str = "\
+Examples:
+  soci optimize registry.example.com/app:v1 --until log:^READY --push
+  soci optimize registry.example.com/app:v1 --until tcp:80 --to v1-fast --measure
+  soci optimize oci:app -- /bin/app --once
+
+Exit codes: 0 done; 1 failed; 3 accesses were lost while recording; 4 the workload was not ready in time, or ended
+before it was; 5 the workload failed after it was ready; 126, 127 the command could not be executed; 129, 130, 143 stopped
+by SIGHUP, SIGINT, SIGTERM. What was recorded is kept in every case.";
+
 pub(crate) const REPORT: &str = "\
 Example:
   soci report -o app.html app.trace";
@@ -30,7 +40,8 @@ Example:
 pub(crate) const CREATE: &str = "\
 Examples:
   soci create registry.example.com/app:v1
-  soci create --trace app.trace --span-layout trace --fine --pack registry.example.com/app:v1";
+  soci create --trace app.trace registry.example.com/app:v1
+  soci create --profile app.profile --exclude '*.pyc' --pack-budget 20MB --dry-run registry.example.com/app:v1";
 
 pub(crate) const CONVERT: &str = "\
 Examples:

@@ -221,6 +221,11 @@ pub(crate) struct ImageArgs {
 }
 
 impl ImageArgs {
+    /// This image, for this machine's platform.
+    pub(crate) fn of(image: String, registry: RegistryFlags) -> Self {
+        Self { image: Some(image), platforms: PlatformFlags::default(), registry }
+    }
+
     /// Where the image is, and the image of each platform that is meant.
     pub(crate) async fn resolve(&self, root: &Root) -> Result<(ImageSource, Vec<Image>)> {
         let name = self.image.as_deref().filter(|name| !name.is_empty());

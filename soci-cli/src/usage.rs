@@ -1,8 +1,16 @@
-//! What there is to say when no command runs: help, the version, or what is wrong with the command line. Holds no state.
+//! The command line apart from its commands: what to say when none runs, and the flags of one that another calls. Holds no state.
 
 use std::{io, process::ExitCode};
 
+use anyhow::Result;
+
 use crate::output::stream;
+
+/// The flags of a command as if these words had been given, for a command that is made of others.
+pub(crate) fn args<A: clap::Args>(words: &[&str]) -> Result<A> {
+    let command = A::augment_args(clap::Command::new("soci").no_binary_name(true));
+    Ok(A::from_arg_matches(&command.try_get_matches_from(words)?)?)
+}
 
 /// Reports a wrong command line, or prints the help that was asked for.
 pub(crate) fn report(error: &clap::Error) -> ExitCode {

@@ -52,10 +52,18 @@ fn what_builds_says_what_it_has_made() {
     let place = Place::new();
     let build = "--min-layer-size 10000 --span-size 64KiB --trace own.trace --fine --pack";
     let made = place.json(&format!("create --json {build} oci:image"));
-    assert_eq!(keys(&made), ["image", "indexes"]);
+    assert_eq!(keys(&made), ["dry_run", "image", "indexes"]);
     assert_eq!(made["image"], "oci:image");
     let index = &made["indexes"][0];
-    assert_eq!(keys(index), ["digest", "fine_indexes", "layers", "manifest", "packs", "platform"]);
+    assert_eq!(keys(index), ["digest", "fine_indexes", "layers", "manifest", "packs", "plans", "platform"]);
+    let plan = &index["plans"][0];
+    assert_eq!(
+        keys(plan),
+        ["bytes", "files", "image_size", "left_out", "manifest", "must_have_bytes", "prefetch"]
+    );
+    assert_eq!(keys(&plan["prefetch"]), ["bytes", "cut_bytes", "cut_spans", "spans"]);
+    assert_eq!(keys(&plan["left_out"]), ["excluded", "rare"]);
+    assert_eq!((&plan["manifest"], &plan["files"]), (&index["manifest"], &2.into()));
     let listed = place.json("index list --json");
     assert_eq!((&index["digest"], &index["platform"]), (&listed[0]["digest"], &listed[0]["platform"]));
     let layers = index["layers"].as_array().unwrap();
@@ -76,10 +84,13 @@ fn what_builds_says_what_it_has_made() {
 
     let converted =
         place.json(&format!("convert --json --standalone --format oci-dir {build} oci:image out"));
-    assert_eq!(keys(&converted), ["digest", "fine_indexes", "image", "layers", "packs"]);
+    assert_eq!(keys(&converted), ["digest", "dry_run", "fine_indexes", "image", "layers", "packs", "plans"]);
     assert_eq!((&converted["image"], converted["layers"].as_array().unwrap().len()), (&"out".into(), 2));
     let packs = place.json("pack create --json --trace own.trace --name other oci:image");
-    assert_eq!((keys(&packs), keys(&packs["packs"][0])), (vec!["image", "packs"], keys(pack)));
+    assert_eq!(
+        (keys(&packs), keys(&packs["packs"][0])),
+        (vec!["dry_run", "image", "packs", "plans"], keys(pack))
+    );
 
     let digest = pack["digest"].as_str().unwrap();
     let verified = place.json(&format!("pack verify --json {digest} oci:image"));

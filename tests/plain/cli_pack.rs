@@ -84,7 +84,8 @@ fn trace(path: &Path) {
 impl Place {
     fn create(&self, more: &[&str]) -> Outcome {
         let args = ["create", "--min-layer-size", "100000", "--trace", "run.trace"];
-        self.soci.run([&args[..], more, &["oci:image"]].concat())
+        let fine: &[&str] = if more.contains(&"--fine") { &[] } else { &["--no-fine"] };
+        self.soci.run([&args[..], fine, more, &["oci:image"]].concat())
     }
 
     fn store(&self) -> LayoutStore {
@@ -277,7 +278,7 @@ fn packs_are_told_apart_by_name_and_listed_and_shown() {
     let index = index.lines().next().unwrap();
     assert_eq!(place.soci.run(["pack", "info", index]).failed(), "soci: the provided digest is not a pack");
     assert!(
-        place.create(&["--pack-name", "web"]).failed().is_empty(),
+        place.create(&["--no-pack", "--pack-name", "web"]).failed().is_empty(),
         "a usage error: there is no pack to name"
     );
 }
@@ -334,7 +335,15 @@ fn bytes_that_are_not_the_layers_are_found_though_all_digests_fit() {
         trace(&liar.dir().join("run.trace"));
         let made = told(
             &liar
-                .run(["create", "--min-layer-size", "100000", "--trace", "run.trace", "--pack", "oci:image"])
+                .run([
+                    "create",
+                    "--min-layer-size",
+                    "100000",
+                    "--trace",
+                    "run.trace",
+                    "--no-fine",
+                    "oci:image",
+                ])
                 .ok(),
         );
         let store = LayoutStore::existing(&liar.dir().join("root/content")).unwrap();

@@ -97,7 +97,8 @@ async fn fine_indexes_go_along_and_leave_one_soci_index_to_find() {
         let registry = TestRegistry::with(Habits { referrers, ..Habits::default() });
         let reference = format!("{}/app:v1", registry.host());
         let out = soci.run(["push", "--image", "oci:image", &reference]).ok();
-        assert!(out.ends_with(&format!("successfully pushed artifact with digest: {fine}\n")), "{out}");
+        let done = |digest: Digest| format!("successfully pushed artifact with digest: {digest}\n");
+        assert!(out.contains(&done(fine)) && out.ends_with(&done(index)), "the index goes last: {out}");
 
         let source = ImageSource::parse(&reference, &Registry::new(RegistryOptions::default())).unwrap();
         let image = source.resolve(&Platform::host()).await.unwrap().manifest.digest;

@@ -12,6 +12,7 @@ mod cli_output;
 mod cli_pack;
 mod cli_pipes;
 mod cli_plan;
+mod cli_plan_flags;
 mod cli_profile;
 mod cli_push;
 mod cli_record;

@@ -37,6 +37,7 @@ mod implied;
 #[cfg(feature = "shared")]
 mod interop;
 mod merge;
+mod optimize;
 mod pack_pages;
 mod permissions;
 mod record;

@@ -77,7 +77,7 @@ fn record(dir: &Path) -> String {
 
 /// The image with a recorded index in a registry of its own.
 fn recorded() -> (TestRegistry, String) {
-    recorded_with(&[])
+    recorded_with(&["--span-layout", "upstream", "--no-fine", "--no-pack"])
 }
 
 /// The same, made with more flags.

@@ -125,10 +125,10 @@ impl Product {
         if modes.iter().any(|mode| matches!(mode, Mode::Fine | Mode::Pack)) {
             command.arg("--fine");
             command.args(self.fine_span_size.map(|size| format!("--fine-span-size={size}")));
+        } else {
+            command.arg("--no-fine");
         }
-        if modes.contains(&Mode::Pack) {
-            command.arg("--pack");
-        }
+        command.arg(if modes.contains(&Mode::Pack) { "--pack" } else { "--no-pack" });
         command
     }
 

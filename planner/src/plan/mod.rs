@@ -19,8 +19,10 @@ use soci_core::trace::{Access, AccessKind, Phase, Tail};
 use soci_core::units::ByteRange;
 
 mod merge;
+mod paths;
 
 pub use merge::{merge, merge_ends};
+pub use paths::{GlobError, LeftOut, Paths};
 pub use soci_core::coverage::Coverage;
 
 /// Accesses to a range that come within this time of its first one are one need.

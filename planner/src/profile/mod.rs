@@ -26,7 +26,7 @@ use soci_core::units::ByteRange;
 pub use difference::{Change, Difference};
 pub use error::ProfileError;
 pub use rebase::{Amount, Coverages, Fate, Inventory};
-pub use support::{LeftOut, Support, Supported, Threshold};
+pub use support::{Support, Supported, Threshold};
 
 use crate::plan::Class;
 

@@ -9,7 +9,7 @@ use soci_core::prefetch::{Plan, PlanItem};
 use soci_core::units::ByteRange;
 
 use super::{File, Need, Profile};
-use crate::plan::{Class, SAME_NEED_NS};
+use crate::plan::{Class, LeftOut, SAME_NEED_NS};
 
 /// From so many runs on the default threshold is a bound and not the union.
 const RUNS_FOR_A_BOUND: usize = 5;
@@ -69,21 +69,12 @@ pub struct Support {
     pub t_us: [u64; 3],
 }
 
-/// What is left out of a plan, because too few runs have needed it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LeftOut {
-    /// Files of which nothing is in the plan.
-    pub files: usize,
-    /// Bytes, of all files.
-    pub bytes: u64,
-}
-
 /// A plan made of a profile.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Supported {
     /// What to fetch ahead.
     pub plan: Plan,
-    /// What is not in it.
+    /// What is not in it, because too few runs have needed it.
     pub left_out: LeftOut,
 }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use soci_core::trace::{Access, AccessKind, End, Header, Outcome, Phase, Process, Tail};
 
 use super::*;
-use crate::plan::{Coverage, plan};
+use crate::plan::{Coverage, LeftOut, plan};
 
 fn header(started: u32) -> Header {
     Header {

@@ -1,25 +1,32 @@
 //! The flags that say how an index is built, for `create` and `convert`, and what is said while it is built. Holds no
 //! state.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 use soci_core::{
     image::Image,
-    index::{Event, IndexVersion, PlanSource, Settings, SkipReason, TraceSettings},
-    pack::PackSettings,
-    prefetch::{Chosen, Meaning, NotLocated, Plan, Selection},
-    ztoc::DEFAULT_SPAN_SIZE,
+    index::{DEFAULT_MIN_LAYER_SIZE, Event, IndexVersion, PlanSource, Settings, TraceSettings},
+    pack::{Budget, PackSettings},
+    prefetch::{Plan, Selection},
+    ztoc::{DEFAULT_FINE_SPAN_SIZE, DEFAULT_SPAN_SIZE},
 };
+use tokio::runtime::Handle;
 
 use super::evidence::{Evidence, Known};
+use super::globs::Globs;
+use super::made::{Built, Heard};
 use super::modelled::Open;
 use super::pack_args::{self, PackArgs};
+use super::told;
 use crate::{
     help::heading::{OUTPUT, PLANNING},
     hint::Hinted,
     output::progress::Progress,
-    size,
+    size, usage,
 };
 
 /// How an index is built.
@@ -34,8 +41,9 @@ pub(crate) struct BuildArgs {
     #[arg(long, help_heading = PLANNING, requires = "evidence")]
     advise: bool,
     /// Build no zTOC for layers smaller than this, compressed; they are fetched whole.
-    #[arg(long, value_name = "SIZE", default_value = "10MiB", value_parser = size::signed, allow_negative_numbers = true)]
-    min_layer_size: i64,
+    /// [default: 10MiB; 1MiB with --trace and --profile]
+    #[arg(long, value_name = "SIZE", value_parser = size::signed, allow_negative_numbers = true)]
+    min_layer_size: Option<i64>,
     /// xattr: mark layers that need no extended attributes. May be repeated.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     optimizations: Vec<String>,
@@ -54,29 +62,44 @@ pub(crate) struct BuildArgs {
     prefetch_compat: PrefetchCompat,
     #[command(flatten)]
     evidence: Evidence,
-    /// Where spans begin: by upstream's rule, or also at the edges of what the trace needs.
-    #[arg(long, help_heading = PLANNING, value_name = "LAYOUT", default_value = "upstream", requires_if("trace", "evidence"))]
-    span_layout: SpanLayout,
+    #[command(flatten)]
+    globs: Globs,
+    /// Where spans begin: by upstream's rule, or also at the edges of what the workload needs.
+    /// [default: upstream; trace with --trace and --profile]
+    #[arg(long, help_heading = PLANNING, value_name = "LAYOUT", requires_if("trace", "evidence"))]
+    span_layout: Option<SpanLayout>,
     /// With --span-layout trace: needed ranges that are at most this far apart share a span. (Each range costs two
     /// windows of 32 KiB in the zTOC, which is what a gap of 256 KiB costs when it compresses to a quarter.)
     #[arg(long, help_heading = PLANNING, value_name = "SIZE", default_value = "256KiB", value_parser = size::parse)]
     span_gap: u64,
+    /// Largest size of all spans that the prefetch artifacts name, compressed, in bytes (20MB, 16MiB) or as a share of the image
+    /// as it is stored (25%): what is needed last is left out.
+    #[arg(long, help_heading = PLANNING, value_name = "SIZE", requires = "evidence", value_parser = pack_args::budget)]
+    prefetch_budget: Option<Budget>,
     #[command(flatten)]
     pack: PackArgs,
     /// Also build a fine index, with small spans, so that a start downloads fewer unneeded bytes. Reads layers again that
-    /// have a zTOC already, and covers layers below --min-layer-size as well.
+    /// have a zTOC already, and covers layers below --min-layer-size as well. The default with --trace and --profile.
     #[arg(long, help_heading = PLANNING)]
     fine: bool,
-    /// With --fine: size of a span, uncompressed; 16KiB to 64MiB.
-    #[arg(long, help_heading = PLANNING, value_name = "SIZE", default_value = "256KiB", requires = "fine",
-        value_parser = fine_span)]
-    fine_span_size: u64,
+    /// Build no fine index.
+    #[arg(long, help_heading = PLANNING, conflicts_with = "fine")]
+    no_fine: bool,
+    /// Size of a span of the fine index, uncompressed; 16KiB to 64MiB. [default: 256KiB]
+    #[arg(long, help_heading = PLANNING, value_name = "SIZE", conflicts_with = "no_fine", value_parser = fine_span)]
+    fine_span_size: Option<u64>,
+    /// Say what would be made, and keep nothing: all of it is made in a temporary directory, which is removed.
+    #[arg(long, help_heading = OUTPUT)]
+    pub(super) dry_run: bool,
     /// Print only the digest of what was made; no progress, no notes.
     #[arg(long, short = 'q', help_heading = OUTPUT)]
     quiet: bool,
     /// Print what was made as JSON; no progress.
     #[arg(long, help_heading = OUTPUT, conflicts_with = "quiet")]
     pub(crate) json: bool,
+    /// Another command says what was made.
+    #[arg(skip)]
+    bars_alone: bool,
 }
 
 /// `--span-size`.
@@ -94,6 +117,9 @@ fn fine_span(text: &str) -> Result<u64, String> {
     let size = size::parse(text)?;
     FINE_SPANS.contains(&size).then_some(size).ok_or_else(|| format!("{text} is not 16KiB to 64MiB"))
 }
+
+/// What a zTOC of a layer costs a start is little beside what it saves one of which it is known what it needs.
+const MIN_LAYER_SIZE_WHEN_KNOWN: u64 = 1 << 20;
 
 /// Smaller fine spans have more in windows and digests than in bytes; larger ones are no finer than others.
 const FINE_SPANS: std::ops::RangeInclusive<u64> = 16 << 10..=64 << 20;
@@ -120,10 +146,15 @@ impl BuildArgs {
     /// Says what became of a layer.
     pub(crate) fn tell(&self, event: Event<'_>, progress: &Progress) {
         // With both, layers without a zTOC are served in parts as well: nothing is fetched whole.
-        let in_parts = self.fine && self.pack.is_wanted();
+        let in_parts = self.has_fine() && self.pack.is_wanted(self.evidence.is_given());
         if !(in_parts && matches!(event, Event::OutsideSpans(_))) {
-            tell(event, progress);
+            told::tell(event, progress);
         }
+    }
+
+    /// Whether a fine index is to be built.
+    fn has_fine(&self) -> bool {
+        !self.no_fine && (self.fine || self.evidence.is_given())
     }
 
     /// Whether only digests are wanted.
@@ -133,21 +164,31 @@ impl BuildArgs {
 
     /// Where lines and bars go.
     pub(crate) fn progress(&self) -> Progress {
-        Progress::new(self.quiet || self.json)
+        if self.bars_alone { Progress::bars_alone() } else { Progress::new(self.quiet || self.json) }
     }
 
     /// What to build.
     pub(crate) fn settings(&self, version: IndexVersion) -> Result<Settings> {
+        let known = self.evidence.is_given();
         let span_size = match self.span_size {
             SpanSize::Bytes(bytes) => u64::try_from(bytes).ok().context("span size must be >= 0")?,
-            SpanSize::Auto if self.evidence.is_given() => DEFAULT_SPAN_SIZE,
+            SpanSize::Auto if known => DEFAULT_SPAN_SIZE,
             SpanSize::Auto => {
                 let hint = "give it a --trace or a --profile of the workload, or name a size";
                 return Err(Hinted::new("--span-size auto needs to know the workload", hint).into());
             }
         };
-        let min_layer_size =
-            u64::try_from(self.min_layer_size).ok().context("min layer size must be >= 0")?;
+        let min_layer_size = match self.min_layer_size {
+            Some(size) => u64::try_from(size).ok().context("min layer size must be >= 0")?,
+            None if known => MIN_LAYER_SIZE_WHEN_KNOWN,
+            None => DEFAULT_MIN_LAYER_SIZE,
+        };
+        if self.fine_span_size.is_some() && !self.has_fine() {
+            let hint = "add --fine, or a --trace or --profile";
+            return Err(
+                Hinted::new("--fine-span-size is that of a fine index, and none is made", hint).into()
+            );
+        }
         if let Some(name) = self.optimizations.iter().find(|name| *name != "xattr") {
             bail!("optimization {name} is not a valid optimization [xattr]");
         }
@@ -157,8 +198,10 @@ impl BuildArgs {
             prefetch_files.extend(listed.context("failed to parse prefetch files")?);
         }
         prefetch_files.retain(|path| !path.trim().is_empty());
-        let span_gap = (self.span_layout == SpanLayout::Trace).then_some(self.span_gap);
-        let trace = self.evidence.is_given().then(|| TraceSettings { plan: PlanSource::default(), span_gap });
+        let hug = self.span_layout.unwrap_or(SpanLayout::Trace) == SpanLayout::Trace;
+        let span_gap = hug.then_some(self.span_gap);
+        let budget = self.prefetch_budget;
+        let trace = known.then(|| TraceSettings { plan: PlanSource::default(), span_gap, budget });
         Ok(Settings {
             version,
             span_size,
@@ -171,7 +214,7 @@ impl BuildArgs {
                 PrefetchCompat::Upstream => Selection::Upstream,
             },
             trace,
-            fine: self.fine.then_some(self.fine_span_size),
+            fine: self.has_fine().then_some(self.fine_span_size.unwrap_or(DEFAULT_FINE_SPAN_SIZE)),
             advised_whole: false,
         })
     }
@@ -186,12 +229,35 @@ impl BuildArgs {
 
     /// What the model is to decide.
     pub(crate) fn open(&self) -> Open {
-        Open { span_size: self.span_size == SpanSize::Auto, advice: self.advise, pack: self.pack.is_wanted() }
+        Open {
+            span_size: self.span_size == SpanSize::Auto,
+            advice: self.advise,
+            pack: self.pack.is_wanted(self.evidence.is_given()),
+        }
     }
 
     /// Reads what is known of the workload. Nothing of it is bound to an image yet.
     pub(crate) fn known(&self) -> Result<Option<Known>> {
-        self.evidence.read(self.pack.name())
+        let paths = self.globs.paths(self.evidence.is_given())?;
+        Ok(self.evidence.read(self.pack.name())?.map(|known| known.within(paths)))
+    }
+
+    /// Says what was planned, after all of it was made.
+    pub(super) fn sum_up(&self, built: &Built) {
+        if !self.quiet && !self.json {
+            built.sum_up(self.dry_run);
+        }
+    }
+
+    /// The defaults, for what a profile knows, within these limits. Of results only bars are shown.
+    pub(super) fn of_profile(
+        profile: PathBuf,
+        globs: Globs,
+        prefetch_budget: Option<Budget>,
+        pack: PackArgs,
+    ) -> Result<Self> {
+        let evidence = Evidence::of_profile(profile);
+        Ok(Self { evidence, globs, prefetch_budget, pack, bars_alone: true, ..usage::args(&[])? })
     }
 }
 
@@ -202,17 +268,13 @@ pub(crate) fn for_image(
     open: Open,
     image: &Image,
     runtime: &Handle,
+    heard: &Heard,
     tell: &(dyn Fn(Event<'_>) + Sync),
 ) -> Result<Settings> {
     let mut settings = settings.clone();
     if let (Some(trace), Some(known)) = (&mut settings.trace, known) {
-        if open.is_nothing() {
-            trace.plan = known.with_index_of(image)?;
-        } else {
-            // What is decided says how the index is built: what the image contains is read before.
-            trace.plan = PlanSource::Known(known.plan_for(image, runtime, tell)?);
-            open.decide(known, image, runtime, tell, &mut settings)?;
-        }
+        trace.plan = known.source_for(image, open, heard, runtime, tell)?;
+        open.decide(known, image, runtime, tell, &mut settings)?;
     }
     Ok(settings)
 }
@@ -245,81 +307,6 @@ fn listed(path: &Path) -> Result<Vec<String>> {
         count => say!("warning: {count} of the paths in {} are empty; they are left out", path.display()),
     }
     Ok(paths)
-}
-
-/// Says what became of a layer, in the words of upstream's tool; warnings go to standard error.
-pub(crate) fn tell(event: Event<'_>, progress: &Progress) {
-    match event {
-        Event::Read { blob, bytes } => progress.advance(blob, bytes),
-        Event::Ztoc { layer, ztoc, existed } => {
-            let known = if existed { " (already exists)" } else { "" };
-            progress.line(&format!("layer {} -> ztoc {ztoc}{known}", layer.digest));
-        }
-        Event::NoFineTable { layer, reason } => {
-            say!("warning: no fine table - layer {} {reason}", layer.digest);
-        }
-        Event::Skipped { layer, reason } => {
-            let size = match reason {
-                SkipReason::TooSmall(_) => format!("size {} ", layer.size),
-                _ => String::new(),
-            };
-            progress.line(&format!(
-                "ztoc skipped - layer {} ({}) {size}{reason}",
-                layer.digest, layer.media_type
-            ));
-        }
-        Event::Prefetch { layer, artifact } => {
-            progress.line(&format!("Created prefetch artifact for layer {layer}: {artifact}"));
-        }
-        Event::FineIndex(fine) => progress.line(&format!("fine index -> {}", fine.digest)),
-        Event::Chosen(chosen) => tell_chosen(chosen),
-        Event::FileNotFound(path) => {
-            say!("warning: prefetch file {path} not found in any layer");
-        }
-        Event::PathsNotFound { count, first } => {
-            let first = String::from_utf8_lossy(first);
-            say!("warning: {count} paths of the trace are no files of this image (the first: {first})");
-        }
-        Event::LayerUnread(layer) => {
-            say!("warning: files of layer {} ({}) cannot be listed", layer.digest, layer.media_type);
-        }
-        Event::OutsideSpans(bytes) => {
-            progress.note(&format!(
-                "{bytes} bytes of the trace lie in layers without a zTOC, which are fetched whole"
-            ));
-        }
-        Event::Pack(pack) => pack_args::tell(pack, progress),
-    }
-}
-
-/// Says what a line of the prefetch list stands for, unless that is plain.
-fn tell_chosen(chosen: &Chosen) {
-    let line = &chosen.line;
-    match &chosen.meaning {
-        Meaning::File => {}
-        Meaning::Link(own) => {
-            say!("note: prefetch file {line} is {}", String::from_utf8_lossy(own));
-        }
-        Meaning::Directory(files) => {
-            say!("note: prefetch path {line} is a directory, {files} files with content");
-        }
-        Meaning::Pattern(files) => {
-            say!("note: prefetch pattern {line} matches {files} files with content");
-        }
-        Meaning::Hidden => {
-            say!("warning: prefetch file {line} is removed by an upper layer");
-        }
-        Meaning::Nothing(NotLocated::Missing) => {
-            say!("warning: prefetch file {line} not found in any layer");
-        }
-        Meaning::Nothing(reason) => say!("warning: prefetch file {line}: {reason}"),
-    }
-    match chosen.unspanned {
-        0 => {}
-        files => {
-            say!("note: {files} files of {line} lie in layers without a zTOC, which are fetched whole");
-        }
-    }
 }
 
 #[cfg(test)]

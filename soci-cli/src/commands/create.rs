@@ -17,6 +17,7 @@ use super::{
     build_args::{BuildArgs, for_image},
     image_labels::{keep_indexes, keep_packs},
     made::{Built, Heard},
+    rehearsal::Rehearsal,
 };
 use crate::{global::Global, output::json, root::Root, sources::ImageArgs};
 
@@ -31,40 +32,57 @@ pub(crate) struct Args {
 
 /// What was made. The keys of its JSON are an interface.
 #[derive(Serialize)]
-struct Made<'a> {
-    image: &'a str,
-    indexes: Vec<Index>,
+pub(super) struct Made {
+    image: String,
+    pub(super) indexes: Vec<Index>,
+    dry_run: bool,
 }
 
 #[derive(Serialize)]
-struct Index {
-    digest: Digest,
+pub(super) struct Index {
+    pub(super) digest: Digest,
     platform: String,
     /// The image manifest.
-    manifest: Digest,
+    pub(super) manifest: Digest,
     #[serde(flatten)]
-    built: Built,
+    pub(super) built: Built,
 }
 
 /// Creates one index for each platform.
 pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
-    let (settings, known) = (args.build.settings(IndexVersion::V1)?, args.build.known()?);
-    let root = Root::open(global)?;
+    let made = create(&args.image, &args.build, global)?;
+    made.indexes.iter().for_each(|index| args.build.sum_up(&index.built));
+    if args.build.json {
+        out!("{}", json::pretty(&made)?);
+    } else if args.build.is_quiet() {
+        for index in &made.indexes {
+            out!("{}", index.digest);
+        }
+    }
+    Ok(())
+}
+
+/// Creates them, and says only what happens on the way.
+pub(super) fn create(image: &ImageArgs, args: &BuildArgs, global: &Global) -> Result<Made> {
+    let (settings, known) = (args.settings(IndexVersion::V1)?, args.known()?);
+    let rehearsal = args.dry_run.then(Rehearsal::new).transpose()?;
+    let global = rehearsal.as_ref().map_or_else(|| global.clone(), |rehearsal| rehearsal.global(global));
+    let root = Root::open(&global)?;
     let runtime = Runtime::new().context("cannot start the runtime")?;
-    let (source, images) = runtime.block_on(args.image.resolve(&root))?;
+    let (source, images) = runtime.block_on(image.resolve(&root))?;
     let store = root.store_for(&source)?;
-    let progress = args.build.progress();
+    let progress = args.progress();
     let mut purpose = None;
     let (mut built, mut fine, mut packs) = (Vec::new(), Vec::new(), Vec::new());
     let (heard, mut indexes) = (Heard::default(), Vec::new());
     for image in &images {
         let tell = |event: Event<'_>| {
             heard.hear(&event);
-            args.build.tell(event, &progress);
+            args.tell(event, &progress);
         };
         let settings =
-            for_image(&settings, known.as_ref(), args.build.open(), image, runtime.handle(), &tell)?;
-        let mut pack = args.build.pack(&settings);
+            for_image(&settings, known.as_ref(), args.open(), image, runtime.handle(), &heard, &tell)?;
+        let mut pack = args.pack(&settings);
         let report = build(image, &settings, &store, &root.artifacts, runtime.handle(), &tell)?;
         let of = image.manifest.digest;
         built.push((of, report.descriptor.digest));
@@ -76,8 +94,8 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
             let (artifacts, runtime) = (&root.artifacts, runtime.handle());
             let place =
                 Destination { store: &store, beside: &[], artifacts, name: &image.reference, runtime };
-            let made = pack::make(image, &image.manifest, Some(report.in_parts()), pack, place, &tell)?;
-            packs.push((of, made.descriptor.digest));
+            let made = pack::make_beside(image, &image.manifest, report.in_parts(), pack, place, &tell)?;
+            packs.extend(made.map(|made| (of, made.descriptor.digest)));
             purpose = Some(pack.purpose.clone());
         }
         indexes.push(Index {
@@ -92,12 +110,5 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
     if let Some(purpose) = &purpose {
         keep_packs(&store, source.name(), purpose, &packs)?;
     }
-    if args.build.json {
-        out!("{}", json::pretty(&Made { image: source.name(), indexes })?);
-    } else if args.build.is_quiet() {
-        for (_, index) in &built {
-            out!("{index}");
-        }
-    }
-    Ok(())
+    Ok(Made { image: source.name().to_owned(), indexes, dry_run: args.dry_run })
 }

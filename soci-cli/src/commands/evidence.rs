@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use planner::profile::{
-    Content, Coverages, Fate, Inventory, LeftOut, Profile, ProfileError, Source, Threshold,
-};
+use planner::plan::{LeftOut, Paths};
+use planner::profile::{Content, Coverages, Fate, Inventory, Profile, ProfileError, Source, Threshold};
 use planner::report::Flaw;
 use planner::report::words::printable;
 use soci_core::{
@@ -19,6 +18,8 @@ use soci_core::{
 };
 use tokio::runtime::Handle;
 
+use super::made::Heard;
+use super::modelled::Open;
 use crate::help::heading::PLANNING;
 use crate::hint::Hinted;
 
@@ -62,6 +63,17 @@ fn threshold(text: &str) -> Result<Rule, String> {
 pub(crate) struct Known {
     what: What,
     threshold: Threshold,
+    paths: Paths,
+}
+
+/// What to fetch ahead for one image, and what is left out.
+#[derive(Debug, Clone)]
+pub(crate) struct Planned {
+    pub(crate) plan: Plan,
+    /// Because few runs have needed it.
+    pub(crate) rare: LeftOut,
+    /// By the user's globs.
+    pub(crate) excluded: LeftOut,
 }
 
 #[derive(Debug, Clone)]
@@ -76,6 +88,16 @@ enum What {
 }
 
 impl Evidence {
+    /// A profile.
+    pub(super) fn of_profile(path: PathBuf) -> Self {
+        Self { profile: vec![path], ..Self::default() }
+    }
+
+    /// Recordings.
+    pub(super) fn of_traces(trace: Vec<PathBuf>, allow_incomplete: bool) -> Self {
+        Self { trace, allow_incomplete, ..Self::default() }
+    }
+
     /// Is there any?
     pub(crate) fn is_given(&self) -> bool {
         !self.trace.is_empty() || !self.profile.is_empty()
@@ -102,7 +124,7 @@ impl Evidence {
                 What::Profile(profile)
             }
         };
-        Ok(Some(Known { what, threshold }))
+        Ok(Some(Known { what, threshold, paths: Paths::default() }))
     }
 
     /// All of it as one profile. With `workload`, of that one, whatever the profiles say.
@@ -131,38 +153,66 @@ impl Evidence {
 }
 
 impl Known {
-    /// What to fetch ahead for an image whose index is built now. A profile of another build is rebased with what that build finds out.
-    pub(crate) fn with_index_of(&self, image: &Image) -> Result<PlanSource> {
+    /// The same, of these paths alone.
+    pub(crate) fn within(self, paths: Paths) -> Self {
+        Self { paths, ..self }
+    }
+
+    /// What to fetch ahead for an image whose index is built now. A profile of another build is rebased with what that build finds
+    /// out, unless something has to be decided before.
+    pub(crate) fn source_for(
+        &self,
+        image: &Image,
+        open: Open,
+        heard: &Heard,
+        runtime: &Handle,
+        tell: &(dyn Fn(Event<'_>) + Sync),
+    ) -> Result<PlanSource> {
         match &self.what {
-            What::Trace { plan, path, .. } => {
-                warn_about_other_image(path, image)?;
-                Ok(PlanSource::Known(plan.clone()))
-            }
-            What::Profile(profile) if profile.image.manifest == Some(image.manifest.digest) => {
-                Ok(PlanSource::Known(planned(profile, self.threshold)))
-            }
-            What::Profile(profile) => {
+            What::Profile(profile)
+                if open.is_nothing()
+                    && self.paths.is_everything()
+                    && profile.image.manifest != Some(image.manifest.digest) =>
+            {
                 let (profile, threshold, to) = (profile.clone(), self.threshold, source(image));
+                let (heard, of) = (heard.clone(), image.clone());
                 Ok(PlanSource::OfFiles(Arc::new(move |files| {
                     let (rebased, coverages) = profile.rebase(to.clone(), &listed(files));
                     say!("note: the profile is of another build: {}", words(&coverages));
-                    planned(&rebased, threshold)
+                    let (plan, rare) = planned(&rebased, threshold);
+                    heard.plan(&of, Planned { plan, rare, excluded: LeftOut::default() })
                 })))
             }
+            _ => Ok(PlanSource::Known(heard.plan(image, self.plan_for(image, runtime, tell)?))),
         }
     }
 
     /// What to fetch ahead for an image. A profile of another build is rebased: that reads the layers.
+    ///
+    /// # Errors
+    /// When the layers cannot be read, or nothing is left to be fetched ahead.
     pub(crate) fn plan_for(
         &self,
         image: &Image,
         runtime: &Handle,
         tell: &(dyn Fn(Event<'_>) + Sync),
-    ) -> Result<Plan> {
-        Ok(match self.with_index_of(image)? {
-            PlanSource::Known(plan) => plan,
-            PlanSource::OfFiles(plan_of) => plan_of(files(image, runtime, tell)?),
-        })
+    ) -> Result<Planned> {
+        let (plan, rare) = match &self.what {
+            What::Trace { plan, path, .. } => {
+                warn_about_other_image(path, image)?;
+                (plan.clone(), LeftOut::default())
+            }
+            What::Profile(_) => planned(&*self.profile_for(image, runtime, tell)?, self.threshold),
+        };
+        let (plan, excluded) = self.paths.narrow(plan);
+        if plan.items.is_empty() && excluded.files > 0 {
+            let message =
+                format!("--include and --exclude leave none of {} files that are needed", excluded.files);
+            return Err(
+                Hinted::new(message, "soci report TRACE and soci profile info FILE show the files").into()
+            );
+        }
+        Ok(Planned { plan, rare, excluded })
     }
 
     /// The profile of the workload in an image. One of another build is rebased: that reads the layers.
@@ -187,7 +237,7 @@ impl Known {
 }
 
 /// What of a profile is to be fetched ahead; says what is not.
-fn planned(profile: &Profile, threshold: Threshold) -> Plan {
+fn planned(profile: &Profile, threshold: Threshold) -> (Plan, LeftOut) {
     let planned = profile.plan(threshold);
     if planned.left_out != LeftOut::default() {
         let LeftOut { files, bytes } = planned.left_out;
@@ -197,7 +247,7 @@ fn planned(profile: &Profile, threshold: Threshold) -> Plan {
             profile.runs().len()
         );
     }
-    planned.plan
+    (planned.plan, planned.left_out)
 }
 
 /// Reads a profile.

@@ -12,21 +12,25 @@ use crate::{help::heading::PLANNING, output::progress::Progress, size};
 /// A pack beside the index.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PackArgs {
-    /// Also make a working-set pack: the bytes that the trace needs, in the order of need, in one blob.
+    /// Also make a working-set pack: the bytes that the workload needs, in the order of need, in one blob. The default with
+    /// --trace and --profile.
     #[arg(long, help_heading = PLANNING, requires = "evidence")]
     pack: bool,
+    /// Make no working-set pack.
+    #[arg(long, help_heading = PLANNING, conflicts_with_all = ["pack", "pack_name", "pack_selector", "pack_budget"])]
+    no_pack: bool,
     /// Name of the workload; an image can have a pack for each of several. A pack takes the place of the image's one with
     /// the same name.
-    #[arg(long, help_heading = PLANNING, value_name = "NAME", requires = "pack")]
+    #[arg(long, help_heading = PLANNING, value_name = "NAME", requires = "evidence")]
     pack_name: Option<String>,
     /// Only for nodes that have this attribute in the `[pack.attributes]` of their configuration. May be repeated: all must be
     /// there. If several packs match a node, the one with the most matching
     /// selectors wins.
-    #[arg(long, help_heading = PLANNING, value_name = "NAME=VALUE", requires = "pack")]
+    #[arg(long, help_heading = PLANNING, value_name = "NAME=VALUE", requires = "evidence")]
     pack_selector: Vec<Selector>,
     /// Largest size of the pack, in bytes (20MB, 16MiB) or as a share of the image as it is stored (25%): what is needed
     /// last is left out.
-    #[arg(long, help_heading = PLANNING, value_name = "SIZE", requires = "pack", value_parser = budget)]
+    #[arg(long, help_heading = PLANNING, value_name = "SIZE", requires = "evidence", value_parser = budget)]
     pack_budget: Option<Budget>,
 }
 
@@ -36,16 +40,28 @@ impl PackArgs {
         self.pack_name.as_deref().unwrap_or_default()
     }
 
-    /// Whether a pack was asked for.
-    pub(crate) fn is_wanted(&self) -> bool {
-        self.pack
+    /// Whether a pack is to be made of what is known, or of nothing.
+    pub(crate) fn is_wanted(&self, evidence: bool) -> bool {
+        evidence && !self.no_pack
     }
 
-    /// What to pack of this plan, if a pack was asked for.
+    /// What to pack of this plan.
     pub(crate) fn settings(&self, plan: Option<&Plan>) -> Option<PackSettings> {
-        let plan = plan.filter(|_| self.pack)?.clone();
+        let plan = plan.filter(|_| !self.no_pack)?.clone();
         let purpose = purpose(self.pack_name.as_ref(), &self.pack_selector);
-        Some(PackSettings { plan, budget: self.pack_budget, purpose, advised_whole: false })
+        let asked_for = self.pack || self.pack_name.is_some();
+        Some(PackSettings {
+            plan,
+            budget: self.pack_budget,
+            purpose,
+            advised_whole: false,
+            optional: !asked_for,
+        })
+    }
+
+    /// A pack with this name and size.
+    pub(super) fn named(name: Option<String>, budget: Option<Budget>) -> Self {
+        Self { pack: true, no_pack: false, pack_name: name, pack_selector: Vec::new(), pack_budget: budget }
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
     output::progress::Progress,
     root::Root,
     sources::{self, PlatformFlags, RegistryFlags},
+    usage,
 };
 
 /// Push the SOCI index of an image to its registry, with its fine indexes and packs if there are.
@@ -55,8 +56,27 @@ pub(crate) struct Args {
     snapshotter: Option<String>,
 }
 
+impl Args {
+    /// What was made of an image, without a question about what is there; or this image on disk.
+    pub(super) fn of(reference: &str, image: Option<String>, registry: RegistryFlags) -> Result<Self> {
+        let args = usage::args(&[reference, "--json", "--existing-index", "allow"])?;
+        Ok(Self { image, registry, ..args })
+    }
+}
+
 /// Pushes one index for each platform.
 pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
+    let (json, quiet) = (args.json, args.quiet);
+    let name = args.reference.clone().unwrap_or_default();
+    let pushed = bring(args, global)?;
+    if quiet {
+        pushed.iter().filter_map(Pushed::index).for_each(|index| out!("{index}"));
+    }
+    tell(json, &name, &pushed)
+}
+
+/// Pushes, and gives what the registry has now.
+pub(super) fn bring(args: Args, global: &Global) -> Result<Vec<Pushed>> {
     let Some(name) = args.reference.clone().filter(|name| !name.is_empty()) else {
         bail!("please provide an image reference to push");
     };
@@ -71,7 +91,13 @@ pub(crate) fn run(args: Args, global: &Global) -> Result<()> {
     Runtime::new().context("start the runtime")?.block_on(push(args, &name, &reference, &root, global.debug))
 }
 
-async fn push(mut args: Args, name: &str, reference: &Reference, root: &Root, debug: bool) -> Result<()> {
+async fn push(
+    mut args: Args,
+    name: &str,
+    reference: &Reference,
+    root: &Root,
+    debug: bool,
+) -> Result<Vec<Pushed>> {
     args.registry.http_dump |= debug;
     let registry = args.registry.registry(&reference.whole())?;
     let repository = registry.repository(reference);
@@ -89,7 +115,7 @@ async fn push(mut args: Args, name: &str, reference: &Reference, root: &Root, de
             pushed.extend(whole.manifests.iter().map(|one| Pushed::new(one.digest, "image manifest")));
             pushed.extend(whole.index.iter().map(|one| Pushed::new(one.digest, "image index")));
             if has_indexes {
-                return tell(args.json, name, &pushed);
+                return Ok(pushed);
             }
             source
         }
@@ -130,25 +156,23 @@ async fn push(mut args: Args, name: &str, reference: &Reference, root: &Root, de
             continue;
         }
         let mut unlisted = Vec::new();
+        // The index last: by it a node takes the image for one that is served in parts, and what goes with it is there then.
+        let refused = push_companions(&repository, root, &manifest, uploads, &mut unlisted, &say).await?;
         let sent = push_index(&repository, root, index, uploads, &mut unlisted, &say).await;
         sent.map_err(|error| hinted(error.context("error pushing graph to remote")))?;
-        let refused = push_companions(&repository, root, &manifest, uploads, &mut unlisted, &say).await?;
         if !unlisted.is_empty() {
             let listed = repository.list_referrers(&manifest, &unlisted).await;
             listed.context("error pushing graph to remote")?;
         }
         refused.into_result()?;
-        if args.quiet {
-            out!("{}", index.digest);
-        }
         warn_of_others(&repository, manifest, index.digest).await;
-        pushed.push(Pushed::new(index.digest, "soci index"));
+        pushed.push(Pushed::of_index(index.digest));
         let fine = root.newest(ArtifactKind::FineIndex, &manifest)?;
         pushed.extend(fine.map(|record| Pushed::new(record.digest, "fine index")));
         let packs = root.list(ArtifactKind::Pack)?.into_iter().filter(|record| record.oci_digest == manifest);
         pushed.extend(packs.map(|record| Pushed::new(record.digest, "pack")));
     }
-    tell(args.json, name, &pushed)
+    Ok(pushed)
 }
 
 /// A warning where upstream's tool puts it, unless standard output is for a program.

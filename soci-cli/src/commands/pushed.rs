@@ -6,16 +6,34 @@ use soci_core::digest::Digest;
 
 use crate::output::json::pretty;
 
+/// The kind of a SOCI index of version 1.
+const INDEX: &str = "soci index";
+
 /// Something that the registry has now. The keys of its JSON are an interface.
-#[derive(Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct Pushed {
-    digest: Digest,
-    kind: &'static str,
+    pub(super) digest: Digest,
+    pub(super) kind: &'static str,
 }
 
 impl Pushed {
     pub(super) fn new(digest: Digest, kind: &'static str) -> Self {
         Self { digest, kind }
+    }
+
+    /// A SOCI index that was pushed by itself.
+    pub(super) fn of_index(digest: Digest) -> Self {
+        Self::new(digest, INDEX)
+    }
+
+    /// Its digest, if it is one.
+    pub(super) fn index(&self) -> Option<Digest> {
+        (self.kind == INDEX).then_some(self.digest)
+    }
+
+    /// Whether it refers to an image manifest, and is no part of the image.
+    pub(super) fn is_referrer(&self) -> bool {
+        !self.kind.starts_with("image ")
     }
 }
 

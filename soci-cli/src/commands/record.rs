@@ -18,7 +18,7 @@ use soci_core::trace::LayerRef;
 use tokio::runtime::{Handle, Runtime};
 
 use super::record_args::Args;
-use super::record_once::{Done, Run, What, code, finish, session};
+use super::record_once::{Done, Run, Runs, What, code, finish, session};
 use super::results::Results;
 use super::stop::{self, Stop};
 use super::unpack::unpack;
@@ -26,6 +26,9 @@ use super::workload_registry::hinted;
 use super::{record_container, record_prune, record_rootfs, record_runs, workload_args};
 use crate::output::progress::Progress as Bars;
 use crate::{global::Global, sources};
+
+/// Said when mounts of one's own are refused.
+const PRIVATE_MOUNTS: &str = "cannot make private mounts (this needs root)";
 
 /// Records.
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
@@ -42,23 +45,49 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
 }
 
 /// Records, until it is stopped.
-fn started(args: &Args, global: &Global, stop: Stop, runtime: &Handle) -> Result<ExitCode> {
+fn started(args: &Args, global: &Global, mut stop: Stop, runtime: &Handle) -> Result<ExitCode> {
     let source = match (&args.rootfs, &args.image) {
         (Some(dir), _) => Files::Directory(record_rootfs::directory(args, dir)?),
-        (None, Some(name)) => Files::image(args, global, &stop, runtime, name)?,
+        (None, Some(name)) => Files::Image(Box::new(find(args, global, &stop, runtime, name)?)),
         (None, None) => return record_container::run(args, global, &stop, runtime),
     };
-    with_private_mounts(move || match &source {
-        Files::Image(image) => {
-            let results = Results::choose(args, image.reference.split('@').next().unwrap_or_default())?;
-            runs(args, &results, |run| record(args, global, image, runtime, &stop, run))
-        }
-        Files::Directory(dir) => {
+    let runs = match &source {
+        Files::Image(image) => of_image(args, global, image, runtime, &mut stop)?.1,
+        Files::Directory(dir) => with_private_mounts(move || {
             let results = Results::choose(args, &dir.to_string_lossy())?;
             runs(args, &results, |run| record_rootfs::record(args, global, dir, &stop, run))
-        }
+        })
+        .context(PRIVATE_MOUNTS)??,
+    };
+    Ok(ExitCode::from(runs.code))
+}
+
+/// Records an image, as often as the user wants, and says where the results are.
+pub(super) fn of_image(
+    args: &Args,
+    global: &Global,
+    image: &Image,
+    runtime: &Handle,
+    stop: &mut Stop,
+) -> Result<(Results, Runs)> {
+    with_private_mounts(move || {
+        let results = Results::choose(args, image.reference.split('@').next().unwrap_or_default())?;
+        let runs = runs(args, &results, |run| record(args, global, image, runtime, stop, run))?;
+        Ok((results, runs))
     })
-    .context("cannot make private mounts (this needs root)")?
+    .context(PRIVATE_MOUNTS)?
+}
+
+/// Finds the image that is meant.
+pub(super) fn find(args: &Args, global: &Global, stop: &Stop, runtime: &Handle, name: &str) -> Result<Image> {
+    // Connected outside of the runtime, as its owner wants it.
+    let containerd = sources::containerd_for(name, global)?;
+    let flags = args.registry.flags();
+    let image = runtime.block_on(stop.or(async {
+        let source = sources::find_with(name, containerd.as_ref(), &flags).await?;
+        Ok::<_, anyhow::Error>(source.resolve(&Platform::host()).await?)
+    }));
+    image.map_err(hinted)
 }
 
 /// Where the files are.
@@ -67,25 +96,8 @@ enum Files {
     Directory(PathBuf),
 }
 
-impl Files {
-    fn image(args: &Args, global: &Global, stop: &Stop, runtime: &Handle, name: &str) -> Result<Self> {
-        // Connected outside of the runtime, as its owner wants it.
-        let containerd = sources::containerd_for(name, global)?;
-        let flags = args.registry.flags();
-        let image = runtime.block_on(stop.or(async {
-            let source = sources::find_with(name, containerd.as_ref(), &flags).await?;
-            Ok::<_, anyhow::Error>(source.resolve(&Platform::host()).await?)
-        }));
-        Ok(Self::Image(Box::new(image.map_err(hinted)?)))
-    }
-}
-
 /// As many recordings as the user wants.
-fn runs(
-    args: &Args,
-    results: &Results,
-    once: impl FnMut(&Run) -> Result<Result<Done, u8>>,
-) -> Result<ExitCode> {
+fn runs(args: &Args, results: &Results, once: impl FnMut(&Run) -> Result<Result<Done, u8>>) -> Result<Runs> {
     if args.runs > 1 { record_runs::repeat(args, results, once) } else { alone(args, results, once) }
 }
 
@@ -94,14 +106,14 @@ fn alone(
     args: &Args,
     results: &Results,
     mut once: impl FnMut(&Run) -> Result<Result<Done, u8>>,
-) -> Result<ExitCode> {
+) -> Result<Runs> {
     let run = Run { trace: results.trace(), label: String::new() };
     let done = match once(&run)? {
         Ok(done) => done,
-        Err(code) => return Ok(ExitCode::from(code)),
+        Err(code) => return Ok(Runs { code, traces: Vec::new() }),
     };
     finish(args, results, &done.layers, None)?;
-    Ok(ExitCode::from(code(args, &done.recorded)))
+    Ok(Runs { code: code(args, &done.recorded), traces: vec![run.trace] })
 }
 
 /// Records once; the inner error is the exit code of a command that could not be executed.

@@ -74,6 +74,9 @@ pub(crate) struct Args {
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) registry: WorkloadRegistry,
+    /// Another command goes on with the recording: it says what came of it and what is next, and writes `NAME.profile` beside.
+    #[arg(skip)]
+    pub(super) goes_on: bool,
 }
 
 impl Args {

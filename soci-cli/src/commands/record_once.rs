@@ -31,6 +31,14 @@ pub(super) struct Run {
     pub(super) label: String,
 }
 
+/// What all runs of one call came to.
+pub(super) struct Runs {
+    /// The exit code: the largest of the runs'.
+    pub(super) code: u8,
+    /// Traces that are whole, in the order of the runs.
+    pub(super) traces: Vec<PathBuf>,
+}
+
 /// A recording that is over.
 pub(super) struct Done {
     pub(super) recorded: Recorded,
@@ -105,6 +113,9 @@ pub(super) fn finish(
             "warning: {left_out} paths are not UTF-8 text: they are in the trace, and not in {}",
             list.display()
         );
+    }
+    if args.goes_on {
+        return Ok(());
     }
     let content: Vec<u64> = layers.iter().map(|layer| layer.bytes).collect();
     let summary = Summary::read(&trace, &content)?;

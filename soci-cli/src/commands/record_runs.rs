@@ -7,7 +7,6 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use planner::runs::write_merged;
@@ -16,7 +15,7 @@ use soci_core::trace::Outcome;
 
 use super::partial_trace::{partial, publish};
 use super::record_args::Args;
-use super::record_once::{Done, Run, code, finish};
+use super::record_once::{Done, Run, Runs, code, finish};
 use super::results::Results;
 use super::summary;
 
@@ -25,7 +24,7 @@ pub(super) fn repeat(
     args: &Args,
     results: &Results,
     mut once: impl FnMut(&Run) -> Result<Result<Done, u8>>,
-) -> Result<ExitCode> {
+) -> Result<Runs> {
     let merged = results.trace();
     match fs::remove_file(&merged) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -41,7 +40,7 @@ pub(super) fn repeat(
         let run = Run { trace: trace.clone(), label: format!("{label}: ") };
         let done = match once(&run).with_context(|| label.clone())? {
             Ok(done) => done,
-            Err(code) => return Ok(ExitCode::from(code)),
+            Err(code) => return Ok(Runs { code, traces }),
         };
         if !args.json {
             say!("{label}: {}", line(&done.recorded));
@@ -50,7 +49,7 @@ pub(super) fn repeat(
         worst = worst.max(code);
         if done.recorded.end.outcome == Outcome::Interrupted {
             say!("{label} was stopped: the traces of the runs are kept, and none is made of them together");
-            return Ok(ExitCode::from(code));
+            return Ok(Runs { code, traces });
         }
         layers = done.layers;
         traces.push(trace);
@@ -60,7 +59,7 @@ pub(super) fn repeat(
         .context("cannot merge the traces of the runs")?;
     publish(&merged)?;
     finish(args, results, &layers, Some(stability))?;
-    Ok(ExitCode::from(worst))
+    Ok(Runs { code: worst, traces })
 }
 
 /// One run in a line.

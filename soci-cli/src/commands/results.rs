@@ -90,9 +90,11 @@ impl Results {
         let runs = (1..=args.runs).filter(|_| args.runs > 1).map(|run| self.run(run));
         let runs = runs.flat_map(|run| [partial(&run), run]);
         let page = args.report.then(|| self.page());
+        let profile = args.goes_on.then(|| self.profile());
         [self.trace(), partial(&self.trace()), self.list()]
             .into_iter()
             .chain(page)
+            .chain(profile)
             .chain(runs)
             .find(|path| path.symlink_metadata().is_ok())
     }
@@ -115,6 +117,11 @@ impl Results {
     /// The page.
     pub(super) fn page(&self) -> PathBuf {
         self.file("html")
+    }
+
+    /// The profile of all runs.
+    pub(super) fn profile(&self) -> PathBuf {
+        self.file("profile")
     }
 
     fn file(&self, extension: &str) -> PathBuf {

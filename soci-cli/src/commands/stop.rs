@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use super::workload_args::limit;
 use crate::global::Global;
+use crate::output::scratch;
 
 /// How often a thread that waits for something else looks whether it is over.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -40,6 +41,9 @@ pub(crate) enum Stopped {
     /// By a signal.
     #[error("stopped by {} before the workload ran", Name(*.0))]
     Signal(Signal),
+    /// By a signal, after that.
+    #[error("stopped by {}", Name(*.0))]
+    Later(Signal),
     /// By `--timeout`.
     #[error("the image was not ready to run in time (--timeout)")]
     TimedOut,
@@ -49,7 +53,7 @@ impl Stopped {
     /// The exit code: that of a shell for a signal.
     fn code(self) -> u8 {
         match self {
-            Self::Signal(signal) => code(signal),
+            Self::Signal(signal) | Self::Later(signal) => code(signal),
             Self::TimedOut => TIMED_OUT,
         }
     }
@@ -134,6 +138,31 @@ impl Stop {
             done = work => Ok(done?),
             signal = signal => Err(Stopped::Signal(signal).into()),
             () = late => Err(Stopped::TimedOut.into()),
+        }
+    }
+
+    /// Counts `--timeout` anew.
+    pub(crate) fn renew(&mut self, global: &Global) {
+        self.deadline = limit(global).and_then(|limit| Instant::now().checked_add(limit));
+    }
+
+    /// Waits for work that cannot be cut short. A signal ends the wait, and the work ends with the process.
+    pub(crate) fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (done, outcome) = channel();
+        thread::Builder::new().name("work".into()).spawn(move || done.send(work()))?;
+        loop {
+            if let Some(signal) = *self.came.borrow() {
+                scratch::remove_all();
+                return Err(Stopped::Later(signal).into());
+            }
+            match outcome.recv_timeout(LOOK_EVERY) {
+                Ok(outcome) => return outcome,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => bail!("the work ended without a result"),
+            }
         }
     }
 

@@ -38,6 +38,11 @@ impl Progress {
         Self(Arc::new(Bars { quiet, all, of_blobs: Mutex::default() }))
     }
 
+    /// Bars, without lines of results.
+    pub(crate) fn bars_alone() -> Self {
+        Self(Arc::new(Bars { quiet: true, all: stream::bars(), of_blobs: Mutex::default() }))
+    }
+
     /// Prints a line of results.
     pub(crate) fn line(&self, text: &str) {
         if !self.0.quiet {

@@ -132,8 +132,8 @@ pub fn convert(
                     }
                     let place =
                         pack::Destination { store, beside: &[], artifacts, name: workshop.name, runtime };
-                    let made = pack::make(image, &new.manifest, Some(report.in_parts()), pack, place, tell)?;
-                    new.pack = Some(made.descriptor);
+                    let made = pack::make_beside(image, &new.manifest, report.in_parts(), pack, place, tell)?;
+                    new.pack = made.map(|made| made.descriptor);
                 }
                 bound.push(new);
             }
@@ -146,8 +146,8 @@ pub fn convert(
     }
     for bound in &bound {
         if let Some(fine) = &bound.fine {
-            let fine = fine.put(store, artifacts, workshop.name, &bound.platform.to_string())?;
-            tell(Event::FineIndex(&fine));
+            let manifest = fine.put(store, artifacts, workshop.name, &bound.platform.to_string())?;
+            tell(Event::FineIndex { manifest: &manifest, tables: fine.tables_size() });
         }
     }
     let raw = assemble(original, &bound);

@@ -157,7 +157,8 @@ impl Build<'_> {
                 plan = made;
                 needs
             };
-            self.prefetched(&needs, &ztocs)
+            let budget = trace.budget.map(|budget| budget.of(layers));
+            self.prefetched(&needs, budget, &ztocs)
         } else if self.settings.selection == Selection::Image {
             self.selected(&first, &distinct, &indexed)?
         } else {
@@ -398,9 +399,16 @@ impl Build<'_> {
         (needs, Some(plan))
     }
 
-    fn prefetched(&self, needs: &Needs, ztocs: &[Option<Ztoc>]) -> Vec<Option<PrefetchArtifact>> {
+    fn prefetched(
+        &self,
+        needs: &Needs,
+        budget: Option<u64>,
+        ztocs: &[Option<Ztoc>],
+    ) -> Vec<Option<PrefetchArtifact>> {
         let tables: Vec<_> = ztocs.iter().map(|z| z.as_ref().map(Ztoc::spans)).collect();
-        let mapped = map(needs, &tables);
+        let mut mapped = map(needs, &tables);
+        let ahead = mapped.cut(budget, &tables);
+        (self.tell)(Event::Ahead { image: self.image.manifest.digest, ahead });
         if mapped.unspanned_bytes > 0 {
             (self.tell)(Event::OutsideSpans(mapped.unspanned_bytes));
         }
@@ -469,7 +477,8 @@ impl Build<'_> {
         })?;
         let report = BuildReport { index, descriptor, fine, plan };
         if let Some(fine) = report.put_companion(self.image, version, self.store, self.artifacts)? {
-            (self.tell)(Event::FineIndex(&fine));
+            let tables = report.fine.as_ref().map_or(0, Companion::tables_size);
+            (self.tell)(Event::FineIndex { manifest: &fine, tables });
         }
         Ok(report)
     }

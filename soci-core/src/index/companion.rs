@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{EMPTY_CONFIG, manifest::Wire};
+use super::{EMPTY_CONFIG, fine_tables, manifest::Wire};
 use crate::{
     digest::Digest,
     image::{Descriptor, Manifest},
@@ -65,6 +65,11 @@ pub struct Companion {
 }
 
 impl Companion {
+    /// Bytes of the tables of a fine index, which a start downloads.
+    pub(crate) fn tables_size(&self) -> u64 {
+        fine_tables(&self.layers).map_or(0, |tables| tables.size)
+    }
+
     /// Its bytes: the same for the same content.
     pub fn encode(&self) -> Vec<u8> {
         let wire = Wire::new(media_type::OCI_EMPTY, &self.layers, &self.annotations);

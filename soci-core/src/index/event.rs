@@ -1,7 +1,12 @@
 //! What a build tells on the way, of an index or of a pack. Holds no state.
 
 use super::SkipReason;
-use crate::{digest::Digest, image::Descriptor, pack::PackReport, prefetch::Chosen};
+use crate::{
+    digest::Digest,
+    image::Descriptor,
+    pack::{PackBuildError, PackReport},
+    prefetch::{Ahead, Chosen},
+};
 
 /// Something worth telling while it happens. Layers are worked on in parallel: the order is that of completion.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +49,12 @@ pub enum Event<'a> {
         reason: &'a SkipReason,
     },
     /// The image has fine indexes.
-    FineIndex(&'a Descriptor),
+    FineIndex {
+        /// Their manifest.
+        manifest: &'a Descriptor,
+        /// Bytes of the tables that a start downloads.
+        tables: u64,
+    },
     /// What a line of the prefetch list stands for.
     Chosen(&'a Chosen),
     /// By upstream's rule: a path of the prefetch list is in no layer with a zTOC.
@@ -60,6 +70,15 @@ pub enum Event<'a> {
     LayerUnread(&'a Descriptor),
     /// Bytes of the trace that lie in layers without a zTOC; such layers are fetched whole at start.
     OutsideSpans(u64),
+    /// What the prefetch artifacts of a trace have the node fetch ahead.
+    Ahead {
+        /// The image manifest.
+        image: Digest,
+        /// Spans and bytes.
+        ahead: Ahead,
+    },
     /// A working-set pack was made.
     Pack(&'a PackReport),
+    /// None was made, though one would have been welcome.
+    NoPack(&'a PackBuildError),
 }

@@ -90,8 +90,7 @@ pub(crate) struct Walked {
 /// nobody can unpack.
 pub(crate) fn walk(layer: &Descriptor, bytes: impl Read, contents: bool) -> Result<Walked, LayerBuildError> {
     let mut parser = Parser::new();
-    let mut table =
-        Table { files: Vec::new(), in_parts: true, contents: contents.then(ContentHasher::default) };
+    let mut table = Table { contents: contents.then(ContentHasher::default), ..Table::default() };
     let (mut blocks, mut at) = (Vec::new(), 0);
     plain(layer, bytes, &mut |plain, ended| {
         at += plain.len() as u64;
@@ -223,19 +222,23 @@ pub(super) fn hug(needed: &[ByteRange], blocks: &[u64]) -> Vec<u64> {
 }
 
 /// The files of a layer's tar.
-struct Table {
-    files: Vec<LayerFile>,
+pub(super) struct Table {
+    pub(super) files: Vec<LayerFile>,
     in_parts: bool,
     contents: Option<ContentHasher>,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { files: Vec::new(), in_parts: true, contents: None }
+    }
 }
 
 impl Table {
     fn put(&mut self, entry: Entry) {
         self.files.push(entry.into());
     }
-}
 
-impl Table {
     /// Whether a zTOC can describe the layer.
     pub(super) fn in_parts(&self) -> bool {
         self.in_parts

@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use super::{FileDigest, IndexVersion};
+use crate::pack::Budget;
 use crate::prefetch::{Plan, Selection};
 
 /// Compressed bytes below which a layer gets no zTOC unless somebody wants it; upstream's.
@@ -41,6 +42,8 @@ pub struct TraceSettings {
     /// Place checkpoints at the edges of what is needed; needed ranges closer than this many bytes count as one.
     /// `None`: upstream's placement.
     pub span_gap: Option<u64>,
+    /// Most compressed bytes of the spans that prefetch artifacts name: what is needed last is left out.
+    pub budget: Option<Budget>,
 }
 
 /// Where a plan comes from.

@@ -44,13 +44,26 @@ const SLACK: u64 = 4096;
 const OF_THE_RUNTIME: [&[u8]; 2] = [b"etc/passwd", b"etc/group"];
 const MAX_OF_THE_RUNTIME: u64 = 64 << 10;
 
-/// How large a pack may be, as a blob.
+/// How large a pack may be, as a blob; or all spans that are fetched ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Budget {
     /// So many bytes.
     Bytes(u64),
     /// So many percent of the image's layers as they are stored.
     Percent(u32),
+}
+
+impl Budget {
+    /// Bytes, for an image of these layers.
+    pub fn of(self, layers: &[Descriptor]) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Percent(percent) => {
+                let whole = layers.iter().fold(0u64, |whole, layer| whole.saturating_add(layer.size));
+                whole / 100 * u64::from(percent)
+            }
+        }
+    }
 }
 
 /// What to pack.
@@ -64,6 +77,8 @@ pub struct PackSettings {
     pub purpose: Purpose,
     /// Say beside the pack that a full pull of the image is faster.
     pub advised_whole: bool,
+    /// The image can do without: see [`make_beside`].
+    pub optional: bool,
 }
 
 /// Where a pack goes.
@@ -129,6 +144,28 @@ pub fn make(
     replace(&report.descriptor, subject, &settings.purpose, place)?;
     tell(Event::Pack(&report));
     Ok(report)
+}
+
+/// The same beside an index that is made of the image. An optional pack that the image gives no cause for is left out, and that
+/// is told.
+///
+/// # Errors
+/// As for [`make`].
+pub fn make_beside(
+    image: &Image,
+    subject: &Manifest,
+    in_parts: InParts<'_>,
+    settings: &PackSettings,
+    place: Destination<'_>,
+    tell: &(dyn Fn(Event<'_>) + Sync),
+) -> Result<Option<PackReport>, PackBuildError> {
+    match make(image, subject, Some(in_parts), settings, place, tell) {
+        Err(error) if settings.optional && error.is_of_the_image() => {
+            tell(Event::NoPack(&error));
+            Ok(None)
+        }
+        made => made.map(Some),
+    }
 }
 
 /// Removes other packs of the image that are for the same. In containerd only their records go: another image may list one
@@ -232,13 +269,7 @@ impl Layers<'_> {
             .collect();
         let size_of = |layer: usize| sizes.get(layer).copied().flatten();
         let (drafts, must_have) = lay_out(&needs.ranges, [needs.asked, needs.must_have], size_of)?;
-        let budget = settings.budget.map(|budget| match budget {
-            Budget::Bytes(bytes) => bytes,
-            Budget::Percent(percent) => {
-                let whole: u64 = layers.iter().map(|layer| layer.size).sum();
-                whole / 100 * u64::from(percent)
-            }
-        });
+        let budget = settings.budget.map(|budget| budget.of(layers));
         let bytes = Bytes { layers: &collected, scratch: &plain };
         Ok((write(manifest, &digests, &drafts, must_have, &bytes, budget, blocks)?, left_out))
     }

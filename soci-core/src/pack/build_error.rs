@@ -47,3 +47,10 @@ pub enum PackBuildError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+impl PackBuildError {
+    /// Image and plan give no pack, and nothing went wrong.
+    pub(super) const fn is_of_the_image(&self) -> bool {
+        matches!(self, Self::Nothing | Self::TooLarge { .. } | Self::TooManyLayers)
+    }
+}

@@ -24,7 +24,7 @@ mod verify;
 mod write;
 
 pub use block::{BlockOpener, open_block};
-pub use build::{Budget, Destination, PackSettings, make};
+pub use build::{Budget, Destination, PackSettings, make, make_beside};
 pub use build_error::PackBuildError;
 pub use error::PackError;
 pub use head::{Block, Extent, PackHead};

@@ -39,6 +39,69 @@ pub struct Mapped {
     pub unspanned_bytes: u64,
 }
 
+/// How much is fetched ahead by spans, and what a budget leaves out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ahead {
+    /// Spans that are named.
+    pub spans: u64,
+    /// Their compressed bytes.
+    pub bytes: u64,
+    /// Spans that are needed and not named, because the budget is used up.
+    pub cut_spans: u64,
+    /// Their compressed bytes.
+    pub cut_bytes: u64,
+}
+
+impl Mapped {
+    /// Leaves out the spans that are needed last, so that those that stay have at most `budget` compressed bytes. `spans[n]` is
+    /// the span table of layer `n`, as for [`map()`].
+    pub fn cut(&mut self, budget: Option<u64>, spans: &[Option<&SpanTable>]) -> Ahead {
+        let mut ahead = Ahead::default();
+        let mut order: Vec<(u64, usize, usize)> = Vec::new();
+        for (layer, ranges) in self.layers.iter().enumerate() {
+            order.extend(ranges.iter().enumerate().map(|(place, range)| (range.priority, layer, place)));
+        }
+        order.sort_unstable();
+        let mut left = budget.unwrap_or(u64::MAX);
+        for (_, layer, place) in order {
+            let Some(table) = spans.get(layer).copied().flatten() else { continue };
+            let range = &mut self.layers[layer][place];
+            let mut kept = None;
+            for span in range.start_span..=range.end_span {
+                let size = table.compressed_range(SpanId(span)).len();
+                // What comes behind a span that is left out is needed later: it is left out, too.
+                match left.checked_sub(size).filter(|_| ahead.cut_spans == 0) {
+                    Some(rest) => {
+                        (left, kept) = (rest, Some(span));
+                        ahead.spans += 1;
+                        ahead.bytes += size;
+                    }
+                    None => {
+                        ahead.cut_spans += 1;
+                        ahead.cut_bytes += size;
+                    }
+                }
+            }
+            match kept {
+                Some(last) if last == range.end_span => {}
+                Some(last) => {
+                    range.end_span = last;
+                    let end = table.uncompressed_range(SpanId(last)).end;
+                    range.ranges.retain_mut(|needed| {
+                        needed[1] = needed[1].min(end);
+                        needed[0] < needed[1]
+                    });
+                }
+                None => range.priority = 0, // none has this one
+            }
+        }
+        for ranges in &mut self.layers {
+            ranges.retain(|range| range.priority > 0);
+        }
+        ahead
+    }
+}
+
 impl Needs {
     /// Looks every file of the plan up in the image.
     pub fn of(plan: &Plan, view: &ImageView) -> Self {

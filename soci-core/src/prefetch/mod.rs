@@ -17,6 +17,6 @@ mod tests;
 
 pub use artifact::{ArtifactError, PrefetchArtifact, PrefetchSpan};
 pub use image_view::{ImageView, LayerFile, Located, NotLocated, VisibleKind};
-pub use map::{Mapped, Needs, map};
+pub use map::{Ahead, Mapped, Needs, map};
 pub use plan::{Plan, PlanItem};
 pub use select::{Chosen, Meaning, Selected, Selection, artifacts as select};

@@ -60,6 +60,7 @@ fn a_pack_is_made_and_verified_in_less_memory_than_it_has_bytes() {
         budget: None,
         purpose: Purpose::default(),
         advised_whole: false,
+        optional: false,
     };
     let place = Destination {
         store: &store,

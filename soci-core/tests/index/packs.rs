@@ -69,7 +69,8 @@ impl Made {
             })
             .collect();
         let plan = Plan { asked: items.len(), must_have: items.len(), items };
-        let settings = PackSettings { plan, budget, purpose: Purpose::default(), advised_whole: false };
+        let settings =
+            PackSettings { plan, budget, purpose: Purpose::default(), advised_whole: false, optional: false };
         let store = ContentStore::Layout(self.store.clone());
         let (artifacts, runtime) = (&self.artifacts, self.runtime.handle());
         let place = Destination { store: &store, beside: &[], artifacts, name: "image", runtime };
@@ -227,7 +228,13 @@ fn what_is_read_is_told() {
         asked: 1,
         must_have: 1,
     };
-    let settings = PackSettings { plan, budget: None, purpose: Purpose::default(), advised_whole: false };
+    let settings = PackSettings {
+        plan,
+        budget: None,
+        purpose: Purpose::default(),
+        advised_whole: false,
+        optional: false,
+    };
     let store = ContentStore::Layout(place.store.clone());
     let at = Destination {
         store: &store,

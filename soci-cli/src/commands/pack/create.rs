@@ -13,8 +13,8 @@ use tokio::runtime::Runtime;
 
 use crate::{
     commands::{
-        build_args, evidence::Evidence, image_labels::keep_packs, made, modelled::advised_beside_pack,
-        pack_args,
+        evidence::Evidence, globs::Globs, image_labels::keep_packs, made, modelled::advised_beside_pack,
+        pack_args, rehearsal::Rehearsal, told,
     },
     global::Global,
     hint::Hinted,
@@ -31,6 +31,8 @@ pub(crate) struct Args {
     image: ImageArgs,
     #[command(flatten)]
     evidence: Evidence,
+    #[command(flatten)]
+    globs: Globs,
     /// Name of the workload; an image can have a pack for each of several. A pack takes the place of the image's one with
     /// the same name.
     #[arg(long, alias = "pack-name", value_name = "NAME")]
@@ -47,6 +49,9 @@ pub(crate) struct Args {
     /// Tell nodes to pull the image whole when that is predicted to be faster than this pack. Reads the layers once more.
     #[arg(long)]
     advise: bool,
+    /// Say what would be made, and keep nothing: all of it is made in a temporary directory, which is removed.
+    #[arg(long)]
+    dry_run: bool,
     /// Print only the digest of the pack; no progress.
     #[arg(long, short = 'q')]
     quiet: bool,
@@ -59,7 +64,9 @@ pub(crate) struct Args {
 #[derive(Serialize)]
 struct Made<'a> {
     image: &'a str,
+    plans: Vec<made::PlanOf>,
     packs: Vec<made::Pack>,
+    dry_run: bool,
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
@@ -67,27 +74,38 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
     let known = known.ok_or_else(|| {
         Hinted::new("what the pack is for is not said", "give it a --trace or a --profile of the workload")
     })?;
+    let known = known.within(args.globs.paths(true)?);
     let purpose = pack_args::purpose(args.name.as_ref(), &args.selector);
-    let root = Root::open(global)?;
+    let rehearsal = args.dry_run.then(Rehearsal::new).transpose()?;
+    let root = match &rehearsal {
+        // Opening makes the directory.
+        Some(rehearsal) if !global.store_root().exists() => Root::open(&rehearsal.global(global))?,
+        _ => Root::open(global)?,
+    };
     let runtime = Runtime::new().context("cannot start the runtime")?;
     let (source, images) = runtime.block_on(args.image.resolve(&root))?;
-    let (store, stores) = (root.store_for(&source)?, root.stores()?);
+    let (store, artifacts) = match &rehearsal {
+        Some(rehearsal) => (rehearsal.store()?, &rehearsal.artifacts),
+        None => (root.store_for(&source)?, &root.artifacts),
+    };
+    let stores = root.stores()?;
     let progress = Progress::new(args.quiet || args.json);
     let heard = made::Heard::default();
     let tell = |event: Event<'_>| {
         heard.hear(&event);
-        build_args::tell(event, &progress);
+        told::tell(event, &progress);
     };
     let mut packs = Vec::new();
     for image in &images {
-        let plan = known.plan_for(image, runtime.handle(), &tell)?;
+        let plan = heard.plan(image, known.plan_for(image, runtime.handle(), &tell)?);
         let advised_whole = args.advise && advised_beside_pack(&known, image, runtime.handle(), &tell)?;
-        let settings = PackSettings { plan, budget: args.budget, purpose: purpose.clone(), advised_whole };
+        let purpose = purpose.clone();
+        let settings = PackSettings { plan, budget: args.budget, purpose, advised_whole, optional: false };
         let (index, fine) = (newest_index(&root, image)?, newest_fine_index(&root, image)?);
         let place = Destination {
             store: &store,
             beside: &stores,
-            artifacts: &root.artifacts,
+            artifacts,
             name: &image.reference,
             runtime: runtime.handle(),
         };
@@ -99,9 +117,13 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
         packs.push((image.manifest.digest, made.descriptor.digest));
     }
     keep_packs(&store, source.name(), &purpose, &packs)?;
+    let built = heard.take();
     if args.json {
-        out!("{}", json::pretty(&Made { image: source.name(), packs: heard.take().packs })?);
-    } else if args.quiet {
+        let made::Built { plans, packs, .. } = built;
+        out!("{}", json::pretty(&Made { image: source.name(), plans, packs, dry_run: args.dry_run })?);
+    } else if !args.quiet {
+        built.sum_up(args.dry_run);
+    } else {
         for (_, pack) in &packs {
             out!("{pack}");
         }

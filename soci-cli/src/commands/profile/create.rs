@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Args, _: &Global) -> Result<()> {
             );
         }
         let progress = Progress::new(args.json);
-        let tell = |event: soci_core::index::Event<'_>| crate::commands::build_args::tell(event, &progress);
+        let tell = |event: soci_core::index::Event<'_>| crate::commands::told::tell(event, &progress);
         let files = evidence::inventory(&image, runtime.handle(), &tell)?;
         profile = profile.with_contents(&files);
         profile.image = evidence::source(&image);

@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Args, _: &Global) -> Result<()> {
     let source = ImageSource::parse(&args.image, &args.registry.registry(&args.image)?)?;
     let image = runtime.block_on(source.resolve(&platform))?;
     let progress = Progress::new(args.json);
-    let tell = |event: soci_core::index::Event<'_>| crate::commands::build_args::tell(event, &progress);
+    let tell = |event: soci_core::index::Event<'_>| crate::commands::told::tell(event, &progress);
     let files = evidence::inventory(&image, runtime.handle(), &tell)?;
     let (rebased, coverages) = profile.rebase(evidence::source(&image), &files);
     args.output.write(&rebased)?;

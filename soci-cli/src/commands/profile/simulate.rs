@@ -91,7 +91,7 @@ pub(crate) fn run(args: &Args, _: &Global) -> Result<()> {
     let image = runtime.block_on(source.resolve(&platform))?;
     let profile = fitted(profile, &image, runtime.handle())?;
     let progress = Progress::new(args.json);
-    let tell = |event: index::Event<'_>| crate::commands::build_args::tell(event, &progress);
+    let tell = |event: index::Event<'_>| crate::commands::told::tell(event, &progress);
     let layers = index::anatomy(&image, runtime.handle(), &tell).context("cannot read the layers")?;
     let case = Case::new(layers, &profile, Threshold::default(), args.compute).map_err(|error| {
         let message = format!("cannot predict with {}: {error}", args.profile.display());

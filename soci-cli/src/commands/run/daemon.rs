@@ -28,7 +28,7 @@ const DROP_PATIENCE: Duration = Duration::from_millis(500);
 /// How the image comes to the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     /// Layers are served lazily; nothing is fetched ahead.
     Lazy,
     /// Layers are served lazily, what the prefetch artifacts name is fetched ahead.

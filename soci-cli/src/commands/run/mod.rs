@@ -9,18 +9,17 @@ mod daemon;
 mod place;
 mod pull;
 mod report;
+mod rootfs;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use recorder::rootfs::{Overlay, RunDir};
+use anyhow::{Context, Result};
+use recorder::rootfs::RunDir;
 use recorder::session::{Output, Rules, SessionError, Supervisor, Verdict};
 use recorder::workload::{Process, namespace::with_private_mounts};
-use rustix::mount::{UnmountFlags, mount_bind_recursive, unmount};
 use soci_core::containerd::snapshots_client;
 use soci_core::containerd::types::Mount;
 use soci_core::digest::Digest;
@@ -29,17 +28,19 @@ use soci_core::registry::{Reference, Registry, RegistryError};
 use soci_core::trace::Outcome;
 use tokio::runtime::{Handle, Runtime};
 
-use self::daemon::{Daemon, Mode, STOP_PATIENCE, Setup};
+pub(super) use self::daemon::Mode;
+use self::daemon::{Daemon, STOP_PATIENCE, Setup};
 use self::place::Place;
 use self::pull::{Snapshots, remove_leftovers};
-use self::report::Report;
+pub(super) use self::report::Report;
+use self::rootfs::Rootfs;
 use super::stop::{self, Stop};
 use super::workload_args::{self, WorkloadArgs, limit};
 use super::workload_registry::{WorkloadRegistry, hinted};
 use crate::output::place::{Overwrite, Pending, check};
 use crate::output::progress::Progress;
 use crate::output::stream::{self, Passing};
-use crate::{global::Global, hint::Hinted, program};
+use crate::{global::Global, hint::Hinted, program, usage};
 
 /// How often the workload is looked at.
 const TICK: Duration = Duration::from_millis(2);
@@ -101,21 +102,65 @@ pub(crate) struct Args {
 /// Runs.
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     args.workload.until()?; // before anything is fetched
-    let reference: Reference = args.image.parse().with_context(|| format!("image {:?}", args.image))?;
     if let Some(path) = &args.report {
         check(path, args.overwrite.is_on())?;
     }
     let runtime = Runtime::new().context("cannot start the runtime")?;
+    let mut stop = runtime.block_on(async { Stop::listen(global) })?;
+    let done = started(args, global, &mut stop, runtime.handle()).and_then(|ended| {
+        if let Some(report) = &ended.report {
+            tell(args, report)?;
+        }
+        Ok(ExitCode::from(ended.code))
+    });
+    stop::outcome(runtime, done)
+}
+
+/// One start that is over.
+pub(super) struct Ended {
+    /// The exit code.
+    pub(super) code: u8,
+    /// What it took; none of a command that could not be executed.
+    pub(super) report: Option<Report>,
+}
+
+/// Runs, and says nothing of what it took.
+pub(super) fn started(args: &Args, global: &Global, stop: &mut Stop, runtime: &Handle) -> Result<Ended> {
+    let reference: Reference = args.image.parse().with_context(|| format!("image {:?}", args.image))?;
     let registry = args.registry.flags().registry(&args.image)?;
-    let stop = runtime.block_on(async { Stop::listen(global) })?;
     // Removed outside of the private mounts, where nothing is mounted on it.
     let place = Place::new(global.root.as_deref(), args.keep_root)?;
-    let root = place.path();
-    let start = Start { args, global, reference, registry, stop, root, runtime: runtime.handle() };
-    let done =
-        with_private_mounts(|| start.run()).context("cannot make private mounts (this needs root)").flatten();
-    drop(place);
-    stop::outcome(runtime, done)
+    let start = Start { args, global, reference, registry, stop, root: place.path(), runtime };
+    with_private_mounts(move || start.run()).context("cannot make private mounts (this needs root)").flatten()
+}
+
+impl Args {
+    /// A cold start of an image in a temporary directory, whose workload writes to standard error.
+    pub(super) fn cold(
+        image: &str,
+        workload: WorkloadArgs,
+        registry: WorkloadRegistry,
+        mode: Mode,
+        workload_name: Option<String>,
+    ) -> Result<Self> {
+        Ok(Self { workload, registry, mode, workload_name, json: true, ..usage::args(&[image])? })
+    }
+}
+
+/// Writes down and says what a start took.
+fn tell(args: &Args, report: &Report) -> Result<()> {
+    if let Some(path) = &args.report {
+        let json = serde_json::to_vec_pretty(report)?;
+        let mut pending = Pending::new(path, args.overwrite.is_on())?;
+        pending.put(&json)?;
+        pending.finish()?;
+    }
+    if args.json {
+        out!("{}", serde_json::to_string(report)?);
+    } else if !args.workload.until.is_empty() {
+        stream::remarks(&report.text());
+    }
+    Ok(())
 }
 
 /// All that one start needs.
@@ -124,13 +169,13 @@ struct Start<'a> {
     global: &'a Global,
     reference: Reference,
     registry: Registry,
-    stop: Stop,
+    stop: &'a mut Stop,
     root: &'a Path,
     runtime: &'a Handle,
 }
 
 impl Start<'_> {
-    fn run(self) -> Result<ExitCode> {
+    fn run(self) -> Result<Ended> {
         let args = self.args;
         let program = snapshotter_program(args.snapshotter_bin.as_deref())?;
         let host = self.reference.resolve_registry().to_owned();
@@ -142,7 +187,7 @@ impl Start<'_> {
             plain_http: args.registry.plain_http.then_some(host.as_str()),
             hosts_dir: args.registry.hosts_for(self.root, &host)?.as_deref(),
             docker_config: args.registry.docker_config(self.root, &host)?.as_deref(),
-            stop: &self.stop,
+            stop: &*self.stop,
         })?;
         let mut client = self.wait(snapshots_client(daemon.socket()))?;
         self.wait(remove_leftovers(&mut client))?;
@@ -176,7 +221,7 @@ impl Start<'_> {
         daemon.stop(if hurried { URGENT_PATIENCE } else { STOP_PATIENCE })?;
         let Life { started, ready, verdict, traffic } = match lived {
             Ok(life) => life,
-            Err(code) => return Ok(ExitCode::from(code)),
+            Err(code) => return Ok(Ended { code, report: None }),
         };
 
         let since = |at: Instant| at.saturating_duration_since(begin).as_secs_f64();
@@ -197,18 +242,8 @@ impl Start<'_> {
             counters: traffic.counters,
             start: traffic.record,
         };
-        if let Some(path) = &args.report {
-            let json = serde_json::to_vec_pretty(&report)?;
-            let mut pending = Pending::new(path, args.overwrite.is_on())?;
-            pending.put(&json)?;
-            pending.finish()?;
-        }
-        if args.json {
-            out!("{}", serde_json::to_string(&report)?);
-        } else if !args.workload.until.is_empty() {
-            stream::remarks(&report.text());
-        }
-        Ok(ExitCode::from(exit_code(&args.workload, &verdict, ready.is_some())))
+        let code = exit_code(&args.workload, &verdict, ready.is_some());
+        Ok(Ended { code, report: Some(report) })
     }
 
     /// Waits for something that a signal or the end of the time may cut short.
@@ -355,43 +390,4 @@ pub(crate) fn snapshotter_program(named: Option<&Path>) -> Result<PathBuf> {
         .with_context(|| {
             format!("no {SNAPSHOTTER} beside this program or on the PATH: use --snapshotter-bin")
         })
-}
-
-/// The container's root file system, as the snapshotter's mounts describe it.
-#[derive(Debug)]
-enum Rootfs {
-    Overlay(Overlay),
-    Bind(PathBuf),
-}
-
-impl Rootfs {
-    fn mount(mounts: &[Mount], target: &Path) -> Result<Self> {
-        let [mount] = mounts else { bail!("the snapshotter gave {} mounts, expected one", mounts.len()) };
-        match mount.r#type.as_str() {
-            "overlay" => Ok(Self::Overlay(Overlay::from_options(&mount.options, target)?)),
-            "bind" => {
-                fs::create_dir_all(target).with_context(|| format!("cannot make {}", target.display()))?;
-                mount_bind_recursive(mount.source.as_str(), target).context("cannot bind the snapshot")?;
-                Ok(Self::Bind(target.to_path_buf()))
-            }
-            other => bail!("the snapshotter gave a mount of type {other:?}"),
-        }
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Self::Overlay(overlay) => overlay.path(),
-            Self::Bind(path) => path,
-        }
-    }
-}
-
-impl Drop for Rootfs {
-    fn drop(&mut self) {
-        if let Self::Bind(path) = self
-            && let Err(errno) = unmount(path.as_path(), UnmountFlags::DETACH)
-        {
-            tracing::warn!(path = %path.display(), %errno, "cannot unmount the snapshot");
-        }
-    }
 }

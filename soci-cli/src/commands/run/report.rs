@@ -9,43 +9,43 @@ use super::daemon::Mode;
 
 /// One start. Times count from the moment at which the snapshotter was ready to take requests, in seconds.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Report {
+pub(in crate::commands) struct Report {
     /// The image as the registry knows it.
-    pub(super) image: String,
+    pub(in crate::commands) image: String,
     /// Digest of its manifest.
-    pub(super) manifest: Digest,
+    pub(in crate::commands) manifest: Digest,
     /// How it was brought here; absent when a configuration file decided.
-    pub(super) mode: Option<Mode>,
+    pub(in crate::commands) mode: Option<Mode>,
     /// Layers of the image.
-    pub(super) layers: usize,
+    pub(in crate::commands) layers: usize,
     /// Layers that were there before.
-    pub(super) layers_present: usize,
+    pub(in crate::commands) layers_present: usize,
     /// Until all layers were prepared.
-    pub(super) pull_s: f64,
+    pub(in crate::commands) pull_s: f64,
     /// Until the command was executed.
-    pub(super) start_s: f64,
+    pub(in crate::commands) start_s: f64,
     /// Until the first end rule came true; absent if none did.
-    pub(super) ready_s: Option<f64>,
+    pub(in crate::commands) ready_s: Option<f64>,
     /// Until the workload ended or was stopped.
-    pub(super) exit_s: f64,
+    pub(in crate::commands) exit_s: f64,
     /// `ready`, `exited`, `timed_out` or `interrupted`.
-    pub(super) outcome: soci_core::trace::Outcome,
+    pub(in crate::commands) outcome: soci_core::trace::Outcome,
     /// The workload's exit code, if it ended by itself.
-    pub(super) exit_code: Option<u8>,
+    pub(in crate::commands) exit_code: Option<u8>,
     /// Bytes from the registry until ready (or the end): layers, index, manifests, those of this program included. None:
     /// not measured.
-    pub(super) bytes: Option<u64>,
+    pub(in crate::commands) bytes: Option<u64>,
     /// Requests to the registry, likewise.
-    pub(super) requests: Option<u64>,
+    pub(in crate::commands) requests: Option<u64>,
     /// The snapshotter's counters at that moment, those with several labels added up; none when it does not show them.
-    pub(super) counters: Option<BTreeMap<String, f64>>,
+    pub(in crate::commands) counters: Option<BTreeMap<String, f64>>,
     /// The snapshotter's record of the start at that moment, as `soci status --json` has it.
-    pub(super) start: Option<serde_json::Value>,
+    pub(in crate::commands) start: Option<serde_json::Value>,
 }
 
 impl Report {
     /// Lines for people.
-    pub(super) fn text(&self) -> String {
+    pub(in crate::commands) fn text(&self) -> String {
         let ready = self.ready_s.map_or("never".to_owned(), |s| format!("{s:.3} s"));
         let traffic = match (self.bytes, self.requests) {
             (Some(bytes), Some(requests)) => format!("{bytes} bytes in {requests} requests"),
