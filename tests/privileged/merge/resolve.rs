@@ -38,14 +38,18 @@ impl Root {
     }
 
     fn answer(&self, path: &[u8]) -> Answer {
-        let opened = openat2(
-            &self.directory,
-            path,
-            OFlags::PATH | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT,
-        );
-        let file = match opened {
+        let open = || {
+            openat2(
+                &self.directory,
+                path,
+                OFlags::PATH | OFlags::CLOEXEC,
+                Mode::empty(),
+                ResolveFlags::IN_ROOT,
+            )
+        };
+        // While anything on the machine is renamed or mounted, the kernel cannot say that `..` stays inside.
+        let opened = std::iter::repeat_with(open).find(|opened| !matches!(opened, Err(Errno::AGAIN)));
+        let file = match opened.unwrap() {
             Ok(file) => file,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => return Err(NotLocated::Missing),
             Err(Errno::LOOP) => return Err(NotLocated::Loop),
