@@ -20,7 +20,8 @@ pub(crate) struct Globs {
 impl Globs {
     /// The paths that are left. `evidence`: there is a plan to be narrowed.
     pub(super) fn paths(&self, evidence: bool) -> Result<Paths> {
-        if !evidence && !(self.include.is_empty() && self.exclude.is_empty()) {
+        let none = self.include.is_empty() && self.exclude.is_empty();
+        if !(evidence || none) {
             let message = "--include and --exclude narrow what a recording needs, and there is none";
             return Err(Hinted::new(message, "give it a --trace or a --profile").into());
         }

@@ -56,13 +56,13 @@ pub(crate) struct PlanOf {
     pub(crate) bytes: u64,
     must_have_bytes: u64,
     /// What the prefetch artifacts name; `null` when none were asked for.
-    prefetch: Option<Spans>,
+    prefetch: Option<Prefetched>,
     left_out: Without,
 }
 
 /// Spans of zTOCs; bytes are compressed.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub(crate) struct Spans {
+pub(crate) struct Prefetched {
     spans: u64,
     bytes: u64,
     /// What `--prefetch-budget` left out.
@@ -157,7 +157,7 @@ impl Heard {
             Event::Ahead { image, ahead } => {
                 for plan in built.plans.iter_mut().filter(|plan| plan.manifest == *image) {
                     let Ahead { spans, bytes, cut_spans, cut_bytes } = *ahead;
-                    plan.prefetch = Some(Spans { spans, bytes, cut_spans, cut_bytes });
+                    plan.prefetch = Some(Prefetched { spans, bytes, cut_spans, cut_bytes });
                 }
             }
             Event::FineIndex { manifest, tables } => {

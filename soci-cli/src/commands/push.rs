@@ -60,7 +60,7 @@ impl Args {
     /// What was made of an image, without a question about what is there; or this image on disk.
     pub(super) fn of(reference: &str, image: Option<String>, registry: RegistryFlags) -> Result<Self> {
         let args = usage::args(&[reference, "--json", "--existing-index", "allow"])?;
-        Ok(Self { image, registry, ..args })
+        Ok(Self { registry, image, ..args })
     }
 }
 

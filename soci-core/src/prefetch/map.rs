@@ -70,16 +70,13 @@ impl Mapped {
             for span in range.start_span..=range.end_span {
                 let size = table.compressed_range(SpanId(span)).len();
                 // What comes behind a span that is left out is needed later: it is left out, too.
-                match left.checked_sub(size).filter(|_| ahead.cut_spans == 0) {
-                    Some(rest) => {
-                        (left, kept) = (rest, Some(span));
-                        ahead.spans += 1;
-                        ahead.bytes += size;
-                    }
-                    None => {
-                        ahead.cut_spans += 1;
-                        ahead.cut_bytes += size;
-                    }
+                if let Some(rest) = left.checked_sub(size).filter(|_| ahead.cut_spans == 0) {
+                    (left, kept) = (rest, Some(span));
+                    ahead.spans += 1;
+                    ahead.bytes += size;
+                } else {
+                    ahead.cut_spans += 1;
+                    ahead.cut_bytes += size;
                 }
             }
             match kept {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use indicatif::HumanBytes;
-use recorder::until::Condition;
+use recorder::until::{Condition, Until};
 use serde::Serialize;
 use soci_core::digest::Digest;
 
@@ -123,7 +123,7 @@ fn start(args: &Args, image: &str) -> String {
     if let Some(name) = &args.name {
         words = format!("{words} --workload {}", quoted(name));
     }
-    for rule in args.workload.until.iter().flat_map(|until| until.rules()) {
+    for rule in args.workload.until.iter().flat_map(Until::rules) {
         let text = rule.when.to_string();
         // In a list these would divide or end the rule.
         if !matches!(rule.when, Condition::Exit) && !text.contains(" or ") && !text.contains('+') {
@@ -142,7 +142,8 @@ fn start(args: &Args, image: &str) -> String {
 fn registry(args: &Args) -> String {
     let flags = args.registry.flags();
     let shown = [("--plain-http", flags.plain_http), ("--skip-verify", flags.skip_verify)];
-    shown.into_iter().filter(|(_, given)| *given).map(|(flag, _)| format!(" {flag}")).collect()
+    let given = shown.into_iter().filter(|(_, given)| *given);
+    given.fold(String::new(), |text, (flag, _)| text + " " + flag)
 }
 
 /// A word for a shell.
