@@ -137,9 +137,9 @@ mod tests {
             first_need_ns: end,
         };
         let items = vec![item(b"a", 1), item(b"x/b", 2), item(b"c", 3), item(b"x/d", 4), item(b"x/b", 5)];
-        let plan = Plan { items: items.clone(), must_have: 3 };
+        let plan = Plan { items: items.clone(), asked: 2, must_have: 3 };
         let (kept, left_out) = paths(&[], &["/x"]).narrow(plan);
-        assert_eq!(kept, Plan { items: vec![items[0].clone(), items[2].clone()], must_have: 2 });
+        assert_eq!(kept, Plan { items: vec![items[0].clone(), items[2].clone()], asked: 1, must_have: 2 });
         assert_eq!(left_out, LeftOut { files: 2, bytes: 11 });
     }
 }

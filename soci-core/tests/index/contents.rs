@@ -46,7 +46,7 @@ fn seen(with: impl FnOnce(Settings) -> Settings) -> (Vec<(String, u64, Digest)>,
         let item = PlanItem { path: Arc::from(&b"a"[..]), range: ByteRange::new(0, 4096), first_need_ns: 0 };
         Plan { items: vec![item], asked: 1, must_have: 1 }
     }));
-    let trace = Some(TraceSettings { plan, span_gap: None });
+    let trace = Some(TraceSettings { plan, span_gap: None, budget: None });
     let indexed = index_with(&layers(), &with(Settings { trace, ..settings() })).unwrap();
     assert_eq!(indexed.report.plan.as_ref().unwrap().must_have, 1);
     assert_eq!(indexed.artifact(0).unwrap().prefetch_spans[0].ranges, [[512, 512 + 4096]]);
