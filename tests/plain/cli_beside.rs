@@ -93,7 +93,8 @@ fn what_is_beside_an_image_is_listed_fetched_and_removed() {
         assert!(place.ok(&["profile", "info", &web]).contains("data/web"));
         let user = format!("{USER}:{PASSWORD}");
         let which = place.soci.run(["profile", "pull", &place.image, "-o", "x", "--user", &user]);
-        assert!(which.failed().contains("it has those of: job, web"));
+        assert!(which.stderr.contains("it has those of: job, web"), "{which:?}");
+        which.failed();
 
         // Shown as it is shown here.
         let pack = place.of("pack", "web");
@@ -151,8 +152,9 @@ fn what_a_registry_says_is_checked() {
     let other = place.registry.image("other:v1");
     place.ok(&["create", "--min-layer-size", "0", "oci:other"]);
     place.ok(&["push", "--image", "oci:other", &other]);
-    let refused = place.soci.run(["profile", "push", "web.profile", &other]).failed();
-    assert!(refused.contains("soci profile rebase web.profile"), "{refused}");
+    let refused = place.soci.run(["profile", "push", "web.profile", &other]);
+    assert!(refused.stderr.contains("soci profile rebase web.profile"), "{refused:?}");
+    refused.failed();
 
     // Listed, with a document that is none.
     let subject = place.list("profile")[0]["subject"].clone();

@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context, Result, bail};
@@ -261,6 +262,23 @@ impl BuildArgs {
     }
 }
 
+/// Where the plan for an image comes from. A profile of another build is rebased with what the build of the index finds out, unless
+/// something has to be decided before.
+pub(crate) fn source(
+    known: &Known,
+    open: Open,
+    image: &Image,
+    runtime: &Handle,
+    heard: &Heard,
+    tell: &(dyn Fn(Event<'_>) + Sync),
+) -> Result<PlanSource> {
+    if let Some(plan_of) = known.of_files(image).filter(|_| open.is_nothing()) {
+        let (heard, of) = (heard.clone(), image.clone());
+        return Ok(PlanSource::OfFiles(Arc::new(move |files| heard.plan(&of, plan_of(files)))));
+    }
+    Ok(PlanSource::Known(heard.plan(image, known.plan_for(image, runtime, tell)?)))
+}
+
 /// The same settings, with what is known of the workload applied to an image.
 pub(crate) fn for_image(
     settings: &Settings,
@@ -273,7 +291,7 @@ pub(crate) fn for_image(
 ) -> Result<Settings> {
     let mut settings = settings.clone();
     if let (Some(trace), Some(known)) = (&mut settings.trace, known) {
-        trace.plan = known.source_for(image, open, heard, runtime, tell)?;
+        trace.plan = source(known, open, image, runtime, heard, tell)?;
         open.decide(known, image, runtime, tell, &mut settings)?;
     }
     Ok(settings)

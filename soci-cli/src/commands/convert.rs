@@ -22,7 +22,7 @@ use soci_core::{
 use tokio::runtime::Runtime;
 
 use super::{
-    build_args::BuildArgs,
+    build_args::{BuildArgs, source as source_of_plan},
     made::{Built, Heard},
     rehearsal::Rehearsal,
 };
@@ -283,7 +283,7 @@ impl Conversion<'_> {
         if let Some(known) = args.build.known()? {
             let (open, handle) = (args.build.open(), runtime.handle());
             for image in &images {
-                let plan = known.source_for(image, open, self.heard, handle, self.tell)?;
+                let plan = source_of_plan(&known, open, image, handle, self.heard, self.tell)?;
                 plans.insert(image.manifest.digest, plan);
             }
             // One index for all platforms: the first decides.

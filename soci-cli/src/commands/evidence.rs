@@ -12,14 +12,12 @@ use planner::report::Flaw;
 use planner::report::words::printable;
 use soci_core::{
     image::Image,
-    index::{self, Event, FileDigest, PlanSource},
+    index::{self, Event, FileDigest},
     prefetch::Plan,
     trace::{Access, Tail, TraceReader},
 };
 use tokio::runtime::Handle;
 
-use super::made::Heard;
-use super::modelled::Open;
 use crate::help::heading::PLANNING;
 use crate::hint::Hinted;
 
@@ -158,33 +156,23 @@ impl Known {
         Self { paths, ..self }
     }
 
-    /// What to fetch ahead for an image whose index is built now. A profile of another build is rebased with what that build finds
-    /// out, unless something has to be decided before.
-    pub(crate) fn source_for(
+    /// How to plan for an image when its files are known, where that is all that is missing: a profile of another build, of all
+    /// paths. It is rebased then.
+    pub(crate) fn of_files(
         &self,
         image: &Image,
-        open: Open,
-        heard: &Heard,
-        runtime: &Handle,
-        tell: &(dyn Fn(Event<'_>) + Sync),
-    ) -> Result<PlanSource> {
-        match &self.what {
-            What::Profile(profile)
-                if open.is_nothing()
-                    && self.paths.is_everything()
-                    && profile.image.manifest != Some(image.manifest.digest) =>
-            {
-                let (profile, threshold, to) = (profile.clone(), self.threshold, source(image));
-                let (heard, of) = (heard.clone(), image.clone());
-                Ok(PlanSource::OfFiles(Arc::new(move |files| {
-                    let (rebased, coverages) = profile.rebase(to.clone(), &listed(files));
-                    say!("note: the profile is of another build: {}", words(&coverages));
-                    let (plan, rare) = planned(&rebased, threshold);
-                    heard.plan(&of, Planned { plan, rare, excluded: LeftOut::default() })
-                })))
-            }
-            _ => Ok(PlanSource::Known(heard.plan(image, self.plan_for(image, runtime, tell)?))),
+    ) -> Option<impl Fn(Vec<FileDigest>) -> Planned + Send + Sync + use<>> {
+        let What::Profile(profile) = &self.what else { return None };
+        if profile.image.manifest == Some(image.manifest.digest) || !self.paths.is_everything() {
+            return None;
         }
+        let (profile, threshold, to) = (profile.clone(), self.threshold, source(image));
+        Some(move |files| {
+            let (rebased, coverages) = profile.rebase(to.clone(), &listed(files));
+            say!("note: the profile is of another build: {}", words(&coverages));
+            let (plan, rare) = planned(&rebased, threshold);
+            Planned { plan, rare, excluded: LeftOut::default() }
+        })
     }
 
     /// What to fetch ahead for an image. A profile of another build is rebased: that reads the layers.

@@ -67,17 +67,16 @@ struct Layer {
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<()> {
-    let info = match args.digest.as_deref().and_then(beside::named) {
-        Some((image, digest)) => in_registry(image, &digest, &args.registry)?,
-        None => {
-            let digest = root::digest(args.digest.as_deref())?;
-            let root = Root::open(global)?;
-            let pack = Pack::open(&root, &digest)?;
-            let head = pack.head(&root)?;
-            let image = pack.record.image_ref.unwrap_or_default();
-            let platform = pack.record.platform.unwrap_or_default();
-            info(digest, image, platform, pack.purpose, pack.blob.digest, &head)
-        }
+    let info = if let Some((image, digest)) = args.digest.as_deref().and_then(beside::named) {
+        in_registry(image, &digest, &args.registry)?
+    } else {
+        let digest = root::digest(args.digest.as_deref())?;
+        let root = Root::open(global)?;
+        let pack = Pack::open(&root, &digest)?;
+        let head = pack.head(&root)?;
+        let image = pack.record.image_ref.unwrap_or_default();
+        let platform = pack.record.platform.unwrap_or_default();
+        info(digest, image, platform, pack.purpose, pack.blob.digest, &head)
     };
     if args.json {
         out!("{}", json::pretty(&info)?);

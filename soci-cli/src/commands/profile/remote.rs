@@ -150,15 +150,14 @@ async fn send(beside: &Beside, profile: &Profile, subject: &Digest) -> Result<Di
 }
 
 pub(crate) fn pull(args: &PullArgs) -> Result<()> {
-    let profile = match beside::named(&args.image) {
-        Some((image, digest)) => fetch(image, &digest, &args.registry),
-        None => {
-            let platform = super::create::platform(args.platform.as_deref())?;
-            beside::within(&args.image, &args.registry, async |beside| {
-                let found = choose(&beside, args, &platform).await?;
-                document(&beside, &found).await
-            })
-        }
+    let profile = if let Some((image, digest)) = beside::named(&args.image) {
+        fetch(image, &digest, &args.registry)
+    } else {
+        let platform = super::create::platform(args.platform.as_deref())?;
+        beside::within(&args.image, &args.registry, async |beside| {
+            let found = choose(&beside, args, &platform).await?;
+            document(&beside, &found).await
+        })
     };
     args.output.write(&profile?)
 }
@@ -202,7 +201,7 @@ async fn document(beside: &Beside, found: &Found) -> Result<Profile> {
         Some(bytes) => bytes.into(),
         None => beside.repository().blob(&blob.digest, blob.size.min(MAX_STORED)).await?,
     };
-    Ok(Profile::read(&bytes).with_context(|| format!("profile {}", blob.digest))?)
+    Profile::read(&bytes).with_context(|| format!("profile {}", blob.digest))
 }
 
 fn blob(manifest: &Manifest) -> Option<&Descriptor> {
