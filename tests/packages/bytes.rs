@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::made::{AGAIN, FIRST, deb, file, folder, tar};
+use crate::made::{AGAIN, FIRST, arch, deb, file, folder, tar};
 
 #[test]
 fn the_same_programs_give_the_same_bytes() {
@@ -100,7 +100,7 @@ fn the_tarball_is_for_usr_local() {
     let root = tempfile::tempdir().unwrap();
     tar(
         &["--extract", "--gzip", "--strip-components=1", "--file"],
-        &file(FIRST, "soci-", ".tar.gz"),
+        &file(FIRST, "soci-", &format!("-linux-{}.tar.gz", arch())),
         root.path(),
     );
     let unit = fs::read_to_string(root.path().join("lib/systemd/system/soci-snapshotter.service")).unwrap();
