@@ -101,6 +101,22 @@ impl Repository {
         subject: &Digest,
         referrers: &[&Referrer],
     ) -> Result<(), RegistryError> {
+        self.edit_referrers_tag(subject, |list| {
+            let listed = list.descriptors();
+            let is_new = |one: &Descriptor| !listed.iter().any(|known| known.digest == one.digest);
+            let new: Vec<_> =
+                referrers.iter().map(|one| one.descriptor.clone()).filter(|one| is_new(one)).collect();
+            (!new.is_empty()).then(|| list.with(&new))
+        })
+        .await
+    }
+
+    /// Writes what `edit` makes of the index in the referrers tag of `subject`, until it makes nothing of it any more.
+    pub(super) async fn edit_referrers_tag(
+        &self,
+        subject: &Digest,
+        edit: impl Fn(&List<'_>) -> Option<Vec<u8>>,
+    ) -> Result<(), RegistryError> {
         let tag = fallback_tag(subject);
         let _writing = self.remote.transport.tag_writer.lock().await;
         let url = self.remote.writer()?.url(&self.remote.name, &format!("manifests/{tag}"))?;
@@ -109,16 +125,10 @@ impl Repository {
             let raw = raw.unwrap_or_else(|| ImageIndex::encode(&[]).into());
             let list = List::parse(&raw)
                 .ok_or_else(|| RegistryError::protocol(&url, "the referrers tag is not a list"))?;
-            let listed = list.descriptors();
-            let is_new = |one: &Descriptor| !listed.iter().any(|known| known.digest == one.digest);
-            let new: Vec<_> =
-                referrers.iter().map(|one| one.descriptor.clone()).filter(|one| is_new(one)).collect();
-            if new.is_empty() {
-                return Ok(());
-            }
+            let Some(edited) = edit(&list) else { return Ok(()) };
             if attempt < TAG_ATTEMPTS {
                 // The next turn reads back what really stands there.
-                self.put_manifest(&tag, OCI_INDEX, &list.with(&new)).await.map_err(|source| {
+                self.put_manifest(&tag, OCI_INDEX, &edited).await.map_err(|source| {
                     RegistryError::ReferrersTag { tag: tag.clone(), source: Box::new(source) }
                 })?;
             }
